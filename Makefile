@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# The project's commands for people; each sets up what it needs. The kernel's
+# make reads Kbuild instead of this file.
+#
+#: make                     build the kernel and the module, print the module's path
+#: make run                 boot, load the module, show the events of a small scenario
+#: make boot                a shell in the VM (the host's files are there, copy on write)
+#: make boot CMD='...'      the same for one command; its status is make's
+#: make test                everything: make check, then the tests in the VM
+#: make test T=NAME         the tests in the VM whose name contains NAME
+#: make check               what needs no VM: format, lints, patches, unit tests
+#: make bench               the benchmark
+#: make clean               delete what was built; the sources and tools stay
+#:
+#: STOCK=1                  the unpatched kernel (boot, test)
+#: FLAVOR=debug             another kernel: release, debug, rt
+#: KDIR=DIR                 your own source tree, a git tree, clean or already patched
+#: KDIR_STOCK=DIR           the same for the unpatched kernel
+#: V=1                      show the output of the builds
+#: JOBS=N                   run N compilers at once
+#:
+#: Everything built or downloaded is in $PROC_EVENTS_CACHE (~/.cache/proc-events).
+
+FLAVOR ?= release
+
+# Variables reach the scripts through the environment, and as they were typed:
+# make would expand the dollar signs of CMD.
+override CMD := $(value CMD)
+export CMD FLAVOR JOBS KDIR KDIR_STOCK STOCK T V
+
+.PHONY: module run boot test check bench clean help
+
+module:
+	@scripts/kernel module --flavor "$$FLAVOR"
+
+run boot:
+	@scripts/vm $@
+
+test check clean:
+	@scripts/$@
+
+bench:
+	@echo "make bench: the benchmark is not built yet, it comes with a later issue" >&2
+	@exit 1
+
+help:
+	@sed -n 's/^#: \{0,1\}//p' Makefile

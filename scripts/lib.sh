@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash disable=SC2034
+#
+# What the scripts share: where things live, messages, progress of long steps,
+# the lock of the cache. Sourced, never run. Standard output belongs to results
+# (a path, a count): everything said to the user goes to standard error.
+
+PROJECT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+CACHE=${PROC_EVENTS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/proc-events}
+LOGS=$CACHE/log
+
+# Programs and their versions that set-up puts into the cache.
+BINDGEN_VERSION=0.73.2
+VIRTME_NG_VERSION=1.42
+
+# Another run may be doing a whole build from nothing.
+LOCK_LIMIT_SECONDS=7200
+
+# The variables of a make that calls us are meant for it, not for the kernel's
+# make or for cargo.
+unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES
+
+# Our own git repositories must not depend on the user's settings (hooks,
+# signing, line ends, background repacking).
+export GIT_CONFIG_NOSYSTEM=1 GIT_CONFIG_GLOBAL=/dev/null
+
+export LC_ALL=C.UTF-8
+
+say() {
+	printf '%s: %s\n' "${0##*/}" "$*" >&2
+}
+
+die() {
+	printf '%s: error: %s\n' "${0##*/}" "$*" >&2
+	exit 1
+}
+
+# Prints a number of seconds as 7s or 3m07s.
+duration() {
+	if (($1 < 60)); then printf '%ds' "$1"; else printf '%dm%02ds' $(($1 / 60)) $(($1 % 60)); fi
+}
+
+# Prints a file's path as a reader of the clone would write it.
+shown() {
+	printf '%s' "${1#"$PROJECT"/}"
+}
+
+# Sleeps without a child process: a killed child would keep our standard error
+# open, and a pipeline behind us would wait for it.
+pause() {
+	read -rt "$1" <> <(:) || true
+}
+
+TICKER=
+
+# Reports on a step until it is stopped: every second on a terminal, in place;
+# else every ten seconds, on a line of its own.
+ticker() {
+	local what=$1 far=$2 owner=$$ line
+
+	while pause 1; kill -0 "$owner" 2>/dev/null; do
+		if [[ ! -t 2 ]] && ((SECONDS % 10)); then continue; fi
+		line="$what: $($far 2>/dev/null) ($(duration $SECONDS))"
+		if [[ -t 2 ]]; then
+			printf '\r\033[K%s: %s' "${0##*/}" "$line" >&2
+		else
+			say "$line"
+		fi
+	done
+}
+
+stop_ticker() {
+	[[ -n $TICKER ]] || return 0
+	kill "$TICKER" 2>/dev/null || true
+	wait "$TICKER" 2>/dev/null || true
+	TICKER=
+	if [[ -t 2 ]]; then printf '\r\033[K' >&2; fi
+}
+
+# Usage: long_step WHAT FAR LOG COMMAND...
+# Runs COMMAND with its output in LOG. Meanwhile says WHAT, what the function
+# FAR prints about how far it is, and how long it has been. The status is
+# COMMAND's; only success is announced, an error is the caller's to explain.
+long_step() {
+	local what=$1 far=$2 log=$3 start=$EPOCHSECONDS status=0
+	shift 3
+
+	mkdir -p "${log%/*}"
+	: >"$log"
+	say "$what ..."
+	if [[ ${V:-} == 1 ]]; then
+		"$@" 2>&1 | tee "$log" >&2
+		return
+	fi
+	(SECONDS=0; ticker "$what" "$far") &
+	TICKER=$!
+	"$@" >"$log" 2>&1 || status=$?
+	stop_ticker
+	((status)) || say "$what: done in $(duration $((EPOCHSECONDS - start)))"
+	return "$status"
+}
+
+# For steps that cannot tell how far they are.
+far_unknown() {
+	echo "running"
+}
+
+# Whether a log shows that the network, not the command, is at fault.
+network_trouble() {
+	grep -qiE 'could not (resolve|connect)|temporary failure|failed to (establish|fetch|connect|download)|unable to (connect|fetch)|connection (refused|failed|timed out)|network is unreachable|spurious network error|download of .* failed|max retries exceeded' "$1"
+}
+
+NETWORK_HINT='no network? Check the connection and http_proxy/https_proxy, then run it again'
+
+# Usage: need_space MEGABYTES WHAT
+need_space() {
+	local free
+
+	free=$(df --output=avail -BM "$CACHE" | tr -dc '0-9')
+	((free >= $1)) ||
+		die "not enough disk space for $2: $CACHE has $free MB free, $1 MB are needed; free some or set PROC_EVENTS_CACHE to a directory with more"
+}
+
+# Makes the cache, refusing places that the kernel's make cannot use.
+make_cache() {
+	[[ $CACHE != *[[:space:]:]* ]] ||
+		die "'$CACHE' contains a space or a colon, which the kernel's build cannot handle: set PROC_EVENTS_CACHE to another directory"
+	mkdir -p "$LOGS" 2>/dev/null ||
+		die "cannot write to $CACHE: set PROC_EVENTS_CACHE to a directory of yours"
+	CACHE=$(cd "$CACHE" && pwd -P)
+	LOGS=$CACHE/log
+}
+
+# One run at a time changes the cache. The lock goes away with the process and
+# its children, so a killed run leaves none behind.
+lock_cache() {
+	exec {LOCK}>"$CACHE/lock"
+	flock -n "$LOCK" && return
+	say "waiting for another run that is using $CACHE ..."
+	flock -w "$LOCK_LIMIT_SECONDS" "$LOCK" ||
+		die "another run has been using $CACHE for $(duration $LOCK_LIMIT_SECONDS): see 'fuser -v $CACHE/lock'"
+}
+
+# Lets others use the cache again.
+unlock_cache() {
+	exec {LOCK}>&-
+}
+
+# Whether STOCK= asks for the unpatched kernel.
+stock_wanted() {
+	[[ ${STOCK:-0} != 0 ]]
+}
