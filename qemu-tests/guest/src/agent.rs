@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The agent: runs one job for the runner on the host and streams what it says.
+//!
+//! The guest's root is the host's file system without udev, so the port is looked up in sysfs. A
+//! command writes into pipes (or a terminal) that the agent copies to the port, because a
+//! virtio-serial port can be opened once only and `/dev/stderr` is to work for the command.
+
+use std::ffi::CString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::kmod::{ModuleInitFlags, finit_module};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::pty::{Winsize, openpty};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::{Pid, pipe};
+use protocol::{Frame, FromGuest, HEARTBEAT_SECONDS, Job, PORT_NAME, TerminalSize, ToGuest};
+
+nix::ioctl_write_ptr_bad!(set_window_size, nix::libc::TIOCSWINSZ, Winsize);
+
+/// Runs the one job that the runner sends.
+pub fn run() -> Result<()> {
+    let port = open_port()?;
+    let sender = Sender(Arc::new(Mutex::new(port.try_clone()?)));
+    sender.send(&FromGuest::Hello)?;
+    let Some(ToGuest::Job(job)) = ToGuest::read_from(&port)? else {
+        bail!("the runner on the host sent no job");
+    };
+    let heartbeat = sender.clone();
+    thread::spawn(move || {
+        // Ends with the guest; a port that is gone is noticed by whoever has something to say.
+        while heartbeat.send(&FromGuest::Heartbeat).is_ok() {
+            thread::sleep(Duration::from_secs(HEARTBEAT_SECONDS.into()));
+        }
+    });
+    let outcome = execute(&job, port, &sender);
+    sender.send(&match outcome {
+        Ok(status) => FromGuest::Exited(shell_status(status)),
+        Err(error) => FromGuest::Failed(format!("{error:#}")),
+    })
+}
+
+/// The port's sending side, shared by all that have something to say.
+#[derive(Clone)]
+struct Sender(Arc<Mutex<File>>);
+
+impl Sender {
+    fn send(&self, message: &FromGuest) -> Result<()> {
+        let port = self
+            .0
+            .lock()
+            .expect("no sender panics while it holds the port");
+        message
+            .write_to(&*port)
+            .context("cannot write to the host's port")
+    }
+}
+
+fn open_port() -> Result<File> {
+    let ports = "/sys/class/virtio-ports";
+    for entry in fs::read_dir(ports).with_context(|| format!("{ports}: no virtio-serial ports"))? {
+        let entry = entry?;
+        let name = fs::read_to_string(entry.path().join("name")).unwrap_or_default();
+        if name.trim_end() == PORT_NAME {
+            let device = PathBuf::from("/dev").join(entry.file_name());
+            return OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open(&device)
+                .with_context(|| format!("cannot open {}", device.display()));
+        }
+    }
+    bail!("{ports}: no port is named {PORT_NAME}");
+}
+
+fn execute(job: &Job, port: File, sender: &Sender) -> Result<ExitStatus> {
+    if let Some(module) = &job.module {
+        let started = Instant::now();
+        load_module(module)?;
+        sender.send(&FromGuest::ModuleLoaded(
+            started.elapsed().as_micros() as u64
+        ))?;
+    }
+    match job.terminal {
+        Some(size) => execute_on_terminal(job, size, port, sender),
+        None => execute_on_pipes(job, port, sender),
+    }
+}
+
+/// Loads a kernel module, as insmod(8) does.
+pub fn load_module(path: &str) -> Result<()> {
+    let file = File::open(path).with_context(|| format!("cannot open the module {path}"))?;
+    finit_module(&file, &CString::default(), ModuleInitFlags::empty())
+        .with_context(|| format!("cannot load {path} (the kernel's log says more)"))
+}
+
+fn command(job: &Job, words: &[String]) -> Result<Command> {
+    let [program, arguments @ ..] = words else {
+        bail!("the runner on the host sent an empty command");
+    };
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .current_dir(&job.directory)
+        .env_clear()
+        .envs(job.environment.iter().map(|(name, value)| (name, value)));
+    Ok(command)
+}
+
+fn spawn(mut command: Command) -> Result<Child> {
+    let program = command.get_program().to_owned();
+    command
+        .spawn()
+        .with_context(|| format!("cannot start {}", program.display()))
+}
+
+fn execute_on_pipes(job: &Job, port: File, sender: &Sender) -> Result<ExitStatus> {
+    let mut command = command(job, &job.command)?;
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0);
+    let mut child = spawn(command)?;
+    let output = File::from(OwnedFd::from(child.stdout.take().expect("it was piped")));
+    let errors = File::from(OwnedFd::from(child.stderr.take().expect("it was piped")));
+    follow_runner(port, child.id(), |_| Ok(()));
+    relay(
+        child,
+        vec![(output, FromGuest::Output), (errors, FromGuest::Errors)],
+        sender,
+    )
+}
+
+fn execute_on_terminal(
+    job: &Job,
+    size: TerminalSize,
+    port: File,
+    sender: &Sender,
+) -> Result<ExitStatus> {
+    let terminal = openpty(&window_size(size), None).context("cannot make a terminal")?;
+    // setsid(1) makes the terminal the controlling one, without which a shell has no job control.
+    let words = [&["setsid".into(), "--ctty".into()], job.command.as_slice()].concat();
+    let mut command = command(job, &words)?;
+    command
+        .stdin(terminal.slave.try_clone()?)
+        .stdout(terminal.slave.try_clone()?)
+        .stderr(terminal.slave);
+    let child = spawn(command)?;
+    let master = File::from(terminal.master);
+    let mut keyboard = master.try_clone()?;
+    follow_runner(port, child.id(), move |message| {
+        match message {
+            ToGuest::Input(bytes) => keyboard.write_all(&bytes)?,
+            ToGuest::Resize(size) => {
+                // SAFETY: The descriptor is the terminal's, and the structure outlives the call.
+                unsafe {
+                    set_window_size(
+                        std::os::fd::AsRawFd::as_raw_fd(&keyboard),
+                        &window_size(size),
+                    )
+                }?;
+            }
+            ToGuest::Job(_) => bail!("the runner on the host sent a second job"),
+        }
+        Ok(())
+    });
+    relay(child, vec![(master, FromGuest::Output)], sender)
+}
+
+fn window_size(size: TerminalSize) -> Winsize {
+    Winsize {
+        ws_row: size.rows,
+        ws_col: size.columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    }
+}
+
+/// Handles what the runner sends while the command runs; the command dies with the runner.
+fn follow_runner(
+    port: File,
+    child: u32,
+    mut handle: impl FnMut(ToGuest) -> Result<()> + Send + 'static,
+) {
+    thread::spawn(move || {
+        while let Ok(Some(message)) = ToGuest::read_from(&port) {
+            if handle(message).is_err() {
+                break;
+            }
+        }
+        // Nobody is left to tell when this fails: then the command is gone already.
+        let _ = killpg(Pid::from_raw(child as i32), Signal::SIGKILL);
+    });
+}
+
+/// Copies the command's streams to the host until it ends, and then what is left in them.
+///
+/// A process that the command leaves behind may keep a stream open for ever, so the end of the
+/// command counts and not the end of its streams.
+fn relay(
+    mut child: Child,
+    mut streams: Vec<(File, fn(Vec<u8>) -> FromGuest)>,
+    sender: &Sender,
+) -> Result<ExitStatus> {
+    for (stream, _) in &streams {
+        fcntl(stream, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    }
+    let (ended, end) = pipe()?;
+    let waiter = thread::spawn(move || {
+        let status = child.wait();
+        drop(end);
+        status
+    });
+    let mut has_ended = false;
+    while !has_ended {
+        let mut descriptors = vec![PollFd::new(ended.as_fd(), PollFlags::POLLIN)];
+        descriptors.extend(
+            streams
+                .iter()
+                .map(|(file, _)| PollFd::new(file.as_fd(), PollFlags::POLLIN)),
+        );
+        poll(&mut descriptors, PollTimeout::NONE)?;
+        has_ended = descriptors[0].any().unwrap_or(false);
+        let mut open = Vec::new();
+        for (mut file, message) in streams {
+            if drain(&mut file, message, sender)? {
+                open.push((file, message));
+            }
+        }
+        streams = open;
+    }
+    waiter
+        .join()
+        .expect("waiting does not panic")
+        .context("cannot wait for the command")
+}
+
+/// Sends what the stream holds now; false at its end.
+fn drain(stream: &mut File, message: fn(Vec<u8>) -> FromGuest, sender: &Sender) -> Result<bool> {
+    let mut buffer = vec![0; 16384];
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => return Ok(false),
+            Ok(length) => sender.send(&message(buffer[..length].to_vec()))?,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(true),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            // A terminal whose last user is gone says EIO.
+            Err(_) => return Ok(false),
+        }
+    }
+}
+
+fn shell_status(status: ExitStatus) -> i32 {
+    status
+        .code()
+        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+}

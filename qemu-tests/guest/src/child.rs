@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Processes and threads that tests make, and the handshakes with them.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+use std::{io, process};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, gettid, pipe};
+
+/// How long the other side of a handshake may take.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+
+/// Status of a child whose function panicked.
+const PANIC_STATUS: i32 = 101;
+
+/// A child process, which is to be waited for.
+#[must_use]
+pub struct Child {
+    pid: Pid,
+}
+
+impl Child {
+    /// Its process id, as fork(2) returned it.
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// Its process id, to be waited for in another way.
+    pub fn into_pid(self) -> Pid {
+        self.pid
+    }
+
+    /// Waits for its end.
+    pub fn wait(self) -> nix::Result<WaitStatus> {
+        waitpid(self.pid, None)
+    }
+}
+
+/// Runs a function in a child process, whose exit status is what the function returns.
+///
+/// The caller has to be the only thread of its process.
+pub fn fork(function: impl FnOnce() -> i32) -> nix::Result<Child> {
+    // SAFETY: The test programs fork before they start a thread, so that the child finds no lock
+    // held by a thread that it does not have.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Parent { child } => Ok(Child { pid: child }),
+        ForkResult::Child => exit(function),
+    }
+}
+
+/// Ends this process with what the function returns, and without the parent's exit handlers.
+pub fn exit(function: impl FnOnce() -> i32) -> ! {
+    let status = catch_unwind(AssertUnwindSafe(function)).unwrap_or(PANIC_STATUS);
+    let _ = io::stdout().flush();
+    // SAFETY: Ends the process; nothing of it is left to be unsound.
+    unsafe { libc::_exit(status) }
+}
+
+/// Makes a child with clone(2) flags that fork(2) does not have. The function must not return
+/// into the caller's frames, which is what [`exit`] sees to.
+pub fn clone_with(flags: i32, function: impl FnOnce() -> i32) -> nix::Result<Child> {
+    // SAFETY: Without CLONE_VM the child has its own copy of the memory, as after fork(2), and
+    // with a null stack it goes on on its copy of ours.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_clone,
+            i64::from(flags),
+            0usize,
+            0usize,
+            0usize,
+            0usize,
+        )
+    };
+    match Errno::result(result)? {
+        0 => exit(function),
+        pid => Ok(Child {
+            pid: Pid::from_raw(pid as i32),
+        }),
+    }
+}
+
+/// A descriptor that becomes readable when the process ends, see pidfd_open(2).
+pub fn pidfd(pid: Pid) -> nix::Result<OwnedFd> {
+    // SAFETY: The call takes two numbers.
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) };
+    let descriptor = Errno::result(result)? as i32;
+    // SAFETY: The call made the descriptor, and nobody else knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Both ends of a pipe on which one side waits for the other.
+pub struct Gate {
+    reader: OwnedFd,
+    writer: OwnedFd,
+}
+
+impl Gate {
+    /// A closed gate.
+    pub fn new() -> nix::Result<Self> {
+        let (reader, writer) = pipe()?;
+        Ok(Self { reader, writer })
+    }
+
+    /// Lets one waiter pass, and hands it a number.
+    pub fn open(&self, number: i32) -> io::Result<()> {
+        File::from(self.writer.try_clone()?).write_all(&number.to_ne_bytes())
+    }
+
+    /// Waits until the gate is opened; the number that was handed over.
+    pub fn pass(&self) -> io::Result<i32> {
+        let timeout = PollTimeout::try_from(HANDSHAKE_LIMIT).unwrap_or(PollTimeout::MAX);
+        if poll(
+            &mut [PollFd::new(self.reader.as_fd(), PollFlags::POLLIN)],
+            timeout,
+        )? == 0
+        {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "no handshake came"));
+        }
+        let mut number = [0; 4];
+        File::from(self.reader.try_clone()?).read_exact(&mut number)?;
+        Ok(i32::from_ne_bytes(number))
+    }
+}
+
+/// This process's id as events have it.
+pub fn own_pid() -> i32 {
+    process::id() as i32
+}
+
+/// This thread's id as events have it.
+pub fn own_tid() -> i32 {
+    gettid().as_raw()
+}

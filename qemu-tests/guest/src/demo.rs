@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Shows the events of a small real scenario: a thread, a change of user, a shell that starts
+//! setsid(1), and a daemon that detaches.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::CString;
+use std::io::{self, Write};
+use std::process::{Command, ExitCode};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use nix::sys::prctl;
+use nix::sys::wait::WaitStatus;
+use nix::unistd::{Uid, setresuid, setsid};
+
+use crate::child::{self, Gate};
+use crate::describe::sentence;
+use crate::listener::Listener;
+use crate::wire::{Event, Received, mask};
+
+/// How long the whole scenario may take.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// The user that a child of the scenario changes to.
+const NOBODY: Uid = Uid::from_raw(65534);
+
+/// Runs the scenario; succeeds when the daemon's setsid() was reported with the right pid.
+pub fn run() -> Result<ExitCode> {
+    // The daemon becomes our child when its parent ends, so that its end can be waited for.
+    prctl::set_child_subreaper(true)?;
+    let mut listener = Listener::listen_all()?;
+    let (leader_tells, daemon_tells) = (Gate::new()?, Gate::new()?);
+    let scenario = child::fork(|| match scenario(&leader_tells, &daemon_tells) {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("the scenario failed: {error:#}");
+            1
+        }
+    })?;
+    let root = scenario.pid().as_raw();
+    let mut story = Story::new(root);
+    let deadline = Instant::now() + LIMIT;
+    while !story.has_ended(root) {
+        story.tell(next(&mut listener, deadline)?)?;
+    }
+    let ended = scenario.wait()?;
+    ensure!(
+        matches!(ended, WaitStatus::Exited(_, 0)),
+        "the scenario failed: {ended:?}"
+    );
+    let (leader, daemon) = (leader_tells.pass()?, daemon_tells.pass()?);
+    while !story.has_ended(daemon) {
+        story.tell(next(&mut listener, deadline)?)?;
+    }
+    Ok(story.sum_up(leader)?)
+}
+
+fn next(listener: &mut Listener, deadline: Instant) -> Result<Received> {
+    let received = listener.receive(deadline)?;
+    received.ok_or_else(|| anyhow!("the scenario did not end in {} s", LIMIT.as_secs()))
+}
+
+/// What happens, in a child of its own.
+fn scenario(leader_tells: &Gate, daemon_tells: &Gate) -> Result<()> {
+    // Processes are forked first: a forking process must not have threads.
+    let user = child::fork(|| i32::from(setresuid(NOBODY, NOBODY, NOBODY).is_err()))?;
+    user.wait()?;
+    let leader = child::fork(|| i32::from(daemonize(leader_tells, daemon_tells).is_err()))?;
+    leader.wait()?;
+    thread::spawn(|| rename("demo-thread"))
+        .join()
+        .map_err(|_| anyhow!("a thread panicked"))??;
+    let shell = Command::new("/bin/sh")
+        .args(["-c", "setsid true; exit 0"])
+        .status();
+    ensure!(
+        shell.context("cannot start /bin/sh")?.success(),
+        "the shell failed"
+    );
+    Ok(())
+}
+
+/// The classic way: a session of its own, and then a process that does not lead it.
+fn daemonize(leader_tells: &Gate, daemon_tells: &Gate) -> Result<()> {
+    leader_tells.open(setsid()?.as_raw())?;
+    let daemon = child::fork(|| {
+        let renamed = rename("demo-daemon");
+        let told = daemon_tells.open(child::own_pid());
+        i32::from(renamed.is_err() || told.is_err())
+    })?;
+    // Nobody waits for it here: it goes to the next reaper.
+    let _ = daemon.into_pid();
+    Ok(())
+}
+
+fn rename(name: &str) -> Result<()> {
+    Ok(prctl::set_name(&CString::new(name)?)?)
+}
+
+/// The events of one process tree, as they are told.
+struct Story {
+    family: BTreeSet<i32>,
+    ended: BTreeSet<i32>,
+    leaders: Vec<i32>,
+    counts: BTreeMap<&'static str, usize>,
+    first_ns: Option<u64>,
+}
+
+impl Story {
+    fn new(root: i32) -> Self {
+        Self {
+            family: BTreeSet::from([root]),
+            ended: BTreeSet::new(),
+            leaders: Vec::new(),
+            counts: BTreeMap::new(),
+            first_ns: None,
+        }
+    }
+
+    /// Prints an event, if it is about the family, and keeps what it tells.
+    fn tell(&mut self, received: Received) -> io::Result<()> {
+        let event = received.event;
+        if let Event::Fork { parent, child } = event {
+            if self.family.contains(&parent.tgid) {
+                self.family.insert(child.tgid);
+            }
+        }
+        let subject = event.subject();
+        if event.bit() == 0 || !self.family.contains(&subject.tgid) {
+            return Ok(());
+        }
+        match event {
+            Event::Sid { task } => self.leaders.push(task.tgid),
+            Event::Exit { task, .. } => {
+                self.ended.insert(task.pid);
+            }
+            _ => {}
+        }
+        *self.counts.entry(event.kind()).or_default() += 1;
+        let first = *self.first_ns.get_or_insert(received.timestamp_ns());
+        let offset = received.timestamp_ns().saturating_sub(first) as f64 / 1e9;
+        let (kind, pid) = (event.kind(), subject.pid);
+        let mut output = io::stdout();
+        writeln!(
+            output,
+            "{offset:>+10.6} s  {kind:<8} {pid:>6}  {}",
+            sentence(&event)
+        )?;
+        output.flush()
+    }
+
+    fn has_ended(&self, pid: i32) -> bool {
+        self.ended.contains(&pid)
+    }
+
+    /// Prints what was seen; success when the daemon's session leader is in it.
+    fn sum_up(&self, leader: i32) -> io::Result<ExitCode> {
+        let mut output = io::stdout();
+        writeln!(output, "\nWhat was seen:")?;
+        for (name, _) in mask::NAMES {
+            if let Some(count) = self.counts.get(name) {
+                writeln!(output, "  {name:<8} {count:>3}")?;
+            }
+        }
+        let count = self.leaders.iter().filter(|pid| **pid == leader).count();
+        let leaders: Vec<_> = self.leaders.iter().map(i32::to_string).collect();
+        writeln!(output, "  session leaders: {}", leaders.join(", "))?;
+        if count == 1 {
+            writeln!(
+                output,
+                "  the daemon called setsid() as {leader}: reported, once"
+            )?;
+            Ok(ExitCode::SUCCESS)
+        } else {
+            writeln!(
+                output,
+                "  the daemon called setsid() as {leader}: reported {count} times"
+            )?;
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}

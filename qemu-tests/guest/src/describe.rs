@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Events in words.
+
+use nix::sys::signal::Signal;
+
+use crate::wire::{Event, Task};
+
+/// A sentence about what happened.
+pub fn sentence(event: &Event) -> String {
+    match *event {
+        Event::Ack { err: 0 } => "request acknowledged".to_owned(),
+        Event::Ack { err } => format!("request refused with errno {err}"),
+        Event::Fork { parent, child } if child.pid != child.tgid => {
+            let process = child.tgid;
+            format!(
+                "{process} has a new thread {} (parent {})",
+                child.pid, parent.tgid
+            )
+        }
+        Event::Fork { parent, child } => format!("{} is a new child of {}", child.pid, parent.tgid),
+        Event::Exec { task } => format!("{} runs another program", name(task)),
+        Event::Uid {
+            task,
+            real,
+            effective,
+        } => {
+            format!(
+                "{} has real uid {real} and effective uid {effective}",
+                name(task)
+            )
+        }
+        Event::Gid {
+            task,
+            real,
+            effective,
+        } => {
+            format!(
+                "{} has real gid {real} and effective gid {effective}",
+                name(task)
+            )
+        }
+        Event::Sid { task } => format!("{} became a session leader", name(task)),
+        Event::Ptrace {
+            task,
+            tracer: Task::NONE,
+        } => {
+            format!("{} is no longer traced", name(task))
+        }
+        Event::Ptrace { task, tracer } => format!("{} is traced by {}", name(task), name(tracer)),
+        Event::Comm { task, comm } => {
+            let text = String::from_utf8_lossy(&comm);
+            format!(
+                "{} is called \"{}\"",
+                name(task),
+                text.trim_end_matches('\0').escape_debug()
+            )
+        }
+        Event::Coredump { task, parent } => {
+            format!("{} dumps core (parent {})", name(task), parent.tgid)
+        }
+        Event::Exit {
+            task, code, parent, ..
+        } => {
+            format!("{} {} (parent {})", name(task), ending(code), parent.tgid)
+        }
+    }
+}
+
+fn name(task: Task) -> String {
+    if task.pid == task.tgid {
+        task.pid.to_string()
+    } else {
+        format!("thread {} of {}", task.pid, task.tgid)
+    }
+}
+
+/// What a status of wait(2) means.
+fn ending(code: u32) -> String {
+    match code & 0x7f {
+        0 => format!("ended with status {}", code >> 8 & 0xff),
+        number => {
+            let signal = Signal::try_from(number as i32);
+            signal.map_or(format!("was killed by signal {number}"), |signal| {
+                format!("was killed by {signal}")
+            })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sentences_name_the_tasks() {
+        let parent = Task::leader(1);
+        let task = Task::leader(20);
+        let thread = Task { pid: 21, tgid: 20 };
+        assert_eq!(sentence(&Event::Sid { task }), "20 became a session leader");
+        assert_eq!(
+            sentence(&Event::Fork {
+                parent,
+                child: thread
+            }),
+            "20 has a new thread 21 (parent 1)"
+        );
+        let exit = |code| {
+            sentence(&Event::Exit {
+                task,
+                code,
+                signal: 17,
+                parent,
+            })
+        };
+        assert_eq!(exit(7 << 8), "20 ended with status 7 (parent 1)");
+        assert_eq!(exit(0x86), "20 was killed by SIGABRT (parent 1)");
+        let mut comm = [0; 16];
+        comm[..3].copy_from_slice(b"a\"b");
+        assert_eq!(
+            sentence(&Event::Comm { task: thread, comm }),
+            "thread 21 of 20 is called \"a\\\"b\""
+        );
+    }
+}

@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: GPL-2.0
+//! A listener: a netlink connector socket that asks for process events.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::time::{Duration, Instant};
+use std::{fmt, io};
+
+use netlink_sys::{Socket, SocketAddr};
+use nix::errno::Errno;
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{setsockopt, sockopt};
+use zerocopy::IntoBytes;
+
+use crate::wire::{
+    CN_PROC, ConnectorHeader, Event, IGNORE, LISTEN, MESSAGE_SIZE, NLMSG_DONE, NetlinkHeader,
+    Received, RequestHeader,
+};
+
+/// How long to wait for an event that has to come.
+pub const EVENT_LIMIT: Duration = Duration::from_secs(5);
+
+/// Room for what happens in the whole guest while a test does not read.
+const RECEIVE_BUFFER: usize = 8 << 20;
+
+/// Why a listener has nothing to give.
+#[derive(Debug)]
+pub enum ListenerError {
+    /// A system call failed.
+    System(&'static str, io::Error),
+    /// The kernel sent something that is no process event.
+    Malformed(String),
+    /// Nothing that was waited for came in time; what came instead is told.
+    Missing(String, Vec<Event>),
+}
+
+impl fmt::Display for ListenerError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::System(call, error) => write!(formatter, "{call}: {error}"),
+            Self::Malformed(what) => write!(formatter, "malformed message: {what}"),
+            Self::Missing(what, seen) => {
+                write!(
+                    formatter,
+                    "{what} did not come; {} other messages did",
+                    seen.len()
+                )?;
+                for event in seen.iter().rev().take(8).rev() {
+                    write!(formatter, "\n  {event:?}")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl std::error::Error for ListenerError {}
+
+/// A socket in the group of process events.
+pub struct Listener {
+    socket: Socket,
+    /// Received while something else was looked for.
+    pending: VecDeque<Received>,
+}
+
+impl Listener {
+    /// Opens and binds a socket that has not asked for anything yet.
+    pub fn open() -> Result<Self, ListenerError> {
+        let mut socket = Socket::new(libc::NETLINK_CONNECTOR as isize)
+            .map_err(|error| ListenerError::System("socket", error))?;
+        socket
+            .bind(&SocketAddr::new(0, CN_PROC))
+            .map_err(|error| ListenerError::System("bind", error))?;
+        let listener = Self {
+            socket,
+            pending: VecDeque::new(),
+        };
+        setsockopt(&listener, sockopt::RcvBufForce, &RECEIVE_BUFFER)
+            .map_err(|error| ListenerError::System("setsockopt(SO_RCVBUFFORCE)", error.into()))?;
+        Ok(listener)
+    }
+
+    /// A listener for the events of a mask (8-byte form).
+    pub fn listen(mask: u32) -> Result<Self, ListenerError> {
+        let listener = Self::open()?;
+        listener.request(&[LISTEN, mask])?;
+        Ok(listener)
+    }
+
+    /// A listener for everything (4-byte form).
+    pub fn listen_all() -> Result<Self, ListenerError> {
+        let listener = Self::open()?;
+        listener.request(&[LISTEN])?;
+        Ok(listener)
+    }
+
+    /// Ends the subscription (4-byte form).
+    pub fn ignore(&self) -> Result<(), ListenerError> {
+        self.request(&[IGNORE])
+    }
+
+    /// Sends a request with nothing to recognise its answer by.
+    pub fn request(&self, words: &[u32]) -> Result<(), ListenerError> {
+        self.send(words.as_bytes(), 0, 0)
+    }
+
+    /// Sends a request. It has taken effect when this returns: the kernel handles it in sendto(2).
+    pub fn send(&self, data: &[u8], seq: u32, ack: u32) -> Result<(), ListenerError> {
+        let length = size_of::<RequestHeader>() + data.len();
+        let netlink = NetlinkHeader {
+            length: length as u32,
+            kind: NLMSG_DONE,
+            flags: 0,
+            seq,
+            pid: 0,
+        };
+        let length = data.len() as u16;
+        let connector = ConnectorHeader {
+            idx: CN_PROC,
+            val: CN_PROC,
+            seq,
+            ack,
+            length,
+            flags: 0,
+        };
+        let request = [RequestHeader { netlink, connector }.as_bytes(), data].concat();
+        self.socket
+            .send_to(&request, &SocketAddr::new(0, 0), 0)
+            .map(drop)
+            .map_err(|error| ListenerError::System("sendto", error))
+    }
+
+    /// The next message, or `None` when there is none until the deadline.
+    pub fn receive(&mut self, deadline: Instant) -> Result<Option<Received>, ListenerError> {
+        if let Some(received) = self.pending.pop_front() {
+            return Ok(Some(received));
+        }
+        self.receive_new(deadline)
+    }
+
+    fn receive_new(&self, deadline: Instant) -> Result<Option<Received>, ListenerError> {
+        loop {
+            // One byte more than a message shows one that is too long.
+            let mut buffer = Vec::with_capacity(MESSAGE_SIZE + 1);
+            match self.socket.recv_from(&mut buffer, libc::MSG_DONTWAIT) {
+                Ok((_, sender)) => {
+                    let sender = (sender.port_number(), sender.multicast_groups());
+                    let received = Received::decode(&buffer, sender);
+                    return received.map(Some).map_err(ListenerError::Malformed);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(ListenerError::System("recvfrom", error)),
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            // Rounded up, so that the last millisecond is not spent spinning.
+            let timeout = PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX);
+            match poll(&mut [PollFd::new(self.as_fd(), PollFlags::POLLIN)], timeout) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(error) => return Err(ListenerError::System("poll", error.into())),
+            }
+        }
+    }
+
+    /// Waits for the first message that is wanted. The others stay, in their order.
+    pub fn wait_for(
+        &mut self,
+        what: &str,
+        wanted: impl Fn(&Received) -> bool,
+    ) -> Result<Received, ListenerError> {
+        self.wait_until(what, Instant::now() + EVENT_LIMIT, wanted)
+    }
+
+    /// Waits for the first message that is wanted, until a deadline. The others stay.
+    pub fn wait_until(
+        &mut self,
+        what: &str,
+        deadline: Instant,
+        wanted: impl Fn(&Received) -> bool,
+    ) -> Result<Received, ListenerError> {
+        if let Some(index) = self.pending.iter().position(&wanted) {
+            return Ok(self
+                .pending
+                .remove(index)
+                .expect("the index was just found"));
+        }
+        while let Some(received) = self.receive_new(deadline)? {
+            if wanted(&received) {
+                return Ok(received);
+            }
+            self.pending.push_back(received);
+        }
+        let seen = self.pending.iter().map(|received| received.event).collect();
+        Err(ListenerError::Missing(what.to_owned(), seen))
+    }
+
+    /// Takes all messages up to the first wanted one, which is the last of the list.
+    pub fn take_through(
+        &mut self,
+        what: &str,
+        wanted: impl Fn(&Received) -> bool,
+    ) -> Result<Vec<Received>, ListenerError> {
+        let deadline = Instant::now() + EVENT_LIMIT;
+        let mut taken = Vec::new();
+        while let Some(received) = self.receive(deadline)? {
+            taken.push(received);
+            if wanted(&received) {
+                return Ok(taken);
+            }
+        }
+        let seen = taken.iter().map(|received| received.event).collect();
+        Err(ListenerError::Missing(what.to_owned(), seen))
+    }
+
+    /// Takes all messages that have arrived, without waiting.
+    pub fn take_queued(&mut self) -> Result<Vec<Received>, ListenerError> {
+        let now = Instant::now();
+        let mut taken = Vec::new();
+        while let Some(received) = self.receive(now)? {
+            taken.push(received);
+        }
+        Ok(taken)
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: The socket is open as long as the listener lives, which the lifetime says.
+        unsafe { BorrowedFd::borrow_raw(self.socket.as_raw_fd()) }
+    }
+}

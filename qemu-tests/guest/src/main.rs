@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The program that runs in the virtual machine: agent, tests, demonstration and listener.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::{Parser, Subcommand};
+
+mod agent;
+mod child;
+mod demo;
+mod describe;
+mod harness;
+mod listen;
+mod listener;
+mod tests;
+mod wire;
+
+/// Runs inside the virtual machine that proc-events-vm boots.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Do the job that the runner on the host sends over the virtio-serial port.
+    Agent,
+    /// List the tests.
+    List {
+        /// As JSON, with what the unpatched kernel is expected to do.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run tests and report them in KTAP on the standard output.
+    Test {
+        /// What to multiply all time limits with, on a slow machine.
+        #[arg(long, default_value_t = 1)]
+        time_factor: u32,
+        /// Full names of the tests to run; without any, all of them.
+        names: Vec<String>,
+    },
+    /// Show the events of a small real scenario.
+    Demo,
+    /// Show events as they happen, until interrupted.
+    Listen(listen::Options),
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("proc-events-guest: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Agent => agent::run().map(|()| ExitCode::SUCCESS),
+        Command::List { json } => list(json).map(|()| ExitCode::SUCCESS),
+        Command::Test { time_factor, names } => {
+            let all_passed = harness::run(&select(&names)?, time_factor)?;
+            Ok(if all_passed {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            })
+        }
+        Command::Demo => demo::run(),
+        Command::Listen(options) => listen::run(&options).map(|()| ExitCode::SUCCESS),
+    }
+}
+
+fn list(json: bool) -> Result<()> {
+    let tests: Vec<_> = tests::all()
+        .iter()
+        .map(harness::Test::description)
+        .collect();
+    let mut output = std::io::stdout();
+    if json {
+        serde_json::to_writer(&mut output, &tests)?;
+        writeln!(output)?;
+    } else {
+        for test in tests {
+            writeln!(output, "{}", test.name)?;
+        }
+    }
+    Ok(())
+}
+
+fn select(names: &[String]) -> Result<Vec<harness::Test>> {
+    let all = tests::all();
+    if names.is_empty() {
+        return Ok(all);
+    }
+    let mut selected = Vec::new();
+    for name in names {
+        match all.iter().find(|test| test.full_name() == *name) {
+            Some(test) => selected.push(*test),
+            None => bail!("there is no test {name}; proc-events-guest list shows all"),
+        }
+    }
+    Ok(selected)
+}

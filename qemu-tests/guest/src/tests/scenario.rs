@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What the tests have in common: markers, and the events between them.
+//!
+//! The events of one task arrive in the order in which they happened. So a task that renames
+//! itself after what is tested proves, with its COMM event, that nothing else is under way: this
+//! is how tests tell "exactly one" and "none" without ever sleeping.
+
+use std::ffi::CString;
+
+use nix::sys::prctl;
+use nix::sys::wait::WaitStatus;
+
+use crate::child::{self, Gate, own_pid, own_tid};
+use crate::harness::{Failure, TestResult, expect_eq};
+use crate::listener::Listener;
+use crate::wire::{Event, Received, Task};
+
+/// Names of the marks around what is tested.
+const BEGIN: &str = "test begins";
+const END: &str = "test ends";
+
+/// The running task, as events name it.
+pub fn own_task() -> Task {
+    Task {
+        pid: own_tid(),
+        tgid: own_pid(),
+    }
+}
+
+/// A name in the form in which COMM events carry it.
+pub fn comm(name: &str) -> [u8; 16] {
+    let mut comm = [0; 16];
+    comm[..name.len()].copy_from_slice(name.as_bytes());
+    comm
+}
+
+/// Raises a COMM event of the running task with this name, of at most 15 characters.
+pub fn mark(name: &str) -> nix::Result<()> {
+    prctl::set_name(&CString::new(name).expect("names hold no zero"))
+}
+
+/// Takes the messages up to the event that [`mark`] raised for this task.
+pub fn take_through_mark(
+    listener: &mut Listener,
+    task: Task,
+    name: &str,
+) -> Result<Vec<Received>, Failure> {
+    let marker = Event::Comm {
+        task,
+        comm: comm(name),
+    };
+    Ok(listener.take_through(&format!("{marker:?}"), |received| received.event == marker)?)
+}
+
+/// The events of a kind (a bit of the mask) about any task of a process.
+pub fn events_of(messages: &[Received], bit: u32, tgid: i32) -> Vec<Event> {
+    let events = messages.iter().map(|received| received.event);
+    events
+        .filter(|event| event.bit() == bit && event.subject().tgid == tgid)
+        .collect()
+}
+
+/// What a child did between two marks of its own.
+pub struct Scene {
+    /// The child's main thread.
+    pub child: Task,
+    /// What the child's function returned.
+    pub number: i32,
+    /// Everything that was received between the two marks, of the whole guest.
+    pub messages: Vec<Received>,
+}
+
+impl Scene {
+    /// The events of a kind (a bit of the mask) about the child.
+    pub fn events(&self, bit: u32) -> Vec<Event> {
+        events_of(&self.messages, bit, self.child.tgid)
+    }
+}
+
+/// Runs a function in a child, between two marks.
+pub fn in_child(
+    listener: &mut Listener,
+    function: impl FnOnce() -> Result<i32, Failure>,
+) -> Result<Scene, Failure> {
+    let result = Gate::new()?;
+    let process = child::fork(|| {
+        let number = mark(BEGIN).map_err(Failure::from).and_then(|()| function());
+        let marked = mark(END);
+        let number = number.unwrap_or_else(|failure| {
+            eprintln!("in the child: {failure}");
+            child::exit(|| 1)
+        });
+        i32::from(marked.is_err() || result.open(number).is_err())
+    })?;
+    let child = Task::leader(process.pid().as_raw());
+    take_through_mark(listener, child, BEGIN)?;
+    let messages = take_through_mark(listener, child, END)?;
+    let pid = process.pid();
+    expect_eq(
+        "the child's end",
+        process.wait()?,
+        WaitStatus::Exited(pid, 0),
+    )?;
+    Ok(Scene {
+        child,
+        number: result.pass()?,
+        messages,
+    })
+}
+
+/// Runs a function in this process, between two marks, and takes what was received between them.
+pub fn in_self(
+    listener: &mut Listener,
+    function: impl FnOnce() -> TestResult,
+) -> Result<Vec<Received>, Failure> {
+    mark(BEGIN)?;
+    function()?;
+    mark(END)?;
+    take_through_mark(listener, own_task(), BEGIN)?;
+    take_through_mark(listener, own_task(), END)
+}
+
+/// Waits for the end of a process: EXIT comes when its parent may have reaped it already.
+pub fn take_through_exit(listener: &mut Listener, pid: i32) -> Result<Vec<Received>, Failure> {
+    Ok(listener.take_through(&format!("EXIT of {pid}"), |received| is_exit(received, pid))?)
+}
+
+/// Whether a message tells the end of this task.
+pub fn is_exit(received: &Received, pid: i32) -> bool {
+    matches!(received.event, Event::Exit { task, .. } if task.pid == pid)
+}

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: GPL-2.0
+//! SID: a process becomes a session leader (C11).
+
+use std::process::Command;
+use std::thread;
+
+use nix::errno::Errno;
+use nix::unistd::{Pid, setpgid, setsid};
+
+use super::scenario::{events_of, in_child, take_through_exit};
+use crate::harness::{Test, TestResult, expect_eq};
+use crate::listener::Listener;
+use crate::test;
+use crate::wire::{Event, Task, mask};
+
+pub const TESTS: &[Test] = &[
+    test!(comes_exactly_once_when_setsid_succeeds),
+    test!(is_not_repeated_by_a_second_setsid),
+    test!(does_not_come_for_a_process_group_leader),
+    test!(names_the_group_leader_when_a_thread_calls_setsid),
+    test!(comes_for_the_setsid_program),
+];
+
+fn comes_exactly_once_when_setsid_succeeds() -> TestResult {
+    let mut listener = Listener::listen_all()?;
+    let scene = in_child(&mut listener, || Ok(setsid()?.as_raw()))?;
+    expect_eq("session", scene.number, scene.child.pid)?;
+    expect_eq(
+        "events",
+        scene.events(mask::SID),
+        vec![Event::Sid { task: scene.child }],
+    )
+}
+
+fn is_not_repeated_by_a_second_setsid() -> TestResult {
+    let mut listener = Listener::listen_all()?;
+    let scene = in_child(&mut listener, || {
+        setsid()?;
+        expect_eq("second setsid()", setsid(), Err(Errno::EPERM))?;
+        Ok(0)
+    })?;
+    expect_eq(
+        "events",
+        scene.events(mask::SID),
+        vec![Event::Sid { task: scene.child }],
+    )
+}
+
+fn does_not_come_for_a_process_group_leader() -> TestResult {
+    let mut listener = Listener::listen_all()?;
+    let scene = in_child(&mut listener, || {
+        setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
+        expect_eq("setsid()", setsid(), Err(Errno::EPERM))?;
+        Ok(0)
+    })?;
+    expect_eq("events", scene.events(mask::SID), vec![])
+}
+
+fn names_the_group_leader_when_a_thread_calls_setsid() -> TestResult {
+    let mut listener = Listener::listen_all()?;
+    let scene = in_child(&mut listener, || {
+        let session = thread::spawn(setsid)
+            .join()
+            .expect("setsid() does not panic")?;
+        Ok(session.as_raw())
+    })?;
+    expect_eq("session", scene.number, scene.child.pid)?;
+    expect_eq(
+        "events",
+        scene.events(mask::SID),
+        vec![Event::Sid { task: scene.child }],
+    )
+}
+
+fn comes_for_the_setsid_program() -> TestResult {
+    let mut listener = Listener::listen_all()?;
+    let mut program = Command::new("setsid").arg("true").spawn()?;
+    let pid = program.id() as i32;
+    let messages = take_through_exit(&mut listener, pid)?;
+    expect_eq("success", program.wait()?.success(), true)?;
+    let expected = Event::Sid {
+        task: Task::leader(pid),
+    };
+    expect_eq(
+        "events",
+        events_of(&messages, mask::SID, pid),
+        vec![expected],
+    )
+}

@@ -1,0 +1,507 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The wire format of the process events connector, on this side of the socket.
+//!
+//! Kernel headers: `include/uapi/linux/cn_proc.h`, `include/uapi/linux/connector.h`. The header
+//! that a distribution ships may be older than the kernel under test, so the layouts are here.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Bytes of every message that the kernel sends.
+pub const MESSAGE_SIZE: usize = 76;
+
+/// `CN_IDX_PROC` and `CN_VAL_PROC`, also the multicast group.
+pub const CN_PROC: u32 = 1;
+
+/// `NLMSG_DONE`, the type of every connector message.
+pub const NLMSG_DONE: u16 = 3;
+
+/// `PROC_CN_MCAST_LISTEN`.
+pub const LISTEN: u32 = 1;
+
+/// `PROC_CN_MCAST_IGNORE`.
+pub const IGNORE: u32 = 2;
+
+/// The bits of an event mask.
+pub mod mask {
+    /// Every fork, vfork, clone and thread.
+    pub const FORK: u32 = 0x0000_0001;
+    /// A program was executed.
+    pub const EXEC: u32 = 0x0000_0002;
+    /// One of the four user ids changed.
+    pub const UID: u32 = 0x0000_0004;
+    /// One of the four group ids changed.
+    pub const GID: u32 = 0x0000_0040;
+    /// A process became a session leader.
+    pub const SID: u32 = 0x0000_0080;
+    /// A tracer attached or detached.
+    pub const PTRACE: u32 = 0x0000_0100;
+    /// A task's name changed.
+    pub const COMM: u32 = 0x0000_0200;
+    /// Exits with a status other than 0: a filter, not an event of its own.
+    pub const NONZERO_EXIT: u32 = 0x2000_0000;
+    /// A core is dumped.
+    pub const COREDUMP: u32 = 0x4000_0000;
+    /// A task ended.
+    pub const EXIT: u32 = 0x8000_0000;
+    /// All of them (`PROC_EVENT_ALL`).
+    pub const ALL: u32 =
+        FORK | EXEC | UID | GID | SID | PTRACE | COMM | NONZERO_EXIT | COREDUMP | EXIT;
+
+    /// The names that users write.
+    pub const NAMES: [(&str, u32); 10] = [
+        ("fork", FORK),
+        ("exec", EXEC),
+        ("uid", UID),
+        ("gid", GID),
+        ("sid", SID),
+        ("ptrace", PTRACE),
+        ("comm", COMM),
+        ("nonzero-exit", NONZERO_EXIT),
+        ("coredump", COREDUMP),
+        ("exit", EXIT),
+    ];
+}
+
+/// `struct nlmsghdr`.
+#[derive(Clone, Copy, Debug, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, PartialEq)]
+#[repr(C)]
+pub struct NetlinkHeader {
+    /// Bytes of the message, this header included.
+    pub length: u32,
+    /// Type of the message.
+    pub kind: u16,
+    /// Flags.
+    pub flags: u16,
+    /// Sequence number.
+    pub seq: u32,
+    /// Port id of the sender.
+    pub pid: u32,
+}
+
+/// `struct cn_msg` without its data.
+#[derive(Clone, Copy, Debug, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, PartialEq)]
+#[repr(C)]
+pub struct ConnectorHeader {
+    /// Index of the connector.
+    pub idx: u32,
+    /// Value of the connector.
+    pub val: u32,
+    /// Sequence number.
+    pub seq: u32,
+    /// Acknowledgement number.
+    pub ack: u32,
+    /// Bytes of the data that follow.
+    pub length: u16,
+    /// Flags.
+    pub flags: u16,
+}
+
+/// `struct proc_event`, with the union as bytes.
+#[derive(Clone, Copy, Debug, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, PartialEq)]
+#[repr(C)]
+pub struct EventBody {
+    /// Kind of the event: a bit of [`mask`], or 0 for an acknowledgement.
+    pub what: u32,
+    /// CPU that reported it.
+    pub cpu: u32,
+    /// `CLOCK_MONOTONIC` when it happened. Bytes, because the message is not 8-byte aligned.
+    pub timestamp: [u8; 8],
+    /// The event's own fields.
+    pub data: [u8; 24],
+}
+
+/// A whole message of the kernel.
+#[derive(Clone, Copy, Debug, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, PartialEq)]
+#[repr(C)]
+pub struct Message {
+    /// Netlink's header.
+    pub netlink: NetlinkHeader,
+    /// The connector's header.
+    pub connector: ConnectorHeader,
+    /// The event.
+    pub body: EventBody,
+}
+
+/// Headers of a request; 4 or 8 bytes follow.
+#[derive(Clone, Copy, Debug, Immutable, IntoBytes)]
+#[repr(C)]
+pub struct RequestHeader {
+    /// Netlink's header.
+    pub netlink: NetlinkHeader,
+    /// The connector's header.
+    pub connector: ConnectorHeader,
+}
+
+/// A task, as events name it: thread id and process id.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Task {
+    /// Thread id, the kernel's pid.
+    pub pid: i32,
+    /// Process id, the kernel's tgid.
+    pub tgid: i32,
+}
+
+impl Task {
+    /// No task, or one that the listener cannot see.
+    pub const NONE: Self = Self { pid: 0, tgid: 0 };
+
+    /// The leader of a thread group.
+    pub const fn leader(pid: i32) -> Self {
+        Self { pid, tgid: pid }
+    }
+}
+
+/// What happened.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Event {
+    /// The answer to a request (`PROC_EVENT_NONE`).
+    Ack {
+        /// 0 or a positive errno.
+        err: u32,
+    },
+    /// A task was made.
+    Fork {
+        /// Its parent.
+        parent: Task,
+        /// The new task.
+        child: Task,
+    },
+    /// A program was executed.
+    Exec {
+        /// By this task.
+        task: Task,
+    },
+    /// User ids changed.
+    Uid {
+        /// Of this task.
+        task: Task,
+        /// Real user id.
+        real: u32,
+        /// Effective user id.
+        effective: u32,
+    },
+    /// Group ids changed.
+    Gid {
+        /// Of this task.
+        task: Task,
+        /// Real group id.
+        real: u32,
+        /// Effective group id.
+        effective: u32,
+    },
+    /// A process became a session leader.
+    Sid {
+        /// Its thread group leader.
+        task: Task,
+    },
+    /// A tracer attached, or detached.
+    Ptrace {
+        /// The traced task.
+        task: Task,
+        /// The tracer, or none when it detached.
+        tracer: Task,
+    },
+    /// A task's name changed.
+    Comm {
+        /// The renamed task.
+        task: Task,
+        /// Its new name, padded with zeros.
+        comm: [u8; 16],
+    },
+    /// A core is dumped.
+    Coredump {
+        /// Of this task.
+        task: Task,
+        /// Its parent.
+        parent: Task,
+    },
+    /// A task ended.
+    Exit {
+        /// This one.
+        task: Task,
+        /// Status as wait(2) has it.
+        code: u32,
+        /// Signal that tells the parent.
+        signal: u32,
+        /// Its parent.
+        parent: Task,
+    },
+}
+
+impl Event {
+    /// Takes an event's fields from a message, and tells how many of the data's bytes they use.
+    fn decode(body: &EventBody) -> Result<(Self, usize), String> {
+        let word = |index: usize| {
+            let bytes = &body.data[4 * index..4 * index + 4];
+            u32::from_ne_bytes(bytes.try_into().expect("the slice has four bytes"))
+        };
+        let task = |index| Task {
+            pid: word(index) as i32,
+            tgid: word(index + 1) as i32,
+        };
+        Ok(match body.what {
+            0 => (Self::Ack { err: word(0) }, 4),
+            mask::FORK => (
+                Self::Fork {
+                    parent: task(0),
+                    child: task(2),
+                },
+                16,
+            ),
+            mask::EXEC => (Self::Exec { task: task(0) }, 8),
+            mask::UID => (
+                Self::Uid {
+                    task: task(0),
+                    real: word(2),
+                    effective: word(3),
+                },
+                16,
+            ),
+            mask::GID => (
+                Self::Gid {
+                    task: task(0),
+                    real: word(2),
+                    effective: word(3),
+                },
+                16,
+            ),
+            mask::SID => (Self::Sid { task: task(0) }, 8),
+            mask::PTRACE => (
+                Self::Ptrace {
+                    task: task(0),
+                    tracer: task(2),
+                },
+                16,
+            ),
+            mask::COMM => {
+                let comm = body.data[8..].try_into().expect("16 bytes are left");
+                (
+                    Self::Comm {
+                        task: task(0),
+                        comm,
+                    },
+                    24,
+                )
+            }
+            mask::COREDUMP => (
+                Self::Coredump {
+                    task: task(0),
+                    parent: task(2),
+                },
+                16,
+            ),
+            mask::EXIT => {
+                let (code, signal) = (word(2), word(3));
+                (
+                    Self::Exit {
+                        task: task(0),
+                        code,
+                        signal,
+                        parent: task(4),
+                    },
+                    24,
+                )
+            }
+            what => return Err(format!("unknown event 0x{what:08x}")),
+        })
+    }
+
+    /// The bit of [`mask`] that asks for this kind of event, 0 for an acknowledgement.
+    pub fn bit(&self) -> u32 {
+        match self {
+            Self::Ack { .. } => 0,
+            Self::Fork { .. } => mask::FORK,
+            Self::Exec { .. } => mask::EXEC,
+            Self::Uid { .. } => mask::UID,
+            Self::Gid { .. } => mask::GID,
+            Self::Sid { .. } => mask::SID,
+            Self::Ptrace { .. } => mask::PTRACE,
+            Self::Comm { .. } => mask::COMM,
+            Self::Coredump { .. } => mask::COREDUMP,
+            Self::Exit { .. } => mask::EXIT,
+        }
+    }
+
+    /// The kind's name, as users write it.
+    pub fn kind(&self) -> &'static str {
+        let bit = self.bit();
+        mask::NAMES
+            .iter()
+            .find(|(_, known)| *known == bit)
+            .map_or("ack", |(name, _)| name)
+    }
+
+    /// The task that the event is about: the new one for a fork, none for an acknowledgement.
+    pub fn subject(&self) -> Task {
+        match *self {
+            Self::Ack { .. } => Task::NONE,
+            Self::Fork { child, .. } => child,
+            Self::Exec { task }
+            | Self::Uid { task, .. }
+            | Self::Gid { task, .. }
+            | Self::Sid { task }
+            | Self::Ptrace { task, .. }
+            | Self::Comm { task, .. }
+            | Self::Coredump { task, .. }
+            | Self::Exit { task, .. } => task,
+        }
+    }
+}
+
+/// A datagram as it was received.
+#[derive(Clone, Copy, Debug)]
+pub struct Received {
+    /// The headers and the raw event.
+    pub message: Message,
+    /// The decoded event.
+    pub event: Event,
+    /// How many bytes of the event's data are defined for its kind.
+    pub defined: usize,
+    /// The sender's port id and multicast groups.
+    pub sender: (u32, u32),
+}
+
+impl Received {
+    /// Decodes a datagram, which has to have the exact size.
+    pub fn decode(datagram: &[u8], sender: (u32, u32)) -> Result<Self, String> {
+        let message = Message::read_from_bytes(datagram).map_err(|_| {
+            format!(
+                "a datagram has {} bytes and not {MESSAGE_SIZE}",
+                datagram.len()
+            )
+        })?;
+        let (event, defined) = Event::decode(&message.body)?;
+        Ok(Self {
+            message,
+            event,
+            defined,
+            sender,
+        })
+    }
+
+    /// `CLOCK_MONOTONIC` when the event happened, in nanoseconds.
+    pub fn timestamp_ns(&self) -> u64 {
+        u64::from_ne_bytes(self.message.body.timestamp)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(what: u32, words: [u32; 6]) -> Vec<u8> {
+        let mut data = [0; 24];
+        for (bytes, word) in data.chunks_exact_mut(4).zip(words) {
+            bytes.copy_from_slice(&word.to_ne_bytes());
+        }
+        let netlink = NetlinkHeader {
+            length: 76,
+            kind: NLMSG_DONE,
+            flags: 0,
+            seq: 9,
+            pid: 0,
+        };
+        let connector = ConnectorHeader {
+            idx: 1,
+            val: 1,
+            seq: 9,
+            ack: 0,
+            length: 40,
+            flags: 0,
+        };
+        let body = EventBody {
+            what,
+            cpu: 1,
+            timestamp: 5u64.to_ne_bytes(),
+            data,
+        };
+        Message {
+            netlink,
+            connector,
+            body,
+        }
+        .as_bytes()
+        .to_vec()
+    }
+
+    fn event(what: u32, words: [u32; 6]) -> Event {
+        Received::decode(&message(what, words), (0, 1))
+            .unwrap()
+            .event
+    }
+
+    #[test]
+    fn layouts_have_the_sizes_of_the_kernel() {
+        assert_eq!(size_of::<NetlinkHeader>(), 16);
+        assert_eq!(size_of::<ConnectorHeader>(), 20);
+        assert_eq!(size_of::<EventBody>(), 40);
+        assert_eq!(size_of::<Message>(), MESSAGE_SIZE);
+    }
+
+    #[test]
+    fn fields_are_taken_from_their_places() {
+        let (one, two) = (Task { pid: 1, tgid: 2 }, Task { pid: 3, tgid: 4 });
+        let words = [1, 2, 3, 4, 5, 6];
+        assert_eq!(event(0, words), Event::Ack { err: 1 });
+        assert_eq!(
+            event(mask::FORK, words),
+            Event::Fork {
+                parent: one,
+                child: two
+            }
+        );
+        assert_eq!(
+            event(mask::UID, words),
+            Event::Uid {
+                task: one,
+                real: 3,
+                effective: 4
+            }
+        );
+        assert_eq!(
+            event(mask::PTRACE, words),
+            Event::Ptrace {
+                task: one,
+                tracer: two
+            }
+        );
+        let parent = Task { pid: 5, tgid: 6 };
+        assert_eq!(
+            event(mask::EXIT, words),
+            Event::Exit {
+                task: one,
+                code: 3,
+                signal: 4,
+                parent
+            }
+        );
+        let received = Received::decode(&message(mask::SID, words), (0, 1)).unwrap();
+        assert_eq!(
+            (received.event, received.defined),
+            (Event::Sid { task: one }, 8)
+        );
+        assert_eq!((received.timestamp_ns(), received.message.body.cpu), (5, 1));
+    }
+
+    #[test]
+    fn other_sizes_and_kinds_are_refused() {
+        let mut long = message(mask::SID, [0; 6]);
+        long.push(0);
+        assert!(
+            Received::decode(&long, (0, 1))
+                .unwrap_err()
+                .contains("77 bytes")
+        );
+        assert!(
+            Received::decode(&long[..75], (0, 1))
+                .unwrap_err()
+                .contains("75 bytes")
+        );
+        let unknown = message(0x400, [0; 6]);
+        assert!(
+            Received::decode(&unknown, (0, 1))
+                .unwrap_err()
+                .contains("0x00000400")
+        );
+    }
+}

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Hardware virtualization where it really boots a guest, emulation otherwise.
+//!
+//! /dev/kvm may exist and open, and yet no guest gets past its first instructions (in a container
+//! without nested virtualization). So the very kernel is booted once with a short limit, and the
+//! verdict is kept until the host boots again or QEMU changes.
+
+use std::fs::{self, OpenOptions};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use clap::ValueEnum;
+use protocol::FromGuest;
+use serde::{Deserialize, Serialize};
+
+use crate::settings::{Kernel, Settings};
+use crate::vm::{self, Vm};
+
+/// How long a guest may take to boot under KVM, where it takes one or two seconds.
+const PROBE_LIMIT: Duration = Duration::from_secs(20);
+
+/// What the user asks for.
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+pub enum Choice {
+    /// KVM where it works.
+    Auto,
+    /// KVM.
+    Kvm,
+    /// Emulation.
+    Tcg,
+}
+
+/// How QEMU runs the guest's instructions.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Accelerator {
+    /// On the processor.
+    Kvm,
+    /// By translating them.
+    Tcg,
+}
+
+impl Accelerator {
+    /// The name as QEMU has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg",
+        }
+    }
+
+    /// What time limits in the guest are multiplied with.
+    pub fn time_factor(self) -> u32 {
+        match self {
+            Self::Kvm => 1,
+            Self::Tcg => 4,
+        }
+    }
+}
+
+/// A verdict, and what it holds for.
+#[derive(Deserialize, Serialize)]
+struct Verdict {
+    qemu_version: String,
+    host_boot: String,
+    kvm_works: bool,
+    reason: String,
+}
+
+/// Finds the accelerator to use and says on stderr which one, and why.
+pub fn choose(settings: &Settings, kernel: &Kernel) -> Result<Accelerator> {
+    let (accelerator, reason) = match settings.accelerator {
+        Choice::Tcg => (Accelerator::Tcg, "asked for".to_owned()),
+        Choice::Kvm => {
+            let kvm = OpenOptions::new().read(true).write(true).open("/dev/kvm");
+            ensure!(kvm.is_ok(), "cannot open /dev/kvm: use --accelerator tcg");
+            (Accelerator::Kvm, "asked for".to_owned())
+        }
+        Choice::Auto => find(settings, kernel)?,
+    };
+    eprintln!("accelerator: {} ({reason})", accelerator.name());
+    Ok(accelerator)
+}
+
+fn find(settings: &Settings, kernel: &Kernel) -> Result<(Accelerator, String)> {
+    if let Err(error) = OpenOptions::new().read(true).write(true).open("/dev/kvm") {
+        return Ok((Accelerator::Tcg, format!("cannot open /dev/kvm: {error}")));
+    }
+    let host_boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?
+        .trim_end()
+        .to_owned();
+    let file = settings.cache.join("kvm-verdict.json");
+    let verdict = match known(&file, &settings.qemu_version, &host_boot) {
+        Some(verdict) => verdict,
+        None => {
+            eprintln!(
+                "accelerator: probing KVM, at most {} s",
+                PROBE_LIMIT.as_secs()
+            );
+            let (kvm_works, reason) = match probe(settings, kernel) {
+                Ok(()) => (true, "a guest boots under KVM".to_owned()),
+                Err(error) => {
+                    let error = error.to_string();
+                    let line = error.lines().next().unwrap_or_default();
+                    (false, format!("KVM does not boot a guest: {line}"))
+                }
+            };
+            let qemu_version = settings.qemu_version.clone();
+            let verdict = Verdict {
+                qemu_version,
+                host_boot,
+                kvm_works,
+                reason,
+            };
+            fs::write(&file, serde_json::to_vec_pretty(&verdict)?)?;
+            verdict
+        }
+    };
+    let accelerator = if verdict.kvm_works {
+        Accelerator::Kvm
+    } else {
+        Accelerator::Tcg
+    };
+    Ok((accelerator, verdict.reason))
+}
+
+/// A verdict that still holds. A damaged file is as good as none.
+fn known(file: &PathBuf, qemu_version: &str, host_boot: &str) -> Option<Verdict> {
+    let verdict: Verdict = serde_json::from_slice(&fs::read(file).ok()?).ok()?;
+    let holds = verdict.qemu_version == qemu_version && verdict.host_boot == host_boot;
+    holds.then_some(verdict)
+}
+
+/// Boots the kernel under KVM and runs the shortest of commands.
+fn probe(settings: &Settings, kernel: &Kernel) -> Result<()> {
+    let name = "kvm-probe".to_owned();
+    let kernel = Kernel {
+        name,
+        directory: kernel.directory.clone(),
+        module: None,
+    };
+    let mut vm = Vm::boot(settings, &kernel, Accelerator::Kvm, PROBE_LIMIT)?;
+    vm.start(vm::job(&kernel, vec!["true".to_owned()])?)?;
+    let message = vm.next()?;
+    ensure!(
+        message == FromGuest::Exited(0),
+        "the guest said {message:?}"
+    );
+    vm.finish()
+}

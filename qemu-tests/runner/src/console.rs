@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The guest's console: kept in a log file and watched for the kernel's complaints.
+//!
+//! Results never come from here. What the kernel says shows only when something failed.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::{self, JoinHandle};
+
+use anyhow::{Context, Result};
+
+/// Lines of the console that a failure shows.
+const TAIL_LINES: usize = 40;
+
+/// What a kernel says when something is wrong with it.
+const COMPLAINTS: [&str; 28] = [
+    "BUG:",
+    "WARNING:",
+    "Oops",
+    "Kernel panic",
+    "Call Trace:",
+    "cut here",
+    "general protection fault",
+    "unable to handle",
+    "kernel NULL pointer dereference",
+    "blocked for more than",
+    "detected stall",
+    "soft lockup",
+    "hard LOCKUP",
+    "possible circular locking",
+    "possible recursive locking",
+    "inconsistent lock state",
+    "bad unlock balance",
+    "suspicious RCU usage",
+    "trying to register non-static key",
+    "scheduling while atomic",
+    "KASAN:",
+    "KCSAN:",
+    "KFENCE:",
+    "UBSAN:",
+    "new suspected memory leaks",
+    "refcount_t:",
+    "unregister_netdevice:",
+    "panicked at",
+];
+
+/// What in a console line shows that the kernel is in trouble.
+pub fn complaint(line: &str) -> Option<&'static str> {
+    COMPLAINTS
+        .into_iter()
+        .find(|complaint| line.contains(complaint))
+}
+
+/// The console of a running guest.
+pub struct Console {
+    state: Arc<Mutex<State>>,
+    reader: JoinHandle<()>,
+    log: PathBuf,
+}
+
+#[derive(Default)]
+struct State {
+    tail: VecDeque<String>,
+    complaints: Vec<String>,
+}
+
+impl Console {
+    /// Follows a console until its end.
+    pub fn follow(stream: impl Read + Send + 'static, log: PathBuf) -> Result<Self> {
+        let mut file =
+            File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+        let state = Arc::new(Mutex::new(State::default()));
+        let shared = Arc::clone(&state);
+        let reader = thread::spawn(move || {
+            let mut stream = BufReader::new(stream);
+            let mut bytes = Vec::new();
+            while stream
+                .read_until(b'\n', &mut bytes)
+                .is_ok_and(|length| length > 0)
+            {
+                // A log that cannot be written (no space) must not stop the guest.
+                let _ = file.write_all(&bytes);
+                let line = String::from_utf8_lossy(&bytes).trim_end().to_owned();
+                bytes.clear();
+                let mut state = lock(&shared);
+                if complaint(&line).is_some() {
+                    state.complaints.push(line.clone());
+                }
+                if state.tail.len() == TAIL_LINES {
+                    state.tail.pop_front();
+                }
+                state.tail.push_back(line);
+            }
+        });
+        Ok(Self { state, reader, log })
+    }
+
+    /// What the kernel complained about so far.
+    pub fn complaints(&self) -> Vec<String> {
+        lock(&self.state).complaints.clone()
+    }
+
+    /// The last lines, and where all of them are.
+    pub fn tail(&self) -> String {
+        let mut text = String::new();
+        for line in &lock(&self.state).tail {
+            text += &format!("  | {line}\n");
+        }
+        format!(
+            "last lines of the console (all of it: {}):\n{text}",
+            self.log.display()
+        )
+    }
+
+    /// Waits for the console's end, which comes with QEMU's. The log goes away when it is of no
+    /// interest.
+    pub fn finish(self, keep_log: bool) {
+        // A panic of the reader would have been reported when it happened.
+        let _ = self.reader.join();
+        if !keep_log {
+            remove(&self.log);
+        }
+    }
+}
+
+fn remove(log: &Path) {
+    if let Err(error) = std::fs::remove_file(log) {
+        eprintln!("proc-events-vm: cannot remove {}: {error}", log.display());
+    }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state
+        .lock()
+        .expect("no thread panics while it holds the console's state")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trouble_is_recognised() {
+        for line in [
+            "[    1.2] BUG: unable to handle page fault for address: ffff",
+            "WARNING: kernel/fork.c:12 at copy_process+0x1/0x2, CPU#0: sh/12",
+            "Oops: general protection fault, probably for non-canonical address",
+            "Kernel panic - not syncing: Fatal exception",
+            "INFO: task sh:12 blocked for more than 120 seconds.",
+            "rcu: INFO: rcu_sched self-detected stall on CPU",
+            "BUG: KASAN: slab-use-after-free in cn_send+0x1/0x2",
+            "kmemleak: 2 new suspected memory leaks (see /sys/kernel/debug/kmemleak)",
+            "unregister_netdevice: waiting for lo to become free. Usage count = 2",
+            "rust_kernel: panicked at proc_events.rs:3:5:",
+        ] {
+            assert!(complaint(line).is_some(), "{line}");
+        }
+    }
+
+    #[test]
+    fn ordinary_lines_are_not_trouble() {
+        for line in [
+            "PCI: Using host bridge windows from ACPI; if necessary, use \"pci=nocrs\" and report a bug",
+            "kasan: KernelAddressSanitizer initialized (generic)",
+            "kmemleak: Kernel memory leak detector initialized (mem pool available: 15679)",
+            "proc_events: loading out-of-tree module taints kernel.",
+            "reboot: Power down",
+            "debugfs on /sys/kernel/debug type debugfs (rw,relatime)",
+        ] {
+            assert_eq!(complaint(line), None, "{line}");
+        }
+    }
+}

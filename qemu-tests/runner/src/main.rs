@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Boots a kernel in QEMU and runs commands, the demonstration or the tests in it.
+//!
+//! Exit status: that of the command in the guest (`boot`), 0 or 1 (`run`, `test`), 2 for wrong
+//! usage, 3 when the virtual machine or its surroundings failed.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use accelerator::Choice;
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+use settings::{Kernel, Settings};
+
+mod accelerator;
+mod commands;
+mod console;
+mod guard;
+mod ktap;
+mod report;
+mod settings;
+mod terminal;
+mod test_run;
+mod vm;
+
+/// Exit status when not the guest's command or a test failed, but what is around them.
+const INFRASTRUCTURE_FAILURE: u8 = 3;
+
+/// Boots a kernel in QEMU and runs commands, the demonstration or the tests in it.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a command line in the virtual machine; without one, a shell on the terminal.
+    Boot {
+        /// Build directory of the kernel to boot.
+        #[arg(long, value_name = "DIR")]
+        kernel: PathBuf,
+        /// Module to load first.
+        #[arg(long, value_name = "FILE")]
+        module: Option<PathBuf>,
+        /// How to call the kernel in messages.
+        #[arg(long, value_name = "NAME", default_value = "release")]
+        flavor_name: String,
+        #[command(flatten)]
+        surroundings: Surroundings,
+        /// Command line for /bin/sh; its standard input is empty.
+        #[arg(last = true, value_name = "CMD")]
+        command: Vec<String>,
+    },
+    /// Show the events of a small real scenario.
+    Run {
+        /// Build directory of the patched kernel.
+        #[arg(long, value_name = "DIR")]
+        kernel: PathBuf,
+        /// The module, proc_events.ko.
+        #[arg(long, value_name = "FILE")]
+        module: Option<PathBuf>,
+        #[command(flatten)]
+        surroundings: Surroundings,
+    },
+    /// Run the tests on the patched kernel, on the stock kernel, or on both.
+    Test {
+        /// Build directory of the patched kernel.
+        #[arg(
+            long,
+            value_name = "DIR",
+            requires = "module",
+            required_unless_present = "stock_kernel"
+        )]
+        kernel: Option<PathBuf>,
+        /// The module, proc_events.ko.
+        #[arg(long, value_name = "FILE", requires = "kernel")]
+        module: Option<PathBuf>,
+        /// Build directory of the unpatched kernel.
+        #[arg(long, value_name = "DIR")]
+        stock_kernel: Option<PathBuf>,
+        /// Where to write the results as JSON.
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+        #[command(flatten)]
+        surroundings: Surroundings,
+        #[command(flatten)]
+        selection: libtest_mimic::Arguments,
+    },
+    /// Run a program and kill it, with all it started, when the standard input ends.
+    #[command(hide = true)]
+    Guard {
+        /// Program and arguments.
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+}
+
+/// What every virtual machine needs.
+#[derive(Args)]
+pub struct Surroundings {
+    /// Guest program; by default proc-events-guest beside this program.
+    #[arg(long, value_name = "FILE")]
+    guest: Option<PathBuf>,
+    /// virtme-ng; by default the one in the cache.
+    #[arg(long, value_name = "FILE", env = "PROC_EVENTS_VNG")]
+    vng: Option<PathBuf>,
+    /// Hardware virtualization or emulation.
+    #[arg(long, value_enum, default_value_t = Choice::Auto, env = "PROC_EVENTS_ACCELERATOR")]
+    accelerator: Choice,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            eprintln!("proc-events-vm: {error:#}");
+            ExitCode::from(INFRASTRUCTURE_FAILURE)
+        }
+    }
+}
+
+fn run(command: Command) -> Result<u8> {
+    match command {
+        Command::Boot {
+            kernel,
+            module,
+            flavor_name,
+            surroundings,
+            command,
+        } => {
+            let kernel = Kernel::new(flavor_name, kernel, module)?;
+            commands::boot(&Settings::new(&surroundings)?, &kernel, &command)
+        }
+        Command::Run {
+            kernel,
+            module,
+            surroundings,
+        } => {
+            let kernel = Kernel::new("patched".into(), kernel, module)?;
+            commands::run(&Settings::new(&surroundings)?, &kernel)
+        }
+        Command::Test {
+            kernel,
+            module,
+            stock_kernel,
+            json,
+            surroundings,
+            selection,
+        } => {
+            let ours = kernel
+                .map(|kernel| Kernel::new("ours".into(), kernel, module))
+                .transpose()?;
+            let stock = stock_kernel
+                .map(|kernel| Kernel::new("stock".into(), kernel, None))
+                .transpose()?;
+            let settings = Settings::new(&surroundings)?;
+            test_run::run(
+                &settings,
+                ours.as_ref(),
+                stock.as_ref(),
+                json.as_deref(),
+                &selection,
+            )
+        }
+        Command::Guard { command } => guard::run(&command),
+    }
+}

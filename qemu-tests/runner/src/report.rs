@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The outcome of a test run: a table for people, JSON for programs.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use libtest_mimic::Conclusion;
+use protocol::{StockExpectation, TestDescription};
+use serde_json::json;
+
+use crate::accelerator::Accelerator;
+use crate::ktap::Outcome;
+
+/// Which kernel a result is of.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Column {
+    /// The patched one with the module.
+    Ours,
+    /// The unpatched one.
+    Stock,
+}
+
+impl Column {
+    /// The name in trials and tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ours => "ours",
+            Self::Stock => "stock",
+        }
+    }
+}
+
+/// One test's result on one kernel.
+pub struct Row {
+    /// The test's full name.
+    pub name: String,
+    /// What the guest reported, if it did.
+    pub outcome: Option<Outcome>,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// The outcome of a test run.
+pub struct Report {
+    tests: Vec<TestDescription>,
+    accelerator: Accelerator,
+    ours: Option<Vec<Row>>,
+    stock: Option<Vec<Row>>,
+    passed: u64,
+    failed: u64,
+    ignored: u64,
+}
+
+impl Report {
+    /// A report without results.
+    pub fn new(
+        tests: &[TestDescription],
+        accelerator: Accelerator,
+        ours: bool,
+        stock: bool,
+    ) -> Self {
+        Self {
+            tests: tests.to_vec(),
+            accelerator,
+            ours: ours.then(Vec::new),
+            stock: stock.then(Vec::new),
+            passed: 0,
+            failed: 0,
+            ignored: 0,
+        }
+    }
+
+    /// Adds the results of one kernel.
+    pub fn add(&mut self, column: Column, rows: Vec<Row>) {
+        match column {
+            Column::Ours => self.ours = Some(rows),
+            Column::Stock => self.stock = Some(rows),
+        }
+    }
+
+    /// Adds up what libtest-mimic counted.
+    pub fn count(&mut self, conclusion: &Conclusion) {
+        self.passed += conclusion.num_passed;
+        self.failed += conclusion.num_failed;
+        self.ignored += conclusion.num_ignored;
+    }
+
+    /// Whether a trial failed.
+    pub fn has_failures(&self) -> bool {
+        self.failed > 0
+    }
+
+    /// Prints the table of both kernels and the last line.
+    pub fn print(&self, elapsed: Duration) -> Result<()> {
+        let mut output = io::stdout().lock();
+        let shown = self.shown();
+        let width = shown.iter().map(|test| test.name.len()).max().unwrap_or(4);
+        writeln!(output, "{:width$} | {:7} | stock", "test", "ours")?;
+        writeln!(output, "{:-<width$}-|---------|------", "")?;
+        for test in shown {
+            let ours = self.cell(&self.ours, &test.name);
+            let stock = self.stock_cell(test);
+            writeln!(output, "{:width$} | {ours:7} | {stock}", test.name)?;
+        }
+        let (passed, failed, ignored) = (self.passed, self.failed, self.ignored);
+        let (accelerator, elapsed) = (self.accelerator.name(), elapsed.as_secs());
+        writeln!(
+            output,
+            "\nVM tests: {passed} passed, {failed} failed, {ignored} ignored ({accelerator}, {elapsed} s)"
+        )?;
+        Ok(())
+    }
+
+    /// The tests that were selected.
+    fn shown(&self) -> Vec<&TestDescription> {
+        let ran = |rows: &Option<Vec<Row>>, name: &str| {
+            rows.as_ref()
+                .is_some_and(|rows| rows.iter().any(|row| row.name == name))
+        };
+        let selected =
+            |test: &&TestDescription| ran(&self.ours, &test.name) || ran(&self.stock, &test.name);
+        self.tests.iter().filter(selected).collect()
+    }
+
+    fn cell(&self, rows: &Option<Vec<Row>>, name: &str) -> String {
+        let Some(rows) = rows else {
+            return "-".to_owned();
+        };
+        match rows.iter().find(|row| row.name == name) {
+            None => "-".to_owned(),
+            Some(Row { outcome: None, .. }) => "no result".to_owned(),
+            Some(Row {
+                outcome: Some(outcome),
+                ..
+            }) => word(outcome),
+        }
+    }
+
+    fn stock_cell(&self, test: &TestDescription) -> String {
+        if self.stock.is_none() {
+            return "-".to_owned();
+        }
+        let outcome = self.cell(&self.stock, &test.name);
+        match &test.stock {
+            StockExpectation::NotApplicable(reason) => format!("not applicable: {reason}"),
+            StockExpectation::Fails(reason) if outcome == "failed" => {
+                format!("failed, as declared: {reason}")
+            }
+            StockExpectation::Fails(reason) => format!("{outcome}, but declared to fail: {reason}"),
+            StockExpectation::Passes => outcome,
+        }
+    }
+
+    /// Writes the results for programs.
+    pub fn write_json(&self, file: &Path) -> Result<()> {
+        let tests: Vec<_> = self
+            .shown()
+            .into_iter()
+            .map(|test| self.in_json(test))
+            .collect();
+        let report = json!({
+            "passed": self.passed,
+            "failed": self.failed,
+            "ignored": self.ignored,
+            "accelerator": self.accelerator.name(),
+            "tests": tests,
+        });
+        fs::write(file, serde_json::to_vec_pretty(&report)?)
+            .with_context(|| format!("cannot write {}", file.display()))
+    }
+
+    fn in_json(&self, test: &TestDescription) -> serde_json::Value {
+        let find = |rows: &Option<Vec<Row>>| -> (Option<String>, Option<f64>) {
+            let rows = rows.as_deref().unwrap_or_default();
+            match rows.iter().find(|row| row.name == test.name) {
+                Some(row) => (row.outcome.as_ref().map(word), Some(row.seconds)),
+                None => (None, None),
+            }
+        };
+        let (ours, seconds) = find(&self.ours);
+        let (stock, stock_seconds) = find(&self.stock);
+        json!({
+            "name": test.name,
+            "ours": ours,
+            "seconds": seconds,
+            "stock": stock,
+            "stock_expected": test.stock,
+            "stock_seconds": stock_seconds,
+        })
+    }
+}
+
+fn word(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Passed => "passed".to_owned(),
+        Outcome::Failed => "failed".to_owned(),
+        Outcome::Skipped(reason) => format!("skipped: {reason}"),
+    }
+}

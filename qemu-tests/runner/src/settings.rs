@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What is needed to boot a virtual machine, checked before anything starts.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::Surroundings;
+use crate::accelerator::Choice;
+
+/// Places that are not the host's in the guest: its init mounts file systems of its own there.
+const HIDDEN: [&str; 10] = [
+    "/dev",
+    "/lib/modules",
+    "/proc",
+    "/run",
+    "/sys",
+    "/usr/lib/modules",
+    "/var/cache",
+    "/var/lib/private",
+    "/var/log",
+    "/var/tmp",
+];
+
+/// Programs and places, all known to exist.
+pub struct Settings {
+    /// virtme-ng.
+    pub vng: PathBuf,
+    /// First line of QEMU's `--version`.
+    pub qemu_version: String,
+    /// The program that runs in the guest.
+    pub guest: PathBuf,
+    /// Where console logs and the verdict on KVM are kept.
+    pub cache: PathBuf,
+    /// The user's choice of an accelerator.
+    pub accelerator: Choice,
+}
+
+impl Settings {
+    /// Checks what the user gave.
+    pub fn new(surroundings: &Surroundings) -> Result<Self> {
+        let cache = cache_directory()?;
+        let guest = match &surroundings.guest {
+            Some(guest) => guest.clone(),
+            None => env::current_exe()
+                .context("cannot find this program's own file")?
+                .with_file_name("proc-events-guest"),
+        };
+        let guest = file(
+            &guest,
+            "the guest program",
+            "build it with: cargo build --release",
+        )?;
+        visible_in_guest(&guest)?;
+        let vng = surroundings
+            .vng
+            .clone()
+            .unwrap_or_else(|| cache.join("venv/bin/vng"));
+        let vng = file(
+            &vng,
+            "virtme-ng",
+            "run scripts/setup, or name it with --vng",
+        )?;
+        let version = Command::new("qemu-system-x86_64").arg("--version").output();
+        let version = version.context(
+            "cannot run qemu-system-x86_64: run scripts/setup, or install qemu-system-x86",
+        )?;
+        let qemu_version = String::from_utf8_lossy(&version.stdout);
+        let qemu_version = qemu_version.lines().next().unwrap_or_default().to_owned();
+        Ok(Self {
+            vng,
+            qemu_version,
+            guest,
+            cache,
+            accelerator: surroundings.accelerator,
+        })
+    }
+}
+
+/// A kernel to boot.
+pub struct Kernel {
+    /// What it is called in messages.
+    pub name: String,
+    /// Its build directory.
+    pub directory: PathBuf,
+    /// The module to load.
+    pub module: Option<PathBuf>,
+}
+
+impl Kernel {
+    /// Checks that there is a kernel in the build directory, and the module.
+    pub fn new(name: String, directory: PathBuf, module: Option<PathBuf>) -> Result<Self> {
+        let image = directory.join(Self::IMAGE);
+        file(&image, "the kernel", "build it with: scripts/kernel build")?;
+        let directory = absolute(&directory)?;
+        let module = module
+            .map(|module| {
+                file(
+                    &module,
+                    "the module",
+                    "build it with: scripts/kernel module",
+                )
+            })
+            .transpose()?;
+        if let Some(module) = &module {
+            visible_in_guest(module)?;
+        }
+        Ok(Self {
+            name,
+            directory,
+            module,
+        })
+    }
+
+    /// Where a build directory holds the kernel to boot.
+    pub const IMAGE: &str = "arch/x86/boot/bzImage";
+}
+
+fn cache_directory() -> Result<PathBuf> {
+    let set = |name| {
+        env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    let directory = set("PROC_EVENTS_CACHE")
+        .or_else(|| set("XDG_CACHE_HOME").map(|cache| cache.join("proc-events")))
+        .or_else(|| set("HOME").map(|home| home.join(".cache/proc-events")))
+        .context("no cache directory: set PROC_EVENTS_CACHE or HOME")?;
+    std::fs::create_dir_all(&directory)
+        .with_context(|| format!("cannot make {}: set PROC_EVENTS_CACHE", directory.display()))?;
+    absolute(&directory)
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    path.canonicalize()
+        .with_context(|| format!("cannot find {}", path.display()))
+}
+
+fn file(path: &Path, what: &str, remedy: &str) -> Result<PathBuf> {
+    ensure!(
+        path.is_file(),
+        "{what} is not at {}: {remedy}",
+        path.display()
+    );
+    absolute(path)
+}
+
+fn visible_in_guest(path: &Path) -> Result<()> {
+    match HIDDEN.iter().find(|hidden| path.starts_with(hidden)) {
+        None => Ok(()),
+        Some(hidden) => bail!(
+            "{} cannot be seen in the guest, which has its own {hidden}: set PROC_EVENTS_CACHE to \
+             another place",
+            path.display()
+        ),
+    }
+}

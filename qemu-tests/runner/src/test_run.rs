@@ -1,0 +1,331 @@
+// SPDX-License-Identifier: GPL-2.0
+//! `test`: each guest test as a test of the host, on our kernel and on the stock one.
+//!
+//! One boot a kernel. The guest runs the selected tests in their order, and each trial waits for
+//! its own result. What a test declares about the stock kernel is a claim that its stock trial
+//! checks.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use libtest_mimic::{Arguments, Completion, Conclusion, Failed, Trial};
+use protocol::{FromGuest, StockExpectation, TestDescription};
+
+use crate::accelerator::{self, Accelerator};
+use crate::ktap::{Outcome, Parser, TestResult};
+use crate::report::{Column, Report, Row};
+use crate::settings::{Kernel, Settings};
+use crate::vm::{self, BOOT_LIMIT, Vm};
+
+/// What a result may come later than the test's own limit: the guest's clean-up after a time-out.
+const RESULT_GRACE: Duration = Duration::from_secs(30);
+
+/// Name of the trial that fails when a kernel complained.
+const KERNEL_LOG: &str = "kernel_log_is_clean";
+
+/// Runs the selected tests; 0 when none failed, 1 otherwise.
+pub fn run(
+    settings: &Settings,
+    ours: Option<&Kernel>,
+    stock: Option<&Kernel>,
+    json: Option<&Path>,
+    arguments: &Arguments,
+) -> Result<u8> {
+    let tests = list(&settings.guest)?;
+    let kernels: Vec<(Column, &Kernel)> = [(Column::Ours, ours), (Column::Stock, stock)]
+        .into_iter()
+        .filter_map(|(column, kernel)| Some((column, kernel?)))
+        .collect();
+    if arguments.list {
+        let trials = kernels
+            .iter()
+            .flat_map(|(column, _)| {
+                tests
+                    .iter()
+                    .map(|test| trial(*column, &test.name, || Ok(Completion::Completed)))
+            })
+            .collect();
+        return Ok(u8::from(libtest_mimic::run(arguments, trials).has_failed()));
+    }
+    let Some((_, first)) = kernels.first() else {
+        bail!("no kernel to test")
+    };
+    let accelerator = accelerator::choose(settings, first)?;
+    let mut report = Report::new(&tests, accelerator, ours.is_some(), stock.is_some());
+    let started = Instant::now();
+    for (column, kernel) in kernels {
+        let conclusion = run_column(
+            settings,
+            column,
+            kernel,
+            accelerator,
+            &tests,
+            arguments,
+            &mut report,
+        )?;
+        report.count(&conclusion);
+    }
+    report.print(started.elapsed())?;
+    if let Some(json) = json {
+        report.write_json(json)?;
+    }
+    Ok(u8::from(report.has_failures()))
+}
+
+/// Asks the guest program for its tests, which it can tell on the host too.
+fn list(guest: &Path) -> Result<Vec<TestDescription>> {
+    let output = Command::new(guest).args(["list", "--json"]).output();
+    let output = output.with_context(|| format!("cannot run {}", guest.display()))?;
+    ensure!(
+        output.status.success(),
+        "{} list --json: {}",
+        guest.display(),
+        output.status
+    );
+    serde_json::from_slice(&output.stdout).with_context(|| {
+        format!(
+            "{} does not list its tests: build it again",
+            guest.display()
+        )
+    })
+}
+
+fn run_column(
+    settings: &Settings,
+    column: Column,
+    kernel: &Kernel,
+    accelerator: Accelerator,
+    tests: &[TestDescription],
+    arguments: &Arguments,
+    report: &mut Report,
+) -> Result<Conclusion> {
+    let selected: Vec<&TestDescription> = tests
+        .iter()
+        .filter(|test| {
+            !arguments.is_filtered_out(&trial(column, &test.name, || Ok(Completion::Completed)))
+        })
+        .collect();
+    let wanted: Vec<String> = selected
+        .iter()
+        .filter(|test| !is_not_applicable(column, test))
+        .map(|test| test.name.clone())
+        .collect();
+    let mut trials = Vec::new();
+    let rows = Arc::new(Mutex::new(Vec::new()));
+    let session = if wanted.is_empty() {
+        None
+    } else {
+        eprintln!("{}: booting {}", column.name(), kernel.directory.display());
+        let session = Session::start(settings, kernel, accelerator, wanted)?;
+        Some(Arc::new(Mutex::new(session)))
+    };
+    for test in selected {
+        let expectation = match column {
+            Column::Ours => StockExpectation::Passes,
+            Column::Stock => test.stock.clone(),
+        };
+        let limit = Duration::from_secs(test.limit_seconds) * accelerator.time_factor();
+        let (session, rows) = (session.clone(), Arc::clone(&rows));
+        let name = test.name.clone();
+        trials.push(trial(column, &test.name, move || {
+            let Some(session) = session else {
+                return not_applicable(&expectation);
+            };
+            if let StockExpectation::NotApplicable(_) = expectation {
+                return not_applicable(&expectation);
+            }
+            let asked = Instant::now();
+            let result = lock(&session).result_of(&name, limit + RESULT_GRACE);
+            let seconds = asked.elapsed().as_secs_f64();
+            let outcome = result.as_ref().ok().map(|result| result.outcome.clone());
+            lock(&rows).push(Row {
+                name,
+                outcome,
+                seconds,
+            });
+            judge(result.map_err(Failed::from)?, &expectation)
+        }));
+    }
+    if let Some(session) = session {
+        trials.push(trial(column, KERNEL_LOG, move || {
+            lock(&session)
+                .finish()
+                .map_err(|error| Failed::from(format!("{error:#}")))?;
+            Ok(Completion::Completed)
+        }));
+    }
+    // The selection is made already, and the results come in this order.
+    let arguments = Arguments {
+        filter: None,
+        skip: Vec::new(),
+        test_threads: Some(1),
+        ..arguments.clone()
+    };
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    report.add(column, std::mem::take(&mut *lock(&rows)));
+    Ok(conclusion)
+}
+
+fn trial<R>(column: Column, name: &str, run: R) -> Trial
+where
+    R: FnOnce() -> std::result::Result<Completion, Failed> + Send + 'static,
+{
+    Trial::ignorable_test(name, run).with_kind(column.name())
+}
+
+fn is_not_applicable(column: Column, test: &TestDescription) -> bool {
+    column == Column::Stock && matches!(test.stock, StockExpectation::NotApplicable(_))
+}
+
+fn not_applicable(expectation: &StockExpectation) -> std::result::Result<Completion, Failed> {
+    match expectation {
+        StockExpectation::NotApplicable(reason) => Ok(Completion::ignored_with(format!(
+            "not applicable: {reason}"
+        ))),
+        _ => Err("no virtual machine was booted for this test".into()),
+    }
+}
+
+/// Compares a result with what is expected.
+fn judge(
+    result: TestResult,
+    expectation: &StockExpectation,
+) -> std::result::Result<Completion, Failed> {
+    let diagnostics = result.diagnostics.join("\n");
+    match (result.outcome, expectation) {
+        (Outcome::Skipped(reason), _) => Ok(Completion::ignored_with(reason)),
+        (Outcome::Passed, StockExpectation::Fails(reason)) => Err(format!(
+            "declared to fail on the stock kernel ({reason}), but it passes: correct the declaration"
+        )
+        .into()),
+        (Outcome::Failed, StockExpectation::Passes) => Err(diagnostics.into()),
+        _ => Ok(Completion::Completed),
+    }
+}
+
+/// The tests in one virtual machine.
+struct Session {
+    /// Gone after a failure, and after the end.
+    vm: Option<Vm>,
+    parser: Parser,
+    /// Output that is no whole line yet.
+    output: Vec<u8>,
+    /// What the test program itself wrote to its standard error.
+    errors: String,
+    status: Option<i32>,
+}
+
+impl Session {
+    fn start(
+        settings: &Settings,
+        kernel: &Kernel,
+        accelerator: Accelerator,
+        names: Vec<String>,
+    ) -> Result<Self> {
+        let mut vm = Vm::boot(settings, kernel, accelerator, BOOT_LIMIT)?;
+        let guest = settings.guest.to_string_lossy().into_owned();
+        let factor = accelerator.time_factor().to_string();
+        let mut command = vec![guest, "test".into(), "--time-factor".into(), factor];
+        command.extend(names);
+        vm.start(vm::job(kernel, command)?)?;
+        let (parser, output, errors) = Default::default();
+        Ok(Self {
+            vm: Some(vm),
+            parser,
+            output,
+            errors,
+            status: None,
+        })
+    }
+
+    /// Waits for the next result, which has to be that of this test.
+    fn result_of(
+        &mut self,
+        name: &str,
+        limit: Duration,
+    ) -> std::result::Result<TestResult, String> {
+        if self.vm.is_none() {
+            return Err("not run: the virtual machine failed before".to_owned());
+        }
+        let result = self.next_result(Instant::now() + limit).and_then(|result| {
+            ensure!(
+                result.name == name,
+                "the guest reported {} instead",
+                result.name
+            );
+            Ok(result)
+        });
+        result.map_err(|error| self.give_up(&error))
+    }
+
+    /// Ends the machine after something that makes further results worthless.
+    fn give_up(&mut self, reason: &anyhow::Error) -> String {
+        let text = match self.vm.take() {
+            Some(mut vm) => vm.failure(format!("{reason:#}")).to_string(),
+            None => reason.to_string(),
+        };
+        format!("{text}{}", self.errors)
+    }
+
+    fn next_result(&mut self, deadline: Instant) -> Result<TestResult> {
+        loop {
+            while let Some(end) = self.output.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.output.drain(..=end).collect();
+                let line = String::from_utf8_lossy(&line[..end]).into_owned();
+                if let Some(result) = self.parser.line(&line)? {
+                    return Ok(result);
+                }
+            }
+            if let Some(status) = self.status {
+                bail!("the test program ended with status {status} and without this result");
+            }
+            self.receive(deadline)?;
+        }
+    }
+
+    fn receive(&mut self, deadline: Instant) -> Result<()> {
+        let vm = self.vm.as_mut().context("the virtual machine is gone")?;
+        match vm.next_until(deadline)? {
+            Some(FromGuest::Output(bytes)) => self.output.extend(bytes),
+            Some(FromGuest::Errors(bytes)) => self.errors += &String::from_utf8_lossy(&bytes),
+            Some(FromGuest::Exited(status)) => self.status = Some(status),
+            Some(FromGuest::ModuleLoaded(_)) => {}
+            Some(message) => bail!("the agent said {message:?}"),
+            None => bail!("no result came in time"),
+        }
+        Ok(())
+    }
+
+    /// Waits for the end of the guest; an error when anything is wrong with it.
+    fn finish(&mut self) -> Result<()> {
+        let deadline = Instant::now() + RESULT_GRACE;
+        while self.status.is_none() {
+            if self.vm.is_none() {
+                bail!("the virtual machine failed before");
+            }
+            if let Err(error) = self.receive(deadline) {
+                bail!(self.give_up(&error));
+            }
+        }
+        let Some(vm) = self.vm.take() else {
+            bail!("the virtual machine failed before")
+        };
+        vm.finish()?;
+        ensure!(self.parser.is_complete(), "results are missing");
+        ensure!(
+            matches!(self.status, Some(0 | 1)),
+            "the test program said: {}",
+            self.errors
+        );
+        Ok(())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .expect("no trial panics while it holds the session")
+}

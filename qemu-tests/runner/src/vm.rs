@@ -1,0 +1,449 @@
+// SPDX-License-Identifier: GPL-2.0
+//! A virtual machine with the agent in it.
+
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+use std::{env, process};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::pipe2;
+use protocol::{Frame, FromGuest, Job, MODULE_VARIABLE, PORT_NAME, ToGuest};
+
+use crate::accelerator::Accelerator;
+use crate::console::Console;
+use crate::settings::{Kernel, Settings};
+
+/// From QEMU's start to the agent's first word.
+pub const BOOT_LIMIT: Duration = Duration::from_secs(180);
+
+/// From the start of virtme-ng to QEMU's connection.
+const QEMU_START_LIMIT: Duration = Duration::from_secs(60);
+
+/// The agent gives a sign of life every few seconds, so this much silence is a hang.
+const SILENCE_LIMIT: Duration = Duration::from_secs(60);
+
+/// From the end of the command to QEMU's end.
+const POWER_OFF_LIMIT: Duration = Duration::from_secs(60);
+
+/// How often a wait looks whether QEMU still lives.
+const GLANCE: Duration = Duration::from_millis(200);
+
+/// How often a long wait says that it goes on.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What the guest has.
+const CPUS: &str = "2";
+const MEMORY: &str = "2G";
+
+/// A running virtual machine. Dropping it kills it.
+pub struct Vm {
+    name: String,
+    /// Holds the pipe whose end makes the guard kill QEMU.
+    guard: Child,
+    port: UnixStream,
+    messages: Receiver<io::Result<FromGuest>>,
+    console: Option<Console>,
+    last_heard: Instant,
+    /// From the start of virtme-ng to the agent's first word.
+    pub boot_time: Duration,
+}
+
+impl Vm {
+    /// Boots the kernel and waits for the agent.
+    pub fn boot(
+        settings: &Settings,
+        kernel: &Kernel,
+        accelerator: Accelerator,
+        limit: Duration,
+    ) -> Result<Self> {
+        let started = Instant::now();
+        let socket = Socket::new()?;
+        let (console, console_writer) = pipe2(OFlag::O_CLOEXEC)?;
+        let log = settings
+            .cache
+            .join(format!("console-{}-{}.log", kernel.name, process::id()));
+        let mut guard = Command::new(env::current_exe()?)
+            .arg("guard")
+            .arg("--")
+            .arg(&settings.vng)
+            .args(virtme_arguments(settings, accelerator, &socket.path)?)
+            .current_dir(&kernel.directory)
+            .env("PATH", path_with(settings.vng.parent())?)
+            .stdin(Stdio::piped())
+            .stdout(console_writer.try_clone()?)
+            .stderr(console_writer)
+            .process_group(0)
+            .spawn()
+            .context("cannot start the guard of the virtual machine")?;
+        let console = Console::follow(File::from(console), log)?;
+        let port = match socket.accept(&mut guard) {
+            Ok(port) => port,
+            Err(error) => {
+                let tail = console.tail();
+                end(&mut guard);
+                return Err(error.context(tail));
+            }
+        };
+        let (sender, messages) = mpsc::channel();
+        let reader = port.try_clone()?;
+        thread::spawn(move || {
+            // Buffered, because frames are small and many.
+            let mut reader = io::BufReader::new(reader);
+            loop {
+                let message = FromGuest::read_from(&mut reader);
+                let more = matches!(message, Ok(Some(_)));
+                if let Some(message) = message.transpose() {
+                    if sender.send(message).is_err() {
+                        return;
+                    }
+                }
+                if !more {
+                    return;
+                }
+            }
+        });
+        let mut vm = Self {
+            name: kernel.name.clone(),
+            guard,
+            port,
+            messages,
+            console: Some(console),
+            last_heard: Instant::now(),
+            boot_time: Duration::ZERO,
+        };
+        vm.wait_for_agent(started, limit)?;
+        vm.boot_time = started.elapsed();
+        Ok(vm)
+    }
+
+    fn wait_for_agent(&mut self, started: Instant, limit: Duration) -> Result<()> {
+        let mut next_progress = started + PROGRESS_INTERVAL;
+        loop {
+            match self.messages.recv_timeout(GLANCE) {
+                Ok(Ok(FromGuest::Hello)) => {
+                    self.last_heard = Instant::now();
+                    return Ok(());
+                }
+                Ok(Ok(message)) => return Err(self.failure(format!("it began with {message:?}"))),
+                Ok(Err(error)) => return Err(self.failure(error)),
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(self.failure("QEMU ended before the guest was up"));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if started.elapsed() > limit {
+                let limit = limit.as_secs();
+                return Err(self.failure(format!("the guest was not up after {limit} s")));
+            }
+            if Instant::now() > next_progress {
+                next_progress += PROGRESS_INTERVAL;
+                let elapsed = started.elapsed().as_secs();
+                eprintln!("{}: still booting, {elapsed} s", self.name);
+            }
+        }
+    }
+
+    /// Hands over the agent's job.
+    pub fn start(&mut self, job: Job) -> Result<()> {
+        self.last_heard = Instant::now();
+        ToGuest::Job(job)
+            .write_to(&self.port)
+            .map_err(|error| self.failure(error))
+    }
+
+    /// A second handle on the port, for what the user types.
+    pub fn input(&self) -> Result<UnixStream> {
+        Ok(self.port.try_clone()?)
+    }
+
+    /// The next message of the agent that is not just a sign of life; `None` when there is none
+    /// before the deadline.
+    pub fn next_until(&mut self, deadline: Instant) -> Result<Option<FromGuest>> {
+        loop {
+            match self.messages.recv_timeout(GLANCE) {
+                Ok(Ok(FromGuest::Heartbeat)) => self.last_heard = Instant::now(),
+                Ok(Ok(FromGuest::Failed(reason))) => return Err(self.failure(reason)),
+                Ok(Ok(message)) => {
+                    self.last_heard = Instant::now();
+                    return Ok(Some(message));
+                }
+                Ok(Err(error)) => return Err(self.failure(error)),
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(self.failure("QEMU ended before the guest's command did"));
+                }
+                Err(RecvTimeoutError::Timeout) if self.last_heard.elapsed() > SILENCE_LIMIT => {
+                    let limit = SILENCE_LIMIT.as_secs();
+                    return Err(self.failure(format!("the guest was silent for {limit} s")));
+                }
+                Err(RecvTimeoutError::Timeout) if Instant::now() > deadline => return Ok(None),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+    }
+
+    /// The next message of the agent, as long as the guest gives signs of life.
+    pub fn next(&mut self) -> Result<FromGuest> {
+        loop {
+            if let Some(message) = self.next_until(Instant::now() + SILENCE_LIMIT)? {
+                return Ok(message);
+            }
+        }
+    }
+
+    /// Waits for the power-off after the agent's last word. What the kernel complained about is
+    /// an error.
+    pub fn finish(mut self) -> Result<()> {
+        let deadline = Instant::now() + POWER_OFF_LIMIT;
+        while self.guard.try_wait()?.is_none() {
+            if Instant::now() > deadline {
+                let limit = POWER_OFF_LIMIT.as_secs();
+                return Err(self.failure(format!("the guest did not power off in {limit} s")));
+            }
+            thread::sleep(GLANCE / 4);
+        }
+        let Some(console) = self.console.take() else {
+            return Ok(());
+        };
+        let complaints = console.complaints();
+        let tail = console.tail();
+        console.finish(!complaints.is_empty());
+        match complaints.first() {
+            None => Ok(()),
+            Some(first) => Err(anyhow!(
+                "{}: the kernel complained: {first}\n{tail}",
+                self.name
+            )),
+        }
+    }
+
+    /// Ends the machine and tells why, with the end of the console.
+    pub fn failure(&mut self, reason: impl std::fmt::Display) -> anyhow::Error {
+        end(&mut self.guard);
+        let name = &self.name;
+        let Some(console) = self.console.take() else {
+            return anyhow!("{name}: {reason}");
+        };
+        let complaint = console.complaints().into_iter().next();
+        let complaint = complaint.map(|line| format!("; the kernel complained: {line}"));
+        let tail = console.tail();
+        console.finish(true);
+        anyhow!("{name}: {reason}{}\n{tail}", complaint.unwrap_or_default())
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        end(&mut self.guard);
+    }
+}
+
+/// Makes the guard kill QEMU, and waits for that.
+fn end(guard: &mut Child) {
+    drop(guard.stdin.take());
+    // It ends by its own SIGKILL, so waiting is short, and there is nothing to do on an error.
+    let _ = guard.wait();
+}
+
+/// A job with what commands in the guest expect around them.
+pub fn job(kernel: &Kernel, command: Vec<String>) -> Result<Job> {
+    let mut environment = vec![("PATH".to_owned(), path_in_guest())];
+    for name in ["HOME", "LANG", "TERM", "USER"] {
+        if let Ok(value) = env::var(name) {
+            environment.push((name.to_owned(), value));
+        }
+    }
+    let module = match &kernel.module {
+        Some(module) => {
+            let module = text(module)?;
+            environment.push((MODULE_VARIABLE.to_owned(), module.clone()));
+            Some(module)
+        }
+        None => None,
+    };
+    let directory = text(&env::current_dir().context("cannot find the working directory")?)?;
+    Ok(Job {
+        command,
+        directory,
+        environment,
+        module,
+        terminal: None,
+    })
+}
+
+/// The user's search path; the administrator's programs are found as well.
+fn path_in_guest() -> String {
+    let system = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    match env::var("PATH") {
+        Ok(path) if !path.is_empty() => format!("{path}:{system}"),
+        _ => system.to_owned(),
+    }
+}
+
+fn path_with(directory: Option<&Path>) -> Result<OsString> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let directories = directory
+        .map(PathBuf::from)
+        .into_iter()
+        .chain(env::split_paths(&path));
+    env::join_paths(directories).context("virtme-ng's directory cannot be put into PATH")
+}
+
+/// Paths go through JSON and the kernel's command line.
+fn text(path: &Path) -> Result<String> {
+    let text = path
+        .to_str()
+        .with_context(|| format!("{} is not UTF-8", path.display()))?;
+    Ok(text.to_owned())
+}
+
+/// What virtme-ng is called with; it runs in the kernel's build directory.
+fn virtme_arguments(
+    settings: &Settings,
+    accelerator: Accelerator,
+    socket: &Path,
+) -> Result<Vec<String>> {
+    let agent = text(&settings.guest)?;
+    let mut arguments = machine_arguments(accelerator);
+    arguments.extend(root_arguments()?);
+    arguments.extend(port_arguments(&text(socket)?));
+    arguments.extend([
+        "--exec".to_owned(),
+        format!("exec '{}' agent", agent.replace('\'', r"'\''")),
+        // Without a panic's end QEMU would stay; with --verbose the console reaches us.
+        "--append=panic=-1 oops=panic".to_owned(),
+        "--verbose".to_owned(),
+    ]);
+    Ok(arguments)
+}
+
+/// Kernel, CPUs, memory, accelerator.
+fn machine_arguments(accelerator: Accelerator) -> Vec<String> {
+    let mut arguments = [
+        "--run",
+        Kernel::IMAGE,
+        "--skip-modules",
+        "--disable-microvm",
+    ]
+    .to_vec();
+    arguments.extend(["--cpus", CPUS, "--memory", MEMORY]);
+    if accelerator == Accelerator::Tcg {
+        arguments.push("--disable-kvm");
+    }
+    arguments.into_iter().map(String::from).collect()
+}
+
+/// The host's file system as the guest's root, every directory of it copy on write.
+fn root_arguments() -> Result<Vec<String>> {
+    /// The guest has its own ones, or virtme-ng makes them copy on write by itself.
+    const LEFT_OUT: [&str; 13] = [
+        "dev",
+        "etc",
+        "home",
+        "lib",
+        "lost+found",
+        "opt",
+        "proc",
+        "run",
+        "srv",
+        "sys",
+        "tmp",
+        "usr",
+        "var",
+    ];
+    let mut arguments = vec!["--force-9p".to_owned()];
+    for entry in fs::read_dir("/").context("cannot list /")? {
+        let entry = entry?;
+        let Some(name) = entry.file_name().to_str().map(str::to_owned) else {
+            continue;
+        };
+        // virtme-ng hands the names to a shell.
+        let plain = name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
+        if plain && entry.file_type()?.is_dir() && !LEFT_OUT.contains(&name.as_str()) {
+            arguments.extend(["--overlay-rwdir".to_owned(), format!("/{name}")]);
+        }
+    }
+    Ok(arguments)
+}
+
+/// The agent's virtio-serial port, on a bus of its own.
+fn port_arguments(socket: &str) -> Vec<String> {
+    let options = format!(
+        "-device virtio-serial-pci,id=proc-events -chardev socket,id=agent,path={socket} \
+         -device virtserialport,bus=proc-events.0,chardev=agent,name={PORT_NAME}"
+    );
+    vec![format!("--qemu-opts={options}")]
+}
+
+/// The socket that QEMU connects the port to, in a directory that only we can enter.
+struct Socket {
+    directory: PathBuf,
+    path: PathBuf,
+    listener: UnixListener,
+}
+
+impl Socket {
+    fn new() -> Result<Self> {
+        let directory = env::temp_dir().join(format!("proc-events-vm.{}", process::id()));
+        let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+        ensure!(
+            directory
+                .to_str()
+                .is_some_and(|path| path.chars().all(plain)),
+            "{} has characters that QEMU's options cannot have: set TMPDIR",
+            directory.display()
+        );
+        // Left by a killed process that had the same id.
+        let _ = fs::remove_dir_all(&directory);
+        DirBuilder::new()
+            .mode(0o700)
+            .create(&directory)
+            .with_context(|| format!("cannot make {}", directory.display()))?;
+        let path = directory.join("agent");
+        let listener = UnixListener::bind(&path)
+            .with_context(|| format!("cannot listen on {}: set TMPDIR", path.display()))?;
+        Ok(Self {
+            directory,
+            path,
+            listener,
+        })
+    }
+
+    /// Waits for QEMU, as long as it may still come.
+    fn accept(&self, guard: &mut Child) -> Result<UnixStream> {
+        let deadline = Instant::now() + QEMU_START_LIMIT;
+        loop {
+            let mut descriptors = [PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)];
+            let glance = PollTimeout::try_from(GLANCE).unwrap_or(PollTimeout::MAX);
+            if poll(&mut descriptors, glance)? > 0 {
+                return Ok(self.listener.accept()?.0);
+            }
+            if let Some(status) = guard.try_wait()? {
+                bail!("virtme-ng ended before QEMU was up ({status})");
+            }
+            if Instant::now() > deadline {
+                bail!("QEMU was not up after {} s", QEMU_START_LIMIT.as_secs());
+            }
+        }
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // QEMU has connected, or never will.
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
