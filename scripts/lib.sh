@@ -77,27 +77,37 @@ stop_ticker() {
 	if [[ -t 2 ]]; then printf '\r\033[K' >&2; fi
 }
 
-# Usage: long_step WHAT FAR LOG COMMAND...
+# Usage: watched WHAT FAR LOG COMMAND...
 # Runs COMMAND with its output in LOG. Meanwhile says WHAT, what the function
-# FAR prints about how far it is, and how long it has been. The status is
-# COMMAND's; only success is announced, an error is the caller's to explain.
-long_step() {
-	local what=$1 far=$2 log=$3 start=$EPOCHSECONDS status=0
+# FAR prints about how far it is, and how long it has been. V=1 shows the whole
+# output instead. COMMAND runs in a subshell, and where errexit is off: a
+# function joins its commands with &&.
+watched() {
+	local what=$1 far=$2 log=$3 status=0
 	shift 3
 
 	mkdir -p "${log%/*}"
 	: >"$log"
-	say "$what ..."
 	if [[ ${V:-} == 1 ]]; then
-		"$@" 2>&1 | tee "$log" >&2
+		("$@") 2>&1 | tee "$log" >&2
 		return
 	fi
 	(SECONDS=0; ticker "$what" "$far") &
 	TICKER=$!
-	"$@" >"$log" 2>&1 || status=$?
+	("$@") >"$log" 2>&1 || status=$?
 	stop_ticker
-	((status)) || say "$what: done in $(duration $((EPOCHSECONDS - start)))"
 	return "$status"
+}
+
+# Usage: long_step WHAT FAR LOG COMMAND...
+# The same, with WHAT announced at the start, and its time at the end. A failure
+# is the caller's to explain.
+long_step() {
+	local start=$EPOCHSECONDS
+
+	say "$1 ..."
+	watched "$@" || return
+	say "$1: done in $(duration $((EPOCHSECONDS - start)))"
 }
 
 # For steps that cannot tell how far they are.
