@@ -3,10 +3,39 @@
 
 use crate::harness::Test;
 
+mod acks;
+mod clients;
+mod comm;
+mod coredump;
+mod exec;
+mod exit;
+mod filters;
+mod fork;
+mod ids;
+mod listeners;
+mod module;
+mod ptrace;
 mod scenario;
 mod sid;
+mod wire_format;
 
 /// All tests, in the order in which they run.
 pub fn all() -> Vec<Test> {
-    [sid::TESTS].concat()
+    [
+        fork::TESTS,
+        exec::TESTS,
+        ids::TESTS,
+        sid::TESTS,
+        ptrace::TESTS,
+        comm::TESTS,
+        coredump::TESTS,
+        exit::TESTS,
+        wire_format::TESTS,
+        filters::TESTS,
+        listeners::TESTS,
+        acks::TESTS,
+        clients::TESTS,
+        module::TESTS,
+    ]
+    .concat()
 }

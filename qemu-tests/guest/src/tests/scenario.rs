@@ -8,10 +8,13 @@
 use std::ffi::CString;
 
 use nix::sys::prctl;
-use nix::sys::wait::WaitStatus;
+use nix::sys::ptrace::{self, Options};
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{Gid, Uid, execv, setgid, setsid, setuid};
 
 use crate::child::{self, Gate, own_pid, own_tid};
-use crate::harness::{Failure, TestResult, expect_eq};
+use crate::harness::{Failure, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::wire::{Event, Received, Task};
 
@@ -128,4 +131,38 @@ pub fn take_through_exit(listener: &mut Listener, pid: i32) -> Result<Vec<Receiv
 /// Whether a message tells the end of this task.
 pub fn is_exit(received: &Received, pid: i32) -> bool {
     matches!(received.event, Event::Exit { task, .. } if task.pid == pid)
+}
+
+/// Lets a child raise at least one event of every kind; the child's pid, and all messages up to
+/// its EXIT. What the child does last is to die of a signal that dumps core.
+pub fn every_kind(listener: &mut Listener) -> Result<(i32, Vec<Received>), Failure> {
+    let (ready, go_on) = (Gate::new()?, Gate::new()?);
+    let process = child::fork(|| {
+        let result = (|| -> Result<(), Failure> {
+            ready.open(0)?;
+            go_on.pass()?;
+            setsid()?;
+            mark("every kind")?;
+            child::fork(|| 0)?.wait()?;
+            setgid(Gid::from_raw(4242))?;
+            setuid(Uid::from_raw(4242))?;
+            let shell = [c"/bin/sh", c"-c", c"kill -ABRT $$"];
+            execv(shell[0], &shell)?;
+            Ok(())
+        })();
+        eprintln!("in the child: {result:?}");
+        1
+    })?;
+    let pid = process.pid();
+    ready.pass()?;
+    ptrace::seize(pid, Options::empty())?;
+    ptrace::interrupt(pid)?;
+    waitpid(pid, None)?;
+    ptrace::detach(pid, None)?;
+    go_on.open(0)?;
+    let messages = take_through_exit(listener, pid.as_raw())?;
+    let ended = process.wait()?;
+    let aborted = matches!(ended, WaitStatus::Signaled(_, Signal::SIGABRT, _));
+    expect(aborted, format!("the child to abort, got {ended:?}"))?;
+    Ok((pid.as_raw(), messages))
 }

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Acknowledgements (C19, C20): exactly one for each request, to the requester alone.
+
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::unistd::setsid;
+use zerocopy::IntoBytes;
+
+use super::scenario::{in_child, in_self};
+use crate::harness::{Failure, Test, TestResult, expect, expect_eq};
+use crate::listener::Listener;
+use crate::test;
+use crate::wire::{Event, IGNORE, LISTEN, Received, mask};
+
+pub const TESTS: &[Test] = &[
+    test!(answers_listen_with_its_numbers).stock_fails("the answer's seq is overwritten"),
+    test!(answers_a_listener_that_filters).stock_fails("a filtered listener gets no answer"),
+    test!(answers_listening_again).stock_fails("a filtered listener gets no answer"),
+    test!(answers_ignore).stock_fails("IGNORE is not answered"),
+    test!(answers_ignore_of_a_socket_that_does_not_listen)
+        .stock_fails("nothing is answered when nobody listens"),
+    test!(goes_to_the_requester_alone).stock_fails("every listener gets every answer"),
+    test!(is_in_the_wire_format_of_events),
+    test!(refuses_an_unknown_operation)
+        .stock_fails("the answer's seq is overwritten, and there is none while nobody listens"),
+    test!(refuses_a_wrong_length).stock_fails("a wrong length is not answered"),
+    test!(a_refused_request_changes_nothing)
+        .stock_fails("an unknown operation changes the mask, and a wrong length is not answered"),
+];
+
+const SEQ: u32 = 42;
+const ACK: u32 = 77;
+
+/// How long an answer may take; it comes from the kernel's side of sendto(2).
+const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+
+/// An operation that does not exist.
+const UNKNOWN: u32 = 3;
+
+fn answer(listener: &mut Listener) -> Result<Received, Failure> {
+    let deadline = Instant::now() + ANSWER_LIMIT;
+    Ok(listener.wait_until("answer", deadline, |received| received.event.bit() == 0)?)
+}
+
+/// Sends a request and expects exactly this answer.
+#[track_caller]
+fn expect_answer(listener: &mut Listener, words: &[u32], err: u32) -> TestResult {
+    expect_answer_to_bytes(listener, words.as_bytes(), err)
+}
+
+#[track_caller]
+fn expect_answer_to_bytes(listener: &mut Listener, request: &[u8], err: u32) -> TestResult {
+    listener.send(request, SEQ, ACK)?;
+    let answer = answer(listener)?;
+    let connector = answer.message.connector;
+    expect_eq("answer", answer.event, Event::Ack { err })?;
+    expect_eq(
+        "seq and ack",
+        (connector.seq, connector.ack),
+        (SEQ, ACK + 1),
+    )?;
+    let more = listener.take_queued()?;
+    let more = more
+        .iter()
+        .filter(|received| received.event.bit() == 0)
+        .count();
+    expect_eq("further answers", more, 0)
+}
+
+fn answers_listen_with_its_numbers() -> TestResult {
+    let mut listener = Listener::open()?;
+    expect_answer(&mut listener, &[LISTEN], 0)?;
+    expect_answer(&mut Listener::open()?, &[LISTEN, mask::ALL], 0)
+}
+
+fn answers_a_listener_that_filters() -> TestResult {
+    expect_answer(&mut Listener::open()?, &[LISTEN, mask::SID], 0)
+}
+
+fn answers_listening_again() -> TestResult {
+    let mut listener = Listener::open()?;
+    expect_answer(&mut listener, &[LISTEN, mask::SID], 0)?;
+    expect_answer(&mut listener, &[LISTEN, mask::EXEC], 0)
+}
+
+fn answers_ignore() -> TestResult {
+    let mut listener = Listener::open()?;
+    listener.request(&[LISTEN, mask::SID])?;
+    listener.take_queued()?;
+    expect_answer(&mut listener, &[IGNORE], 0)
+}
+
+fn answers_ignore_of_a_socket_that_does_not_listen() -> TestResult {
+    expect_answer(&mut Listener::open()?, &[IGNORE], 0)
+}
+
+fn goes_to_the_requester_alone() -> TestResult {
+    let mut other = Listener::listen_all()?;
+    let messages = in_self(&mut other, || Ok(drop(Listener::listen_all()?)))?;
+    let answers = messages
+        .iter()
+        .filter(|received| received.event.bit() == 0)
+        .count();
+    expect_eq("answers to others", answers, 0)
+}
+
+fn is_in_the_wire_format_of_events() -> TestResult {
+    let mut listener = Listener::listen_all()?;
+    let answer = answer(&mut listener)?;
+    let (netlink, connector) = (answer.message.netlink, answer.message.connector);
+    expect_eq("sender", answer.sender, (0, 1))?;
+    expect_eq(
+        "netlink flags and pid",
+        (netlink.flags, netlink.pid),
+        (0, 0),
+    )?;
+    expect_eq("seq of both headers", netlink.seq, connector.seq)?;
+    expect_eq(
+        "idx, val, length",
+        (connector.idx, connector.val, connector.length),
+        (1, 1, 40),
+    )?;
+    expect_eq("err", answer.event, Event::Ack { err: 0 })
+}
+
+fn refuses_an_unknown_operation() -> TestResult {
+    expect_answer(&mut Listener::open()?, &[UNKNOWN], Errno::EINVAL as u32)?;
+    expect_answer(
+        &mut Listener::open()?,
+        &[UNKNOWN, mask::SID],
+        Errno::EINVAL as u32,
+    )?;
+    expect_answer(&mut Listener::open()?, &[0], Errno::EINVAL as u32)
+}
+
+fn refuses_a_wrong_length() -> TestResult {
+    let request = [LISTEN, mask::SID, 0, 0];
+    for length in [0, 1, 3, 5, 7, 9, 12, 16] {
+        let request = &request.as_bytes()[..length];
+        expect_answer_to_bytes(&mut Listener::open()?, request, Errno::EINVAL as u32)?;
+    }
+    Ok(())
+}
+
+fn a_refused_request_changes_nothing() -> TestResult {
+    let mut everything = Listener::listen_all()?;
+    let mut listener = Listener::listen(mask::SID)?;
+    listener.take_queued()?;
+    expect_answer(&mut listener, &[UNKNOWN, mask::COMM], Errno::EINVAL as u32)?;
+    expect_answer(
+        &mut listener,
+        &[LISTEN, mask::COMM, 0],
+        Errno::EINVAL as u32,
+    )?;
+    let scene = in_child(&mut everything, || Ok(setsid()?.as_raw()))?;
+    let events: Vec<_> = listener
+        .take_queued()?
+        .into_iter()
+        .map(|received| received.event)
+        .collect();
+    expect(!events.is_empty(), "the subscription to go on")?;
+    expect_eq("events", events, vec![Event::Sid { task: scene.child }])
+}

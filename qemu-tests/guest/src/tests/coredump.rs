@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: GPL-2.0
+//! COREDUMP: a process dies of a signal that dumps core (C14).
+
+use std::path::Path;
+use std::{env, fs, process};
+
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use nix::sys::signal::{Signal, raise};
+
+use super::scenario::{own_task, take_through_exit};
+use crate::child::{self, own_pid};
+use crate::harness::{Failure, Test, TestResult, expect, expect_eq};
+use crate::listener::Listener;
+use crate::test;
+use crate::wire::{Event, Task};
+
+pub const TESTS: &[Test] = &[
+    test!(names_process_and_parent_before_its_exit),
+    test!(comes_also_when_no_core_may_be_written),
+    test!(does_not_come_for_a_signal_without_core),
+];
+
+/// Bit of an exit code that tells that a core was written.
+const CORE_FLAG: u32 = 0x80;
+
+/// Lets a child die of a signal; it, and its COREDUMP and EXIT events in their order.
+fn die(signal: Signal, core_limit: u64, directory: &Path) -> Result<(Task, Vec<Event>), Failure> {
+    let mut listener = Listener::listen_all()?;
+    let child = child::fork(|| {
+        let prepared = setrlimit(Resource::RLIMIT_CORE, core_limit, core_limit).is_ok()
+            && env::set_current_dir(directory).is_ok();
+        if prepared {
+            // Does not return.
+            let _ = raise(signal);
+        }
+        1
+    })?;
+    let pid = child.pid().as_raw();
+    let messages = take_through_exit(&mut listener, pid)?;
+    child.wait()?;
+    let events = messages
+        .iter()
+        .map(|received| received.event)
+        .filter(|event| {
+            event.subject().tgid == pid
+                && matches!(event, Event::Coredump { .. } | Event::Exit { .. })
+        });
+    Ok((Task::leader(pid), events.collect()))
+}
+
+fn exit(task: Task, code: u32) -> Event {
+    Event::Exit {
+        task,
+        code,
+        signal: Signal::SIGCHLD as u32,
+        parent: own_task(),
+    }
+}
+
+fn names_process_and_parent_before_its_exit() -> TestResult {
+    let directory = env::temp_dir().join(format!("core-{}", own_pid()));
+    fs::create_dir(&directory)?;
+    let (task, events) = die(Signal::SIGABRT, RLIM_INFINITY, &directory)?;
+    let expected = vec![
+        Event::Coredump {
+            task,
+            parent: own_task(),
+        },
+        exit(task, Signal::SIGABRT as u32 | CORE_FLAG),
+    ];
+    expect_eq("events", events, expected)?;
+    let cores = fs::read_dir(&directory)?.count();
+    fs::remove_dir_all(&directory)?;
+    expect(cores == 1, format!("one core file, got {cores}"))
+}
+
+fn comes_also_when_no_core_may_be_written() -> TestResult {
+    let (task, events) = die(Signal::SIGQUIT, 0, &env::temp_dir())?;
+    let expected = vec![
+        Event::Coredump {
+            task,
+            parent: own_task(),
+        },
+        exit(task, Signal::SIGQUIT as u32),
+    ];
+    expect_eq("events", events, expected)
+}
+
+fn does_not_come_for_a_signal_without_core() -> TestResult {
+    let (task, events) = die(Signal::SIGTERM, RLIM_INFINITY, &env::temp_dir())?;
+    expect_eq("events", events, vec![exit(task, Signal::SIGTERM as u32)])?;
+    // The parent is the process that forked, in all three tests.
+    expect_eq("own id", own_task(), Task::leader(process::id() as i32))
+}

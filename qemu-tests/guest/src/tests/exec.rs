@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: GPL-2.0
+//! EXEC: a program is executed (C8).
+
+use std::ffi::CString;
+use std::thread;
+
+use nix::errno::Errno;
+use nix::unistd::execv;
+
+use super::scenario::{events_of, in_child, take_through_exit};
+use crate::child;
+use crate::harness::{Test, TestResult, expect_eq};
+use crate::listener::Listener;
+use crate::test;
+use crate::wire::{Event, Task, mask};
+
+pub const TESTS: &[Test] = &[
+    test!(names_the_process),
+    test!(names_the_leader_when_a_thread_executes),
+    test!(does_not_come_when_it_fails),
+];
+
+fn names_the_process() -> TestResult {
+    expect_one_exec(|| i32::from(execute("/bin/true").is_err()))
+}
+
+/// The thread takes over the leader's id: the process keeps its pid.
+fn names_the_leader_when_a_thread_executes() -> TestResult {
+    expect_one_exec(|| {
+        let thread = thread::spawn(|| execute("/bin/true"));
+        i32::from(thread.join().is_ok())
+    })
+}
+
+fn expect_one_exec(function: impl FnOnce() -> i32) -> TestResult {
+    let mut listener = Listener::listen(mask::EXEC | mask::EXIT)?;
+    let child = child::fork(function)?;
+    let pid = child.pid().as_raw();
+    // A thread's end may come with the leader's id too, but the process's comes last, and its
+    // program is what exits with success.
+    let mut messages = take_through_exit(&mut listener, pid)?;
+    if events_of(&messages, mask::EXEC, pid).is_empty() {
+        messages.extend(take_through_exit(&mut listener, pid)?);
+    }
+    child.wait()?;
+    let expected = Event::Exec {
+        task: Task::leader(pid),
+    };
+    expect_eq(
+        "events",
+        events_of(&messages, mask::EXEC, pid),
+        vec![expected],
+    )
+}
+
+fn does_not_come_when_it_fails() -> TestResult {
+    let mut listener = Listener::listen_all()?;
+    let scene = in_child(&mut listener, || {
+        expect_eq(
+            "exec of no file",
+            execute("/nonexistent/program"),
+            Err(Errno::ENOENT),
+        )?;
+        Ok(0)
+    })?;
+    expect_eq("events", scene.events(mask::EXEC), vec![])
+}
+
+fn execute(program: &str) -> nix::Result<()> {
+    let program = CString::new(program).expect("names hold no zero");
+    execv(&program, &[&program]).map(drop)
+}

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: GPL-2.0
+//! EXIT: a task ends (C15).
+//!
+//! The event comes when the parent can reap already, so the tests wait for it before they do.
+
+use std::thread;
+
+use nix::libc;
+use nix::sys::signal::{SigHandler, Signal, kill, signal};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+
+use super::scenario::{in_child, is_exit, own_task};
+use crate::child::{self, Child, Gate, own_tid};
+use crate::harness::{Failure, Test, TestResult, expect_eq};
+use crate::listener::Listener;
+use crate::test;
+use crate::wire::{Event, Task, mask};
+
+pub const TESTS: &[Test] = &[
+    test!(carries_the_status_and_the_parent),
+    test!(carries_the_signal_that_killed),
+    test!(carries_the_signal_that_the_parent_asked_for),
+    test!(names_the_thread_that_ends),
+    test!(names_the_parent_of_a_thread)
+        .stock_fails("a thread is reaped at once, and its parent is then reported as 0"),
+    test!(names_the_parent_of_an_auto_reaped_child)
+        .stock_fails("the parent of a child that is reaped at once is reported as 0"),
+    test!(comes_once_for_each_thread_of_a_killed_process),
+];
+
+const SIGCHLD: u32 = Signal::SIGCHLD as u32;
+
+/// Signal of a task that tells nobody: -1.
+const NO_SIGNAL: u32 = u32::MAX;
+
+/// Waits for a child's EXIT, and only then reaps it.
+fn exit_of(listener: &mut Listener, child: Child) -> Result<Event, Failure> {
+    let pid = child.pid().as_raw();
+    let received = listener.wait_for("EXIT", |received| is_exit(received, pid))?;
+    waitpid(child.into_pid(), Some(WaitPidFlag::__WALL))?;
+    Ok(received.event)
+}
+
+fn exit(task: i32, code: u32, signal: u32) -> Event {
+    Event::Exit {
+        task: Task::leader(task),
+        code,
+        signal,
+        parent: own_task(),
+    }
+}
+
+fn carries_the_status_and_the_parent() -> TestResult {
+    let mut listener = Listener::listen_all()?;
+    for status in [0, 7, 255] {
+        let child = child::fork(|| status)?;
+        let expected = exit(child.pid().as_raw(), (status as u32) << 8, SIGCHLD);
+        expect_eq("event", exit_of(&mut listener, child)?, expected)?;
+    }
+    Ok(())
+}
+
+fn carries_the_signal_that_killed() -> TestResult {
+    let mut listener = Listener::listen_all()?;
+    let gate = Gate::new()?;
+    let child = child::fork(|| i32::from(gate.pass().is_err()))?;
+    kill(child.pid(), Signal::SIGKILL)?;
+    let expected = exit(child.pid().as_raw(), Signal::SIGKILL as u32, SIGCHLD);
+    expect_eq("event", exit_of(&mut listener, child)?, expected)
+}
+
+fn carries_the_signal_that_the_parent_asked_for() -> TestResult {
+    let mut listener = Listener::listen_all()?;
+    // SIGURG is ignored by default, so it does not end this process; 0 tells nobody.
+    for signal in [libc::SIGURG, 0] {
+        let child = child::clone_with(signal, || 3)?;
+        let expected = exit(child.pid().as_raw(), 3 << 8, signal as u32);
+        expect_eq("event", exit_of(&mut listener, child)?, expected)?;
+    }
+    Ok(())
+}
+
+/// EXIT of a thread that ends while its process goes on, and what it is expected to be.
+fn exit_of_a_thread() -> Result<(Event, Event), Failure> {
+    let mut listener = Listener::listen_all()?;
+    let scene = in_child(&mut listener, || {
+        Ok(thread::spawn(own_tid)
+            .join()
+            .expect("gettid() does not panic"))
+    })?;
+    let task = Task {
+        pid: scene.number,
+        tgid: scene.child.tgid,
+    };
+    let wanted = |event| matches!(event, Event::Exit { task, .. } if task.pid == scene.number);
+    let got = match scene
+        .messages
+        .iter()
+        .find(|received| wanted(received.event))
+    {
+        Some(received) => received.event,
+        None => {
+            listener
+                .wait_for("EXIT", |received| wanted(received.event))?
+                .event
+        }
+    };
+    Ok((
+        got,
+        Event::Exit {
+            task,
+            code: 0,
+            signal: NO_SIGNAL,
+            parent: own_task(),
+        },
+    ))
+}
+
+fn names_the_thread_that_ends() -> TestResult {
+    let fields = |event| match event {
+        Event::Exit {
+            task, code, signal, ..
+        } => Some((task, code, signal)),
+        _ => None,
+    };
+    let (got, expected) = exit_of_a_thread()?;
+    expect_eq("task, code and signal", fields(got), fields(expected))
+}
+
+fn names_the_parent_of_a_thread() -> TestResult {
+    let (got, expected) = exit_of_a_thread()?;
+    expect_eq("event", got, expected)
+}
+
+fn names_the_parent_of_an_auto_reaped_child() -> TestResult {
+    let mut listener = Listener::listen_all()?;
+    // SAFETY: No handler is installed.
+    unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }?;
+    let pid = child::fork(|| 3)?.into_pid().as_raw();
+    let received = listener.wait_for("EXIT", |received| is_exit(received, pid))?;
+    expect_eq("event", received.event, exit(pid, 3 << 8, SIGCHLD))
+}
+
+fn comes_once_for_each_thread_of_a_killed_process() -> TestResult {
+    let mut listener = Listener::listen(mask::FORK | mask::EXIT)?;
+    let (ready, never) = (Gate::new()?, Gate::new()?);
+    let child = child::fork(|| {
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| ready.open(own_tid()).and_then(|()| never.pass()));
+            }
+        });
+        1
+    })?;
+    let pid = child.pid().as_raw();
+    let mut expected = vec![pid, ready.pass()?, ready.pass()?];
+    kill(child.pid(), Signal::SIGKILL)?;
+    let mut ended = Vec::new();
+    while ended.len() < expected.len() {
+        let exit = listener.wait_for("EXIT of each thread", |received| {
+            received.event.bit() == mask::EXIT && received.event.subject().tgid == pid
+        })?;
+        ended.push(exit.event.subject().pid);
+    }
+    child.wait()?;
+    ended.sort_unstable();
+    expected.sort_unstable();
+    expect_eq("threads that ended", ended, expected)
+}

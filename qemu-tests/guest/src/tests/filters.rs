@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Event masks, both forms of a request, and changes of a subscription (C16, C18).
+
+use nix::unistd::setsid;
+
+use super::scenario::{every_kind, in_child, in_self, is_exit, mark, own_task, take_through_exit};
+use crate::child;
+use crate::harness::{Failure, Test, TestResult, expect, expect_eq};
+use crate::listener::Listener;
+use crate::test;
+use crate::wire::{Event, IGNORE, LISTEN, Received, mask};
+
+pub const TESTS: &[Test] = &[
+    test!(each_bit_alone_gets_that_kind_and_no_other),
+    test!(several_bits_get_exactly_their_kinds),
+    test!(nonzero_exit_alone_gets_only_failures),
+    test!(mask_zero_gets_everything),
+    test!(four_bytes_get_everything),
+    test!(unknown_bits_are_left_out_of_the_mask),
+    test!(listening_again_changes_the_mask),
+    test!(listening_again_loses_nothing_that_both_masks_want),
+    test!(ignore_stops_delivery),
+    test!(ignore_with_a_mask_stops_delivery),
+    test!(listening_after_ignore_starts_again),
+    test!(a_socket_that_never_listened_gets_nothing)
+        .stock_fails("a bound socket gets every event as soon as anybody listens"),
+];
+
+/// The events about one process, in their order.
+fn events_about(messages: &[Received], pid: i32) -> Vec<Event> {
+    let events = messages.iter().map(|received| received.event);
+    events.filter(|event| event.subject().tgid == pid).collect()
+}
+
+/// Everything that has arrived, without acknowledgements.
+fn queued(listener: &mut Listener) -> Result<Vec<Received>, Failure> {
+    let mut messages = listener.take_queued()?;
+    messages.retain(|received| received.event.bit() != 0);
+    Ok(messages)
+}
+
+/// Compares what listeners with a mask each get with the part of everything that they asked for.
+fn expect_parts(masks: &[u32]) -> TestResult {
+    let mut listeners = Vec::new();
+    for mask in masks {
+        listeners.push((*mask, Listener::listen(*mask)?));
+    }
+    let mut everything = Listener::listen_all()?;
+    let (pid, messages) = every_kind(&mut everything)?;
+    for (mask, mut listener) in listeners {
+        let expected: Vec<_> = events_about(&messages, pid)
+            .into_iter()
+            .filter(|event| event.bit() & mask != 0)
+            .collect();
+        expect(
+            !expected.is_empty(),
+            format!("an event of mask 0x{mask:08x} to be raised"),
+        )?;
+        // EXIT may reach one listener later than the other; everything else is there already.
+        let mut got = if mask & mask::EXIT == 0 {
+            queued(&mut listener)?
+        } else {
+            take_through_exit(&mut listener, pid)?
+        };
+        got.retain(|received| received.event.bit() != 0);
+        let foreign = got.iter().find(|received| received.event.bit() & mask == 0);
+        let foreign = foreign.map(|received| received.event);
+        expect_eq(&format!("other kinds for mask 0x{mask:08x}"), foreign, None)?;
+        expect_eq(
+            &format!("events for mask 0x{mask:08x}"),
+            events_about(&got, pid),
+            expected,
+        )?;
+    }
+    Ok(())
+}
+
+fn each_bit_alone_gets_that_kind_and_no_other() -> TestResult {
+    expect_parts(&[
+        mask::FORK,
+        mask::EXEC,
+        mask::UID,
+        mask::GID,
+        mask::SID,
+        mask::PTRACE,
+        mask::COMM,
+        mask::COREDUMP,
+        mask::EXIT,
+    ])
+}
+
+fn several_bits_get_exactly_their_kinds() -> TestResult {
+    expect_parts(&[
+        mask::FORK | mask::EXIT,
+        mask::SID | mask::UID | mask::GID,
+        mask::ALL & !mask::NONZERO_EXIT & !mask::COMM,
+    ])
+}
+
+fn nonzero_exit_alone_gets_only_failures() -> TestResult {
+    let mut failures = Listener::listen(mask::NONZERO_EXIT)?;
+    let mut everything = Listener::listen_all()?;
+    let succeeding = child::fork(|| 0)?;
+    take_through_exit(&mut everything, succeeding.pid().as_raw())?;
+    let failing = child::fork(|| 3)?;
+    let pid = failing.pid().as_raw();
+    let mut messages = take_through_exit(&mut failures, pid)?;
+    messages.retain(|received| received.event.bit() != 0);
+    let all_failed = messages
+        .iter()
+        .all(|received| matches!(received.event, Event::Exit { code, .. } if code != 0));
+    expect(all_failed, "only exits with a status other than 0")?;
+    let of_success = messages
+        .iter()
+        .any(|received| is_exit(received, succeeding.pid().as_raw()));
+    expect(!of_success, "no event about the child that succeeded")?;
+    succeeding.wait()?;
+    failing.wait()?;
+    Ok(())
+}
+
+/// Expects a listener to get every kind of event.
+fn expect_everything(mut listener: Listener) -> TestResult {
+    let (pid, messages) = every_kind(&mut listener)?;
+    let events = events_about(&messages, pid);
+    let kinds = events.iter().fold(0, |kinds, event| kinds | event.bit());
+    expect_eq("kinds of events", kinds, mask::ALL & !mask::NONZERO_EXIT)
+}
+
+fn mask_zero_gets_everything() -> TestResult {
+    expect_everything(Listener::listen(0)?)
+}
+
+fn four_bytes_get_everything() -> TestResult {
+    expect_everything(Listener::listen_all()?)
+}
+
+fn unknown_bits_are_left_out_of_the_mask() -> TestResult {
+    const UNKNOWN: u32 = 0x0001_0000;
+    let mut listener = Listener::listen(mask::SID | UNKNOWN)?;
+    let mut everything = Listener::listen_all()?;
+    let scene = in_child(&mut everything, || Ok(setsid()?.as_raw()))?;
+    let got = events_about(&queued(&mut listener)?, scene.child.pid);
+    expect_eq("events", got, vec![Event::Sid { task: scene.child }])
+}
+
+fn listening_again_changes_the_mask() -> TestResult {
+    let mut listener = Listener::listen(mask::COMM)?;
+    listener.request(&[LISTEN, mask::SID])?;
+    let mut everything = Listener::listen_all()?;
+    let scene = in_child(&mut everything, || {
+        mark("not wanted")?;
+        Ok(setsid()?.as_raw())
+    })?;
+    let got = events_about(&queued(&mut listener)?, scene.child.pid);
+    expect_eq("events", got, vec![Event::Sid { task: scene.child }])
+}
+
+fn listening_again_loses_nothing_that_both_masks_want() -> TestResult {
+    const CHANGES: usize = 50;
+    let mut listener = Listener::listen(mask::COMM)?;
+    for change in 0..CHANGES {
+        mark("before")?;
+        let mask = if change % 2 == 0 {
+            mask::COMM | mask::SID
+        } else {
+            mask::COMM
+        };
+        listener.request(&[LISTEN, mask])?;
+        mark("after")?;
+    }
+    let got = events_about(&queued(&mut listener)?, own_task().pid);
+    expect_eq("number of own events", got.len(), 2 * CHANGES)
+}
+
+fn expect_silence_after(request: &[u32]) -> TestResult {
+    let mut listener = Listener::listen_all()?;
+    let mut everything = Listener::listen_all()?;
+    mark("before")?;
+    listener.request(request)?;
+    let before = events_about(&queued(&mut listener)?, own_task().pid);
+    expect(!before.is_empty(), "the event before the request")?;
+    in_self(&mut everything, || Ok(mark("after")?))?;
+    let after: Vec<_> = queued(&mut listener)?
+        .iter()
+        .map(|received| received.event)
+        .collect();
+    expect_eq("events after the request", after, vec![])
+}
+
+fn ignore_stops_delivery() -> TestResult {
+    expect_silence_after(&[IGNORE])
+}
+
+fn ignore_with_a_mask_stops_delivery() -> TestResult {
+    expect_silence_after(&[IGNORE, mask::COMM])
+}
+
+fn listening_after_ignore_starts_again() -> TestResult {
+    let mut listener = Listener::listen_all()?;
+    listener.ignore()?;
+    listener.request(&[LISTEN, mask::COMM])?;
+    mark("heard")?;
+    let got = events_about(&queued(&mut listener)?, own_task().pid);
+    expect_eq("number of own events", got.len(), 1)
+}
+
+fn a_socket_that_never_listened_gets_nothing() -> TestResult {
+    let mut silent = Listener::open()?;
+    let mut everything = Listener::listen_all()?;
+    in_self(&mut everything, || Ok(mark("for listeners")?))?;
+    let got: Vec<_> = silent
+        .take_queued()?
+        .iter()
+        .map(|received| received.event)
+        .collect();
+    expect_eq("messages", got, vec![])
+}

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: GPL-2.0
+//! FORK: fork, vfork, clone and threads (C7).
+
+use std::thread;
+
+use nix::libc;
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
+
+use super::scenario::{Scene, events_of, in_child, own_task};
+use crate::child::{self, own_tid};
+use crate::harness::{Failure, Test, TestResult, expect, expect_eq};
+use crate::listener::Listener;
+use crate::test;
+use crate::wire::{Event, Task, mask};
+
+pub const TESTS: &[Test] = &[
+    test!(names_parent_and_child),
+    test!(names_parent_and_child_of_vfork),
+    test!(names_the_real_parent_of_clone_parent),
+    test!(names_the_thread_and_the_parent_of_its_process),
+    test!(comes_before_any_event_of_the_child),
+    test!(does_not_come_when_fork_fails),
+];
+
+/// The FORK events of a new process.
+fn forks(scene: &Scene, child: i32) -> Vec<Event> {
+    events_of(&scene.messages, mask::FORK, child)
+}
+
+fn names_parent_and_child() -> TestResult {
+    let mut listener = Listener::listen_all()?;
+    let scene = in_child(&mut listener, || clone_and_wait(libc::SIGCHLD))?;
+    let expected = Event::Fork {
+        parent: scene.child,
+        child: Task::leader(scene.number),
+    };
+    expect_eq("events", forks(&scene, scene.number), vec![expected])
+}
+
+fn names_parent_and_child_of_vfork() -> TestResult {
+    let mut listener = Listener::listen_all()?;
+    let scene = in_child(&mut listener, || {
+        clone_and_wait(libc::CLONE_VFORK | libc::SIGCHLD)
+    })?;
+    let expected = Event::Fork {
+        parent: scene.child,
+        child: Task::leader(scene.number),
+    };
+    expect_eq("events", forks(&scene, scene.number), vec![expected])
+}
+
+fn clone_and_wait(flags: i32) -> Result<i32, Failure> {
+    let child = child::clone_with(flags, || 0)?;
+    let pid = child.pid().as_raw();
+    child.wait()?;
+    Ok(pid)
+}
+
+fn names_the_real_parent_of_clone_parent() -> TestResult {
+    let mut listener = Listener::listen_all()?;
+    let scene = in_child(&mut listener, || {
+        let sibling = child::clone_with(libc::CLONE_PARENT | libc::SIGCHLD, || 0)?;
+        Ok(sibling.into_pid().as_raw())
+    })?;
+    // It is a child of this process, though another one made it.
+    waitpid(Pid::from_raw(scene.number), None)?;
+    let expected = Event::Fork {
+        parent: own_task(),
+        child: Task::leader(scene.number),
+    };
+    expect_eq("events", forks(&scene, scene.number), vec![expected])
+}
+
+fn names_the_thread_and_the_parent_of_its_process() -> TestResult {
+    let mut listener = Listener::listen_all()?;
+    let scene = in_child(&mut listener, || {
+        Ok(thread::spawn(own_tid)
+            .join()
+            .expect("gettid() does not panic"))
+    })?;
+    // A thread's parent is its process's parent, which is what getppid() says in it.
+    let child = Task {
+        pid: scene.number,
+        tgid: scene.child.tgid,
+    };
+    let expected = Event::Fork {
+        parent: own_task(),
+        child,
+    };
+    expect_eq("events", scene.events(mask::FORK), vec![expected])
+}
+
+fn comes_before_any_event_of_the_child() -> TestResult {
+    let mut listener = Listener::listen_all()?;
+    let child = child::fork(|| 0)?;
+    let pid = child.pid().as_raw();
+    let messages = super::scenario::take_through_exit(&mut listener, pid)?;
+    child.wait()?;
+    let kinds: Vec<_> = messages
+        .iter()
+        .filter(|received| received.event.subject().tgid == pid)
+        .map(|received| received.event.kind())
+        .collect();
+    expect_eq("kinds of events", kinds, vec!["fork", "exit"])
+}
+
+fn does_not_come_when_fork_fails() -> TestResult {
+    let mut listener = Listener::listen_all()?;
+    let scene = in_child(&mut listener, || {
+        // CLONE_THREAD without CLONE_SIGHAND is refused.
+        let refused = child::clone_with(libc::CLONE_THREAD, || 0);
+        expect(refused.is_err(), "clone() to fail")?;
+        Ok(0)
+    })?;
+    let made: Vec<_> = scene
+        .messages
+        .iter()
+        .filter(|received| {
+            matches!(received.event, Event::Fork { parent, .. } if parent == scene.child)
+        })
+        .map(|received| received.event)
+        .collect();
+    expect_eq("events", made, vec![])
+}

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Several listeners at once, and listeners that go.
+
+use nix::unistd::setsid;
+
+use super::scenario::{in_child, in_self, mark, own_task};
+use crate::child::{self, Gate};
+use crate::harness::{Test, TestResult, expect_eq};
+use crate::listener::Listener;
+use crate::test;
+use crate::wire::{Event, mask};
+
+pub const TESTS: &[Test] = &[
+    test!(each_gets_what_it_asked_for),
+    test!(closing_one_leaves_the_other),
+    test!(killing_one_leaves_the_other),
+    test!(a_child_may_use_its_parents_socket),
+];
+
+fn each_gets_what_it_asked_for() -> TestResult {
+    let mut everything = Listener::listen_all()?;
+    let mut sessions = Listener::listen(mask::SID)?;
+    let mut names = Listener::listen(mask::COMM)?;
+    let scene = in_child(&mut everything, || Ok(setsid()?.as_raw()))?;
+    let about = |listener: &mut Listener| -> Result<Vec<&str>, crate::harness::Failure> {
+        let messages = listener.take_queued()?;
+        let events = messages.iter().map(|received| received.event);
+        let child = scene.child.tgid;
+        Ok(events
+            .filter(|event| event.subject().tgid == child)
+            .map(|event| event.kind())
+            .collect())
+    };
+    expect_eq("kinds for the first", about(&mut sessions)?, vec!["sid"])?;
+    // The two marks.
+    expect_eq(
+        "kinds for the second",
+        about(&mut names)?,
+        vec!["comm", "comm"],
+    )
+}
+
+fn closing_one_leaves_the_other() -> TestResult {
+    let mut stays = Listener::listen_all()?;
+    let goes = Listener::listen_all()?;
+    drop(goes);
+    expect_own_events(&mut stays)
+}
+
+fn killing_one_leaves_the_other() -> TestResult {
+    let mut stays = Listener::listen_all()?;
+    let (listening, never) = (Gate::new()?, Gate::new()?);
+    let goes = child::fork(|| {
+        let Ok(_listener) = Listener::listen_all() else {
+            return 1;
+        };
+        let told = listening.open(0);
+        i32::from(told.is_err() || never.pass().is_err())
+    })?;
+    listening.pass()?;
+    nix::sys::signal::kill(goes.pid(), nix::sys::signal::Signal::SIGKILL)?;
+    goes.wait()?;
+    expect_own_events(&mut stays)
+}
+
+fn expect_own_events(listener: &mut Listener) -> TestResult {
+    let messages = in_self(listener, || Ok(mark("still heard")?))?;
+    let own = messages.iter().map(|received| received.event);
+    let own = own.filter(|event| event.subject() == own_task());
+    // The event and the mark after it.
+    expect_eq(
+        "own events",
+        own.map(|event| event.kind()).collect(),
+        vec!["comm", "comm"],
+    )
+}
+
+fn a_child_may_use_its_parents_socket() -> TestResult {
+    let mut listener = Listener::open()?;
+    let child = child::fork(|| i32::from(listener.request(&[1, mask::COMM]).is_err()))?;
+    let pid = child.pid();
+    expect_eq(
+        "the child",
+        child.wait()?,
+        nix::sys::wait::WaitStatus::Exited(pid, 0),
+    )?;
+    mark("heard")?;
+    let heard = listener.wait_for(
+        "COMM",
+        |received| matches!(received.event, Event::Comm { task, .. } if task == own_task()),
+    )?;
+    expect_eq("kind", heard.event.kind(), "comm")
+}
