@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The files of `rust-module/` that know nothing of the kernel, compiled for the host.
+//!
+//! Their tests are at their ends: what listeners read (`wire`), what they ask for (`mask`), and
+//! how they ask (`control`). In the kernel their functions have callers; here, only the tests.
+
+#![allow(dead_code)]
+
+#[path = "../../../rust-module/control.rs"]
+mod control;
+#[path = "../../../rust-module/mask.rs"]
+mod mask;
+#[path = "../../../rust-module/wire.rs"]
+mod wire;

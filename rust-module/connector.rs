@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The handler of the kernel's hooks and of user space's requests.
+
+use crate::{
+    control::Command,
+    listener::{
+        now_ns,
+        View, //
+    },
+    listeners::{
+        Before,
+        Listeners, //
+    },
+    mask::List,
+    wire::{
+        self,
+        Event,
+        Message,
+        NO_CPU, //
+    },
+};
+use kernel::{
+    net::connector::Socket,
+    pid::Pid,
+    prelude::*,
+    proc_events::{
+        ExitIds,
+        Handler,
+        Request,
+        Section,
+        SidIds,
+        GROUP, //
+    },
+    sync::rcu,
+    task::Task,
+};
+
+/// The ids of a task, before they are translated for a receiver.
+#[derive(Clone, Copy)]
+struct Ids<'a> {
+    thread: Option<&'a Pid>,
+    group: Option<&'a Pid>,
+}
+
+impl<'a> Ids<'a> {
+    #[inline]
+    fn of(task: &Task, rcu: &'a rcu::Guard) -> Self {
+        Self {
+            thread: task.thread_id(rcu),
+            group: task.thread_group_id(rcu),
+        }
+    }
+
+    #[inline]
+    fn seen_from(self, view: &View) -> wire::Ids {
+        wire::Ids {
+            pid: view.number(self.thread),
+            tgid: view.number(self.group),
+        }
+    }
+}
+
+/// Turns what the hooks tell into messages to the listeners.
+#[pin_data]
+pub(crate) struct Connector {
+    #[pin]
+    listeners: Listeners,
+}
+
+impl Connector {
+    pub(crate) fn new(module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            listeners <- Listeners::new(module),
+        })
+    }
+
+    /// Sends an event to all on `lists` who can see its subject. `event` makes it of the subject's
+    /// ids and the receiver's view.
+    #[inline]
+    fn report(
+        &self,
+        section: &Section<'_>,
+        lists: &[List],
+        subject: Ids<'_>,
+        event: impl Fn(wire::Ids, &View) -> Event,
+    ) {
+        let timestamp_ns = now_ns();
+
+        for list in lists {
+            for listener in self.listeners.on(*list, section.rcu()) {
+                let process = subject.seen_from(&listener.view);
+                if process.pid == 0 {
+                    continue;
+                }
+                listener.send(section, timestamp_ns, &event(process, &listener.view));
+            }
+        }
+    }
+}
+
+impl Handler for Connector {
+    fn fork(&self, section: &Section<'_>, child: &Task) {
+        let parent = Ids::of(child.real_parent(section.rcu()), section.rcu());
+        let subject = Ids::of(child, section.rcu());
+
+        self.report(section, &[List::Fork], subject, |child, view| Event::Fork {
+            parent: parent.seen_from(view),
+            child,
+        });
+    }
+
+    fn exec(&self, section: &Section<'_>, task: &Task) {
+        let subject = Ids::of(task, section.rcu());
+
+        self.report(section, &[List::Exec], subject, |process, _| Event::Exec {
+            process,
+        });
+    }
+
+    fn uid(&self, section: &Section<'_>, task: &Task) {
+        let subject = Ids::of(task, section.rcu());
+        let cred = task.objective_cred(section.rcu());
+
+        self.report(section, &[List::Uid], subject, |process, view| Event::Uid {
+            process,
+            ruid: view.users.uid(cred.uid()),
+            euid: view.users.uid(cred.euid()),
+        });
+    }
+
+    fn gid(&self, section: &Section<'_>, task: &Task) {
+        let subject = Ids::of(task, section.rcu());
+        let cred = task.objective_cred(section.rcu());
+
+        self.report(section, &[List::Gid], subject, |process, view| Event::Gid {
+            process,
+            rgid: view.users.gid(cred.gid()),
+            egid: view.users.gid(cred.egid()),
+        });
+    }
+
+    fn sid(&self, section: &Section<'_>, leader: &Task, ids: &SidIds) {
+        let subject = Ids::of(leader, section.rcu());
+        let parent = Ids {
+            thread: ids.parent(),
+            group: ids.parent_group(),
+        };
+
+        self.report(section, &[List::Sid], subject, |process, view| Event::Sid {
+            process,
+            parent: parent.seen_from(view),
+            session: view.number(ids.session()),
+            process_group: view.number(ids.process_group()),
+        });
+    }
+
+    fn ptrace(&self, section: &Section<'_>, task: &Task, tracer: Option<&Task>) {
+        let subject = Ids::of(task, section.rcu());
+        let tracer = tracer.map(|tracer| Ids::of(tracer, section.rcu()));
+
+        self.report(section, &[List::Ptrace], subject, |process, view| {
+            Event::Ptrace {
+                process,
+                tracer: tracer.map_or(wire::Ids::default(), |tracer| tracer.seen_from(view)),
+            }
+        });
+    }
+
+    fn comm(&self, section: &Section<'_>, task: &Task) {
+        let subject = Ids::of(task, section.rcu());
+        let comm = task.comm();
+
+        self.report(section, &[List::Comm], subject, |process, _| Event::Comm {
+            process,
+            comm,
+        });
+    }
+
+    fn coredump(&self, section: &Section<'_>, task: &Task) {
+        let subject = Ids::of(task, section.rcu());
+        let parent = Ids::of(task.real_parent(section.rcu()), section.rcu());
+
+        self.report(section, &[List::Coredump], subject, |process, view| {
+            Event::Coredump {
+                process,
+                parent: parent.seen_from(view),
+            }
+        });
+    }
+
+    fn exit(&self, section: &Section<'_>, task: &Task, ids: &ExitIds) {
+        let subject = Ids {
+            thread: ids.thread(),
+            group: ids.thread_group(),
+        };
+        let parent = Ids {
+            thread: ids.parent(),
+            group: ids.parent_group(),
+        };
+        let exit_code = task.exit_code() as u32;
+        let exit_signal = task.exit_signal() as u32;
+        let lists: &[List] = match exit_code {
+            0 => &[List::Exit],
+            _ => &[List::Exit, List::NonzeroExit],
+        };
+
+        self.report(section, lists, subject, |process, view| Event::Exit {
+            process,
+            exit_code,
+            exit_signal,
+            parent: parent.seen_from(view),
+        });
+    }
+
+    fn control(&self, socket: &Socket, request: &Request<'_>) {
+        let result = match Command::parse(request.data) {
+            Ok(Command::Listen(mask)) => match self.listeners.listen(socket, mask, request) {
+                // It was acknowledged with the place where its numbers start.
+                Ok(Before::Silent) => return,
+                Ok(Before::Listening) => Ok(()),
+                Err(error) => Err(error),
+            },
+            Ok(Command::Ignore) => {
+                self.listeners.end(socket);
+                Ok(())
+            }
+            Err(_) => Err(EINVAL),
+        };
+        let errno = result.map_or_else(|error| error.to_errno().unsigned_abs(), |()| 0);
+        let message = Message::acknowledge(request.seq, request.ack, NO_CPU, now_ns(), errno);
+
+        // Should it be lost, the requester reads `ENOBUFS`.
+        let _ = socket.deliver(GROUP, message.as_bytes(), GFP_KERNEL);
+    }
+
+    fn release(&self, socket: &Socket) {
+        self.listeners.end(socket);
+    }
+}

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! All listeners: who listens for what, and how many there are.
+//!
+//! Lock order: [`Listeners::inner`], then `cpu_hotplug_lock` (in [`Watch`]). Events are sent with
+//! neither: they find their receivers under RCU.
+
+use crate::{
+    listener::Listener,
+    mask::{
+        List,
+        Mask, //
+    },
+};
+use kernel::{
+    net::connector::Socket,
+    new_mutex,
+    prelude::*,
+    proc_events::{
+        Kind,
+        Request,
+        Section,
+        Watch, //
+    },
+    sync::{
+        rcu::{
+            self,
+            Published,
+            Retired, //
+        },
+        Arc,
+        Mutex, //
+    },
+};
+
+/// The kind of event that those on a list wait for.
+const fn kind(list: List) -> Kind {
+    match list {
+        List::Fork => Kind::Fork,
+        List::Exec => Kind::Exec,
+        List::Uid => Kind::Uid,
+        List::Gid => Kind::Gid,
+        List::Sid => Kind::Sid,
+        List::Ptrace => Kind::Ptrace,
+        List::Comm => Kind::Comm,
+        List::Coredump => Kind::Coredump,
+        List::Exit | List::NonzeroExit => Kind::Exit,
+    }
+}
+
+/// A listener, and what it asked for last.
+#[derive(Clone)]
+struct Subscription {
+    listener: Arc<Listener>,
+    mask: Mask,
+}
+
+/// Who gets which event, as the hooks find it.
+#[derive(Default)]
+struct Receivers {
+    lists: [KVec<Arc<Listener>>; List::ALL.len()],
+}
+
+impl Receivers {
+    fn new(subscriptions: &[Subscription]) -> Result<KBox<Self>> {
+        let mut receivers = KBox::new(Self::default(), GFP_KERNEL)?;
+
+        for list in List::ALL {
+            for subscription in subscriptions.iter().filter(|s| s.mask.is_on(list)) {
+                receivers.lists[list as usize].push(subscription.listener.clone(), GFP_KERNEL)?;
+            }
+        }
+        Ok(receivers)
+    }
+}
+
+struct Inner {
+    subscriptions: KVec<Subscription>,
+    /// The watch that those on a list need, while there is someone on it.
+    watches: [Option<Watch>; List::ALL.len()],
+}
+
+/// The listeners, each once.
+#[pin_data]
+pub(crate) struct Listeners {
+    module: &'static ThisModule,
+    /// Serializes requests and the end of listeners.
+    #[pin]
+    inner: Mutex<Inner>,
+    /// What follows from `inner`. Replaced with the lock held, read under RCU.
+    receivers: Published<Receivers>,
+}
+
+impl Listeners {
+    pub(crate) fn new(module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            module,
+            inner <- new_mutex!(Inner {
+                subscriptions: KVec::new(),
+                watches: Default::default(),
+            }),
+            receivers: Published::new(Receivers::new(&[])?),
+        })
+    }
+
+    /// Those who are on a list now.
+    #[inline]
+    pub(crate) fn on<'a>(&'a self, list: List, rcu: &'a rcu::Guard) -> &'a [Arc<Listener>] {
+        &self.receivers.read(rcu).lists[list as usize]
+    }
+
+    /// Makes `socket` a listener for `mask`, or changes its mask. Tells whether it was one before;
+    /// if not, the request was acknowledged.
+    ///
+    /// On failure nothing has changed. May sleep, and waits for a grace period at the end.
+    pub(crate) fn listen(
+        &self,
+        socket: &Socket,
+        mask: Mask,
+        request: &Request<'_>,
+    ) -> Result<Before> {
+        // Declared before the lock is taken, so that the grace period is awaited without it.
+        let _retired;
+        let mut inner = self.inner.lock();
+
+        if let Some(known) = inner.position(socket) {
+            let before = core::mem::replace(&mut inner.subscriptions[known].mask, mask);
+
+            match Receivers::new(&inner.subscriptions) {
+                Ok(receivers) => _retired = self.publish(&mut inner, receivers),
+                Err(error) => {
+                    inner.subscriptions[known].mask = before;
+                    return Err(error);
+                }
+            }
+            return Ok(Before::Listening);
+        }
+
+        let listener = Arc::new(Listener::new(socket)?, GFP_KERNEL)?;
+        let subscription = Subscription {
+            listener: listener.clone(),
+            mask,
+        };
+        inner.subscriptions.push(subscription, GFP_KERNEL)?;
+
+        match Receivers::new(&inner.subscriptions) {
+            Ok(receivers) => {
+                // Acknowledged before the first event can be sent.
+                Section::run(|section| {
+                    listener.acknowledge_start(section, request.seq, request.ack);
+                });
+                _retired = self.publish(&mut inner, receivers);
+            }
+            Err(error) => {
+                inner.subscriptions.pop();
+                return Err(error);
+            }
+        }
+        Ok(Before::Silent)
+    }
+
+    /// Ends the listener that `socket` is. Tells whether it was one.
+    ///
+    /// Can't fail. May sleep, and waits for a grace period at the end.
+    pub(crate) fn end(&self, socket: &Socket) -> Before {
+        let _retired;
+        let mut inner = self.inner.lock();
+
+        let Some(known) = inner.position(socket) else {
+            return Before::Silent;
+        };
+        let Ok(subscription) = inner.subscriptions.remove(known) else {
+            return Before::Silent;
+        };
+        subscription.listener.end();
+
+        // If there is no memory for new lists, the listener stays on the old ones until the next
+        // change, where it is passed over.
+        if let Ok(receivers) = Receivers::new(&inner.subscriptions) {
+            _retired = self.publish(&mut inner, receivers);
+        }
+        Before::Listening
+    }
+
+    /// Lets the hooks find `receivers`, and switches on those that somebody waits for.
+    fn publish(&self, inner: &mut Inner, receivers: KBox<Receivers>) -> Retired<Receivers> {
+        for list in List::ALL {
+            let watch = &mut inner.watches[list as usize];
+
+            match (receivers.lists[list as usize].is_empty(), &watch) {
+                (true, Some(_)) => *watch = None,
+                (false, None) => *watch = Some(Watch::new(self.module, kind(list))),
+                _ => {}
+            }
+        }
+        self.receivers.replace(receivers)
+    }
+}
+
+impl Inner {
+    fn position(&self, socket: &Socket) -> Option<usize> {
+        self.subscriptions
+            .iter()
+            .position(|s| s.listener.is(socket))
+    }
+}
+
+/// What a socket was before a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Before {
+    /// A listener.
+    Listening,
+    /// Not a listener.
+    Silent,
+}

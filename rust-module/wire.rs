@@ -1,0 +1,355 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The messages that listeners read, byte for byte.
+//!
+//! This file knows nothing of the kernel, and is tested on the host. All fields are in the byte
+//! order of the machine, as everything in netlink is. The layouts are those of
+//! `include/uapi/linux/connector.h` and `include/uapi/linux/cn_proc.h`.
+
+use zerocopy_derive::{
+    Immutable,
+    IntoBytes, //
+};
+
+/// `CN_IDX_PROC`: the connector's index of process events, and the group that listeners see.
+pub(crate) const CN_IDX_PROC: u32 = 1;
+/// `CN_VAL_PROC`: the connector's value of process events.
+const CN_VAL_PROC: u32 = 1;
+
+/// The `cpu` of a message that has no place in any CPU's numbering.
+pub(crate) const NO_CPU: u32 = u32::MAX;
+
+/// How many words the largest event has.
+const WORDS: usize = 6;
+
+/// A `struct cn_msg` with a `struct proc_event` as its data.
+///
+/// The `proc_event` is 8-byte aligned in C, but follows a header of 20 bytes: hence the time in
+/// bytes.
+#[derive(Immutable, IntoBytes)]
+#[repr(C)]
+pub(crate) struct Message {
+    idx: u32,
+    val: u32,
+    seq: u32,
+    ack: u32,
+    len: u16,
+    flags: u16,
+    what: u32,
+    cpu: u32,
+    timestamp_ns: [u8; 8],
+    event_data: [u32; WORDS],
+}
+
+/// The length of a `struct proc_event` in bytes.
+const EVENT_LEN: u16 = 40;
+
+const _: () = assert!(size_of::<Message>() == 20 + EVENT_LEN as usize);
+
+impl Message {
+    /// An event, with its number on the CPU that reports it. `timestamp_ns` is `CLOCK_MONOTONIC`.
+    #[inline]
+    pub(crate) fn event(seq: u32, cpu: u32, timestamp_ns: u64, event: &Event) -> Self {
+        Self::new(seq, 0, cpu, timestamp_ns, event)
+    }
+
+    /// The answer to a request with these numbers. `errno` is positive, or 0 for success.
+    pub(crate) fn acknowledge(seq: u32, ack: u32, cpu: u32, timestamp_ns: u64, errno: u32) -> Self {
+        let answer = Event::Ack { errno };
+
+        Self::new(seq, ack.wrapping_add(1), cpu, timestamp_ns, &answer)
+    }
+
+    #[inline]
+    fn new(seq: u32, ack: u32, cpu: u32, timestamp_ns: u64, event: &Event) -> Self {
+        Self {
+            idx: CN_IDX_PROC,
+            val: CN_VAL_PROC,
+            seq,
+            ack,
+            len: EVENT_LEN,
+            flags: 0,
+            what: event.what(),
+            cpu,
+            timestamp_ns: timestamp_ns.to_ne_bytes(),
+            event_data: event.words(),
+        }
+    }
+}
+
+/// A task, by numbers that mean something to the receiver: 0 for what it can't see.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ids {
+    /// The thread's id, `gettid(2)`.
+    pub(crate) pid: i32,
+    /// The thread group's id, `getpid(2)`.
+    pub(crate) tgid: i32,
+}
+
+/// What happened. One variant for each struct in the union of `struct proc_event`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// The answer to a request.
+    Ack {
+        /// A positive error number, or 0.
+        errno: u32,
+    },
+    /// `parent` forked `child`.
+    Fork { parent: Ids, child: Ids },
+    /// `process` runs a new program.
+    Exec { process: Ids },
+    /// A user id of `process` changed; these are the real and the effective one.
+    Uid { process: Ids, ruid: u32, euid: u32 },
+    /// A group id of `process` changed; these are the real and the effective one.
+    Gid { process: Ids, rgid: u32, egid: u32 },
+    /// `process`, a child of `parent`, became a session leader and left `session` and
+    /// `process_group`.
+    Sid {
+        process: Ids,
+        parent: Ids,
+        session: i32,
+        process_group: i32,
+    },
+    /// `tracer` attached to `process`, or, if all zero, a tracer detached.
+    Ptrace { process: Ids, tracer: Ids },
+    /// `process` has a new name.
+    Comm { process: Ids, comm: [u8; 16] },
+    /// `process`, a child of `parent`, dumps core.
+    Coredump { process: Ids, parent: Ids },
+    /// `process`, a child of `parent`, exited, with the status of `wait(2)`.
+    Exit {
+        process: Ids,
+        exit_code: u32,
+        exit_signal: u32,
+        parent: Ids,
+    },
+}
+
+impl Event {
+    /// The value of `enum proc_cn_event` that says which event this is.
+    #[inline]
+    fn what(&self) -> u32 {
+        use crate::mask::bits;
+
+        match self {
+            Event::Ack { .. } => 0,
+            Event::Fork { .. } => bits::FORK,
+            Event::Exec { .. } => bits::EXEC,
+            Event::Uid { .. } => bits::UID,
+            Event::Gid { .. } => bits::GID,
+            Event::Sid { .. } => bits::SID,
+            Event::Ptrace { .. } => bits::PTRACE,
+            Event::Comm { .. } => bits::COMM,
+            Event::Coredump { .. } => bits::COREDUMP,
+            Event::Exit { .. } => bits::EXIT,
+        }
+    }
+
+    /// The fields in the order of the C struct; what is not defined for an event is 0.
+    #[inline]
+    fn words(&self) -> [u32; WORDS] {
+        const fn id(number: i32) -> u32 {
+            number as u32
+        }
+
+        match *self {
+            Event::Ack { errno } => [errno, 0, 0, 0, 0, 0],
+            Event::Fork { parent, child } => [
+                id(parent.pid),
+                id(parent.tgid),
+                id(child.pid),
+                id(child.tgid),
+                0,
+                0,
+            ],
+            Event::Exec { process } => [id(process.pid), id(process.tgid), 0, 0, 0, 0],
+            Event::Uid {
+                process,
+                ruid: real,
+                euid: effective,
+            }
+            | Event::Gid {
+                process,
+                rgid: real,
+                egid: effective,
+            } => [id(process.pid), id(process.tgid), real, effective, 0, 0],
+            Event::Sid {
+                process,
+                parent,
+                session,
+                process_group,
+            } => [
+                id(process.pid),
+                id(process.tgid),
+                id(parent.pid),
+                id(parent.tgid),
+                id(session),
+                id(process_group),
+            ],
+            Event::Ptrace {
+                process,
+                tracer: other,
+            }
+            | Event::Coredump {
+                process,
+                parent: other,
+            } => [
+                id(process.pid),
+                id(process.tgid),
+                id(other.pid),
+                id(other.tgid),
+                0,
+                0,
+            ],
+            Event::Comm { process, comm } => {
+                let [a, b, c, d]: [u32; 4] = zerocopy::transmute!(comm);
+
+                [id(process.pid), id(process.tgid), a, b, c, d]
+            }
+            Event::Exit {
+                process,
+                exit_code,
+                exit_signal,
+                parent,
+            } => [
+                id(process.pid),
+                id(process.tgid),
+                exit_code,
+                exit_signal,
+                id(parent.pid),
+                id(parent.tgid),
+            ],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zerocopy::IntoBytes;
+
+    const PROCESS: Ids = Ids { pid: 11, tgid: 12 };
+    const OTHER: Ids = Ids { pid: 13, tgid: 14 };
+
+    fn word(bytes: &[u8], at: usize) -> u32 {
+        u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap())
+    }
+
+    /// Checks what all events have in common, and returns the words of the union.
+    fn check_event(event: Event, what: u32) -> Vec<u32> {
+        let message = Message::event(7, 3, 0x0123_4567_89ab_cdef, &event);
+        let bytes = message.as_bytes();
+
+        assert_eq!(bytes.len(), 60);
+        assert_eq!((word(bytes, 0), word(bytes, 4)), (1, 1));
+        assert_eq!((word(bytes, 8), word(bytes, 12)), (7, 0));
+        assert_eq!(u16::from_ne_bytes([bytes[16], bytes[17]]), 40);
+        assert_eq!(u16::from_ne_bytes([bytes[18], bytes[19]]), 0);
+        assert_eq!((word(bytes, 20), word(bytes, 24)), (what, 3));
+        assert_eq!(bytes[28..36], 0x0123_4567_89ab_cdef_u64.to_ne_bytes());
+
+        (36..60).step_by(4).map(|at| word(bytes, at)).collect()
+    }
+
+    #[test]
+    fn fork_has_parent_then_child() {
+        let fork = Event::Fork {
+            parent: OTHER,
+            child: PROCESS,
+        };
+        assert_eq!(check_event(fork, 1), [13, 14, 11, 12, 0, 0]);
+    }
+
+    #[test]
+    fn exec_has_the_process() {
+        let exec = Event::Exec { process: PROCESS };
+        assert_eq!(check_event(exec, 2), [11, 12, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn uid_and_gid_have_real_then_effective() {
+        let uid = Event::Uid {
+            process: PROCESS,
+            ruid: 1000,
+            euid: 1001,
+        };
+        assert_eq!(check_event(uid, 4), [11, 12, 1000, 1001, 0, 0]);
+
+        let gid = Event::Gid {
+            process: PROCESS,
+            rgid: 1000,
+            egid: 1001,
+        };
+        assert_eq!(check_event(gid, 0x40), [11, 12, 1000, 1001, 0, 0]);
+    }
+
+    #[test]
+    fn sid_has_what_was_left_after_mainlines_fields() {
+        let sid = Event::Sid {
+            process: PROCESS,
+            parent: OTHER,
+            session: 15,
+            process_group: 16,
+        };
+        assert_eq!(check_event(sid, 0x80), [11, 12, 13, 14, 15, 16]);
+    }
+
+    #[test]
+    fn ptrace_has_the_tracer_last() {
+        let ptrace = Event::Ptrace {
+            process: PROCESS,
+            tracer: OTHER,
+        };
+        assert_eq!(check_event(ptrace, 0x100), [11, 12, 13, 14, 0, 0]);
+    }
+
+    #[test]
+    fn comm_keeps_the_order_of_its_bytes() {
+        let comm = *b"0123456789abcde\0";
+        let renamed = Event::Comm {
+            process: PROCESS,
+            comm,
+        };
+        let words = check_event(renamed, 0x200);
+
+        assert_eq!(words[..2], [11, 12]);
+        let bytes: Vec<u8> = words[2..]
+            .iter()
+            .flat_map(|word| word.to_ne_bytes())
+            .collect();
+        assert_eq!(bytes, comm);
+    }
+
+    #[test]
+    fn coredump_has_the_parent_last() {
+        let coredump = Event::Coredump {
+            process: PROCESS,
+            parent: OTHER,
+        };
+        assert_eq!(check_event(coredump, 0x4000_0000), [11, 12, 13, 14, 0, 0]);
+    }
+
+    #[test]
+    fn exit_has_code_and_signal_before_the_parent() {
+        let exit = Event::Exit {
+            process: PROCESS,
+            exit_code: 7 << 8,
+            exit_signal: 17,
+            parent: OTHER,
+        };
+        assert_eq!(check_event(exit, 0x8000_0000), [11, 12, 7 << 8, 17, 13, 14]);
+    }
+
+    #[test]
+    fn acknowledgement_counts_the_requests_ack_up() {
+        for (ack, answered) in [(0, 1), (77, 78), (u32::MAX, 0)] {
+            let message = Message::acknowledge(42, ack, NO_CPU, 5, 22);
+            let bytes = message.as_bytes();
+
+            assert_eq!((word(bytes, 8), word(bytes, 12)), (42, answered));
+            assert_eq!((word(bytes, 20), word(bytes, 24)), (0, u32::MAX));
+            assert_eq!(word(bytes, 36), 22);
+            assert!(bytes[40..].iter().all(|byte| *byte == 0));
+        }
+    }
+}
