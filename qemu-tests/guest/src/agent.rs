@@ -8,16 +8,15 @@
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use anyhow::{Context, Result, bail, ensure};
 use nix::kmod::{ModuleInitFlags, finit_module};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::{Winsize, openpty};
@@ -107,20 +106,25 @@ fn command(job: &Job, words: &[String]) -> Result<Command> {
     let [program, arguments @ ..] = words else {
         bail!("the runner on the host sent an empty command");
     };
+    let directory = &job.directory;
+    ensure!(
+        Path::new(directory).is_dir(),
+        "the guest has no directory {directory}"
+    );
     let mut command = Command::new(program);
     command
         .args(arguments)
-        .current_dir(&job.directory)
+        .current_dir(directory)
         .env_clear()
         .envs(job.environment.iter().map(|(name, value)| (name, value)));
     Ok(command)
 }
 
 fn spawn(mut command: Command) -> Result<Child> {
-    let program = command.get_program().to_owned();
+    let program = command.get_program().to_string_lossy().into_owned();
     command
         .spawn()
-        .with_context(|| format!("cannot start {}", program.display()))
+        .with_context(|| format!("cannot start {program}"))
 }
 
 fn execute_on_pipes(job: &Job, port: File, sender: &Sender) -> Result<ExitStatus> {
@@ -134,11 +138,15 @@ fn execute_on_pipes(job: &Job, port: File, sender: &Sender) -> Result<ExitStatus
     let output = File::from(OwnedFd::from(child.stdout.take().expect("it was piped")));
     let errors = File::from(OwnedFd::from(child.stderr.take().expect("it was piped")));
     follow_runner(port, child.id(), |_| Ok(()));
-    relay(
-        child,
-        vec![(output, FromGuest::Output), (errors, FromGuest::Errors)],
-        sender,
-    )
+    let output = Stream {
+        file: output,
+        message: FromGuest::Output,
+    };
+    let errors = Stream {
+        file: errors,
+        message: FromGuest::Errors,
+    };
+    relay(child, vec![output, errors], sender)
 }
 
 fn execute_on_terminal(
@@ -163,18 +171,20 @@ fn execute_on_terminal(
             ToGuest::Input(bytes) => keyboard.write_all(&bytes)?,
             ToGuest::Resize(size) => {
                 // SAFETY: The descriptor is the terminal's, and the structure outlives the call.
-                unsafe {
-                    set_window_size(
-                        std::os::fd::AsRawFd::as_raw_fd(&keyboard),
-                        &window_size(size),
-                    )
-                }?;
+                unsafe { set_window_size(keyboard.as_raw_fd(), &window_size(size)) }?;
             }
             ToGuest::Job(_) => bail!("the runner on the host sent a second job"),
         }
         Ok(())
     });
-    relay(child, vec![(master, FromGuest::Output)], sender)
+    relay(
+        child,
+        vec![Stream {
+            file: master,
+            message: FromGuest::Output,
+        }],
+        sender,
+    )
 }
 
 fn window_size(size: TerminalSize) -> Winsize {
@@ -203,18 +213,17 @@ fn follow_runner(
     });
 }
 
+/// One of the command's streams, and what its bytes are called on their way to the host.
+struct Stream {
+    file: File,
+    message: fn(Vec<u8>) -> FromGuest,
+}
+
 /// Copies the command's streams to the host until it ends, and then what is left in them.
 ///
 /// A process that the command leaves behind may keep a stream open for ever, so the end of the
 /// command counts and not the end of its streams.
-fn relay(
-    mut child: Child,
-    mut streams: Vec<(File, fn(Vec<u8>) -> FromGuest)>,
-    sender: &Sender,
-) -> Result<ExitStatus> {
-    for (stream, _) in &streams {
-        fcntl(stream, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-    }
+fn relay(mut child: Child, mut streams: Vec<Stream>, sender: &Sender) -> Result<ExitStatus> {
     let (ended, end) = pipe()?;
     let waiter = thread::spawn(move || {
         let status = child.wait();
@@ -223,18 +232,19 @@ fn relay(
     });
     let mut has_ended = false;
     while !has_ended {
-        let mut descriptors = vec![PollFd::new(ended.as_fd(), PollFlags::POLLIN)];
+        let wanted = PollFlags::POLLIN;
+        let mut descriptors = vec![PollFd::new(ended.as_fd(), wanted)];
         descriptors.extend(
             streams
                 .iter()
-                .map(|(file, _)| PollFd::new(file.as_fd(), PollFlags::POLLIN)),
+                .map(|stream| PollFd::new(stream.file.as_fd(), wanted)),
         );
         poll(&mut descriptors, PollTimeout::NONE)?;
         has_ended = descriptors[0].any().unwrap_or(false);
         let mut open = Vec::new();
-        for (mut file, message) in streams {
-            if drain(&mut file, message, sender)? {
-                open.push((file, message));
+        for mut stream in streams {
+            if stream.drain(sender)? {
+                open.push(stream);
             }
         }
         streams = open;
@@ -245,18 +255,25 @@ fn relay(
         .context("cannot wait for the command")
 }
 
-/// Sends what the stream holds now; false at its end.
-fn drain(stream: &mut File, message: fn(Vec<u8>) -> FromGuest, sender: &Sender) -> Result<bool> {
-    let mut buffer = vec![0; 16384];
-    loop {
-        match stream.read(&mut buffer) {
-            Ok(0) => return Ok(false),
-            Ok(length) => sender.send(&message(buffer[..length].to_vec()))?,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(true),
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            // A terminal whose last user is gone says EIO.
-            Err(_) => return Ok(false),
+impl Stream {
+    /// Sends what the stream holds now; false at its end.
+    fn drain(&mut self, sender: &Sender) -> Result<bool> {
+        let mut buffer = vec![0; 16384];
+        // More than a pipe can hold; without a limit a busy writer would keep us here.
+        for _ in 0..64 {
+            let mut descriptor = [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)];
+            if poll(&mut descriptor, PollTimeout::ZERO)? == 0 {
+                break;
+            }
+            match self.file.read(&mut buffer) {
+                Ok(0) => return Ok(false),
+                Ok(length) => sender.send(&(self.message)(buffer[..length].to_vec()))?,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // A terminal whose last user is gone says EIO.
+                Err(_) => return Ok(false),
+            }
         }
+        Ok(true)
     }
 }
 

@@ -15,6 +15,9 @@ use anyhow::{Context, Result};
 /// Lines of the console that a failure shows.
 const TAIL_LINES: usize = 40;
 
+/// How many of them were there before the kernel's first complaint.
+const LINES_BEFORE: usize = 5;
+
 /// What a kernel says when something is wrong with it.
 const COMPLAINTS: [&str; 28] = [
     "BUG:",
@@ -63,8 +66,31 @@ pub struct Console {
 
 #[derive(Default)]
 struct State {
-    tail: VecDeque<String>,
+    /// The last lines until the first complaint, and what follows that.
+    excerpt: VecDeque<String>,
+    /// Whether that complaint came.
+    has_complaint: bool,
     complaints: Vec<String>,
+}
+
+impl State {
+    fn take(&mut self, line: String) {
+        if complaint(&line).is_some() {
+            if !self.has_complaint {
+                let superfluous = self.excerpt.len().saturating_sub(LINES_BEFORE);
+                self.excerpt.drain(..superfluous);
+                self.has_complaint = true;
+            }
+            self.complaints.push(line.clone());
+        }
+        if self.excerpt.len() == TAIL_LINES {
+            if self.has_complaint {
+                return;
+            }
+            self.excerpt.pop_front();
+        }
+        self.excerpt.push_back(line);
+    }
 }
 
 impl Console {
@@ -85,14 +111,7 @@ impl Console {
                 let _ = file.write_all(&bytes);
                 let line = String::from_utf8_lossy(&bytes).trim_end().to_owned();
                 bytes.clear();
-                let mut state = lock(&shared);
-                if complaint(&line).is_some() {
-                    state.complaints.push(line.clone());
-                }
-                if state.tail.len() == TAIL_LINES {
-                    state.tail.pop_front();
-                }
-                state.tail.push_back(line);
+                lock(&shared).take(line);
             }
         });
         Ok(Self { state, reader, log })
@@ -103,16 +122,18 @@ impl Console {
         lock(&self.state).complaints.clone()
     }
 
-    /// The last lines, and where all of them are.
-    pub fn tail(&self) -> String {
-        let mut text = String::new();
-        for line in &lock(&self.state).tail {
+    /// The lines around the first complaint, or the last ones; and where all of them are.
+    pub fn excerpt(&self) -> String {
+        let state = lock(&self.state);
+        let lines = match state.has_complaint {
+            true => "the console when the kernel complained first",
+            false => "the last lines of the console",
+        };
+        let mut text = format!("{lines} (all of it: {}):\n", self.log.display());
+        for line in &state.excerpt {
             text += &format!("  | {line}\n");
         }
-        format!(
-            "last lines of the console (all of it: {}):\n{text}",
-            self.log.display()
-        )
+        text
     }
 
     /// Waits for the console's end, which comes with QEMU's. The log goes away when it is of no
@@ -158,6 +179,21 @@ mod tests {
         ] {
             assert!(complaint(line).is_some(), "{line}");
         }
+    }
+
+    #[test]
+    fn the_excerpt_shows_the_first_complaint_or_the_end() {
+        let mut state = State::default();
+        (0..100).for_each(|number| state.take(format!("line {number}")));
+        assert_eq!(state.excerpt.len(), TAIL_LINES);
+        assert_eq!(state.excerpt.back().unwrap(), "line 99");
+        state.take("BUG: first".into());
+        (0..100).for_each(|number| state.take(format!("after {number}")));
+        state.take("BUG: second".into());
+        assert_eq!(state.excerpt.front().unwrap(), "line 95");
+        assert_eq!(state.excerpt[LINES_BEFORE], "BUG: first");
+        assert_eq!(state.excerpt.len(), TAIL_LINES);
+        assert_eq!(state.complaints, ["BUG: first", "BUG: second"]);
     }
 
     #[test]

@@ -96,14 +96,29 @@ impl Report {
     /// Prints the table of both kernels and the last line.
     pub fn print(&self, elapsed: Duration) -> Result<()> {
         let mut output = io::stdout().lock();
-        let shown = self.shown();
-        let width = shown.iter().map(|test| test.name.len()).max().unwrap_or(4);
-        writeln!(output, "{:width$} | {:7} | stock", "test", "ours")?;
-        writeln!(output, "{:-<width$}-|---------|------", "")?;
-        for test in shown {
-            let ours = self.cell(&self.ours, &test.name);
-            let stock = self.stock_cell(test);
-            writeln!(output, "{:width$} | {ours:7} | {stock}", test.name)?;
+        let rows: Vec<[String; 3]> = self
+            .shown()
+            .into_iter()
+            .map(|test| {
+                [
+                    test.name.clone(),
+                    self.cell(&self.ours, &test.name),
+                    self.stock_cell(test),
+                ]
+            })
+            .collect();
+        let width = |column: usize| {
+            rows.iter()
+                .map(|row| row[column].len())
+                .max()
+                .unwrap_or(0)
+                .max(4)
+        };
+        let (first, second) = (width(0), width(1));
+        writeln!(output, "{:first$} | {:second$} | stock", "test", "ours")?;
+        writeln!(output, "{:-<first$}-|-{:-<second$}-|------", "", "")?;
+        for [name, ours, stock] in &rows {
+            writeln!(output, "{name:first$} | {ours:second$} | {stock}")?;
         }
         let (passed, failed, ignored) = (self.passed, self.failed, self.ignored);
         let (accelerator, elapsed) = (self.accelerator.name(), elapsed.as_secs());

@@ -146,7 +146,14 @@ fn run_column(
                 outcome,
                 seconds,
             });
-            judge(result.map_err(Failed::from)?, &expectation)
+            match result {
+                Ok(result) => judge(result, &expectation),
+                Err(NoResult::Failure(reason)) => Err(reason.into()),
+                // The run is red already; the reason stands with the test that broke it.
+                Err(NoResult::TooLate) => Ok(Completion::ignored_with(
+                    "not run: the virtual machine failed in a test before",
+                )),
+            }
         }));
     }
     if let Some(session) = session {
@@ -206,6 +213,14 @@ fn judge(
     }
 }
 
+/// Why there is no result of a test.
+enum NoResult {
+    /// The virtual machine, or the test program, failed in this test.
+    Failure(String),
+    /// It failed before.
+    TooLate,
+}
+
 /// The tests in one virtual machine.
 struct Session {
     /// Gone after a failure, and after the end.
@@ -246,9 +261,9 @@ impl Session {
         &mut self,
         name: &str,
         limit: Duration,
-    ) -> std::result::Result<TestResult, String> {
+    ) -> std::result::Result<TestResult, NoResult> {
         if self.vm.is_none() {
-            return Err("not run: the virtual machine failed before".to_owned());
+            return Err(NoResult::TooLate);
         }
         let result = self.next_result(Instant::now() + limit).and_then(|result| {
             ensure!(
@@ -258,7 +273,7 @@ impl Session {
             );
             Ok(result)
         });
-        result.map_err(|error| self.give_up(&error))
+        result.map_err(|error| NoResult::Failure(self.give_up(&error)))
     }
 
     /// Ends the machine after something that makes further results worthless.
@@ -303,9 +318,10 @@ impl Session {
     fn finish(&mut self) -> Result<()> {
         let deadline = Instant::now() + RESULT_GRACE;
         while self.status.is_none() {
-            if self.vm.is_none() {
-                bail!("the virtual machine failed before");
-            }
+            ensure!(
+                self.vm.is_some(),
+                "the virtual machine failed in a test before"
+            );
             if let Err(error) = self.receive(deadline) {
                 bail!(self.give_up(&error));
             }

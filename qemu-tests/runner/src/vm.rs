@@ -91,9 +91,9 @@ impl Vm {
         let port = match socket.accept(&mut guard) {
             Ok(port) => port,
             Err(error) => {
-                let tail = console.tail();
+                let excerpt = console.excerpt();
                 end(&mut guard);
-                return Err(error.context(tail));
+                return Err(anyhow!("{}: {error:#}\n{excerpt}", kernel.name));
             }
         };
         let (sender, messages) = mpsc::channel();
@@ -217,12 +217,12 @@ impl Vm {
             return Ok(());
         };
         let complaints = console.complaints();
-        let tail = console.tail();
+        let excerpt = console.excerpt();
         console.finish(!complaints.is_empty());
         match complaints.first() {
             None => Ok(()),
             Some(first) => Err(anyhow!(
-                "{}: the kernel complained: {first}\n{tail}",
+                "{}: the kernel complained: {first}\n{excerpt}",
                 self.name
             )),
         }
@@ -237,9 +237,12 @@ impl Vm {
         };
         let complaint = console.complaints().into_iter().next();
         let complaint = complaint.map(|line| format!("; the kernel complained: {line}"));
-        let tail = console.tail();
+        let excerpt = console.excerpt();
         console.finish(true);
-        anyhow!("{name}: {reason}{}\n{tail}", complaint.unwrap_or_default())
+        anyhow!(
+            "{name}: {reason}{}\n{excerpt}",
+            complaint.unwrap_or_default()
+        )
     }
 }
 

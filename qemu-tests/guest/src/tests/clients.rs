@@ -3,7 +3,6 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
-use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -53,7 +52,7 @@ fn forkstat_shows_fork_sid_exec_and_exit() -> TestResult {
     }
     expect(shell.wait()?.success(), "setsid to succeed")?;
     kill(stop, Signal::SIGINT)?;
-    thread::spawn(move || forkstat.wait()).join().ok();
+    forkstat.wait()?;
     for kind in ["fork", "exec", "sid", "exit"] {
         expect(
             seen.iter().any(|seen| seen == kind),
