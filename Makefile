@@ -6,7 +6,7 @@
 #: make                     build the kernel and the module, print the module's path
 #: make run                 boot, load the module, show the events of a small scenario
 #: make boot                a shell in the VM (the host's files are there, copy on write)
-#: make boot CMD='...'      the same for one command; its status is make's
+#: make boot CMD='...'      the same for one command; make fails when it does
 #: make test                everything: make check, then the tests in the VM
 #: make test T=NAME         the tests in the VM whose name contains NAME
 #: make check               what needs no VM: format, lints, patches, unit tests
