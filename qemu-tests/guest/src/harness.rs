@@ -4,7 +4,7 @@
 
 use std::fmt::{self, Display};
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::Location;
 use std::time::{Duration, Instant};
@@ -185,12 +185,10 @@ macro_rules! test {
     };
 }
 
-/// Runs the tests one after the other and reports them in KTAP on the standard output. True when
-/// none failed.
-pub fn run(tests: &[Test], time_factor: u32) -> Result<bool> {
+/// Runs the tests one after the other and reports them in KTAP. True when none failed.
+pub fn run(tests: &[Test], time_factor: u32, mut output: impl Write) -> Result<bool> {
     // Daemons of a test become our children, so that none of them can outlive it.
     set_child_subreaper(true).context("cannot become the reaper of the tests' processes")?;
-    let mut output = io::stdout();
     writeln!(output, "KTAP version 1\n1..{}", tests.len())?;
     let mut all_passed = true;
     for (index, test) in tests.iter().enumerate() {
@@ -248,7 +246,7 @@ fn run_one(test: &Test, time_factor: u32) -> Result<(Outcome, String)> {
     read_available(&verdict_reader, &mut verdict)?;
     let verdict = String::from_utf8_lossy(&verdict).into_owned();
     let outcome = match verdict.split_once('\n') {
-        _ if !ended => Outcome::Failed(format!("timed out after {} s", limit.as_secs())),
+        _ if !ended => Outcome::Failed(format!("timed out after {limit:?}")),
         Some(("P", _)) => Outcome::Passed,
         Some(("S", reason)) => Outcome::Skipped(reason.replace('\n', " ")),
         Some((_, reason)) => Outcome::Failed(reason.to_owned()),

@@ -64,7 +64,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Agent => agent::run().map(|()| ExitCode::SUCCESS),
         Command::List { json } => list(json).map(|()| ExitCode::SUCCESS),
         Command::Test { time_factor, names } => {
-            let all_passed = harness::run(&select(&names)?, time_factor)?;
+            let all_passed = harness::run(&select(&names)?, time_factor, std::io::stdout())?;
             Ok(if all_passed {
                 ExitCode::SUCCESS
             } else {

@@ -21,6 +21,7 @@ mod report;
 mod settings;
 mod terminal;
 mod test_run;
+mod virtme;
 mod vm;
 
 /// Exit status when not the guest's command or a test failed, but what is around them.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The outcome of a test run: a table for people, JSON for programs.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
@@ -46,6 +47,7 @@ pub struct Row {
 /// The outcome of a test run.
 pub struct Report {
     tests: Vec<TestDescription>,
+    selected: BTreeSet<String>,
     accelerator: Accelerator,
     ours: Option<Vec<Row>>,
     stock: Option<Vec<Row>>,
@@ -64,6 +66,7 @@ impl Report {
     ) -> Self {
         Self {
             tests: tests.to_vec(),
+            selected: BTreeSet::new(),
             accelerator,
             ours: ours.then(Vec::new),
             stock: stock.then(Vec::new),
@@ -73,8 +76,9 @@ impl Report {
         }
     }
 
-    /// Adds the results of one kernel.
-    pub fn add(&mut self, column: Column, rows: Vec<Row>) {
+    /// Adds the results of one kernel, for the tests that the user selected.
+    pub fn add(&mut self, column: Column, selected: Vec<String>, rows: Vec<Row>) {
+        self.selected.extend(selected);
         match column {
             Column::Ours => self.ours = Some(rows),
             Column::Stock => self.stock = Some(rows),
@@ -131,13 +135,10 @@ impl Report {
 
     /// The tests that were selected.
     fn shown(&self) -> Vec<&TestDescription> {
-        let ran = |rows: &Option<Vec<Row>>, name: &str| {
-            rows.as_ref()
-                .is_some_and(|rows| rows.iter().any(|row| row.name == name))
-        };
-        let selected =
-            |test: &&TestDescription| ran(&self.ours, &test.name) || ran(&self.stock, &test.name);
-        self.tests.iter().filter(selected).collect()
+        self.tests
+            .iter()
+            .filter(|test| self.selected.contains(&test.name))
+            .collect()
     }
 
     fn cell(&self, rows: &Option<Vec<Row>>, name: &str) -> String {

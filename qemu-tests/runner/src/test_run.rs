@@ -122,7 +122,7 @@ fn run_column(
         let session = Session::start(settings, kernel, accelerator, wanted)?;
         Some(Arc::new(Mutex::new(session)))
     };
-    for test in selected {
+    for test in &selected {
         let expectation = match column {
             Column::Ours => StockExpectation::Passes,
             Column::Stock => test.stock.clone(),
@@ -172,7 +172,8 @@ fn run_column(
         ..arguments.clone()
     };
     let conclusion = libtest_mimic::run(&arguments, trials);
-    report.add(column, std::mem::take(&mut *lock(&rows)));
+    let names = selected.iter().map(|test| test.name.clone()).collect();
+    report.add(column, names, std::mem::take(&mut *lock(&rows)));
     Ok(conclusion)
 }
 

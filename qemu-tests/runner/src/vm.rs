@@ -19,11 +19,12 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::pipe2;
-use protocol::{Frame, FromGuest, Job, MODULE_VARIABLE, PORT_NAME, ToGuest};
+use protocol::{Frame, FromGuest, Job, MODULE_VARIABLE, ToGuest};
 
 use crate::accelerator::Accelerator;
 use crate::console::Console;
 use crate::settings::{Kernel, Settings};
+use crate::virtme::{self, text};
 
 /// From QEMU's start to the agent's first word.
 pub const BOOT_LIMIT: Duration = Duration::from_secs(180);
@@ -37,15 +38,14 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(60);
 /// From the end of the command to QEMU's end.
 const POWER_OFF_LIMIT: Duration = Duration::from_secs(60);
 
+/// How long a failure's console log is kept.
+const LOG_AGE_LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// How often a wait looks whether QEMU still lives.
 const GLANCE: Duration = Duration::from_millis(200);
 
 /// How often a long wait says that it goes on.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
-
-/// What the guest has.
-const CPUS: &str = "2";
-const MEMORY: &str = "2G";
 
 /// A running virtual machine. Dropping it kills it.
 pub struct Vm {
@@ -70,6 +70,7 @@ impl Vm {
     ) -> Result<Self> {
         let started = Instant::now();
         let socket = Socket::new()?;
+        remove_old_logs(&settings.cache);
         let (console, console_writer) = pipe2(OFlag::O_CLOEXEC)?;
         let log = settings
             .cache
@@ -78,7 +79,7 @@ impl Vm {
             .arg("guard")
             .arg("--")
             .arg(&settings.vng)
-            .args(virtme_arguments(settings, accelerator, &socket.path)?)
+            .args(virtme::arguments(settings, accelerator, &socket.path)?)
             .current_dir(&kernel.directory)
             .env("PATH", path_with(settings.vng.parent())?)
             .stdin(Stdio::piped())
@@ -96,6 +97,7 @@ impl Vm {
                 return Err(anyhow!("{}: {error:#}\n{excerpt}", kernel.name));
             }
         };
+        drop(socket);
         let (sender, messages) = mpsc::channel();
         let reader = port.try_clone()?;
         thread::spawn(move || {
@@ -259,6 +261,22 @@ fn end(guard: &mut Child) {
     let _ = guard.wait();
 }
 
+/// Removes console logs that were kept because of a failure, and that nobody came back for.
+fn remove_old_logs(cache: &Path) {
+    let is_log = |name: &str| name.starts_with("console-") && name.ends_with(".log");
+    // What cannot be listed or removed now stays until the next time.
+    for entry in fs::read_dir(cache).into_iter().flatten().flatten() {
+        let modified = entry.metadata().and_then(|metadata| metadata.modified());
+        let age = modified
+            .ok()
+            .and_then(|time| time.elapsed().ok())
+            .unwrap_or_default();
+        if entry.file_name().to_str().is_some_and(is_log) && age > LOG_AGE_LIMIT {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
 /// A job with what commands in the guest expect around them.
 pub fn job(kernel: &Kernel, command: Vec<String>) -> Result<Job> {
     let mut environment = vec![("PATH".to_owned(), path_in_guest())];
@@ -301,94 +319,6 @@ fn path_with(directory: Option<&Path>) -> Result<OsString> {
         .into_iter()
         .chain(env::split_paths(&path));
     env::join_paths(directories).context("virtme-ng's directory cannot be put into PATH")
-}
-
-/// Paths go through JSON and the kernel's command line.
-fn text(path: &Path) -> Result<String> {
-    let text = path
-        .to_str()
-        .with_context(|| format!("{} is not UTF-8", path.display()))?;
-    Ok(text.to_owned())
-}
-
-/// What virtme-ng is called with; it runs in the kernel's build directory.
-fn virtme_arguments(
-    settings: &Settings,
-    accelerator: Accelerator,
-    socket: &Path,
-) -> Result<Vec<String>> {
-    let agent = text(&settings.guest)?;
-    let mut arguments = machine_arguments(accelerator);
-    arguments.extend(root_arguments()?);
-    arguments.extend(port_arguments(&text(socket)?));
-    arguments.extend([
-        "--exec".to_owned(),
-        format!("exec '{}' agent", agent.replace('\'', r"'\''")),
-        // Without a panic's end QEMU would stay; with --verbose the console reaches us.
-        "--append=panic=-1 oops=panic".to_owned(),
-        "--verbose".to_owned(),
-    ]);
-    Ok(arguments)
-}
-
-/// Kernel, CPUs, memory, accelerator.
-fn machine_arguments(accelerator: Accelerator) -> Vec<String> {
-    let mut arguments = [
-        "--run",
-        Kernel::IMAGE,
-        "--skip-modules",
-        "--disable-microvm",
-    ]
-    .to_vec();
-    arguments.extend(["--cpus", CPUS, "--memory", MEMORY]);
-    if accelerator == Accelerator::Tcg {
-        arguments.push("--disable-kvm");
-    }
-    arguments.into_iter().map(String::from).collect()
-}
-
-/// The host's file system as the guest's root, every directory of it copy on write.
-fn root_arguments() -> Result<Vec<String>> {
-    /// The guest has its own ones, or virtme-ng makes them copy on write by itself.
-    const LEFT_OUT: [&str; 13] = [
-        "dev",
-        "etc",
-        "home",
-        "lib",
-        "lost+found",
-        "opt",
-        "proc",
-        "run",
-        "srv",
-        "sys",
-        "tmp",
-        "usr",
-        "var",
-    ];
-    let mut arguments = vec!["--force-9p".to_owned()];
-    for entry in fs::read_dir("/").context("cannot list /")? {
-        let entry = entry?;
-        let Some(name) = entry.file_name().to_str().map(str::to_owned) else {
-            continue;
-        };
-        // virtme-ng hands the names to a shell.
-        let plain = name
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
-        if plain && entry.file_type()?.is_dir() && !LEFT_OUT.contains(&name.as_str()) {
-            arguments.extend(["--overlay-rwdir".to_owned(), format!("/{name}")]);
-        }
-    }
-    Ok(arguments)
-}
-
-/// The agent's virtio-serial port, on a bus of its own.
-fn port_arguments(socket: &str) -> Vec<String> {
-    let options = format!(
-        "-device virtio-serial-pci,id=proc-events -chardev socket,id=agent,path={socket} \
-         -device virtserialport,bus=proc-events.0,chardev=agent,name={PORT_NAME}"
-    );
-    vec![format!("--qemu-opts={options}")]
 }
 
 /// The socket that QEMU connects the port to, in a directory that only we can enter.

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Tests the test framework: whatever a test does, it is reported as what it is.
+//!
+//! A program of its own without the usual test harness, because forking needs a single thread.
+
+#![expect(dead_code, reason = "parts of the guest program are taken out of it")]
+
+use std::time::Duration;
+
+use harness::{Failure, TestResult, expect_eq};
+use nix::unistd::{pause, setsid};
+
+#[path = "../src/child.rs"]
+mod child;
+#[path = "../src/harness.rs"]
+mod harness;
+
+/// Where [`fails`] finds out that it does.
+const FAILING_LINE: u32 = 28;
+
+fn passes() -> TestResult {
+    Ok(())
+}
+
+fn fails() -> TestResult {
+    println!("a line of its own");
+    const { assert!(FAILING_LINE == line!() + 1) };
+    expect_eq("sum", 1 + 1, 3)
+}
+
+fn fails_by_an_error() -> TestResult {
+    std::fs::read("/nonexistent")?;
+    Ok(())
+}
+
+fn is_skipped() -> TestResult {
+    Err(Failure::skip("nothing to test"))
+}
+
+fn panics() -> TestResult {
+    panic!("on purpose")
+}
+
+fn exits() -> TestResult {
+    child::exit(|| 0)
+}
+
+fn hangs() -> TestResult {
+    loop {
+        pause();
+    }
+}
+
+/// Leaves a process behind that is in another session and holds all pipes open.
+fn leaves_a_daemon() -> TestResult {
+    let gate = child::Gate::new()?;
+    let daemon = child::fork(|| {
+        if setsid().is_ok() && gate.open(0).is_ok() {
+            pause();
+        }
+        1
+    })?;
+    gate.pass()?;
+    println!("{}", daemon.into_pid());
+    Ok(())
+}
+
+fn main() {
+    let tests = [
+        test!(passes),
+        test!(fails),
+        test!(fails_by_an_error),
+        test!(is_skipped),
+        test!(panics),
+        test!(exits),
+        test!(hangs).limit(Duration::from_millis(300)),
+        test!(leaves_a_daemon),
+    ];
+    let mut report = Vec::new();
+    let all_passed = harness::run(&tests, 1, &mut report).expect("the framework itself works");
+    assert!(!all_passed);
+    let report = String::from_utf8(report).expect("a report is text");
+    println!("{report}");
+    let lines: Vec<&str> = report.lines().collect();
+    assert_eq!(
+        &lines[..3],
+        ["KTAP version 1", "1..8", "ok 1 harness::passes"]
+    );
+    let index = |start: &str| {
+        lines
+            .iter()
+            .position(|line| line.starts_with(start))
+            .expect(start)
+    };
+    let failed = index("not ok 2 harness::fails");
+    assert_eq!(lines[failed - 2], "# a line of its own");
+    let place = format!("# harness.rs:{FAILING_LINE}: ");
+    assert_eq!(lines[failed - 1], place + "sum: expected 3, got 2");
+    let error = lines[index("not ok 3 harness::fails_by_an_error") - 1];
+    assert!(error.contains(": No such file"), "{error}");
+    index("ok 4 harness::is_skipped # SKIP nothing to test");
+    let panic = &lines[..index("not ok 5 harness::panics")];
+    assert!(panic.iter().any(|line| line.contains("on purpose")));
+    assert!(lines[index("not ok 6 harness::exits") - 1].contains("ended early"));
+    assert!(lines[index("not ok 7 harness::hangs") - 1].contains("timed out after 300ms"));
+    let left = index("ok 8 harness::leaves_a_daemon");
+    let daemon = lines[left - 1].trim_start_matches("# ");
+    assert!(
+        !std::path::Path::new("/proc").join(daemon).exists(),
+        "the daemon {daemon} is left"
+    );
+    println!("the framework reports all of them as what they are");
+}
