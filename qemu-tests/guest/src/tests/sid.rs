@@ -5,13 +5,13 @@ use std::process::Command;
 use std::thread;
 
 use nix::errno::Errno;
-use nix::unistd::{Pid, setpgid, setsid};
+use nix::unistd::{Pid, getpgrp, getsid, setpgid, setsid};
 
-use super::scenario::{events_of, in_child, take_through_exit};
+use super::scenario::{events_of, in_child, own_task, take_through_exit};
 use crate::harness::{Test, TestResult, expect_eq};
 use crate::listener::Listener;
 use crate::test;
-use crate::wire::{Event, Task, mask};
+use crate::wire::{Event, Left, Task, mask};
 
 pub const TESTS: &[Test] = &[
     test!(comes_exactly_once_when_setsid_succeeds),
@@ -19,16 +19,22 @@ pub const TESTS: &[Test] = &[
     test!(does_not_come_for_a_process_group_leader),
     test!(names_the_group_leader_when_a_thread_calls_setsid),
     test!(comes_for_the_setsid_program),
+    test!(tells_the_parent_the_session_and_the_group_that_were_left)
+        .stock_fails("the event has no such fields"),
 ];
+
+fn leaders(events: &[Event]) -> Vec<Task> {
+    events.iter().map(Event::subject).collect()
+}
 
 fn comes_exactly_once_when_setsid_succeeds() -> TestResult {
     let mut listener = Listener::listen_all()?;
     let scene = in_child(&mut listener, || Ok(setsid()?.as_raw()))?;
     expect_eq("session", scene.number, scene.child.pid)?;
     expect_eq(
-        "events",
-        scene.events(mask::SID),
-        vec![Event::Sid { task: scene.child }],
+        "new leaders",
+        leaders(&scene.events(mask::SID)),
+        vec![scene.child],
     )
 }
 
@@ -40,9 +46,9 @@ fn is_not_repeated_by_a_second_setsid() -> TestResult {
         Ok(0)
     })?;
     expect_eq(
-        "events",
-        scene.events(mask::SID),
-        vec![Event::Sid { task: scene.child }],
+        "new leaders",
+        leaders(&scene.events(mask::SID)),
+        vec![scene.child],
     )
 }
 
@@ -66,9 +72,9 @@ fn names_the_group_leader_when_a_thread_calls_setsid() -> TestResult {
     })?;
     expect_eq("session", scene.number, scene.child.pid)?;
     expect_eq(
-        "events",
-        scene.events(mask::SID),
-        vec![Event::Sid { task: scene.child }],
+        "new leaders",
+        leaders(&scene.events(mask::SID)),
+        vec![scene.child],
     )
 }
 
@@ -78,12 +84,28 @@ fn comes_for_the_setsid_program() -> TestResult {
     let pid = program.id() as i32;
     let messages = take_through_exit(&mut listener, pid)?;
     expect_eq("success", program.wait()?.success(), true)?;
-    let expected = Event::Sid {
-        task: Task::leader(pid),
+    let events = events_of(&messages, mask::SID, pid);
+    expect_eq("new leaders", leaders(&events), vec![Task::leader(pid)])
+}
+
+fn tells_the_parent_the_session_and_the_group_that_were_left() -> TestResult {
+    let mut listener = Listener::listen_all()?;
+    let parent = own_task();
+    // The child inherits both from this process.
+    let (session, process_group) = (getsid(None)?.as_raw(), getpgrp().as_raw());
+    let scene = in_child(&mut listener, || Ok(setsid()?.as_raw()))?;
+    let left = Left {
+        parent_pid: parent.pid,
+        parent_tgid: parent.tgid,
+        session,
+        process_group,
     };
     expect_eq(
         "events",
-        events_of(&messages, mask::SID, pid),
-        vec![expected],
+        scene.events(mask::SID),
+        vec![Event::Sid {
+            task: scene.child,
+            left,
+        }],
     )
 }
