@@ -115,9 +115,10 @@ far_unknown() {
 	echo "running"
 }
 
-# Whether a log shows that the network, not the command, is at fault.
+# Whether a log shows that the network, not the command, is at fault. Who gets as
+# far as a certificate that does not fit has a network.
 network_trouble() {
-	grep -qiE 'could not (resolve|connect)|temporary failure|failed to (establish|fetch|connect|download)|unable to (connect|fetch)|connection (refused|failed|timed out)|network is unreachable|spurious network error|download of .* failed|max retries exceeded' "$1"
+	! grep -qi certificate "$1" && grep -qiE 'could not (resolve|connect)|temporary failure|failed to (establish|fetch|connect|download)|unable to (connect|fetch)|connection (refused|failed|timed out)|network is unreachable|spurious network error|download of .* failed|max retries exceeded' "$1"
 }
 
 NETWORK_HINT='no network? Check the connection and http_proxy/https_proxy, then run it again'
