@@ -53,6 +53,16 @@ pub fn run(
     let Some((_, first)) = kernels.first() else {
         bail!("no kernel to test")
     };
+    let selects = |column| {
+        tests
+            .iter()
+            .any(|test| is_selected(arguments, column, test))
+    };
+    ensure!(
+        kernels.iter().any(|(column, _)| selects(*column)),
+        "no test has {:?} in its name: list all with --list",
+        arguments.filter.as_deref().unwrap_or_default()
+    );
     let accelerator = accelerator::choose(settings, first)?;
     let mut report = Report::new(&tests, accelerator, ours.is_some(), stock.is_some());
     let started = Instant::now();
@@ -104,9 +114,7 @@ fn run_column(
 ) -> Result<Conclusion> {
     let selected: Vec<&TestDescription> = tests
         .iter()
-        .filter(|test| {
-            !arguments.is_filtered_out(&trial(column, &test.name, || Ok(Completion::Completed)))
-        })
+        .filter(|test| is_selected(arguments, column, test))
         .collect();
     let wanted: Vec<String> = selected
         .iter()
@@ -182,6 +190,10 @@ where
     R: FnOnce() -> std::result::Result<Completion, Failed> + Send + 'static,
 {
     Trial::ignorable_test(name, run).with_kind(column.name())
+}
+
+fn is_selected(arguments: &Arguments, column: Column, test: &TestDescription) -> bool {
+    !arguments.is_filtered_out(&trial(column, &test.name, || Ok(Completion::Completed)))
 }
 
 fn is_not_applicable(column: Column, test: &TestDescription) -> bool {

@@ -14,6 +14,7 @@ pub const TESTS: &[Test] = &[
     test!(each_bit_alone_gets_that_kind_and_no_other),
     test!(several_bits_get_exactly_their_kinds),
     test!(nonzero_exit_alone_gets_only_failures),
+    test!(exit_and_nonzero_exit_together_get_each_exit_once),
     test!(mask_zero_gets_everything),
     test!(four_bytes_get_everything),
     test!(unknown_bits_are_left_out_of_the_mask),
@@ -117,6 +118,30 @@ fn nonzero_exit_alone_gets_only_failures() -> TestResult {
     succeeding.wait()?;
     failing.wait()?;
     Ok(())
+}
+
+fn exit_and_nonzero_exit_together_get_each_exit_once() -> TestResult {
+    let mut listener = Listener::listen(mask::EXIT | mask::NONZERO_EXIT)?;
+    let (mut messages, mut expected) = (Vec::new(), Vec::new());
+    for status in [3, 0, 5, 0] {
+        let child = child::fork(|| status)?;
+        let pid = child.pid().as_raw();
+        messages.extend(take_through_exit(&mut listener, pid)?);
+        child.wait()?;
+        expected.push((pid, (status as u32) << 8));
+    }
+    // Every child began after the end of the one before, so a second event would be in between.
+    let of_children = |event| match event {
+        Event::Exit { task, code, .. } if expected.iter().any(|(pid, _)| *pid == task.pid) => {
+            Some((task.pid, code))
+        }
+        _ => None,
+    };
+    let got: Vec<_> = messages
+        .iter()
+        .filter_map(|message| of_children(message.event))
+        .collect();
+    expect_eq("exits (pid, code)", got, expected)
 }
 
 /// Expects a listener to get every kind of event.
