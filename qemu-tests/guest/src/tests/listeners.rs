@@ -8,7 +8,7 @@ use crate::child::{self, Gate};
 use crate::harness::{Test, TestResult, expect_eq};
 use crate::listener::Listener;
 use crate::test;
-use crate::wire::{Event, mask};
+use crate::wire::{Event, LISTEN, mask};
 
 pub const TESTS: &[Test] = &[
     test!(each_gets_what_it_asked_for),
@@ -77,7 +77,7 @@ fn expect_own_events(listener: &mut Listener) -> TestResult {
 
 fn a_child_may_use_its_parents_socket() -> TestResult {
     let mut listener = Listener::open()?;
-    let child = child::fork(|| i32::from(listener.request(&[1, mask::COMM]).is_err()))?;
+    let child = child::fork(|| i32::from(listener.request(&[LISTEN, mask::COMM]).is_err()))?;
     let pid = child.pid();
     expect_eq(
         "the child",
