@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash
+#
+# Part of scripts/kernel: chooses the programs and the options, and sees to it
+# that the kernel takes them.
+
+CONFIGS=$PROJECT/qemu-tests/config
+
+# Every make must be told the programs: where one of them is missing, the kernel
+# turns CONFIG_RUST off without a word.
+kernel_make() {
+	make -C "$SOURCE" O="$BUILD" "${MAKE_VARIABLES[@]}" "$@"
+}
+
+choose_tools() {
+	local variable
+
+	RUSTC=${RUSTC:-/usr/bin/rustc}
+	MAKE_VARIABLES=(
+		RUSTC="$RUSTC" HOSTRUSTC="${HOSTRUSTC:-$RUSTC}"
+		RUSTDOC="${RUSTDOC:-/usr/bin/rustdoc}" RUSTFMT="${RUSTFMT:-/usr/bin/rustfmt}"
+		CLIPPY_DRIVER="${CLIPPY_DRIVER:-/usr/bin/clippy-driver}"
+		BINDGEN="${BINDGEN:-$CACHE/bindgen/bin/bindgen}"
+		LOCALVERSION="$( ((STOCK)) && echo -stock || echo -proc-events)"
+		KBUILD_BUILD_USER=proc-events KBUILD_BUILD_HOST=localhost
+	)
+	if [[ ${V:-} == 1 ]]; then MAKE_VARIABLES+=(V=1); fi
+	# A flavor may ask for more, such as another compiler.
+	while read -r variable; do
+		MAKE_VARIABLES+=("$variable")
+	done < <(sed -n 's/^# make: //p' "${FRAGMENTS[@]}")
+}
+
+# Prints what changes when one of the programs that build is replaced.
+tools_identity() {
+	local tool
+
+	printf '%s\n' "${MAKE_VARIABLES[@]}"
+	for tool in gcc ld clang-19 pahole "$RUSTC" "${BINDGEN:-$CACHE/bindgen/bin/bindgen}"; do
+		stat -Lc '%n %s %Y' "$(command -v "$tool")" 2>/dev/null || true
+	done
+}
+
+choose_fragments() {
+	local name
+
+	FRAGMENTS=("$CONFIGS/release.config")
+	if [[ $FLAVOR != release ]]; then
+		[[ -e $CONFIGS/$FLAVOR.config ]] ||
+			die "there is no flavor '$FLAVOR': choose one of $(for name in "$CONFIGS"/*.config; do basename "$name" .config; done | paste -sd' ')"
+		FRAGMENTS+=("$CONFIGS/$FLAVOR.config")
+	fi
+}
+
+# Prints what the fragments ask for and the configuration does not give; of an
+# option named twice the last word counts.
+lost_options() {
+	awk '
+		/^# CONFIG_[A-Z0-9_]+ is not set$/ { name = $2; value = "n" }
+		/^CONFIG_[A-Z0-9_]+=/ { name = $0; sub(/=.*/, "", name); value = substr($0, length(name) + 2) }
+		name == "" { next }
+		FILENAME != ARGV[ARGC - 1] { wanted[name] = value }
+		FILENAME == ARGV[ARGC - 1] { given[name] = value }
+		{ name = "" }
+		END {
+			for (name in wanted)
+				if (wanted[name] != (name in given ? given[name] : "n"))
+					print name "=" wanted[name]
+		}
+	' "${FRAGMENTS[@]}" "$BUILD/.config" | sort
+}
+
+write_config() {
+	# merge_config.sh leaves its own files in the current directory.
+	cd "$BUILD" && kernel_make tinyconfig &&
+		"$SOURCE/scripts/kconfig/merge_config.sh" -m -O "$BUILD" "$BUILD/.config" "${FRAGMENTS[@]}" &&
+		kernel_make olddefconfig
+}
+
+# What the kernel itself says about why Rust cannot be used, on one line.
+rust_verdict() {
+	kernel_make rustavailable 2>&1 | sed -n 's/^\*\*\* *//p' | grep -v -e '^$' -e Documentation -e '^on how to' | sed 's| See output and docs below for details:||' |
+		paste -sd' ' | cut -c1-400
+}
+
+configure() {
+	local lost
+
+	long_step "configuring ($TITLE)" far_unknown "$LOGS/config.log" write_config ||
+		die "configuring failed: $(grep -m1 -E "$ERROR_LINE" "$LOGS/config.log"); the whole output is in $LOGS/config.log"
+	lost=$(lost_options)
+	if grep -qx 'CONFIG_RUST=y' <<<"$lost"; then
+		die "this kernel cannot have CONFIG_RUST with the programs at hand (set RUSTC=, BINDGEN= to others): $(rust_verdict)"
+	fi
+	[[ -z $lost ]] ||
+		die "these options of $(for f in "${FRAGMENTS[@]}"; do shown "$f"; printf ' '; done)did not survive the configuration of $SOURCE: $(paste -sd' ' <<<"$lost")"
+}

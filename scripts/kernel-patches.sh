@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash
+#
+# Part of scripts/kernel: brings the series into the fetched source, or into a
+# tree of the user's.
+
+PATCH_DIR=$PROJECT/linux-patch/$SERIES
+
+# git am must not need the user's name, and the same series gives the same
+# commit.
+export GIT_COMMITTER_NAME=proc-events GIT_COMMITTER_EMAIL=proc-events@localhost
+
+read_series() {
+	mapfile -t PATCHES < <(compgen -G "$PATCH_DIR/*.patch" | sort)
+	((${#PATCHES[@]})) || die "there are no patches in $(shown "$PATCH_DIR")"
+	SERIES_HASH=$(cat "${PATCHES[@]}" | hash_of)
+}
+
+# Usage: apply_series TREE NAME
+# Applies the series with git am, or leaves the tree as it was and says which
+# patch does not fit, and where.
+apply_series() {
+	local dir=$1 name=$2 log=$LOGS/am.log patch file
+
+	if git_in "$dir" am --quiet --committer-date-is-author-date "${PATCHES[@]}" >"$log" 2>&1; then
+		return
+	fi
+	patch=${PATCHES[$(cat "$(git_in "$dir" rev-parse --path-format=absolute --git-path rebase-apply/next)") - 1]}
+	file=$(sed -n 's/^error: patch failed: //p; s/^error: \(.*\): \(does not exist\|already exists\|No such file\|patch does not apply\).*/\1/p' "$log" | head -n1)
+	git_in "$dir" am --abort
+	die "$(shown "$patch") does not apply to $name: ${file:-$(head -n1 "$log")}"
+}
+
+# Makes the commit that is stock plus the series, in a work tree that has only
+# the files the series touches.
+commit_series() {
+	local scratch=$TREE/series
+
+	git_in "$TREE/stock" worktree remove --force "$scratch" 2>/dev/null || rm -rf "$scratch"
+	git_in "$TREE/stock" worktree prune
+	git_in "$TREE/stock" worktree add -q --no-checkout --detach "$scratch" stock
+	cat "${PATCHES[@]}" | git_in "$scratch" apply --numstat | cut -f3 | sed 's|^|/|' |
+		git_in "$scratch" sparse-checkout set --no-cone --stdin
+	git_in "$scratch" checkout -q --detach stock
+	apply_series "$scratch" "Linux $(sed -n 's/^Linux //p' <(git_in "$TREE/stock" log -1 --format=%s stock))"
+	git_in "$TREE/stock" update-ref "refs/series/$SERIES_HASH" "$(git_in "$scratch" rev-parse HEAD)"
+	git_in "$TREE/stock" worktree remove --force "$scratch"
+}
+
+# Brings the patched tree to the series as it is now. Files that did not change
+# keep their time stamps, so that little is built again.
+patch_source() {
+	local ref=refs/series/$SERIES_HASH updating=$TREE/patched.updating commit force=()
+
+	commit=$(git_in "$TREE/stock" rev-parse -q --verify "$ref") || {
+		say "applying $(shown "$PATCH_DIR") (${#PATCHES[@]} patches) ..."
+		commit_series
+		commit=$(git_in "$TREE/stock" rev-parse --verify "$ref")
+	}
+	if [[ $(git_in "$TREE/patched" rev-parse HEAD) == "$commit" && ! -e $updating ]]; then
+		return
+	fi
+	# A run killed below leaves a half-updated tree and git's lock behind.
+	# Anything else that differs was edited by somebody: keep it.
+	if [[ -e $updating ]]; then
+		force=(--force)
+		rm -f "$(git_in "$TREE/patched" rev-parse --path-format=absolute --git-path index.lock)"
+	elif ! git_in "$TREE/patched" diff --quiet HEAD; then
+		die "$TREE/patched was edited by hand ($(git_in "$TREE/patched" diff --name-only HEAD | head -n1)): turn the change into a patch, then run 'git -C $TREE/patched checkout .'"
+	fi
+	touch "$updating"
+	git_in "$TREE/patched" checkout -q --detach "${force[@]}" "$commit" ||
+		die "cannot check out the patched source in $TREE/patched"
+	rm "$updating"
+}
+
+# The rest is about trees that are not ours.
+
+check_tree() {
+	local dir=$1 variable=$2
+
+	[[ -d $dir ]] || die "$variable=$dir is not a directory: give a kernel source tree"
+	if [[ ! -e $dir/Kconfig ]] || ! grep -qs '^PATCHLEVEL = ' "$dir/Makefile"; then
+		die "$variable=$dir is not a kernel source tree (no Kconfig, or no version in its Makefile)"
+	fi
+	[[ ! -e $dir/.config && ! -e $dir/include/config ]] ||
+		die "$variable=$dir holds a build: run 'make -C $dir mrproper' (this saves your .config nowhere), or give a clean tree"
+}
+
+tree_version() {
+	sed -n 's/^VERSION = //p; s/^PATCHLEVEL = //p' "$1/Makefile" | paste -sd.
+}
+
+is_git_tree() {
+	[[ -e $1/.git ]]
+}
+
+is_clean() {
+	git_in "$1" diff --quiet HEAD 2>/dev/null
+}
+
+already_patched() {
+	cat "${PATCHES[@]}" |
+		GIT_CEILING_DIRECTORIES=${1%/*} git_in "$1" apply --reverse --check 2>/dev/null
+}
+
+# Sees to it that the user's tree has the series.
+patch_tree() {
+	local dir=$1 version
+
+	version=$(tree_version "$dir")
+	if already_patched "$dir"; then
+		say "$dir already has the patches"
+		return
+	fi
+	is_git_tree "$dir" ||
+		die "KDIR=$dir is not a git tree, so it is not patched for you: run 'cat $PATCH_DIR/*.patch | patch -p1 -d $dir', or give a git tree"
+	is_clean "$dir" ||
+		die "KDIR=$dir has changes that are not committed: commit or stash them, then run it again"
+	[[ ! -e $(git_in "$dir" rev-parse --path-format=absolute --git-path rebase-apply) ]] ||
+		die "KDIR=$dir is in the middle of a git am or rebase: finish or abort it, then run it again"
+	if [[ $version == "$SERIES" ]]; then
+		apply_series "$dir" "KDIR=$dir"
+	else
+		apply_series "$dir" "KDIR=$dir, which is Linux $version while $SERIES is supported"
+	fi
+	say "applied ${#PATCHES[@]} patches to $dir"
+}

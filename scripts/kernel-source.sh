@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash
+#
+# Part of scripts/kernel: fetches the kernel's source and makes it a git
+# repository with two work trees, stock and patched.
+
+SUITE=trixie-backports
+
+# Measured: what the steps leave in the cache, and some to spare.
+DOWNLOAD_MEGABYTES=400
+SOURCE_MEGABYTES=5000
+
+private_apt() {
+	apt-get -q -o APT::Sandbox::User=root -o Dir::Etc::sourcelist="$APT/sources.list" \
+		-o Dir::Etc::sourceparts=/dev/null -o Dir::State::lists="$APT/lists" \
+		-o Dir::Cache="$APT/cache" -o APT::Update::Error-Mode=any "$@"
+}
+
+# Prints the mirror that the system's apt uses for its release.
+debian_mirror() {
+	local codename
+
+	# shellcheck source=/dev/null
+	codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
+	# shellcheck disable=SC2016
+	apt-get indextargets "$@" --format '$(REPO_URI) $(RELEASE)' |
+		awk -v codename="$codename" '$2 == codename { print $1; exit }'
+}
+
+download_far() {
+	du -cm "$APT/package" | awk '/total/ { print $1 " of about 150 MB" }'
+}
+
+download_package() {
+	cd "$APT/package" && private_apt download "linux-source-$SERIES"
+}
+
+# Fetches the Debian package with the source into $APT/package, with an apt
+# directory of its own: the newer suite never gets into the system's apt.
+download_source() {
+	local by_hand="or give a source tree with KDIR=" mirror
+
+	command -v apt-get >/dev/null ||
+		die "without apt the kernel's source cannot be fetched: give a $SERIES source tree with KDIR="
+	rm -rf "$APT"
+	mkdir -p "$APT"/{lists,cache,package}
+	mirror=$(debian_mirror)
+	if [[ -z $mirror ]]; then
+		# The system's own lists were never fetched, or were cleaned away.
+		long_step "asking which mirror to use" far_unknown "$LOGS/apt-mirror.log" \
+			apt-get -q -o APT::Sandbox::User=root -o Dir::State::lists="$APT/lists" update || true
+		mirror=$(debian_mirror -o Dir::State::lists="$APT/lists")
+		[[ -n $mirror ]] || die "apt knows no Debian mirror: $NETWORK_HINT, $by_hand"
+	fi
+	echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $SUITE main" \
+		>"$APT/sources.list"
+	long_step "looking for linux-source-$SERIES in $SUITE" far_unknown "$LOGS/apt-lists.log" \
+		private_apt update || {
+		network_trouble "$LOGS/apt-lists.log" &&
+			die "cannot read $SUITE from $mirror: $NETWORK_HINT, $by_hand"
+		die "cannot read $SUITE from $mirror: $(grep -m1 '^E: ' "$LOGS/apt-lists.log"); give a source tree with KDIR="
+	}
+	long_step "downloading linux-source-$SERIES" download_far "$LOGS/apt-download.log" \
+		download_package || {
+		network_trouble "$LOGS/apt-download.log" &&
+			die "cannot download linux-source-$SERIES from $mirror: $NETWORK_HINT, $by_hand"
+		die "$SUITE has no linux-source-$SERIES: $(grep -m1 '^E: ' "$LOGS/apt-download.log"); give a source tree with KDIR="
+	}
+}
+
+source_tar() {
+	if [[ -e /usr/src/linux-source-$SERIES.tar.xz ]]; then
+		cat "/usr/src/linux-source-$SERIES.tar.xz"
+	else
+		dpkg-deb --fsys-tarfile "$APT"/package/*.deb |
+			tar -xO "./usr/src/linux-source-$SERIES.tar.xz"
+	fi
+}
+
+unpack_far() {
+	printf '%d of about 93,000 files' "$(wc -l <"$LOGS/unpack.log")"
+}
+
+unpack_source() {
+	source_tar | xz -dc | tar -xv --strip-components=1 -C "$1"
+}
+
+commit_far() {
+	printf '%d of about 93,000 files' "$(wc -l <"$LOGS/commit.log")"
+}
+
+commit_source() {
+	export GIT_AUTHOR_NAME=proc-events GIT_AUTHOR_EMAIL=proc-events@localhost
+	export GIT_AUTHOR_DATE='2026-01-01T00:00:00Z' GIT_COMMITTER_DATE='2026-01-01T00:00:00Z'
+
+	git -C "$1" init -q &&
+		printf '/%s-*/\n' build module clippy >>"$1/.git/info/exclude" &&
+		git_in "$1" -c core.looseCompression=1 add --verbose --force . &&
+		git_in "$1" commit -q -m "Linux $(make -s -C "$1" kernelversion)" &&
+		git_in "$1" tag stock
+}
+
+checkout_patched() {
+	git_in "$TREE/stock" worktree prune &&
+		git_in "$TREE/stock" worktree add --detach "$TREE/patched.new" stock &&
+		git_in "$TREE/stock" worktree move "$TREE/patched.new" "$TREE/patched"
+}
+
+# Makes the repository and its two work trees. Each appears under its name only
+# when it is complete. The patched tree is there before anything is built, so no
+# build of one tree looks out of date in the other.
+fetch_source() {
+	if [[ ! -d $TREE ]]; then
+		need_space $((DOWNLOAD_MEGABYTES + SOURCE_MEGABYTES)) "the kernel's source"
+		[[ -e /usr/src/linux-source-$SERIES.tar.xz ]] || download_source
+		rm -rf "$TREE.new"
+		mkdir -p "$TREE.new/stock"
+		long_step "unpacking the kernel's source" unpack_far "$LOGS/unpack.log" \
+			unpack_source "$TREE.new/stock" ||
+			die "unpacking failed: $(tail -n1 "$LOGS/unpack.log"); the whole output is in $LOGS/unpack.log"
+		rm -rf "$APT"
+		long_step "making it a git repository" commit_far "$LOGS/commit.log" \
+			commit_source "$TREE.new/stock" ||
+			die "git failed: $(tail -n1 "$LOGS/commit.log"); the whole output is in $LOGS/commit.log"
+		mv "$TREE.new" "$TREE"
+	fi
+	if [[ ! -d $TREE/patched ]]; then
+		rm -rf "$TREE/patched.new"
+		long_step "checking out the tree to patch" far_unknown "$LOGS/checkout.log" checkout_patched ||
+			die "git failed: $(tail -n1 "$LOGS/checkout.log"); the whole output is in $LOGS/checkout.log"
+	fi
+}
