@@ -5,6 +5,7 @@
 use crate::{
     control::Command,
     listener::{
+        acknowledge,
         now_ns,
         View, //
     },
@@ -16,7 +17,6 @@ use crate::{
     wire::{
         self,
         Event,
-        Message,
         NO_CPU, //
     },
 };
@@ -29,10 +29,12 @@ use kernel::{
         Handler,
         Request,
         Section,
-        SidIds,
-        GROUP, //
+        SidIds, //
     },
-    sync::rcu,
+    sync::{
+        rcu,
+        Arc, //
+    },
     task::Task,
 };
 
@@ -62,17 +64,13 @@ impl<'a> Ids<'a> {
 }
 
 /// Turns what the hooks tell into messages to the listeners.
-#[pin_data]
 pub(crate) struct Connector {
-    #[pin]
-    listeners: Listeners,
+    listeners: Arc<Listeners>,
 }
 
 impl Connector {
-    pub(crate) fn new(module: &'static ThisModule) -> impl PinInit<Self, Error> {
-        try_pin_init!(Self {
-            listeners <- Listeners::new(module),
-        })
+    pub(crate) fn new(listeners: Arc<Listeners>) -> Self {
+        Self { listeners }
     }
 
     /// Sends an event to all on `lists` who can see its subject. `event` makes it of the subject's
@@ -213,28 +211,26 @@ impl Handler for Connector {
         });
     }
 
-    fn control(&self, socket: &Socket, request: &Request<'_>) {
+    fn control(&self, request: &Request<'_>) {
         let result = match Command::parse(request.data) {
-            Ok(Command::Listen(mask)) => match self.listeners.listen(socket, mask, request) {
+            Ok(Command::Listen(mask)) => match self.listeners.listen(request, mask) {
                 // It was acknowledged with the place where its numbers start.
                 Ok(Before::Silent) => return,
                 Ok(Before::Listening) => Ok(()),
                 Err(error) => Err(error),
             },
             Ok(Command::Ignore) => {
-                self.listeners.end(socket);
+                self.listeners.end(request.socket);
                 Ok(())
             }
             Err(_) => Err(EINVAL),
         };
         let errno = result.map_or_else(|error| error.to_errno().unsigned_abs(), |()| 0);
-        let message = Message::acknowledge(request.seq, request.ack, NO_CPU, now_ns(), errno);
 
-        // Should it be lost, the requester reads `ENOBUFS`.
-        let _ = socket.deliver(GROUP, message.as_bytes(), GFP_KERNEL);
+        acknowledge(request, NO_CPU, errno, GFP_KERNEL);
     }
 
-    fn release(&self, socket: &Socket) {
+    fn gone(&self, socket: &Socket) {
         self.listeners.end(socket);
     }
 }

@@ -7,7 +7,7 @@ use crate::wire::{
     Message, //
 };
 use kernel::{
-    cpu,
+    cpu, fmt,
     net::connector::{
         Delivery,
         Socket, //
@@ -16,6 +16,7 @@ use kernel::{
     pid_namespace::PidNamespace,
     prelude::*,
     proc_events::{
+        Request,
         Section,
         GROUP, //
     },
@@ -26,6 +27,7 @@ use kernel::{
             Relaxed, //
         },
     },
+    task::Kuid,
     time::{
         Instant,
         Monotonic, //
@@ -57,12 +59,32 @@ impl View {
 
 /// What a listener was sent from one CPU. Padded so that no two CPUs write to one cache line.
 ///
-/// Written in a [`Section`] on that CPU alone, so that neither field needs more than plain loads
-/// and stores; atomic because others may read them meanwhile.
+/// Written in a [`Section`] on that CPU alone, so that plain loads and stores are enough; atomic
+/// because others may read them meanwhile.
 #[repr(align(64))]
 struct Account {
     /// The number of the next message.
     seq: Atomic<u32>,
+    /// How many events were queued.
+    delivered: Atomic<u64>,
+    /// How many events found no room or no memory.
+    lost: Atomic<u64>,
+}
+
+impl Account {
+    fn new() -> Self {
+        Self {
+            seq: Atomic::new(0),
+            delivered: Atomic::new(0),
+            lost: Atomic::new(0),
+        }
+    }
+}
+
+/// Adds one to a counter that no other CPU writes.
+#[inline]
+fn count(counter: &Atomic<u64>) {
+    counter.store(counter.load(Relaxed).wrapping_add(1), Relaxed);
 }
 
 /// A socket that listens.
@@ -72,31 +94,41 @@ pub(crate) struct Listener {
     accounts: KVec<Account>,
     /// Set once, when the listener ends, in case it can't be taken off the lists at once.
     ended: Atomic<bool>,
+    /// The user who listens, against whose limit it counts.
+    user: Kuid,
+    /// The process that listened first, as the initial pid namespace numbers it.
+    process: i32,
+    port_id: u32,
 }
 
 impl Listener {
-    /// A listener with the current task's view. May sleep.
-    pub(crate) fn new(socket: &Socket) -> Result<Self> {
-        let cpus = cpu::nr_cpu_ids();
-        let mut accounts = KVec::with_capacity(cpus as usize, GFP_KERNEL)?;
+    /// The listener that a request makes of its socket, with the current task's view. May sleep.
+    pub(crate) fn new(request: &Request<'_>) -> Result<Self> {
+        let cpus = cpu::nr_cpu_ids() as usize;
+        let mut accounts = KVec::with_capacity(cpus, GFP_KERNEL)?;
         for _ in 0..cpus {
-            let account = Account {
-                seq: Atomic::new(0),
-            };
-            accounts.push(account, GFP_KERNEL)?;
+            accounts.push(Account::new(), GFP_KERNEL)?;
         }
 
         Ok(Self {
-            socket: socket.into(),
+            socket: request.socket.into(),
             view: View::current()?,
             accounts,
             ended: Atomic::new(false),
+            user: Kuid::current_euid(),
+            process: current!().tgid(),
+            port_id: request.port_id,
         })
     }
 
     /// Whether this is the listener with that socket.
     pub(crate) fn is(&self, socket: &Socket) -> bool {
         *self.socket == *socket
+    }
+
+    /// Whether that user listens here.
+    pub(crate) fn is_of(&self, user: Kuid) -> bool {
+        self.user == user
     }
 
     /// Sends nothing from now on.
@@ -106,7 +138,7 @@ impl Listener {
         self.ended.store(true, Relaxed);
     }
 
-    /// Sends an event, and numbers it.
+    /// Sends an event, numbers it, and accounts for it.
     #[inline]
     pub(crate) fn send(&self, section: &Section<'_>, timestamp_ns: u64, event: &wire::Event) {
         if self.ended.load(Relaxed) {
@@ -122,23 +154,64 @@ impl Listener {
 
         match self.socket.deliver(GROUP, message.as_bytes(), GFP_NOWAIT) {
             // What the listener's own filter drops was not to get there, and leaves no gap.
-            Ok(Delivery::Filtered) => {}
-            _ => account.seq.store(seq.wrapping_add(1), Relaxed),
+            Ok(Delivery::Filtered) => return,
+            Ok(Delivery::Queued) => count(&account.delivered),
+            Ok(Delivery::Lost) | Err(_) => count(&account.lost),
         }
+        account.seq.store(seq.wrapping_add(1), Relaxed);
     }
 
     /// Acknowledges the request with which this listener starts, and lets the numbers of the CPU
     /// that it happens on go on from the request's: readers that look for gaps count it in.
-    pub(crate) fn acknowledge_start(&self, section: &Section<'_>, seq: u32, ack: u32) {
+    pub(crate) fn acknowledge_start(&self, section: &Section<'_>, request: &Request<'_>) {
         let cpu = section.cpu().as_u32();
         if let Some(account) = self.accounts.get(cpu as usize) {
-            account.seq.store(seq.wrapping_add(1), Relaxed);
+            account.seq.store(request.seq.wrapping_add(1), Relaxed);
         }
 
-        let message = Message::acknowledge(seq, ack, cpu, now_ns(), 0);
-        // Should it be lost, the requester reads `ENOBUFS`.
-        let _ = self.socket.deliver(GROUP, message.as_bytes(), GFP_NOWAIT);
+        acknowledge(request, cpu, 0, GFP_NOWAIT);
     }
+}
+
+/// A line of the listing in debugfs, after [`LISTING_HEAD`] and before the mask.
+impl fmt::Display for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let total = |counter: fn(&Account) -> &Atomic<u64>| -> u64 {
+            self.accounts
+                .iter()
+                .map(|account| counter(account).load(Relaxed))
+                .sum()
+        };
+
+        write!(
+            f,
+            "{:>10} {:>10} {:>10} {:>10} {:>10} {:>12} {:>12}",
+            self.port_id,
+            self.process,
+            self.view.pids.inum(),
+            self.view.users.inum(),
+            self.socket.net_inum(),
+            total(|account| &account.delivered),
+            total(|account| &account.lost),
+        )
+    }
+}
+
+/// What the columns of a listener's line are.
+pub(crate) const LISTING_HEAD: &str =
+    "   port_id        pid     pid_ns    user_ns     net_ns    delivered         lost";
+
+/// Answers a request: `errno` is positive, or 0 for success.
+pub(crate) fn acknowledge(
+    request: &Request<'_>,
+    cpu: u32,
+    errno: u32,
+    flags: kernel::alloc::Flags,
+) {
+    let message = Message::acknowledge(request.seq, request.ack, cpu, now_ns(), errno);
+
+    // Should it be lost, the requester reads `ENOBUFS`.
+    let _ = request.socket.deliver(GROUP, message.as_bytes(), flags);
 }
 
 /// The time that messages carry.

@@ -6,13 +6,17 @@
 //! neither: they find their receivers under RCU.
 
 use crate::{
-    listener::Listener,
+    listener::{
+        Listener,
+        LISTING_HEAD, //
+    },
     mask::{
         List,
         Mask, //
     },
 };
 use kernel::{
+    fmt,
     net::connector::Socket,
     new_mutex,
     prelude::*,
@@ -31,6 +35,7 @@ use kernel::{
         Arc,
         Mutex, //
     },
+    task::Kuid,
 };
 
 /// The kind of event that those on a list wait for.
@@ -74,6 +79,30 @@ impl Receivers {
     }
 }
 
+/// Who may listen, and how much.
+pub(crate) struct Limits {
+    /// Whether who is no administrator of the socket's network namespace may.
+    pub(crate) unprivileged: bool,
+    /// How many listeners a user may have who is no administrator of the system.
+    pub(crate) per_user: usize,
+}
+
+impl Limits {
+    /// Checks whether the sender of a request may have one more listener.
+    fn check(&self, request: &Request<'_>, subscriptions: &[Subscription]) -> Result {
+        if !self.unprivileged && !request.socket.is_net_admin() {
+            return Err(EPERM);
+        }
+
+        let user = Kuid::current_euid();
+        let own = subscriptions.iter().filter(|s| s.listener.is_of(user));
+        if own.count() >= self.per_user && !request.socket.is_init_net_admin() {
+            return Err(EUSERS);
+        }
+        Ok(())
+    }
+}
+
 struct Inner {
     subscriptions: KVec<Subscription>,
     /// The watch that those on a list need, while there is someone on it.
@@ -84,6 +113,7 @@ struct Inner {
 #[pin_data]
 pub(crate) struct Listeners {
     module: &'static ThisModule,
+    limits: Limits,
     /// Serializes requests and the end of listeners.
     #[pin]
     inner: Mutex<Inner>,
@@ -92,9 +122,10 @@ pub(crate) struct Listeners {
 }
 
 impl Listeners {
-    pub(crate) fn new(module: &'static ThisModule) -> impl PinInit<Self, Error> {
+    pub(crate) fn new(module: &'static ThisModule, limits: Limits) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             module,
+            limits,
             inner <- new_mutex!(Inner {
                 subscriptions: KVec::new(),
                 watches: Default::default(),
@@ -109,21 +140,20 @@ impl Listeners {
         &self.receivers.read(rcu).lists[list as usize]
     }
 
-    /// Makes `socket` a listener for `mask`, or changes its mask. Tells whether it was one before;
-    /// if not, the request was acknowledged.
+    /// Makes a request's socket a listener for `mask`, or changes its mask. Tells whether it was one
+    /// before; if not, the request was acknowledged.
     ///
     /// On failure nothing has changed. May sleep, and waits for a grace period at the end.
-    pub(crate) fn listen(
-        &self,
-        socket: &Socket,
-        mask: Mask,
-        request: &Request<'_>,
-    ) -> Result<Before> {
+    ///
+    /// # Errors
+    ///
+    /// [`EPERM`] and [`EUSERS`] as [`Limits`] say, [`ENOMEM`].
+    pub(crate) fn listen(&self, request: &Request<'_>, mask: Mask) -> Result<Before> {
         // Declared before the lock is taken, so that the grace period is awaited without it.
         let _retired;
         let mut inner = self.inner.lock();
 
-        if let Some(known) = inner.position(socket) {
+        if let Some(known) = inner.position(request.socket) {
             let before = core::mem::replace(&mut inner.subscriptions[known].mask, mask);
 
             match Receivers::new(&inner.subscriptions) {
@@ -136,7 +166,9 @@ impl Listeners {
             return Ok(Before::Listening);
         }
 
-        let listener = Arc::new(Listener::new(socket)?, GFP_KERNEL)?;
+        self.limits.check(request, &inner.subscriptions)?;
+
+        let listener = Arc::new(Listener::new(request)?, GFP_KERNEL)?;
         let subscription = Subscription {
             listener: listener.clone(),
             mask,
@@ -146,9 +178,7 @@ impl Listeners {
         match Receivers::new(&inner.subscriptions) {
             Ok(receivers) => {
                 // Acknowledged before the first event can be sent.
-                Section::run(|section| {
-                    listener.acknowledge_start(section, request.seq, request.ack);
-                });
+                Section::run(|section| listener.acknowledge_start(section, request));
                 _retired = self.publish(&mut inner, receivers);
             }
             Err(error) => {
@@ -194,6 +224,20 @@ impl Listeners {
             }
         }
         self.receivers.replace(receivers)
+    }
+}
+
+/// The listing in debugfs.
+impl fmt::Display for Listeners {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let inner = self.inner.lock();
+
+        writeln!(f, "listeners: {}", inner.subscriptions.len())?;
+        writeln!(f, "{LISTING_HEAD}       mask")?;
+        for Subscription { listener, mask } in &inner.subscriptions {
+            f.write_fmt(fmt!("{} {:#010x}\n", **listener, mask.bits()))?;
+        }
+        Ok(())
     }
 }
 

@@ -91,6 +91,11 @@ impl Mask {
         }
     }
 
+    /// The bits of `enum proc_cn_event`.
+    pub(crate) fn bits(self) -> u32 {
+        self.0
+    }
+
     /// Whether a listener with this mask belongs on a list.
     ///
     /// Who wants all exits is not on the list for some of them, and so gets none twice.

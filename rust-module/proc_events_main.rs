@@ -20,10 +20,18 @@ mod listeners;
 mod mask;
 mod wire;
 
-use crate::connector::Connector;
+use crate::{
+    connector::Connector,
+    listeners::{
+        Limits,
+        Listeners, //
+    },
+};
 use kernel::{
+    debugfs,
     prelude::*,
-    proc_events::Registration, //
+    proc_events::Registration,
+    sync::Arc, //
 };
 
 module! {
@@ -32,18 +40,45 @@ module! {
     authors: ["The proc_events developers"],
     description: "Process events connector",
     license: "GPL",
+    params: {
+        unprivileged: u8 {
+            default: 1,
+            description: "Whether processes without CAP_NET_ADMIN in their network namespace may listen (0 or 1)",
+        },
+        max_listeners: u32 {
+            default: 256,
+            description: "How many listeners a user without CAP_NET_ADMIN in the initial namespace may have",
+        },
+    },
 }
 
 #[pin_data]
 struct ProcEvents {
     #[pin]
     _registration: Registration<Connector>,
+    /// `/sys/kernel/debug/proc_events/listeners`: who listens, for root to see.
+    #[pin]
+    _listing: debugfs::File<Arc<Listeners>>,
 }
 
 impl kernel::InPlaceModule for ProcEvents {
     fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
-        pin_init!(Self {
-            _registration <- Registration::new(module, Connector::new(module)),
-        }? Error)
+        pin_init::pin_init_scope(move || {
+            let limits = Limits {
+                unprivileged: module_parameters::unprivileged.value() != 0,
+                per_user: module_parameters::max_listeners.value() as usize,
+            };
+            let listeners = Arc::pin_init(Listeners::new(module, limits), GFP_KERNEL)?;
+            let directory = debugfs::Dir::new(c"proc_events");
+
+            Ok(try_pin_init!(Self {
+                _registration <- Registration::new(module, Ok(Connector::new(listeners.clone()))),
+                _listing <- directory.read_callback_file(
+                    c"listeners",
+                    listeners,
+                    &|listeners, f| f.write_fmt(fmt!("{}", **listeners)),
+                ),
+            }? Error))
+        })
     }
 }

@@ -16,6 +16,11 @@ pub(crate) const CN_IDX_PROC: u32 = 1;
 /// `CN_VAL_PROC`: the connector's value of process events.
 const CN_VAL_PROC: u32 = 1;
 
+/// What `PROC_CN_FEATURE_*` this module has: one answer to each request (`ACK`), numbers without
+/// gaps but for losses (`SEQ`), ids as the listener sees them (`NAMESPACES`), and what a session
+/// leader left (`SID_ORIGIN`).
+const FEATURES: u32 = 0x1 | 0x2 | 0x4 | 0x8;
+
 /// The `cpu` of a message that has no place in any CPU's numbering.
 pub(crate) const NO_CPU: u32 = u32::MAX;
 
@@ -153,7 +158,7 @@ impl Event {
         }
 
         match *self {
-            Event::Ack { errno } => [errno, 0, 0, 0, 0, 0],
+            Event::Ack { errno } => [errno, FEATURES, 0, 0, 0, 0],
             Event::Fork { parent, child } => [
                 id(parent.pid),
                 id(parent.tgid),
@@ -348,8 +353,8 @@ mod tests {
 
             assert_eq!((word(bytes, 8), word(bytes, 12)), (42, answered));
             assert_eq!((word(bytes, 20), word(bytes, 24)), (0, u32::MAX));
-            assert_eq!(word(bytes, 36), 22);
-            assert!(bytes[40..].iter().all(|byte| *byte == 0));
+            assert_eq!((word(bytes, 36), word(bytes, 40)), (22, 0xf));
+            assert!(bytes[44..].iter().all(|byte| *byte == 0));
         }
     }
 }

@@ -7,9 +7,13 @@
 
 #![allow(dead_code)]
 
+// rustfmt skips what the kernel's rustfmt settings format.
 #[path = "../../../rust-module/control.rs"]
+#[rustfmt::skip]
 mod control;
 #[path = "../../../rust-module/mask.rs"]
+#[rustfmt::skip]
 mod mask;
 #[path = "../../../rust-module/wire.rs"]
+#[rustfmt::skip]
 mod wire;
