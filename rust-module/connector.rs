@@ -17,6 +17,7 @@ use crate::{
     wire::{
         self,
         Event,
+        Message,
         NO_CPU, //
     },
 };
@@ -83,15 +84,30 @@ impl Connector {
         subject: Ids<'_>,
         event: impl Fn(wire::Ids, &View) -> Event,
     ) {
+        let Some(thread) = subject.thread else {
+            return;
+        };
+        let receivers = self.listeners.receivers(section.rcu());
         let timestamp_ns = now_ns();
+        let cpu = section.cpu();
 
-        for list in lists {
-            for listener in self.listeners.on(*list, section.rcu()) {
-                let process = subject.seen_from(&listener.view);
-                if process.pid == 0 {
-                    continue;
+        for (namespace, _) in thread.numbers() {
+            for list in lists {
+                // Most of a namespace's listeners have one view, and so get one encoding.
+                let mut encoded: Option<(&View, Message)> = None;
+
+                for listener in receivers.on(namespace, *list) {
+                    let view = &listener.view;
+                    let message = match &mut encoded {
+                        Some((known, message)) if *known == view => message,
+                        other => {
+                            let event = event(subject.seen_from(view), view);
+                            let message = Message::event(cpu.as_u32(), timestamp_ns, &event);
+                            &mut other.insert((view, message)).1
+                        }
+                    };
+                    listener.send(cpu, message);
                 }
-                listener.send(section, timestamp_ns, &event(process, &listener.view));
             }
         }
     }
@@ -122,8 +138,8 @@ impl Handler for Connector {
 
         self.report(section, &[List::Uid], subject, |process, view| Event::Uid {
             process,
-            ruid: view.users.uid(cred.uid()),
-            euid: view.users.uid(cred.euid()),
+            ruid: view.users().uid(cred.uid()),
+            euid: view.users().uid(cred.euid()),
         });
     }
 
@@ -133,8 +149,8 @@ impl Handler for Connector {
 
         self.report(section, &[List::Gid], subject, |process, view| Event::Gid {
             process,
-            rgid: view.users.gid(cred.gid()),
-            egid: view.users.gid(cred.egid()),
+            rgid: view.users().gid(cred.gid()),
+            egid: view.users().gid(cred.egid()),
         });
     }
 

@@ -2,12 +2,13 @@
 
 //! One listener: a socket that asked for process events.
 
-use crate::wire::{
-    self,
-    Message, //
-};
+use crate::wire::Message;
 use kernel::{
-    cpu, fmt,
+    cpu::{
+        self,
+        CpuId, //
+    },
+    fmt,
     net::connector::{
         Delivery,
         Socket, //
@@ -38,7 +39,14 @@ use kernel::{
 /// The namespaces in whose numbers a listener gets its events: those it listened from.
 pub(crate) struct View {
     pids: ARef<PidNamespace>,
-    pub(crate) users: ARef<UserNamespace>,
+    users: ARef<UserNamespace>,
+}
+
+impl PartialEq for View {
+    #[inline]
+    fn eq(&self, other: &Self) -> bool {
+        *self.pids == *other.pids && *self.users == *other.users
+    }
 }
 
 impl View {
@@ -48,6 +56,18 @@ impl View {
             pids: current!().active_pid_ns().ok_or(ESRCH)?.into(),
             users: UserNamespace::current(),
         })
+    }
+
+    /// The pid namespace.
+    #[inline]
+    pub(crate) fn pids(&self) -> &PidNamespace {
+        &self.pids
+    }
+
+    /// The user namespace.
+    #[inline]
+    pub(crate) fn users(&self) -> &UserNamespace {
+        &self.users
     }
 
     /// The number of an id in this view: 0 if it can't be seen, or is of no task any more.
@@ -138,19 +158,18 @@ impl Listener {
         self.ended.store(true, Relaxed);
     }
 
-    /// Sends an event, numbers it, and accounts for it.
+    /// Numbers an event of this CPU, sends it, and accounts for it.
     #[inline]
-    pub(crate) fn send(&self, section: &Section<'_>, timestamp_ns: u64, event: &wire::Event) {
+    pub(crate) fn send(&self, cpu: CpuId, message: &mut Message) {
         if self.ended.load(Relaxed) {
             return;
         }
 
-        let cpu = section.cpu().as_u32();
-        let Some(account) = self.accounts.get(cpu as usize) else {
+        let Some(account) = self.accounts.get(cpu.as_u32() as usize) else {
             return;
         };
         let seq = account.seq.load(Relaxed);
-        let message = Message::event(seq, cpu, timestamp_ns, event);
+        message.number(seq);
 
         match self.socket.deliver(GROUP, message.as_bytes(), GFP_NOWAIT) {
             // What the listener's own filter drops was not to get there, and leaves no gap.

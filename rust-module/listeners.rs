@@ -14,6 +14,10 @@ use crate::{
         List,
         Mask, //
     },
+    receivers::{
+        Receivers,
+        Subscription, //
+    },
 };
 use kernel::{
     fmt,
@@ -50,32 +54,6 @@ const fn kind(list: List) -> Kind {
         List::Comm => Kind::Comm,
         List::Coredump => Kind::Coredump,
         List::Exit | List::NonzeroExit => Kind::Exit,
-    }
-}
-
-/// A listener, and what it asked for last.
-#[derive(Clone)]
-struct Subscription {
-    listener: Arc<Listener>,
-    mask: Mask,
-}
-
-/// Who gets which event, as the hooks find it.
-#[derive(Default)]
-struct Receivers {
-    lists: [KVec<Arc<Listener>>; List::ALL.len()],
-}
-
-impl Receivers {
-    fn new(subscriptions: &[Subscription]) -> Result<KBox<Self>> {
-        let mut receivers = KBox::new(Self::default(), GFP_KERNEL)?;
-
-        for list in List::ALL {
-            for subscription in subscriptions.iter().filter(|s| s.mask.is_on(list)) {
-                receivers.lists[list as usize].push(subscription.listener.clone(), GFP_KERNEL)?;
-            }
-        }
-        Ok(receivers)
     }
 }
 
@@ -134,10 +112,10 @@ impl Listeners {
         })
     }
 
-    /// Those who are on a list now.
+    /// Who gets which event now.
     #[inline]
-    pub(crate) fn on<'a>(&'a self, list: List, rcu: &'a rcu::Guard) -> &'a [Arc<Listener>] {
-        &self.receivers.read(rcu).lists[list as usize]
+    pub(crate) fn receivers<'a>(&'a self, rcu: &'a rcu::Guard) -> &'a Receivers {
+        self.receivers.read(rcu)
     }
 
     /// Makes a request's socket a listener for `mask`, or changes its mask. Tells whether it was one
@@ -217,9 +195,9 @@ impl Listeners {
         for list in List::ALL {
             let watch = &mut inner.watches[list as usize];
 
-            match (receivers.lists[list as usize].is_empty(), &watch) {
-                (true, Some(_)) => *watch = None,
-                (false, None) => *watch = Some(Watch::new(self.module, kind(list))),
+            match (receivers.any_on(list), &watch) {
+                (false, Some(_)) => *watch = None,
+                (true, None) => *watch = Some(Watch::new(self.module, kind(list))),
                 _ => {}
             }
         }

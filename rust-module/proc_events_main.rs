@@ -6,8 +6,10 @@
 //! The kernel's hooks call [`Connector`]; what they tell goes from there to the listeners that
 //! asked for it:
 //!
-//! hook ([`kernel::proc_events`]) -> receivers ([`listeners`], [`mask`]) -> translation and
-//! numbering ([`listener`]) -> encoding ([`wire`]) -> delivery ([`kernel::net::connector`]).
+//! hook ([`kernel::proc_events`]) -> task's identity ([`connector`]) -> receivers ([`receivers`])
+//! -> encoding ([`wire`]) -> numbering ([`listener`]) -> delivery ([`kernel::net::connector`]).
+//!
+//! What user space asks for comes in by [`control`] and is kept by [`listeners`].
 //!
 //! User-space interface: `include/uapi/linux/cn_proc.h`.
 
@@ -15,9 +17,11 @@
 
 mod connector;
 mod control;
+mod index;
 mod listener;
 mod listeners;
 mod mask;
+mod receivers;
 mod wire;
 
 use crate::{

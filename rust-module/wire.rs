@@ -52,10 +52,16 @@ const EVENT_LEN: u16 = 40;
 const _: () = assert!(size_of::<Message>() == 20 + EVENT_LEN as usize);
 
 impl Message {
-    /// An event, with its number on the CPU that reports it. `timestamp_ns` is `CLOCK_MONOTONIC`.
+    /// An event on a CPU, yet without a number. `timestamp_ns` is `CLOCK_MONOTONIC`.
     #[inline]
-    pub(crate) fn event(seq: u32, cpu: u32, timestamp_ns: u64, event: &Event) -> Self {
-        Self::new(seq, 0, cpu, timestamp_ns, event)
+    pub(crate) fn event(cpu: u32, timestamp_ns: u64, event: &Event) -> Self {
+        Self::new(0, 0, cpu, timestamp_ns, event)
+    }
+
+    /// Gives the message its number for a receiver.
+    #[inline]
+    pub(crate) fn number(&mut self, seq: u32) {
+        self.seq = seq;
     }
 
     /// The answer to a request with these numbers. `errno` is positive, or 0 for success.
@@ -242,7 +248,8 @@ mod tests {
 
     /// Checks what all events have in common, and returns the words of the union.
     fn check_event(event: Event, what: u32) -> Vec<u32> {
-        let message = Message::event(7, 3, 0x0123_4567_89ab_cdef, &event);
+        let mut message = Message::event(3, 0x0123_4567_89ab_cdef, &event);
+        message.number(7);
         let bytes = message.as_bytes();
 
         assert_eq!(bytes.len(), 60);
