@@ -95,6 +95,19 @@ pub fn pidfd(pid: Pid) -> nix::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
+/// Whether the process of a [`pidfd`] ends within this time.
+pub fn has_ended(pidfd: &OwnedFd, limit: Duration) -> nix::Result<bool> {
+    let timeout = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
+    match poll(
+        &mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)],
+        timeout,
+    ) {
+        Ok(ready) => Ok(ready > 0),
+        Err(Errno::EINTR) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Both ends of a pipe on which one side waits for the other.
 pub struct Gate {
     reader: OwnedFd,

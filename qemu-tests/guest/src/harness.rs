@@ -117,6 +117,8 @@ pub struct Test {
     run: fn() -> TestResult,
     stock: Stock,
     limit: Duration,
+    /// Lines of the contract, as in `C27`.
+    covers: &'static [&'static str],
 }
 
 /// What the unpatched kernel is expected to do.
@@ -136,6 +138,7 @@ impl Test {
             run,
             stock: Stock::Passes,
             limit: TEST_LIMIT,
+            covers: &[],
         }
     }
 
@@ -157,6 +160,12 @@ impl Test {
         self
     }
 
+    /// Declares which lines of the contract the test proves.
+    pub const fn covers(mut self, lines: &'static [&'static str]) -> Self {
+        self.covers = lines;
+        self
+    }
+
     /// Module and name, as in `sid::names_the_group_leader`.
     pub fn full_name(&self) -> String {
         let module = self.module.rsplit("::").next().unwrap_or(self.module);
@@ -173,6 +182,7 @@ impl Test {
                 Stock::NotApplicable(reason) => StockExpectation::NotApplicable(reason.to_owned()),
             },
             limit_seconds: self.limit.as_secs(),
+            covers: self.covers.iter().map(|line| (*line).to_owned()).collect(),
         }
     }
 }
@@ -185,8 +195,16 @@ macro_rules! test {
     };
 }
 
+/// Looks, when the processes of a test are gone, for what it left behind in the kernel; says what.
+pub type Remains<'a> = &'a mut dyn FnMut() -> std::result::Result<(), String>;
+
 /// Runs the tests one after the other and reports them in KTAP. True when none failed.
-pub fn run(tests: &[Test], time_factor: u32, mut output: impl Write) -> Result<bool> {
+pub fn run(
+    tests: &[Test],
+    time_factor: u32,
+    remains: Remains<'_>,
+    mut output: impl Write,
+) -> Result<bool> {
     // Daemons of a test become our children, so that none of them can outlive it.
     set_child_subreaper(true).context("cannot become the reaper of the tests' processes")?;
     writeln!(output, "KTAP version 1\n1..{}", tests.len())?;
@@ -194,6 +212,11 @@ pub fn run(tests: &[Test], time_factor: u32, mut output: impl Write) -> Result<b
     for (index, test) in tests.iter().enumerate() {
         output.flush()?;
         let (outcome, log) = run_one(test, time_factor)?;
+        let outcome = match (outcome, remains()) {
+            (outcome, Ok(())) => outcome,
+            (Outcome::Failed(reason), Err(left)) => Outcome::Failed(format!("{reason}\n{left}")),
+            (_, Err(left)) => Outcome::Failed(left),
+        };
         for line in log.lines() {
             writeln!(output, "# {line}")?;
         }

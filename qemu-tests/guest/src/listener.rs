@@ -57,6 +57,13 @@ impl fmt::Display for ListenerError {
 
 impl std::error::Error for ListenerError {}
 
+impl ListenerError {
+    /// Whether messages were lost for want of room.
+    pub fn is_overrun(&self) -> bool {
+        matches!(self, Self::System(_, error) if error.raw_os_error() == Some(libc::ENOBUFS))
+    }
+}
+
 /// A socket in the group of process events.
 pub struct Listener {
     socket: Socket,
@@ -67,18 +74,34 @@ pub struct Listener {
 impl Listener {
     /// Opens and binds a socket that has not asked for anything yet.
     pub fn open() -> Result<Self, ListenerError> {
+        let listener = Self::open_unprivileged()?;
+        setsockopt(&listener, sockopt::RcvBufForce, &RECEIVE_BUFFER)
+            .map_err(|error| ListenerError::System("setsockopt(SO_RCVBUFFORCE)", error.into()))?;
+        Ok(listener)
+    }
+
+    /// As [`Self::open`], but with the receive buffer that every user has.
+    pub fn open_unprivileged() -> Result<Self, ListenerError> {
         let mut socket = Socket::new(libc::NETLINK_CONNECTOR as isize)
             .map_err(|error| ListenerError::System("socket", error))?;
         socket
             .bind(&SocketAddr::new(0, CN_PROC))
             .map_err(|error| ListenerError::System("bind", error))?;
-        let listener = Self {
-            socket,
-            pending: VecDeque::new(),
-        };
-        setsockopt(&listener, sockopt::RcvBufForce, &RECEIVE_BUFFER)
-            .map_err(|error| ListenerError::System("setsockopt(SO_RCVBUFFORCE)", error.into()))?;
-        Ok(listener)
+        Ok(Self::from(socket))
+    }
+
+    /// The socket, for what only some tests do with it.
+    pub fn socket(&mut self) -> &mut Socket {
+        &mut self.socket
+    }
+
+    /// The address that the kernel chose, by which the listing knows the socket.
+    pub fn port_id(&self) -> Result<u32, ListenerError> {
+        let mut address = SocketAddr::new(0, 0);
+        self.socket
+            .get_address(&mut address)
+            .map_err(|error| ListenerError::System("getsockname", error))?;
+        Ok(address.port_number())
     }
 
     /// A listener for the events of a mask (8-byte form).
@@ -223,6 +246,15 @@ impl Listener {
             taken.push(received);
         }
         Ok(taken)
+    }
+}
+
+impl From<Socket> for Listener {
+    fn from(socket: Socket) -> Self {
+        Self {
+            socket,
+            pending: VecDeque::new(),
+        }
     }
 }
 

@@ -14,6 +14,8 @@ mod describe;
 mod harness;
 mod listen;
 mod listener;
+mod listing;
+mod stress;
 mod tests;
 mod wire;
 
@@ -45,6 +47,8 @@ enum Command {
     },
     /// Show the events of a small real scenario.
     Demo,
+    /// Let many listeners come and go while events are raised on all CPUs, and check the accounts.
+    Stress(stress::Options),
     /// Show events as they happen, until interrupted.
     Listen(listen::Options),
 }
@@ -64,7 +68,12 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Agent => agent::run().map(|()| ExitCode::SUCCESS),
         Command::List { json } => list(json).map(|()| ExitCode::SUCCESS),
         Command::Test { time_factor, names } => {
-            let all_passed = harness::run(&select(&names)?, time_factor, std::io::stdout())?;
+            let all_passed = harness::run(
+                &select(&names)?,
+                time_factor,
+                &mut listing::leaks(),
+                std::io::stdout(),
+            )?;
             Ok(if all_passed {
                 ExitCode::SUCCESS
             } else {
@@ -72,6 +81,7 @@ fn run(command: Command) -> Result<ExitCode> {
             })
         }
         Command::Demo => demo::run(),
+        Command::Stress(options) => stress::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Listen(options) => listen::run(&options).map(|()| ExitCode::SUCCESS),
     }
 }

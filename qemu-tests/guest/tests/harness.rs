@@ -65,6 +65,11 @@ fn leaves_a_daemon() -> TestResult {
     Ok(())
 }
 
+/// Passes by itself; [`main`] says that it left something.
+fn leaves_something_in_the_kernel() -> TestResult {
+    Ok(())
+}
+
 fn main() {
     let tests = [
         test!(passes),
@@ -75,16 +80,26 @@ fn main() {
         test!(exits),
         test!(hangs).limit(Duration::from_millis(300)),
         test!(leaves_a_daemon),
+        test!(leaves_something_in_the_kernel),
     ];
     let mut report = Vec::new();
-    let all_passed = harness::run(&tests, 1, &mut report).expect("the framework itself works");
+    let mut ended = 0;
+    let mut remains = || {
+        ended += 1;
+        if ended == tests.len() {
+            Err("1 thing is left".to_owned())
+        } else {
+            Ok(())
+        }
+    };
+    let all_passed = harness::run(&tests, 1, &mut remains, &mut report).expect("the framework itself works");
     assert!(!all_passed);
     let report = String::from_utf8(report).expect("a report is text");
     println!("{report}");
     let lines: Vec<&str> = report.lines().collect();
     assert_eq!(
         &lines[..3],
-        ["KTAP version 1", "1..8", "ok 1 harness::passes"]
+        ["KTAP version 1", "1..9", "ok 1 harness::passes"]
     );
     let index = |start: &str| {
         lines
@@ -109,5 +124,7 @@ fn main() {
         !std::path::Path::new("/proc").join(daemon).exists(),
         "the daemon {daemon} is left"
     );
+    let left = index("not ok 9 harness::leaves_something_in_the_kernel");
+    assert_eq!(lines[left - 1], "# 1 thing is left");
     println!("the framework reports all of them as what they are");
 }

@@ -171,6 +171,8 @@ pub struct TestDescription {
     pub stock: StockExpectation,
     /// Time limit in seconds, before the runner's factor for slow machines.
     pub limit_seconds: u64,
+    /// Which lines of the contract it proves, as in `C27`.
+    pub covers: Vec<String>,
 }
 
 /// What the unpatched kernel does in a test: a claim that the stock run checks.

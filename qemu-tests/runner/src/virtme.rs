@@ -23,7 +23,7 @@ pub fn arguments(
     let agent = text(&settings.guest)?;
     let mut arguments = machine_arguments(accelerator);
     arguments.extend(root_arguments()?);
-    arguments.extend(port_arguments(&text(socket)?));
+    arguments.extend(device_arguments(&text(socket)?));
     arguments.extend([
         "--exec".to_owned(),
         format!("exec '{}' agent", agent.replace('\'', r"'\''")),
@@ -85,11 +85,13 @@ fn root_arguments() -> Result<Vec<String>> {
     Ok(arguments)
 }
 
-/// The agent's virtio-serial port, on a bus of its own.
-fn port_arguments(socket: &str) -> Vec<String> {
+/// The agent's virtio-serial port, on a bus of its own, and a network interface that leads nowhere:
+/// some programs that listen for process events do not start without one.
+fn device_arguments(socket: &str) -> Vec<String> {
     let options = format!(
         "-device virtio-serial-pci,id=proc-events -chardev socket,id=agent,path={socket} \
-         -device virtserialport,bus=proc-events.0,chardev=agent,name={PORT_NAME}"
+         -device virtserialport,bus=proc-events.0,chardev=agent,name={PORT_NAME} \
+         -netdev hubport,id=nowhere,hubid=0 -device virtio-net-pci,netdev=nowhere,romfile="
     );
     vec![format!("--qemu-opts={options}")]
 }

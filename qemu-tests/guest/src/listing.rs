@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The module's listing of its listeners, in debugfs.
+
+use std::io::{Error, ErrorKind};
+use std::{env, fs, io};
+
+use protocol::MODULE_VARIABLE;
+
+/// Where the module shows its listeners.
+const FILE: &str = "/sys/kernel/debug/proc_events/listeners";
+
+/// A line of the listing.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Line {
+    /// The socket's port id.
+    pub port_id: u32,
+    /// The process that listened, as the initial pid namespace numbers it.
+    pub pid: i32,
+    /// Inode of the pid namespace that it listened from.
+    pub pid_ns: u64,
+    /// Inode of its user namespace.
+    pub user_ns: u64,
+    /// Inode of the socket's network namespace.
+    pub net_ns: u64,
+    /// How many events it was sent.
+    pub delivered: u64,
+    /// How many it lost.
+    pub lost: u64,
+    /// What it listens for.
+    pub mask: u32,
+}
+
+/// Who listens.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Listing {
+    /// The total that the kernel tells.
+    pub count: usize,
+    /// A line for each listener.
+    pub lines: Vec<Line>,
+}
+
+impl Listing {
+    /// Reads it.
+    pub fn read() -> io::Result<Self> {
+        Self::parse(&text()?)
+    }
+
+    fn parse(text: &str) -> io::Result<Self> {
+        let malformed =
+            |line: &str| Error::new(ErrorKind::InvalidData, format!("{FILE}: a line {line:?}"));
+        let mut lines = text.lines();
+        let first = lines.next().unwrap_or_default();
+        let count = first
+            .strip_prefix("listeners: ")
+            .and_then(|count| count.parse().ok())
+            .ok_or_else(|| malformed(first))?;
+        let head = lines.next().unwrap_or_default();
+        let columns: Vec<_> = head.split_whitespace().collect();
+        if columns != COLUMNS {
+            return Err(malformed(head));
+        }
+        let lines = lines
+            .map(|line| Line::parse(line).ok_or_else(|| malformed(line)))
+            .collect::<io::Result<Vec<_>>>()?;
+        Ok(Self { count, lines })
+    }
+
+    /// The line of the socket with this port id.
+    pub fn of(port_id: u32) -> io::Result<Line> {
+        let listing = Self::read()?;
+        let line = listing.lines.iter().find(|line| line.port_id == port_id);
+        line.copied().ok_or_else(|| {
+            let lines = &listing.lines;
+            Error::new(
+                ErrorKind::NotFound,
+                format!("{FILE}: no port id {port_id} in {lines:?}"),
+            )
+        })
+    }
+}
+
+const COLUMNS: [&str; 8] = [
+    "port_id",
+    "pid",
+    "pid_ns",
+    "user_ns",
+    "net_ns",
+    "delivered",
+    "lost",
+    "mask",
+];
+
+impl Line {
+    fn parse(line: &str) -> Option<Self> {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let [port_id, pid, pid_ns, user_ns, net_ns, delivered, lost, mask] = words.as_slice()
+        else {
+            return None;
+        };
+        Some(Self {
+            port_id: port_id.parse().ok()?,
+            pid: pid.parse().ok()?,
+            pid_ns: pid_ns.parse().ok()?,
+            user_ns: user_ns.parse().ok()?,
+            net_ns: net_ns.parse().ok()?,
+            delivered: delivered.parse().ok()?,
+            lost: lost.parse().ok()?,
+            mask: u32::from_str_radix(mask.strip_prefix("0x")?, 16).ok()?,
+        })
+    }
+}
+
+fn text() -> io::Result<String> {
+    fs::read_to_string(FILE).map_err(|error| Error::new(error.kind(), format!("{FILE}: {error}")))
+}
+
+/// Whether the kernel under test has the module and so the listing; the stock kernel has not.
+pub fn is_there() -> bool {
+    env::var_os(MODULE_VARIABLE).is_some()
+}
+
+/// Tells of listeners that are still there although their processes are gone, each time only of
+/// new ones, so that a leak is the failure of the test that made it.
+pub fn leaks() -> impl FnMut() -> Result<(), String> {
+    let mut known = 0;
+    move || {
+        if !is_there() {
+            return Ok(());
+        }
+        let text = text().map_err(|error| error.to_string())?;
+        let listing = Listing::parse(&text).map_err(|error| error.to_string())?;
+        let count = listing.count.max(listing.lines.len());
+        let is_leak = count > known;
+        known = count;
+        if is_leak {
+            Err(format!("listeners are left that nobody has:\n{text}"))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &str = "   port_id        pid     pid_ns    user_ns     net_ns    delivered         lost       mask";
+
+    #[test]
+    fn each_column_has_its_place() {
+        let text = format!("listeners: 1\n{HEAD}\n 7 6 5 4 3 2 1 0xe00003c7\n");
+        let line = Line {
+            port_id: 7,
+            pid: 6,
+            pid_ns: 5,
+            user_ns: 4,
+            net_ns: 3,
+            delivered: 2,
+            lost: 1,
+            mask: 0xe000_03c7,
+        };
+        let listing = Listing {
+            count: 1,
+            lines: vec![line],
+        };
+        assert_eq!(Listing::parse(&text).unwrap(), listing);
+    }
+
+    #[test]
+    fn other_listings_are_refused() {
+        for text in ["", "listeners: x\n", "listeners: 0\nport_id\n"] {
+            assert!(Listing::parse(text).is_err(), "{text}");
+        }
+        let short = format!("listeners: 1\n{HEAD}\n 7 6 5\n");
+        assert!(Listing::parse(&short).is_err());
+    }
+}

@@ -1,0 +1,347 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Many listeners come and go while others fork, execute, lead sessions and exit on all CPUs.
+//!
+//! At the end nobody is counted who is gone, and the account of each listener that stayed balances:
+//! what was sent to it is what it read, and what the kernel calls lost is what its numbers miss.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use clap::Args;
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sys::prctl;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
+use nix::unistd::{Pid, execv, setsid};
+
+use crate::child::{self, Child, Gate};
+use crate::listener::{Listener, ListenerError};
+use crate::listing::{Line, Listing};
+use crate::wire::{IGNORE, LISTEN, mask};
+
+/// How much is to happen.
+#[derive(Args)]
+pub struct Options {
+    /// How long, in seconds.
+    #[arg(long, default_value_t = 10)]
+    pub seconds: u64,
+    /// Threads that start, change and end listeners, in each of two processes.
+    #[arg(long, default_value_t = 8)]
+    pub threads: usize,
+}
+
+/// Masks of the listeners that stay; the last one overruns.
+const STAYING: [u32; 4] = [
+    mask::ALL,
+    mask::SID | mask::EXEC,
+    mask::FORK | mask::EXIT,
+    mask::ALL,
+];
+
+/// Room of the listener that overruns, in bytes.
+const SMALL_BUFFER: usize = 4096;
+
+/// How long a listener in a process of its own lives before it is killed.
+const LIFE: Duration = Duration::from_millis(20);
+
+/// How long the workers have for their last round.
+const END_LIMIT: Duration = Duration::from_secs(60);
+
+/// Runs it, prints the figures, and fails when one of them is wrong.
+pub fn run(options: &Options) -> Result<()> {
+    let cpus = cpus()?;
+    let mut staying = Vec::new();
+    for (index, mask) in STAYING.into_iter().enumerate() {
+        let mut listener = Listener::open()?;
+        if index + 1 == STAYING.len() {
+            listener.socket().set_rx_buf_sz(SMALL_BUFFER as u32)?;
+        }
+        listener.request(&[LISTEN, mask])?;
+        staying.push(Account::new(listener)?);
+    }
+    let stop = Instant::now() + Duration::from_secs(options.seconds);
+    let tallies = Gate::new()?;
+    let mut workers = Vec::new();
+    // Forked before any thread is started here.
+    for cpu in &cpus {
+        workers.push(child::fork(|| report(&tallies, raise_events(*cpu, stop)))?);
+    }
+    for _ in 0..2 {
+        workers.push(child::fork(|| {
+            report(&tallies, churn(options.threads, stop))
+        })?);
+    }
+    workers.push(child::fork(|| report(&tallies, kill_listeners(stop)))?);
+    read_until(&mut staying, &workers, stop + END_LIMIT)?;
+    let mut operations = 0;
+    for worker in workers {
+        let ended = worker.wait()?;
+        ensure!(
+            matches!(ended, nix::sys::wait::WaitStatus::Exited(_, 0)),
+            "a worker failed: {ended:?}"
+        );
+        operations += u64::try_from(tallies.pass()?)?;
+    }
+    // One more event on each CPU, so that a loss at the end has a number behind it.
+    let before = Listing::read()?;
+    let cursors = positions(&before, &staying)?;
+    for account in &mut staying {
+        account.read()?;
+    }
+    for cpu in &cpus {
+        pin(*cpu)?;
+        child::fork(|| i32::from(setsid().is_err() || execute_true().is_err()))?.wait()?;
+    }
+    for account in &mut staying {
+        account.read()?;
+    }
+    settle(&cursors, &staying, operations)
+}
+
+/// What one listener that stays has read.
+struct Account {
+    listener: Listener,
+    port_id: u32,
+    events: u64,
+    overruns: u64,
+    missing: u64,
+    /// The number that the next message of each CPU is to have.
+    next: BTreeMap<u32, u32>,
+}
+
+impl Account {
+    fn new(mut listener: Listener) -> Result<Self> {
+        let answer = listener.wait_for("the answer", |received| received.event.bit() == 0)?;
+        let cpu = answer.message.body.cpu;
+        let seq = answer.message.connector.seq;
+        Ok(Self {
+            port_id: listener.port_id()?,
+            listener,
+            events: 0,
+            overruns: 0,
+            missing: 0,
+            next: BTreeMap::from([(cpu, seq.wrapping_add(1))]),
+        })
+    }
+
+    /// Reads what is there.
+    fn read(&mut self) -> Result<()> {
+        loop {
+            match self.listener.receive(Instant::now()) {
+                Ok(None) => return Ok(()),
+                Ok(Some(received)) => {
+                    let (cpu, seq) = (
+                        received.message.body.cpu,
+                        received.message.connector.seq,
+                    );
+                    let next = self.next.entry(cpu).or_insert(0);
+                    // A number from the past would be a huge gap, and so unbalance the account.
+                    self.missing += u64::from(seq.wrapping_sub(*next));
+                    *next = seq.wrapping_add(1);
+                    self.events += 1;
+                }
+                Err(error) if error.is_overrun() => self.overruns += 1,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// Reads for the listeners that stay until all workers have ended.
+fn read_until(staying: &mut [Account], workers: &[Child], limit: Instant) -> Result<()> {
+    for worker in workers {
+        let end = child::pidfd(worker.pid())?;
+        while !child::has_ended(&end, Duration::from_millis(50))? {
+            // The last one reads nothing until the end: it overruns.
+            let reading = staying.len() - 1;
+            for account in &mut staying[..reading] {
+                account.read()?;
+            }
+            ensure!(Instant::now() < limit, "the workers do not end");
+        }
+    }
+    Ok(())
+}
+
+fn positions(listing: &Listing, staying: &[Account]) -> Result<usize> {
+    ensure!(
+        listing.count == staying.len(),
+        "{} listeners are counted, {} are there: {:?}",
+        listing.count,
+        staying.len(),
+        listing.lines
+    );
+    Ok(listing.count)
+}
+
+/// Compares the kernel's accounts with ours, and prints both.
+fn settle(count: &usize, staying: &[Account], operations: u64) -> Result<()> {
+    println!("stress: {operations} operations, {count} listeners at the end");
+    let mut wrong = Vec::new();
+    for account in staying {
+        let Line {
+            delivered,
+            lost,
+            mask,
+            ..
+        } = Listing::of(account.port_id)?;
+        let generated = account.events + account.missing;
+        let unaccounted = i128::from(generated) - i128::from(delivered) - i128::from(lost);
+        let overruns = account.overruns;
+        println!(
+            "stress: mask {mask:#010x}: generated {generated}, delivered {delivered}, lost {lost}, \
+             unaccounted {unaccounted}, ENOBUFS {overruns}"
+        );
+        if unaccounted != 0 || delivered != account.events || lost != account.missing {
+            let (events, missing) = (account.events, account.missing);
+            wrong.push(format!(
+                "mask {mask:#010x}: read {events} of {delivered}, missed {missing} of {lost}"
+            ));
+        }
+    }
+    match wrong.as_slice() {
+        [] => Ok(()),
+        wrong => Err(anyhow!("accounts do not balance: {}", wrong.join("; "))),
+    }
+}
+
+fn report(tallies: &Gate, operations: Result<u64>) -> i32 {
+    let told = operations.and_then(|operations| {
+        let operations = i32::try_from(operations)?;
+        tallies.open(operations).context("cannot tell the tally")
+    });
+    match told {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("stress: {error:#}");
+            1
+        }
+    }
+}
+
+/// Forks, leads a session, executes, renames and exits, on one CPU.
+fn raise_events(cpu: usize, stop: Instant) -> Result<u64> {
+    pin(cpu)?;
+    let mut rounds = 0;
+    while Instant::now() < stop {
+        let executing = rounds % 4 == 0;
+        child::fork(|| {
+            let failed = setsid().is_err()
+                || prctl::set_name(c"stress").is_err()
+                || (executing && execute_true().is_err());
+            i32::from(failed)
+        })?
+        .wait()?;
+        rounds += 1;
+    }
+    Ok(rounds)
+}
+
+fn execute_true() -> nix::Result<()> {
+    execv(c"/bin/true", &[c"true"]).map(drop)
+}
+
+/// Starts, changes and ends listeners in many threads, also two at one socket.
+fn churn(threads: usize, stop: Instant) -> Result<u64> {
+    let operations = AtomicU64::new(0);
+    let failed = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for thread in 0..threads {
+            let (operations, failed) = (&operations, &failed);
+            scope.spawn(move || {
+                let mut round = thread;
+                while Instant::now() < stop && !failed.load(Ordering::Relaxed) {
+                    round += 1;
+                    match churn_once(round) {
+                        Ok(count) => _ = operations.fetch_add(count, Ordering::Relaxed),
+                        Err(error) => {
+                            eprintln!("stress: {error}");
+                            failed.store(true, Ordering::Relaxed);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    ensure!(!failed.into_inner(), "a thread failed");
+    Ok(operations.into_inner())
+}
+
+/// A socket's life, one of several; how many operations it took.
+fn churn_once(round: usize) -> Result<u64, ListenerError> {
+    const MASKS: [u32; 5] = [mask::SID, mask::ALL, mask::COMM, mask::FORK, 0];
+    let listener = Listener::open_unprivileged()?;
+    let masks = MASKS.iter().cycle().skip(round).take(1 + round % 3);
+    let mut operations = 2;
+    for mask in masks {
+        listener.request(&[LISTEN, *mask])?;
+        operations += 1;
+    }
+    match round % 4 {
+        0 => {}
+        1 => listener.request(&[IGNORE])?,
+        2 => {
+            listener.request(&[IGNORE])?;
+            listener.request(&[LISTEN])?;
+        }
+        _ => thread::scope(|scope| {
+            let other = scope.spawn(|| listener.request(&[LISTEN, mask::EXIT]));
+            let ignored = listener.request(&[IGNORE]);
+            other.join().expect("a request does not panic").and(ignored)
+        })?,
+    }
+    Ok(operations + (round % 4) as u64)
+}
+
+/// Lets processes listen and kills them.
+fn kill_listeners(stop: Instant) -> Result<u64> {
+    let mut killed = 0;
+    while Instant::now() < stop {
+        let listening = Gate::new()?;
+        let victim = child::fork(|| {
+            let listeners = [Listener::listen_all(), Listener::listen(mask::SID)];
+            if listeners.iter().any(Result::is_err) || listening.open(0).is_err() {
+                return 1;
+            }
+            // Busy listening, and dead before long.
+            loop {
+                for listener in listeners.iter().flatten() {
+                    if listener.request(&[LISTEN, mask::EXEC]).is_err() {
+                        return 1;
+                    }
+                }
+            }
+        })?;
+        listening.pass()?;
+        let pid = victim.pid();
+        if child::has_ended(&child::pidfd(pid)?, LIFE)? {
+            bail!("a listener ended by itself: {:?}", victim.wait()?);
+        }
+        kill_and_reap(pid)?;
+        killed += 1;
+    }
+    Ok(killed)
+}
+
+fn kill_and_reap(pid: Pid) -> nix::Result<()> {
+    kill(pid, Signal::SIGKILL)?;
+    waitpid(pid, None).map(drop)
+}
+
+/// The CPUs of the guest.
+pub fn cpus() -> nix::Result<Vec<usize>> {
+    let set = nix::sched::sched_getaffinity(Pid::from_raw(0))?;
+    Ok((0..CpuSet::count())
+        .filter(|cpu| set.is_set(*cpu).unwrap_or(false))
+        .collect())
+}
+
+/// Lets this thread run on one CPU only.
+pub fn pin(cpu: usize) -> nix::Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpu)?;
+    sched_setaffinity(Pid::from_raw(0), &set)
+}
