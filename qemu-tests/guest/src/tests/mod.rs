@@ -6,6 +6,7 @@ use crate::harness::Test;
 mod acks;
 mod clients;
 mod comm;
+mod container;
 mod coredump;
 mod exec;
 mod exit;
@@ -14,6 +15,7 @@ mod fork;
 mod ids;
 mod listeners;
 mod module;
+mod namespaces;
 mod ptrace;
 mod scenario;
 mod sid;
@@ -36,6 +38,7 @@ pub fn all() -> Vec<Test> {
         acks::TESTS,
         clients::TESTS,
         module::TESTS,
+        namespaces::TESTS,
     ]
     .concat()
 }

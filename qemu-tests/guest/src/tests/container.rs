@@ -1,0 +1,359 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Containers: processes in namespaces of their own.
+
+use std::fs;
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::path::PathBuf;
+
+use netlink_sys::Socket;
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg,
+    sendmsg, socketpair,
+};
+use nix::sys::wait::WaitStatus;
+use nix::unistd::{Gid, Pid, Uid, pause, setresgid, setresuid};
+
+use crate::child::{self, Child, Gate};
+use crate::harness::{Failure, TestResult, expect_eq};
+use crate::listener::{EVENT_LIMIT, Listener};
+use crate::wire::{Event, LISTEN, Received, Task};
+
+/// A pid namespace of its own.
+pub const PID: CloneFlags = CloneFlags::CLONE_NEWPID;
+
+/// A network namespace of its own.
+pub const NET: CloneFlags = CloneFlags::CLONE_NEWNET;
+
+/// A user namespace of its own.
+pub const USER: CloneFlags = CloneFlags::CLONE_NEWUSER;
+
+/// What a container usually has.
+pub const ALL: CloneFlags = PID.union(NET).union(USER);
+
+/// The id outside that is 0 inside, in a user namespace made by root.
+pub const FIRST_ID: u32 = 100_000;
+
+/// How many ids follow one another from there.
+pub const IDS: u32 = 1000;
+
+/// A process in namespaces of its own: the first, in a pid namespace. Dropping kills it.
+pub struct Container {
+    init: Option<Child>,
+    pidfd: OwnedFd,
+    kinds: CloneFlags,
+    pid: Pid,
+}
+
+impl Container {
+    /// Starts a function in new namespaces. In a user namespace it is root.
+    pub fn start(
+        kinds: CloneFlags,
+        function: impl FnOnce() -> TestResult,
+    ) -> Result<Self, Failure> {
+        let mapped = Gate::new()?;
+        let init = child::clone_with(kinds.bits() | libc::SIGCHLD, || {
+            status(|| {
+                mapped.pass()?;
+                become_root(kinds)?;
+                function()
+            })
+        })?;
+        let container = Self {
+            pidfd: child::pidfd(init.pid())?,
+            pid: init.pid(),
+            init: Some(init),
+            kinds,
+        };
+        if kinds.contains(USER) {
+            let map = format!("0 {FIRST_ID} {IDS}");
+            fs::write(container.proc("uid_map"), &map)?;
+            fs::write(container.proc("gid_map"), &map)?;
+        }
+        mapped.open(0)?;
+        Ok(container)
+    }
+
+    /// Starts one in which nothing happens but what is brought in.
+    pub fn idle(kinds: CloneFlags) -> Result<Self, Failure> {
+        let ready = Gate::new()?;
+        let container = Self::start(kinds, || {
+            ready.open(0)?;
+            sleep()
+        })?;
+        ready.pass()?;
+        Ok(container)
+    }
+
+    /// Its first process, as the caller numbers it.
+    pub fn task(&self) -> Task {
+        Task::leader(self.pid.as_raw())
+    }
+
+    /// A file of the first process in /proc.
+    pub fn proc(&self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/{name}", self.pid))
+    }
+
+    /// Starts a function in a new process of the container, whose parent is outside.
+    ///
+    /// What is returned is a process outside, which ends as the one inside does.
+    pub fn spawn(&self, function: impl FnOnce() -> TestResult) -> Result<Child, Failure> {
+        self.spawn_in(self.kinds, function)
+    }
+
+    /// As [`Self::spawn`], in some of the container's namespaces.
+    pub fn spawn_in(
+        &self,
+        kinds: CloneFlags,
+        function: impl FnOnce() -> TestResult,
+    ) -> Result<Child, Failure> {
+        let helper = child::fork(|| {
+            status(|| {
+                setns(&self.pidfd, kinds)?;
+                become_root(kinds)?;
+                // Only children are in a pid namespace that was entered.
+                succeed(child::fork(|| status(function))?)
+            })
+        })?;
+        Ok(helper)
+    }
+
+    /// Runs a function in a new process of the container, whose parent is outside.
+    pub fn run(&self, function: impl FnOnce() -> TestResult) -> TestResult {
+        succeed(self.spawn(function)?)
+    }
+
+    /// A listener that a process inside opened and let listen, for the caller to read.
+    pub fn listen(&self, mask: u32) -> Result<Listener, Failure> {
+        let handover = Handover::new()?;
+        self.run(|| {
+            let inside = open()?;
+            inside.request(&[LISTEN, mask])?;
+            handover.send(&inside)
+        })?;
+        handover.receive()
+    }
+
+    /// Waits for the end of the first process, which has to succeed.
+    pub fn finish(mut self) -> TestResult {
+        match self.init.take() {
+            Some(init) => succeed(init),
+            None => Ok(()),
+        }
+    }
+
+    /// Kills the first process, and with it all others of its pid namespace.
+    pub fn kill(mut self) -> TestResult {
+        if let Some(init) = self.init.take() {
+            kill(self.pid, Signal::SIGKILL)?;
+            init.wait()?;
+        }
+        Ok(())
+    }
+
+    /// How the caller numbers the container's thread that has this number inside.
+    pub fn outer(&self, inner: i32) -> Result<i32, Failure> {
+        let own = fs::read_link(self.proc("ns/pid"))?;
+        for (pid, numbers) in threads()? {
+            let same = fs::read_link(format!("/proc/{pid}/ns/pid")).is_ok_and(|ns| ns == own);
+            if same && numbers.last() == Some(&inner) {
+                return Ok(numbers[0]);
+            }
+        }
+        Err(Failure::new(format!("the container has no thread {inner}")))
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        if let Some(init) = self.init.take() {
+            // It is ours to reap, so its id is its own still.
+            let _ = kill(self.pid, Signal::SIGKILL);
+            let _ = init.wait();
+        }
+    }
+}
+
+/// Opens a socket with all the room that the caller may have.
+pub fn open() -> Result<Listener, Failure> {
+    // The large buffer needs rights in the network namespace.
+    Ok(Listener::open().or_else(|_| Listener::open_unprivileged())?)
+}
+
+/// Becomes root in a user namespace that was just entered, where all ids are someone else's.
+fn become_root(kinds: CloneFlags) -> nix::Result<()> {
+    if !kinds.contains(USER) {
+        return Ok(());
+    }
+    let (user, group) = (Uid::from_raw(0), Gid::from_raw(0));
+    setresgid(group, group, group)?;
+    setresuid(user, user, user)
+}
+
+/// The exit status of a process that runs a function, which tells what failed.
+pub fn status(function: impl FnOnce() -> TestResult) -> i32 {
+    match function() {
+        Ok(()) => 0,
+        Err(failure) => {
+            eprintln!("in process {}: {failure}", child::own_pid());
+            1
+        }
+    }
+}
+
+/// Waits for a process, which has to succeed.
+#[track_caller]
+pub fn succeed(process: Child) -> TestResult {
+    let pid = process.pid();
+    let ended = process.wait()?;
+    expect_eq("the end of a process", ended, WaitStatus::Exited(pid, 0))
+}
+
+/// Waits to be killed.
+pub fn sleep() -> TestResult {
+    loop {
+        pause();
+    }
+}
+
+/// The numbers, on each level from the reader's on, of the thread that many levels below which has
+/// this number there.
+pub fn numbers_at(depth: usize, inner: i32) -> Result<Vec<i32>, Failure> {
+    let mut threads = threads()?.into_iter().map(|(_, numbers)| numbers);
+    threads
+        .find(|numbers| numbers.len() == depth + 1 && numbers.last() == Some(&inner))
+        .ok_or_else(|| Failure::new(format!("there is no thread {inner} at depth {depth}")))
+}
+
+/// The numbers of a thread in its pid namespaces, the reader's first.
+fn parse_numbers(status: &str) -> Vec<i32> {
+    let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    line.unwrap_or_default()
+        .split_whitespace()
+        .filter_map(|number| number.parse().ok())
+        .collect()
+}
+
+/// All threads that the reader sees: the process, and the thread's numbers.
+fn threads() -> Result<Vec<(i32, Vec<i32>)>, Failure> {
+    let mut threads = Vec::new();
+    for process in fs::read_dir("/proc")? {
+        let process = process?.path();
+        let name = process.file_name().and_then(|name| name.to_str());
+        let Some(pid) = name.and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        // What ends meanwhile is not what is looked for.
+        let tasks = fs::read_dir(process.join("task")).into_iter().flatten();
+        for task in tasks.flatten() {
+            let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
+            threads.push((pid, parse_numbers(&status)));
+        }
+    }
+    Ok(threads)
+}
+
+/// A pair of sockets over which a process hands a listener to another one.
+pub struct Handover {
+    sender: OwnedFd,
+    receiver: OwnedFd,
+}
+
+impl Handover {
+    /// Sockets for the caller and the processes it makes.
+    pub fn new() -> Result<Self, Failure> {
+        let (sender, receiver) = socketpair(
+            AddressFamily::Unix,
+            SockType::Datagram,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )?;
+        Ok(Self { sender, receiver })
+    }
+
+    /// Hands over a listener's socket.
+    pub fn send(&self, listener: &Listener) -> TestResult {
+        let descriptors = [listener.as_fd().as_raw_fd()];
+        sendmsg::<()>(
+            self.sender.as_raw_fd(),
+            &[IoSlice::new(&[0])],
+            &[ControlMessage::ScmRights(&descriptors)],
+            MsgFlags::empty(),
+            None,
+        )?;
+        Ok(())
+    }
+
+    /// Waits for the next listener of a container, which may end before it hands over one.
+    pub fn receive_from(&self, container: &Container) -> Result<Listener, Failure> {
+        let limit = PollTimeout::try_from(EVENT_LIMIT).unwrap_or(PollTimeout::MAX);
+        let mut sources = [&self.receiver, &container.pidfd]
+            .map(|source| PollFd::new(source.as_fd(), PollFlags::POLLIN));
+        poll(&mut sources, limit)?;
+        self.receive()
+    }
+
+    /// Takes the next listener, which was handed over already.
+    pub fn receive(&self) -> Result<Listener, Failure> {
+        let mut readable = [PollFd::new(self.receiver.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut readable, PollTimeout::ZERO)? == 0 {
+            return Err(Failure::new("no listener was handed over"));
+        }
+        let mut byte = [0];
+        let mut data = [IoSliceMut::new(&mut byte)];
+        let mut space = nix::cmsg_space!([RawFd; 1]);
+        let message = recvmsg::<()>(
+            self.receiver.as_raw_fd(),
+            &mut data,
+            Some(&mut space),
+            MsgFlags::MSG_CMSG_CLOEXEC,
+        )?;
+        for control in message.cmsgs()? {
+            if let ControlMessageOwned::ScmRights(descriptors) = control {
+                if let [descriptor] = descriptors.as_slice() {
+                    // SAFETY: The kernel made the descriptor for this process, and nobody else
+                    // knows of it.
+                    let descriptor = unsafe { OwnedFd::from_raw_fd(*descriptor) };
+                    // SAFETY: It is a socket, whose ownership goes over.
+                    let socket = unsafe { Socket::from_raw_fd(descriptor.into_raw_fd()) };
+                    return Ok(Listener::from(socket));
+                }
+            }
+        }
+        Err(Failure::new("a message came without a listener"))
+    }
+}
+
+/// Waits for all of these events, and expects no other one that is `ours` to have come.
+#[track_caller]
+pub fn expect_exactly(
+    who: &str,
+    listener: &mut Listener,
+    expected: &[Event],
+    ours: impl Fn(&Event) -> bool,
+) -> TestResult {
+    for event in expected {
+        listener.wait_for(&format!("{who}: {event:?}"), |received| {
+            received.event == *event
+        })?;
+    }
+    let more = events(listener)?.into_iter().filter(ours).collect();
+    expect_eq(&format!("{who}: further events"), more, vec![])
+}
+
+/// The events that have come, without acknowledgements.
+pub fn events(listener: &mut Listener) -> Result<Vec<Event>, Failure> {
+    let messages = listener.take_queued()?;
+    Ok(without_acks(&messages))
+}
+
+/// The events among messages.
+pub fn without_acks(messages: &[Received]) -> Vec<Event> {
+    let events = messages.iter().map(|received| received.event);
+    events.filter(|event| event.bit() != 0).collect()
+}

@@ -1,0 +1,436 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Every listener gets its own numbers, and only what its pid namespace can see (C21, C22).
+
+use std::thread;
+use std::time::Duration;
+
+use nix::sched::CloneFlags;
+use nix::sys::prctl;
+use nix::sys::ptrace::{self, Options};
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{Gid, Uid, execv, getpgrp, getsid, setresgid, setresuid, setsid};
+
+use super::container::{
+    ALL, Container, FIRST_ID, Handover, NET, PID, USER, events, expect_exactly, numbers_at, open,
+    status, succeed,
+};
+use super::scenario::{comm, every_kind, mark, own_task};
+use crate::child::{self, Gate, own_tid};
+use crate::harness::{Test, TestResult, expect, expect_eq};
+use crate::listener::Listener;
+use crate::test;
+use crate::wire::{Event, LISTEN, Left, Task, mask};
+
+pub const TESTS: &[Test] = &[
+    test!(every_kind_of_event_has_the_listeners_own_numbers)
+        .covers(&["C21", "C23"])
+        .stock_fails(REFUSED)
+        .limit(Duration::from_secs(20)),
+    test!(every_kind_of_event_has_them_in_a_pid_namespace_alone)
+        .covers(&["C21", "C23"])
+        .stock_fails("LISTEN from another pid namespace is ignored")
+        .limit(Duration::from_secs(20)),
+    test!(nothing_of_parents_and_siblings_gets_into_a_container)
+        .covers(&["C22"])
+        .stock_fails(REFUSED)
+        .limit(Duration::from_secs(20)),
+    test!(a_socket_that_does_not_listen_gets_nothing_of_its_parents)
+        .covers(&["C24"])
+        .stock_fails("whoever is bound gets the host's events with the host's pids"),
+    test!(two_levels_have_numbers_of_their_own)
+        .covers(&["C21", "C22"])
+        .stock_fails(REFUSED),
+    test!(five_levels_have_numbers_of_their_own)
+        .covers(&["C21", "C22"])
+        .stock_fails(REFUSED)
+        .limit(Duration::from_secs(20)),
+    test!(thirty_two_levels_have_numbers_of_their_own)
+        .covers(&["C21", "C22"])
+        .stock_fails(REFUSED)
+        .limit(Duration::from_secs(40)),
+];
+
+const REFUSED: &str = "LISTEN from another network namespace is refused";
+
+/// The user and group that a process in the container becomes, in its own numbers.
+const ID: u32 = 7;
+
+/// What a process that ends by itself returns.
+const STATUS: u32 = 3;
+
+/// What one of the listeners calls those who take part.
+struct Cast {
+    /// Who made the container.
+    maker: Task,
+    /// The maker's session.
+    session: i32,
+    /// The maker's process group.
+    process_group: i32,
+    /// First process of the container, and the parent of the next.
+    init: Task,
+    /// The process to which most happens.
+    child: Task,
+    /// A thread of it.
+    thread: Task,
+    /// A child of it.
+    grandchild: Task,
+    /// What the container's ids start with.
+    first_id: u32,
+}
+
+impl Cast {
+    /// What [`perform`] raises.
+    fn events(&self) -> Vec<Event> {
+        let (init, child) = (self.init, self.child);
+        let abort = Signal::SIGABRT as u32;
+        let exit = |task, code, signal, parent| Event::Exit {
+            task,
+            code,
+            signal,
+            parent,
+        };
+        let notify = Signal::SIGCHLD as u32;
+        let id = self.first_id + ID;
+        vec![
+            Event::Sid {
+                task: init,
+                left: Left {
+                    parent_pid: self.maker.pid,
+                    parent_tgid: self.maker.tgid,
+                    session: self.session,
+                    process_group: self.process_group,
+                },
+            },
+            Event::Fork {
+                parent: init,
+                child,
+            },
+            Event::Sid {
+                task: child,
+                left: Left {
+                    parent_pid: init.pid,
+                    parent_tgid: init.tgid,
+                    session: init.pid,
+                    process_group: init.pid,
+                },
+            },
+            Event::Fork {
+                parent: child,
+                child: self.grandchild,
+            },
+            // A thread's parent is its process's.
+            Event::Fork {
+                parent: init,
+                child: self.thread,
+            },
+            exit(self.grandchild, STATUS << 8, notify, child),
+            exit(self.thread, 0, u32::MAX, init),
+            Event::Gid {
+                task: child,
+                real: id,
+                effective: id,
+            },
+            Event::Uid {
+                task: child,
+                real: id,
+                effective: id,
+            },
+            Event::Ptrace {
+                task: child,
+                tracer: init,
+            },
+            Event::Ptrace {
+                task: child,
+                tracer: Task::NONE,
+            },
+            Event::Comm {
+                task: child,
+                comm: comm("every kind"),
+            },
+            Event::Exec { task: child },
+            Event::Coredump {
+                task: child,
+                parent: init,
+            },
+            exit(child, abort, notify, init),
+            exit(init, 0, notify, self.maker),
+        ]
+    }
+
+    /// Whether an event is about one of them.
+    fn includes(&self, event: &Event) -> bool {
+        [self.init.tgid, self.child.tgid, self.grandchild.tgid].contains(&event.subject().tgid)
+    }
+}
+
+/// The handshakes between the container and the test.
+struct Cues {
+    begin: Gate,
+    /// Ids of thread and grandchild, when all are there.
+    assembled: Gate,
+    go_on: Gate,
+    /// For thread and grandchild, to end.
+    end: Gate,
+}
+
+/// What the container's first process does.
+fn perform(cues: &Cues) -> TestResult {
+    cues.begin.pass()?;
+    setsid()?;
+    let (ready, traced) = (Gate::new()?, Gate::new()?);
+    let child = child::fork(|| status(|| act(cues, &ready, &traced)))?;
+    let pid = child.pid();
+    ready.pass()?;
+    ptrace::seize(pid, Options::empty())?;
+    ptrace::interrupt(pid)?;
+    waitpid(pid, None)?;
+    ptrace::detach(pid, None)?;
+    traced.open(0)?;
+    let ended = child.wait()?;
+    let aborted = matches!(ended, WaitStatus::Signaled(_, Signal::SIGABRT, false));
+    expect(aborted, format!("an abort without core, got {ended:?}"))
+}
+
+/// What its child does.
+fn act(cues: &Cues, ready: &Gate, traced: &Gate) -> TestResult {
+    setsid()?;
+    let there = Gate::new()?;
+    let grandchild = child::fork(|| match cues.end.pass() {
+        Ok(_) => STATUS as i32,
+        Err(_) => 1,
+    })?;
+    let grandchild_pid = grandchild.pid();
+    thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            there.open(own_tid())?;
+            cues.end.pass()
+        });
+        cues.assembled.open(there.pass()?)?;
+        cues.assembled.open(grandchild_pid.as_raw())?;
+        cues.go_on.pass()?;
+        thread.join().expect("waiting does not panic")
+    })?;
+    let ended = grandchild.wait()?;
+    expect_eq(
+        "grandchild",
+        ended,
+        WaitStatus::Exited(grandchild_pid, STATUS as i32),
+    )?;
+    let (user, group) = (Uid::from_raw(ID), Gid::from_raw(ID));
+    setresgid(group, group, group)?;
+    setresuid(user, user, user)?;
+    // A process that changed its ids may be traced by the initial user namespace's root alone.
+    prctl::set_dumpable(true)?;
+    ready.open(0)?;
+    traced.pass()?;
+    mark("every kind")?;
+    // So that the status does not depend on where the test runs.
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    let shell = [c"/bin/sh", c"-c", c"kill -ABRT $$"];
+    execv(shell[0], &shell)?;
+    Ok(())
+}
+
+fn every_kind_of_event_has_the_listeners_own_numbers() -> TestResult {
+    expect_own_numbers(ALL)
+}
+
+fn every_kind_of_event_has_them_in_a_pid_namespace_alone() -> TestResult {
+    expect_own_numbers(PID)
+}
+
+/// Lets the same happen before a listener outside and one inside.
+fn expect_own_numbers(kinds: CloneFlags) -> TestResult {
+    let mut outside = Listener::listen_all()?;
+    let cues = Cues {
+        begin: Gate::new()?,
+        assembled: Gate::new()?,
+        go_on: Gate::new()?,
+        end: Gate::new()?,
+    };
+    let handover = Handover::new()?;
+    let container = Container::start(kinds, || {
+        let listener = open()?;
+        listener.request(&[LISTEN])?;
+        handover.send(&listener)?;
+        perform(&cues)
+    })?;
+    let mut inside = handover.receive_from(&container)?;
+    events(&mut outside)?;
+    cues.begin.open(0)?;
+    let (thread, grandchild) = (cues.assembled.pass()?, cues.assembled.pass()?);
+    let is_mapped = kinds.contains(USER);
+    // The first processes of a pid namespace have the first numbers.
+    let from_inside = Cast {
+        maker: Task::NONE,
+        session: 0,
+        process_group: 0,
+        init: Task::leader(1),
+        child: Task::leader(2),
+        thread: Task {
+            pid: thread,
+            tgid: 2,
+        },
+        grandchild: Task::leader(grandchild),
+        first_id: 0,
+    };
+    let child = container.outer(2)?;
+    let from_outside = Cast {
+        maker: own_task(),
+        session: getsid(None)?.as_raw(),
+        process_group: getpgrp().as_raw(),
+        init: container.task(),
+        child: Task::leader(child),
+        thread: Task {
+            pid: container.outer(thread)?,
+            tgid: child,
+        },
+        grandchild: Task::leader(container.outer(grandchild)?),
+        first_id: if is_mapped { FIRST_ID } else { 0 },
+    };
+    for _ in 0..2 {
+        cues.end.open(0)?;
+    }
+    cues.go_on.open(0)?;
+    container.finish()?;
+    expect_exactly("inside", &mut inside, &from_inside.events(), |_| true)?;
+    expect_exactly("outside", &mut outside, &from_outside.events(), |event| {
+        from_outside.includes(event)
+    })
+}
+
+fn nothing_of_parents_and_siblings_gets_into_a_container() -> TestResult {
+    let busy = Container::idle(ALL)?;
+    let quiet = Container::idle(ALL)?;
+    let mut inside = busy.listen(0)?;
+    let mut beside = quiet.listen(0)?;
+    let mut outside = Listener::listen_all()?;
+    let parent = Task::NONE;
+    // The processes that let the two listen had the number before.
+    let child = Task::leader(3);
+    every_kind(&mut outside)?;
+    busy.run(|| Ok(mark("busy")?))?;
+    let forked = Event::Fork { parent, child };
+    let marked = Event::Comm {
+        task: child,
+        comm: comm("busy"),
+    };
+    let exited = Event::Exit {
+        task: child,
+        code: 0,
+        signal: Signal::SIGCHLD as u32,
+        parent,
+    };
+    // The process that let it listen ended after that.
+    let before = Event::Exit {
+        task: Task::leader(2),
+        code: 0,
+        signal: Signal::SIGCHLD as u32,
+        parent,
+    };
+    expect_exactly(
+        "inside",
+        &mut inside,
+        &[before, forked, marked, exited],
+        |_| true,
+    )?;
+    expect_exactly("beside", &mut beside, &[before], |_| true)
+}
+
+fn a_socket_that_does_not_listen_gets_nothing_of_its_parents() -> TestResult {
+    // Without a network namespace, where the unpatched kernel would let it bind to no avail.
+    let container = Container::idle(PID)?;
+    let handover = Handover::new()?;
+    container.run(|| handover.send(&open()?))?;
+    let mut bound = handover.receive()?;
+    let mut outside = Listener::listen_all()?;
+    every_kind(&mut outside)?;
+    expect_exactly("bound alone", &mut bound, &[], |_| true)
+}
+
+fn two_levels_have_numbers_of_their_own() -> TestResult {
+    expect_numbers_of_levels(2)
+}
+
+fn five_levels_have_numbers_of_their_own() -> TestResult {
+    expect_numbers_of_levels(5)
+}
+
+fn thirty_two_levels_have_numbers_of_their_own() -> TestResult {
+    // As deep as the kernel lets pid namespaces nest.
+    expect_numbers_of_levels(32)
+}
+
+/// Nests containers, each with a listener, and expects all of them to hear of a process in the
+/// innermost one, each in its own numbers.
+fn expect_numbers_of_levels(depth: usize) -> TestResult {
+    let mut listeners = vec![Listener::listen(FOLLOWED)?];
+    let handover = Handover::new()?;
+    let (ready, go_on) = (Gate::new()?, Gate::new()?);
+    let outermost = Container::start(PID | NET, || {
+        nest(1, depth, &handover, &|| {
+            mark("innermost")?;
+            ready.open(0)?;
+            go_on.pass()?;
+            Ok(())
+        })
+    })?;
+    for _ in 0..depth {
+        listeners.push(handover.receive_from(&outermost)?);
+    }
+    ready.pass()?;
+    let (parents, children) = (numbers_at(depth, 1)?, numbers_at(depth, 2)?);
+    go_on.open(0)?;
+    outermost.finish()?;
+    // Numbers that were the same on all levels could not be told apart.
+    let falls = children.windows(2).all(|pair| pair[0] > pair[1]);
+    expect(
+        falls,
+        format!("other numbers on each level, got {children:?}"),
+    )?;
+    for (level, listener) in listeners.iter_mut().enumerate() {
+        let (parent, child) = (Task::leader(parents[level]), Task::leader(children[level]));
+        let expected = [
+            Event::Fork { parent, child },
+            Event::Comm {
+                task: child,
+                comm: comm("innermost"),
+            },
+            Event::Exit {
+                task: child,
+                code: 0,
+                signal: Signal::SIGCHLD as u32,
+                parent,
+            },
+        ];
+        expect_exactly(&format!("level {level}"), listener, &expected, |event| {
+            event.subject() == child
+        })?;
+    }
+    Ok(())
+}
+
+/// What the listeners of all levels follow.
+const FOLLOWED: u32 = mask::FORK | mask::COMM | mask::EXIT;
+
+/// Listens on this level, and nests the next container in it; the innermost one runs a process.
+fn nest(
+    level: usize,
+    depth: usize,
+    handover: &Handover,
+    innermost: &dyn Fn() -> TestResult,
+) -> TestResult {
+    let listener = open()?;
+    listener.request(&[LISTEN, FOLLOWED])?;
+    handover.send(&listener)?;
+    // What is deeper shares no open file with this level.
+    drop(listener);
+    if level == depth {
+        return succeed(child::fork(|| status(innermost))?);
+    }
+    // A process more on each level, so that numbers differ.
+    succeed(child::fork(|| 0)?)?;
+    Container::start(PID | NET, || nest(level + 1, depth, handover, innermost))?.finish()
+}
