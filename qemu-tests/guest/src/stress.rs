@@ -133,10 +133,7 @@ impl Account {
             match self.listener.receive(Instant::now()) {
                 Ok(None) => return Ok(()),
                 Ok(Some(received)) => {
-                    let (cpu, seq) = (
-                        received.message.body.cpu,
-                        received.message.connector.seq,
-                    );
+                    let (cpu, seq) = (received.message.body.cpu, received.message.connector.seq);
                     let next = self.next.entry(cpu).or_insert(0);
                     // A number from the past would be a huge gap, and so unbalance the account.
                     self.missing += u64::from(seq.wrapping_sub(*next));

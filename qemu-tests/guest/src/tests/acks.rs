@@ -14,19 +14,37 @@ use crate::test;
 use crate::wire::{Event, IGNORE, LISTEN, Received, mask};
 
 pub const TESTS: &[Test] = &[
-    test!(answers_listen_with_its_numbers).stock_fails("the answer's seq is overwritten"),
-    test!(answers_a_listener_that_filters).stock_fails("a filtered listener gets no answer"),
-    test!(answers_listening_again).stock_fails("a filtered listener gets no answer"),
-    test!(answers_ignore).stock_fails("IGNORE is not answered"),
+    test!(answers_listen_with_its_numbers)
+        .stock_fails("the answer's seq is overwritten")
+        .covers(&["C19"]),
+    test!(answers_a_listener_that_filters)
+        .stock_fails("a filtered listener gets no answer")
+        .covers(&["C19"]),
+    test!(answers_listening_again)
+        .stock_fails("a filtered listener gets no answer")
+        .covers(&["C18", "C19"]),
+    test!(answers_ignore)
+        .stock_fails("IGNORE is not answered")
+        .covers(&["C18", "C19"]),
     test!(answers_ignore_of_a_socket_that_does_not_listen)
-        .stock_fails("nothing is answered when nobody listens"),
-    test!(goes_to_the_requester_alone).stock_fails("every listener gets every answer"),
+        .stock_fails("nothing is answered when nobody listens")
+        .covers(&["C19"]),
+    test!(goes_to_the_requester_alone)
+        .stock_fails("every listener gets every answer")
+        .covers(&["C19"]),
     test!(is_in_the_wire_format_of_events),
     test!(refuses_an_unknown_operation)
-        .stock_fails("the answer's seq is overwritten, and there is none while nobody listens"),
-    test!(refuses_a_wrong_length).stock_fails("a wrong length is not answered"),
+        .stock_fails("the answer's seq is overwritten, and there is none while nobody listens")
+        .covers(&["C20"]),
+    test!(refuses_a_wrong_length)
+        .stock_fails("a wrong length is not answered")
+        .covers(&["C20"]),
     test!(a_refused_request_changes_nothing)
-        .stock_fails("an unknown operation changes the mask, and a wrong length is not answered"),
+        .stock_fails("an unknown operation changes the mask, and a wrong length is not answered")
+        .covers(&["C20"]),
+    test!(carries_the_feature_word)
+        .stock_fails("there is no feature word")
+        .covers(&["C20"]),
 ];
 
 const SEQ: u32 = 42;
@@ -167,4 +185,18 @@ fn a_refused_request_changes_nothing() -> TestResult {
         .map(|event| (event.kind(), event.subject()))
         .collect();
     expect_eq("events", kinds, vec![("sid", scene.child)])
+}
+
+/// The answer's second word says what the kernel does; it is 0 in older ones.
+fn carries_the_feature_word() -> TestResult {
+    const FEATURES: u32 = 0xf;
+    let mut listener = Listener::open()?;
+    for words in [&[LISTEN][..], &[LISTEN, mask::SID], &[UNKNOWN], &[IGNORE]] {
+        listener.request(words)?;
+        let data = answer(&mut listener)?.message.body.data;
+        let (word, rest) = (&data[4..8], &data[8..]);
+        expect_eq("feature word", word, FEATURES.as_bytes())?;
+        expect_eq("bytes after it", rest, &[0; 16])?;
+    }
+    Ok(())
 }

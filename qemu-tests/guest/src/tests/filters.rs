@@ -15,16 +15,24 @@ pub const TESTS: &[Test] = &[
     test!(several_bits_get_exactly_their_kinds),
     test!(nonzero_exit_alone_gets_only_failures),
     test!(exit_and_nonzero_exit_together_get_each_exit_once),
-    test!(mask_zero_gets_everything),
-    test!(four_bytes_get_everything),
+    test!(mask_zero_gets_everything).covers(&["C18"]),
+    test!(four_bytes_get_everything).covers(&["C18"]),
     test!(unknown_bits_are_left_out_of_the_mask),
-    test!(listening_again_changes_the_mask),
-    test!(listening_again_loses_nothing_that_both_masks_want),
-    test!(ignore_stops_delivery),
-    test!(ignore_with_a_mask_stops_delivery),
-    test!(listening_after_ignore_starts_again),
+    test!(listening_again_changes_the_mask).covers(&["C18"]),
+    test!(listening_again_loses_nothing_that_both_masks_want).covers(&["C18"]),
+    test!(ignore_stops_delivery).covers(&["C18"]),
+    test!(ignore_with_a_mask_stops_delivery).covers(&["C18"]),
+    test!(listening_after_ignore_starts_again).covers(&["C18"]),
     test!(a_socket_that_never_listened_gets_nothing)
-        .stock_fails("a bound socket gets every event as soon as anybody listens"),
+        .stock_fails("a bound socket gets every event as soon as anybody listens")
+        .covers(&["C24"]),
+    test!(a_socket_that_stopped_listening_gets_nothing)
+        .stock_fails("a bound socket gets every event as soon as anybody listens")
+        .covers(&["C24"]),
+    test!(a_socket_that_was_refused_gets_nothing)
+        .stock_fails("a bound socket gets every event as soon as anybody listens")
+        .covers(&["C24"]),
+    test!(an_unbound_socket_gets_nothing_without_listening).covers(&["C24"]),
 ];
 
 /// The events about one process, in their order.
@@ -240,4 +248,31 @@ fn a_socket_that_never_listened_gets_nothing() -> TestResult {
         .map(|received| received.event)
         .collect();
     expect_eq("messages", got, vec![])
+}
+
+/// Expects a socket not to hear what another one hears.
+fn expect_unheard(silent: &mut Listener) -> TestResult {
+    let mut everything = Listener::listen_all()?;
+    silent.take_queued()?;
+    in_self(&mut everything, || Ok(mark("for listeners")?))?;
+    expect_eq("messages", silent.take_queued()?.len(), 0)
+}
+
+fn a_socket_that_stopped_listening_gets_nothing() -> TestResult {
+    let mut silent = Listener::listen_all()?;
+    silent.ignore()?;
+    expect_unheard(&mut silent)
+}
+
+fn a_socket_that_was_refused_gets_nothing() -> TestResult {
+    let mut silent = Listener::open()?;
+    silent.request(&[99])?;
+    silent.request(&[LISTEN, mask::COMM, 0])?;
+    expect_unheard(&mut silent)
+}
+
+fn an_unbound_socket_gets_nothing_without_listening() -> TestResult {
+    let mut socket = netlink_sys::Socket::new(nix::libc::NETLINK_CONNECTOR as isize)?;
+    socket.bind_auto()?;
+    expect_unheard(&mut Listener::from(socket))
 }

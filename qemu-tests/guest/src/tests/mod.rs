@@ -8,14 +8,19 @@ mod clients;
 mod comm;
 mod container;
 mod coredump;
+mod counting;
 mod exec;
 mod exit;
 mod filters;
 mod fork;
 mod ids;
 mod listeners;
+mod loading;
 mod module;
+mod numbers;
+mod parameters;
 mod namespaces;
+mod namespaces_borders;
 mod ptrace;
 mod scenario;
 mod sid;
@@ -35,10 +40,15 @@ pub fn all() -> Vec<Test> {
         wire_format::TESTS,
         filters::TESTS,
         listeners::TESTS,
+        counting::TESTS,
         acks::TESTS,
         clients::TESTS,
+        numbers::TESTS,
         module::TESTS,
+        parameters::TESTS,
+        loading::TESTS,
         namespaces::TESTS,
+        namespaces_borders::TESTS,
     ]
     .concat()
 }

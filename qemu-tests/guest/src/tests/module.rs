@@ -2,7 +2,9 @@
 //! Loading and unloading the module (C32).
 
 use std::env;
+use std::ffi::CStr;
 use std::fs::File;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::kmod::{DeleteModuleFlags, ModuleInitFlags, delete_module, finit_module};
@@ -12,28 +14,80 @@ use super::scenario::{in_self, mark, own_task};
 use crate::child::{self, Gate};
 use crate::harness::{Failure, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
+use crate::stress::{cpus, pin};
 use crate::test;
 use crate::wire::mask;
 
 pub const TESTS: &[Test] = &[
-    test!(loading_it_twice_is_refused).not_on_stock(NO_MODULE),
-    test!(events_come_again_after_loading_it_again).not_on_stock(NO_MODULE),
-    test!(unloading_is_refused_while_somebody_listens).not_on_stock(NO_MODULE),
-    test!(unloading_is_possible_after_ignore).not_on_stock(NO_MODULE),
-    test!(unloading_is_possible_after_a_killed_listener).not_on_stock(NO_MODULE),
-    test!(nobody_listens_by_a_socket_alone).not_on_stock(NO_MODULE),
+    test!(loading_it_twice_is_refused)
+        .not_on_stock(NO_MODULE)
+        .covers(&["C32"]),
+    test!(events_come_again_after_loading_it_again)
+        .not_on_stock(NO_MODULE)
+        .covers(&["C32"]),
+    test!(unloading_is_refused_while_somebody_listens)
+        .not_on_stock(NO_MODULE)
+        .covers(&["C32"]),
+    test!(unloading_is_possible_after_ignore)
+        .not_on_stock(NO_MODULE)
+        .covers(&["C32"]),
+    test!(unloading_is_possible_after_a_killed_listener)
+        .not_on_stock(NO_MODULE)
+        .covers(&["C32"]),
+    test!(nobody_listens_by_a_socket_alone)
+        .not_on_stock(NO_MODULE)
+        .covers(&["C24", "C32"]),
+    test!(it_loads_and_unloads_under_load)
+        .not_on_stock(NO_MODULE)
+        .limit(Duration::from_secs(30))
+        .covers(&["C32"]),
 ];
 
 const NO_MODULE: &str = "cn_proc is built in, there is no module";
 
+/// The module's file.
+pub fn path() -> Result<String, Failure> {
+    env::var(MODULE_VARIABLE)
+        .map_err(|_| Failure::new(format!("{MODULE_VARIABLE} does not name the module")))
+}
+
 fn load() -> Result<(), Failure> {
-    let path = env::var(MODULE_VARIABLE)
-        .map_err(|_| Failure::new(format!("{MODULE_VARIABLE} does not name the module")))?;
-    Ok(finit_module(
-        File::open(path)?,
-        c"",
-        ModuleInitFlags::empty(),
-    )?)
+    load_with(c"")
+}
+
+fn load_with(parameters: &CStr) -> Result<(), Failure> {
+    let file = File::open(path()?)?;
+    Ok(finit_module(file, parameters, ModuleInitFlags::empty())?)
+}
+
+/// The module unloaded, or loaded with other parameters, until this is dropped.
+///
+/// Nobody may listen when it starts, and when it ends.
+pub struct Changed(());
+
+impl Changed {
+    /// Unloads it.
+    pub fn unloaded() -> Result<Self, Failure> {
+        unload()?;
+        Ok(Self(()))
+    }
+
+    /// Loads it with these parameters.
+    pub fn with(parameters: &CStr) -> Result<Self, Failure> {
+        let changed = Self::unloaded()?;
+        load_with(parameters)?;
+        Ok(changed)
+    }
+}
+
+impl Drop for Changed {
+    fn drop(&mut self) {
+        // ENOENT: it is not loaded. If it can't be unloaded, it can't be loaded either.
+        let _ = unload();
+        if let Err(failure) = load() {
+            eprintln!("the module is not loaded as before: {failure}");
+        }
+    }
 }
 
 fn unload() -> nix::Result<()> {
@@ -107,4 +161,41 @@ fn unloading_is_possible_after_a_killed_listener() -> TestResult {
 fn nobody_listens_by_a_socket_alone() -> TestResult {
     let _socket = Listener::open()?;
     reload()
+}
+
+fn it_loads_and_unloads_under_load() -> TestResult {
+    const ROUNDS: usize = 30;
+    let mut busy = Vec::new();
+    for cpu in cpus()? {
+        let started = Gate::new()?;
+        busy.push(child::fork(|| raise_events(cpu, &started))?);
+        started.pass()?;
+    }
+    for _ in 0..ROUNDS {
+        let listener = Listener::listen_all()?;
+        let refused = unload();
+        expect(
+            matches!(refused, Err(Errno::EBUSY | Errno::EAGAIN)),
+            format!("EBUSY or EAGAIN, got {refused:?}"),
+        )?;
+        drop(listener);
+        reload()?;
+    }
+    for child in busy {
+        nix::sys::signal::kill(child.pid(), nix::sys::signal::Signal::SIGKILL)?;
+        child.wait()?;
+    }
+    Ok(())
+}
+
+/// Forks, renames and exits on a CPU until it is killed.
+fn raise_events(cpu: usize, started: &Gate) -> i32 {
+    let ready = pin(cpu).is_ok() && started.open(0).is_ok();
+    while ready {
+        let child = child::fork(|| i32::from(mark("busy").is_err()));
+        if !child.is_ok_and(|child| child.wait().is_ok()) {
+            break;
+        }
+    }
+    1
 }

@@ -1,0 +1,450 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The count (C27): how many sockets listen at this moment, however they came to, or ceased to.
+
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::sync::Barrier;
+use std::{io, thread};
+
+use netlink_sys::{Socket, SocketAddr};
+use nix::libc;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg,
+    sendmsg, socketpair,
+};
+use nix::sys::wait::WaitStatus;
+use nix::unistd::{dup2_stdin, dup2_stdout, execv, pipe, read};
+
+use super::scenario::{in_self, mark, own_task};
+use crate::child::{self, Gate};
+use crate::harness::{Failure, Test, TestResult, expect, expect_eq};
+use crate::listener::Listener;
+use crate::listing::{self, Listing};
+use crate::test;
+use crate::wire::{CN_PROC, Event, IGNORE, LISTEN, mask};
+
+pub const TESTS: &[Test] = &[
+    test!(ignore_ends_a_listener)
+        .not_on_stock(NO_COUNT)
+        .covers(&["C27", "C30"]),
+    test!(ignore_with_a_mask_ends_a_listener)
+        .not_on_stock(NO_COUNT)
+        .covers(&["C27"]),
+    test!(closing_the_socket_ends_a_listener)
+        .stock_fails(LEAK)
+        .covers(&["C27"]),
+    test!(killing_the_process_ends_a_listener)
+        .stock_fails(LEAK)
+        .covers(&["C27"]),
+    test!(leaving_the_group_ends_a_listener)
+        .stock_fails(LEAK)
+        .covers(&["C27"]),
+    test!(binding_without_the_group_ends_a_listener)
+        .stock_fails(LEAK)
+        .covers(&["C27"]),
+    test!(a_socket_passed_on_listens_until_its_last_holder_closes_it)
+        .stock_fails(LEAK)
+        .covers(&["C27"]),
+    test!(a_socket_in_flight_listens_until_its_message_is_dropped)
+        .stock_fails(LEAK)
+        .covers(&["C27"]),
+    test!(a_socket_shared_by_fork_listens_until_both_close_it)
+        .stock_fails(LEAK)
+        .covers(&["C27"]),
+    test!(executing_a_program_ends_a_listener_that_closes_on_exec)
+        .stock_fails(LEAK)
+        .covers(&["C27"]),
+    test!(listening_and_closing_at_once_leaves_nothing)
+        .stock_fails(LEAK)
+        .covers(&["C27"]),
+    test!(two_threads_at_one_socket_make_one_listener)
+        .not_on_stock(NO_COUNT)
+        .covers(&["C27"]),
+    test!(listening_after_a_refused_request_counts_once)
+        .stock_fails(LEAK)
+        .covers(&["C20", "C27"]),
+    test!(a_refused_request_counts_nothing)
+        .not_on_stock(NO_COUNT)
+        .covers(&["C20", "C27"]),
+    test!(listening_twice_counts_once)
+        .not_on_stock(NO_COUNT)
+        .covers(&["C18", "C27"]),
+    test!(ignore_without_listening_ends_nobody)
+        .not_on_stock(NO_COUNT)
+        .covers(&["C27"]),
+    test!(ending_twice_ends_nobody_else)
+        .not_on_stock(NO_COUNT)
+        .covers(&["C27"]),
+    test!(joining_the_group_again_is_no_request)
+        .stock_fails(LEAK)
+        .covers(&["C24", "C27"]),
+    test!(leaving_another_group_ends_nobody)
+        .not_on_stock(NO_COUNT)
+        .covers(&["C27"]),
+    test!(each_socket_of_a_process_counts)
+        .not_on_stock(NO_COUNT)
+        .covers(&["C27"]),
+];
+
+const NO_COUNT: &str = "its count is not told, and what was ever left counted hides it";
+const LEAK: &str = "a listener that goes without IGNORE is counted for ever";
+
+/// Expects so many listeners.
+///
+/// The stock kernel does not tell how many there are. But there, a bound socket gets events as
+/// soon as anybody is counted, so that 0 can be told from more.
+#[track_caller]
+pub fn expect_count(expected: usize) -> TestResult {
+    if listing::is_there() {
+        let listing = Listing::read()?;
+        expect_eq("lines of listeners", listing.lines.len(), listing.count)?;
+        expect_eq("listeners", listing.count, expected)?;
+    }
+    if expected == 0 {
+        let mut silent = Listener::open()?;
+        mark("unheard")?;
+        let heard = silent.take_queued()?.len();
+        expect_eq("messages while nobody listens", heard, 0)?;
+    }
+    Ok(())
+}
+
+fn expect_own_event(listener: &mut Listener) -> TestResult {
+    mark("heard")?;
+    listener.wait_for(
+        "COMM",
+        |received| matches!(received.event, Event::Comm { task, .. } if task == own_task()),
+    )?;
+    Ok(())
+}
+
+fn ignore_ends_a_listener() -> TestResult {
+    let listener = Listener::listen_all()?;
+    expect_count(1)?;
+    listener.ignore()?;
+    expect_count(0)
+}
+
+fn ignore_with_a_mask_ends_a_listener() -> TestResult {
+    let listener = Listener::listen(mask::SID | mask::EXEC)?;
+    expect_count(1)?;
+    listener.request(&[IGNORE, mask::SID])?;
+    expect_count(0)
+}
+
+fn closing_the_socket_ends_a_listener() -> TestResult {
+    let listener = Listener::listen_all()?;
+    expect_count(1)?;
+    drop(listener);
+    expect_count(0)
+}
+
+fn killing_the_process_ends_a_listener() -> TestResult {
+    let (listening, never) = (Gate::new()?, Gate::new()?);
+    let child = child::fork(|| {
+        let Ok(_listener) = Listener::listen_all() else {
+            return 1;
+        };
+        let told = listening.open(0);
+        i32::from(told.is_err() || never.pass().is_err())
+    })?;
+    listening.pass()?;
+    expect_count(1)?;
+    kill(child.pid(), Signal::SIGKILL)?;
+    child.wait()?;
+    expect_count(0)
+}
+
+fn leaving_the_group_ends_a_listener() -> TestResult {
+    let mut listener = Listener::listen_all()?;
+    expect_count(1)?;
+    listener.socket().drop_membership(CN_PROC)?;
+    expect_count(0)
+}
+
+fn binding_without_the_group_ends_a_listener() -> TestResult {
+    let mut listener = Listener::listen_all()?;
+    let own = listener.port_id()?;
+    // The same groups again end nothing.
+    listener.socket().bind(&SocketAddr::new(own, CN_PROC))?;
+    expect_count(1)?;
+    expect_own_event(&mut listener)?;
+    listener.socket().bind(&SocketAddr::new(own, 0))?;
+    expect_count(0)
+}
+
+fn pass_on(to: &OwnedFd, passed: RawFd) -> TestResult {
+    let data = [io::IoSlice::new(b"x")];
+    let rights = [passed];
+    let rights = [ControlMessage::ScmRights(&rights)];
+    sendmsg::<()>(to.as_raw_fd(), &data, &rights, MsgFlags::empty(), None)?;
+    Ok(())
+}
+
+fn take_over(from: &OwnedFd) -> Result<OwnedFd, Failure> {
+    let mut byte = [0];
+    let mut data = [io::IoSliceMut::new(&mut byte)];
+    let mut space = nix::cmsg_space!([RawFd; 1]);
+    let message = recvmsg::<()>(
+        from.as_raw_fd(),
+        &mut data,
+        Some(&mut space),
+        MsgFlags::MSG_CMSG_CLOEXEC,
+    )?;
+    for rights in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(descriptors) = rights {
+            if let [descriptor] = descriptors.as_slice() {
+                // SAFETY: The kernel just made this descriptor for us alone.
+                return Ok(unsafe { OwnedFd::from_raw_fd(*descriptor) });
+            }
+        }
+    }
+    Err(Failure::new("no descriptor came"))
+}
+
+fn unix_pair() -> nix::Result<(OwnedFd, OwnedFd)> {
+    socketpair(
+        AddressFamily::Unix,
+        SockType::Stream,
+        None,
+        SockFlag::SOCK_CLOEXEC,
+    )
+}
+
+fn a_socket_passed_on_listens_until_its_last_holder_closes_it() -> TestResult {
+    let (ours, theirs) = unix_pair()?;
+    let (taken, close) = (Gate::new()?, Gate::new()?);
+    // Forked before there is a listener: only the message can bring it there.
+    let holder = child::fork(|| {
+        let held = take_over(&theirs);
+        let kept = held.is_ok() && taken.open(0).is_ok() && close.pass().is_ok();
+        drop(held);
+        let closed = kept && taken.open(0).is_ok() && close.pass().is_ok();
+        i32::from(!closed)
+    })?;
+    let listener = Listener::listen_all()?;
+    pass_on(&ours, listener.as_fd().as_raw_fd())?;
+    taken.pass()?;
+    drop(listener);
+    expect_count(usize::from(listing::is_there()))?;
+    close.open(0)?;
+    taken.pass()?;
+    expect_count(0)?;
+    close.open(0)?;
+    let pid = holder.pid();
+    expect_eq("the holder", holder.wait()?, WaitStatus::Exited(pid, 0))
+}
+
+fn a_socket_in_flight_listens_until_its_message_is_dropped() -> TestResult {
+    let (ours, theirs) = unix_pair()?;
+    let listener = Listener::listen_all()?;
+    pass_on(&ours, listener.as_fd().as_raw_fd())?;
+    drop(listener);
+    expect_count(usize::from(listing::is_there()))?;
+    drop(theirs);
+    expect_count(0)
+}
+
+fn a_socket_shared_by_fork_listens_until_both_close_it() -> TestResult {
+    let mut listener = Listener::listen_all()?;
+    child::fork(|| 0)?.wait()?;
+    expect_count(1)?;
+    expect_own_event(&mut listener)?;
+    let (close, closed) = (Gate::new()?, Gate::new()?);
+    let heir = child::fork(|| i32::from(close.pass().is_err() || closed.open(0).is_err()))?;
+    drop(listener);
+    expect_count(usize::from(listing::is_there()))?;
+    close.open(0)?;
+    closed.pass()?;
+    heir.wait()?;
+    expect_count(0)
+}
+
+fn executing_a_program_ends_a_listener_that_closes_on_exec() -> TestResult {
+    let (input, go_on) = pipe()?;
+    let (answer, output) = pipe()?;
+    let listening = Gate::new()?;
+    let execute = Gate::new()?;
+    let child = child::fork(|| {
+        let listener = Listener::listen_all();
+        let ready = listener.is_ok()
+            && dup2_stdin(&input).is_ok()
+            && dup2_stdout(&output).is_ok()
+            && listening.open(0).is_ok()
+            && execute.pass().is_ok();
+        if ready {
+            let _ = execv(c"/bin/sh", &[c"sh", c"-c", c"echo; read line"]);
+        }
+        1
+    })?;
+    listening.pass()?;
+    expect_count(1)?;
+    execute.open(0)?;
+    // The program runs when it says so: its predecessor's descriptors are closed.
+    drop(output);
+    expect_eq("what the program says", read(&answer, &mut [0; 8])?, 1)?;
+    expect_count(0)?;
+    drop(go_on);
+    kill(child.pid(), Signal::SIGKILL)?;
+    child.wait()?;
+    Ok(())
+}
+
+/// Closes a socket in one thread while another one sends LISTEN on it.
+fn race_listen_and_close() -> TestResult {
+    let mut opened = Listener::open()?;
+    let descriptor = nix::unistd::dup(opened.socket())?.into_raw_fd();
+    drop(opened);
+    let start = Barrier::new(2);
+    thread::scope(|scope| {
+        let closing = scope.spawn(|| {
+            start.wait();
+            // SAFETY: The descriptor is ours, and nobody uses its number after both threads.
+            unsafe { libc::close(descriptor) }
+        });
+        // SAFETY: It is closed here or in the other thread, and nothing else opens a descriptor.
+        let socket = ManuallyDrop::new(Listener::from(unsafe { Socket::from_raw_fd(descriptor) }));
+        start.wait();
+        // Either order is right: it listens and is closed, or it is closed already.
+        let listened = socket.request(&[LISTEN]);
+        let closed = closing.join().expect("closing does not panic");
+        expect_eq("close", closed, 0)?;
+        match listened {
+            Ok(()) => Ok(()),
+            Err(error) => expect(error.to_string().contains("os error 9"), "EBADF or success"),
+        }
+    })
+}
+
+fn listening_and_closing_at_once_leaves_nothing() -> TestResult {
+    const ROUNDS: usize = 100;
+    // The first closes a listener that surely listened.
+    drop(Listener::listen_all()?);
+    for _ in 0..ROUNDS {
+        race_listen_and_close()?;
+    }
+    expect_count(0)
+}
+
+fn two_threads_at_one_socket_make_one_listener() -> TestResult {
+    const ROUNDS: usize = 50;
+    for _ in 0..ROUNDS {
+        let listener = Listener::open()?;
+        let start = Barrier::new(2);
+        let request = || {
+            start.wait();
+            listener.request(&[LISTEN, mask::SID])
+        };
+        thread::scope(|scope| {
+            let other = scope.spawn(request);
+            let own = request();
+            other.join().expect("a request does not panic").and(own)
+        })?;
+        expect_count(1)?;
+        drop(listener);
+        expect_count(0)?;
+    }
+    Ok(())
+}
+
+const UNKNOWN: u32 = 3;
+
+fn listening_after_a_refused_request_counts_once() -> TestResult {
+    let mut listener = Listener::open()?;
+    listener.request(&[UNKNOWN])?;
+    listener.request(&[LISTEN])?;
+    expect_count(1)?;
+    expect_own_event(&mut listener)?;
+    drop(listener);
+    expect_count(0)
+}
+
+fn a_refused_request_counts_nothing() -> TestResult {
+    let listener = Listener::open()?;
+    for words in [&[UNKNOWN][..], &[0], &[LISTEN, 0, 0], &[]] {
+        listener.request(words)?;
+        expect_count(0)?;
+    }
+    listener.request(&[LISTEN])?;
+    for words in [&[UNKNOWN][..], &[0], &[IGNORE, 0, 0], &[]] {
+        listener.request(words)?;
+        expect_count(1)?;
+    }
+    Ok(())
+}
+
+fn listening_twice_counts_once() -> TestResult {
+    let listener = Listener::listen_all()?;
+    listener.request(&[LISTEN])?;
+    listener.request(&[LISTEN, mask::SID])?;
+    expect_count(1)?;
+    listener.ignore()?;
+    expect_count(0)
+}
+
+fn ignore_without_listening_ends_nobody() -> TestResult {
+    let mut stays = Listener::listen_all()?;
+    Listener::open()?.ignore()?;
+    expect_count(1)?;
+    expect_own_event(&mut stays)
+}
+
+fn ending_twice_ends_nobody_else() -> TestResult {
+    let mut stays = Listener::listen_all()?;
+    let mut goes = Listener::listen_all()?;
+    expect_count(2)?;
+    goes.ignore()?;
+    goes.ignore()?;
+    expect_count(1)?;
+    goes.socket().drop_membership(CN_PROC)?;
+    expect_count(1)?;
+    drop(goes);
+    expect_count(1)?;
+    let mut goes = Listener::listen_all()?;
+    goes.socket().drop_membership(CN_PROC)?;
+    drop(goes);
+    expect_count(1)?;
+    expect_own_event(&mut stays)
+}
+
+fn joining_the_group_again_is_no_request() -> TestResult {
+    let mut listener = Listener::listen_all()?;
+    listener.socket().drop_membership(CN_PROC)?;
+    listener.take_queued()?;
+    listener.socket().add_membership(CN_PROC)?;
+    mark("unheard")?;
+    expect_eq("messages", listener.take_queued()?.len(), 0)?;
+    expect_count(0)?;
+    listener.request(&[LISTEN])?;
+    expect_count(1)?;
+    expect_own_event(&mut listener)
+}
+
+fn leaving_another_group_ends_nobody() -> TestResult {
+    let mut listener = Listener::listen_all()?;
+    listener.socket().drop_membership(CN_PROC + 1)?;
+    expect_count(1)?;
+    expect_own_event(&mut listener)
+}
+
+fn each_socket_of_a_process_counts() -> TestResult {
+    const SOCKETS: usize = 16;
+    let mut listeners = Vec::new();
+    for number in 1..=SOCKETS {
+        listeners.push(Listener::listen_all()?);
+        expect_count(number)?;
+    }
+    for left in (0..SOCKETS).rev() {
+        let listener = listeners.swap_remove(left / 2);
+        if left % 2 == 0 {
+            listener.ignore()?;
+        }
+        drop(listener);
+        expect_count(left)?;
+        if let Some(other) = listeners.first_mut() {
+            in_self(other, || Ok(mark("heard")?))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Listening while there is no handler (C33): the kernel asks for the module, and answers anyway.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::unistd::getpid;
+
+use super::counting::expect_count;
+use super::module::{self, Changed};
+use super::scenario::{in_self, mark};
+use crate::harness::{Failure, Test, TestResult, expect, expect_eq};
+use crate::listener::Listener;
+use crate::test;
+use crate::wire::{Event, IGNORE, LISTEN, Received, mask};
+use zerocopy::IntoBytes;
+
+pub const TESTS: &[Test] = &[
+    test!(listen_loads_the_module)
+        .not_on_stock(NO_MODULE)
+        .covers(&["C33"]),
+    test!(listen_without_a_module_is_answered_enodev)
+        .not_on_stock(NO_MODULE)
+        .covers(&["C33"]),
+    test!(other_requests_without_a_module_are_answered_enodev_and_load_nothing)
+        .not_on_stock(NO_MODULE)
+        .covers(&["C33"]),
+    test!(a_socket_that_was_refused_may_listen_later)
+        .not_on_stock(NO_MODULE)
+        .covers(&["C33"]),
+];
+
+const NO_MODULE: &str = "cn_proc is built in, there is no module";
+
+const MODPROBE: &str = "/proc/sys/kernel/modprobe";
+
+/// Another program in modprobe(8)'s place, until this is dropped.
+struct Modprobe {
+    before: String,
+    directory: PathBuf,
+}
+
+impl Modprobe {
+    /// A program that writes its arguments to a file, and then runs a line of shell.
+    fn set(line: &str) -> Result<Self, Failure> {
+        let before = fs::read_to_string(MODPROBE)?.trim_end().to_owned();
+        let directory = PathBuf::from(format!("/run/proc-events-test-{}", getpid()));
+        fs::create_dir(&directory)?;
+        let modprobe = Self { before, directory };
+        let (program, calls) = (modprobe.directory.join("modprobe"), modprobe.calls_file());
+        let script = format!("#!/bin/sh\necho \"$*\" >>{}\n{line}\n", calls.display());
+        fs::write(&program, script)?;
+        fs::set_permissions(&program, Permissions::from_mode(0o755))?;
+        fs::write(&calls, "")?;
+        fs::write(MODPROBE, program.as_os_str().as_encoded_bytes())?;
+        Ok(modprobe)
+    }
+
+    fn calls_file(&self) -> PathBuf {
+        self.directory.join("calls")
+    }
+
+    /// The arguments of each call.
+    fn calls(&self) -> Result<Vec<String>, Failure> {
+        let calls = fs::read_to_string(self.calls_file())?;
+        Ok(calls.lines().map(str::to_owned).collect())
+    }
+}
+
+impl Drop for Modprobe {
+    fn drop(&mut self) {
+        let restored = fs::write(MODPROBE, &self.before);
+        let removed = fs::remove_dir_all(&self.directory);
+        if let Err(error) = restored.and(removed) {
+            eprintln!("{MODPROBE} is not as before: {error}");
+        }
+    }
+}
+
+const SEQ: u32 = 42;
+const ACK: u32 = 77;
+const ENODEV: u32 = Errno::ENODEV as u32;
+const NO_CPU: u32 = u32::MAX;
+
+/// Sends a request and expects one answer, with this errno.
+#[track_caller]
+fn expect_answer(listener: &mut Listener, words: &[u32], err: u32) -> Result<Received, Failure> {
+    listener.send(words.as_bytes(), SEQ, ACK)?;
+    let deadline = Instant::now() + Duration::from_secs(2);
+    let answer = listener.wait_until("answer", deadline, |received| received.event.bit() == 0)?;
+    expect_eq("answer", answer.event, Event::Ack { err })?;
+    let connector = answer.message.connector;
+    expect_eq(
+        "seq and ack",
+        (connector.seq, connector.ack),
+        (SEQ, ACK + 1),
+    )?;
+    expect_eq("sender", answer.sender, (0, 1))?;
+    let more = listener.take_queued()?;
+    expect_eq("further messages", more.len(), 0)?;
+    Ok(answer)
+}
+
+fn listen_loads_the_module() -> TestResult {
+    let _changed = Changed::unloaded()?;
+    let modprobe = Modprobe::set(&format!("exec insmod {}", module::path()?))?;
+    let mut listener = Listener::open()?;
+    expect_answer(&mut listener, &[LISTEN, mask::COMM], 0)?;
+    let expected = vec!["-q -- proc_events".to_owned()];
+    expect_eq("calls of modprobe", modprobe.calls()?, expected.clone())?;
+    in_self(&mut listener, || Ok(mark("heard")?))?;
+    expect_count(1)?;
+    expect_answer(&mut Listener::open()?, &[LISTEN], 0)?;
+    expect_eq("calls of modprobe", modprobe.calls()?, expected)?;
+    drop(listener);
+    expect_count(0)
+}
+
+fn listen_without_a_module_is_answered_enodev() -> TestResult {
+    let _changed = Changed::unloaded()?;
+    let modprobe = Modprobe::set("exit 1")?;
+    let mut listener = Listener::open()?;
+    for words in [&[LISTEN][..], &[LISTEN, mask::SID]] {
+        let answer = expect_answer(&mut listener, words, ENODEV)?;
+        expect_eq("CPU", answer.message.body.cpu, NO_CPU)?;
+        expect_eq("feature word", features(&answer), 0)?;
+    }
+    expect_eq("calls of modprobe", modprobe.calls()?.len(), 2)?;
+    mark("unheard")?;
+    expect_eq("messages", listener.take_queued()?.len(), 0)
+}
+
+fn other_requests_without_a_module_are_answered_enodev_and_load_nothing() -> TestResult {
+    let _changed = Changed::unloaded()?;
+    let modprobe = Modprobe::set("exit 1")?;
+    let mut listener = Listener::open()?;
+    for words in [&[IGNORE][..], &[IGNORE, mask::SID], &[99]] {
+        expect_answer(&mut listener, words, ENODEV)?;
+    }
+    expect(modprobe.calls()?.is_empty(), "no call of modprobe")
+}
+
+fn a_socket_that_was_refused_may_listen_later() -> TestResult {
+    let changed = Changed::unloaded()?;
+    let modprobe = Modprobe::set("exit 1")?;
+    let mut listener = Listener::open()?;
+    expect_answer(&mut listener, &[LISTEN], ENODEV)?;
+    drop(modprobe);
+    // Loads it.
+    drop(changed);
+    expect_answer(&mut listener, &[LISTEN, mask::COMM], 0)?;
+    in_self(&mut listener, || Ok(mark("heard")?))?;
+    drop(listener);
+    expect_count(0)
+}
+
+/// The feature word of an answer: the second word of its data.
+fn features(answer: &Received) -> u32 {
+    let [_, _, _, _, word @ ..] = answer.message.body.data;
+    let [a, b, c, d, ..] = word;
+    u32::from_ne_bytes([a, b, c, d])
+}

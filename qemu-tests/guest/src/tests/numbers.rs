@@ -1,0 +1,341 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Numbers (C5) and losses (C6): every loss is a gap and every gap a loss, and both are told.
+
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::unistd::setsid;
+use zerocopy::IntoBytes;
+
+use super::scenario::mark;
+use crate::child;
+use crate::harness::{Failure, Test, TestResult, expect, expect_eq};
+use crate::listener::Listener;
+use crate::listing::Listing;
+use crate::stress::{cpus, pin};
+use crate::test;
+use crate::wire::{LISTEN, Received, mask};
+
+pub const TESTS: &[Test] = &[
+    test!(each_listener_and_cpu_counts_on_its_own)
+        .stock_fails("all listeners share one count, and what they filter out takes numbers")
+        .covers(&["C5"]),
+    test!(the_first_answer_starts_the_count_of_its_cpu)
+        .stock_fails("the answer's numbers are not the request's")
+        .covers(&["C5", "C19"]),
+    test!(other_answers_take_no_number)
+        .stock_fails("answers take numbers, and filtered listeners get none")
+        .covers(&["C5", "C19"]),
+    test!(listening_again_after_ignore_starts_anew)
+        .stock_fails("the count goes on, whoever listens")
+        .covers(&["C5", "C19"]),
+    test!(an_overrun_is_a_gap_and_one_enobufs).covers(&["C5", "C6"]),
+    test!(an_overrun_without_enobufs_is_a_gap_still).covers(&["C5", "C6"]),
+    test!(an_overrun_is_nobody_elses_loss).covers(&["C5", "C6"]),
+    test!(accounts_balance_after_an_overrun)
+        .not_on_stock("there are no accounts")
+        .covers(&["C5", "C6", "C30"])
+        .limit(Duration::from_secs(20)),
+    test!(accounts_count_only_what_was_asked_for)
+        .not_on_stock("there are no accounts")
+        .covers(&["C5", "C30"]),
+    test!(an_answer_that_finds_no_room_is_told_by_enobufs)
+        .not_on_stock("there are no accounts")
+        .covers(&["C6", "C19"]),
+];
+
+/// Where a message was numbered, and how.
+fn number(received: &Received) -> (u32, u32) {
+    let message = &received.message;
+    (message.body.cpu, message.connector.seq)
+}
+
+/// Raises this many COMM events on each CPU, by turns.
+fn rename_on_each_cpu(times: usize) -> nix::Result<()> {
+    for cpu in cpus()? {
+        rename_on(cpu, times)?;
+    }
+    Ok(())
+}
+
+fn rename_on(cpu: usize, times: usize) -> nix::Result<()> {
+    let before = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0))?;
+    pin(cpu)?;
+    for _ in 0..times {
+        mark("numbered")?;
+    }
+    nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &before)
+}
+
+/// The numbers that are missing between the first one of each CPU, as given, and its last.
+fn missing(messages: &[Received], first: &BTreeMap<u32, u32>) -> Result<u64, Failure> {
+    let mut next = first.clone();
+    let mut missing = 0;
+    for received in messages {
+        let (cpu, seq) = number(received);
+        let next = next.entry(cpu).or_insert(0);
+        let gap = seq.wrapping_sub(*next);
+        expect(
+            gap < 1 << 31,
+            format!("CPU {cpu} to go on from {next}, not back to {seq}"),
+        )?;
+        missing += u64::from(gap);
+        *next = seq.wrapping_add(1);
+    }
+    Ok(missing)
+}
+
+/// Starts a listener, takes the answer, and tells which number the answer's CPU goes on with.
+fn listen(listener: &mut Listener, mask: u32) -> Result<BTreeMap<u32, u32>, Failure> {
+    listener.send([LISTEN, mask].as_bytes(), SEQ, 0)?;
+    let (cpu, seq) = number(&answer(listener)?);
+    Ok(BTreeMap::from([(cpu, seq.wrapping_add(1))]))
+}
+
+fn answer(listener: &mut Listener) -> Result<Received, Failure> {
+    let deadline = Instant::now() + Duration::from_secs(2);
+    Ok(listener.wait_until("the answer", deadline, |received| received.event.bit() == 0)?)
+}
+
+/// The number of a request; close to the end, so that the count has to wrap.
+const SEQ: u32 = u32::MAX - 2;
+
+/// The CPU of an answer that takes no number.
+const NO_CPU: u32 = u32::MAX;
+
+fn each_listener_and_cpu_counts_on_its_own() -> TestResult {
+    const ROUNDS: usize = 10;
+    let masks = [mask::ALL, mask::COMM, mask::SID, mask::FORK | mask::EXIT];
+    let mut listeners = Vec::new();
+    for mask in masks {
+        let mut listener = Listener::open()?;
+        let first = listen(&mut listener, mask)?;
+        listeners.push((mask, listener, first));
+    }
+    for _ in 0..ROUNDS {
+        rename_on_each_cpu(1)?;
+        child::fork(|| i32::from(setsid().is_err()))?.wait()?;
+    }
+    for (mask, mut listener, first) in listeners {
+        let messages = listener.take_queued()?;
+        let enough = messages.len() >= ROUNDS;
+        expect(enough, format!("{ROUNDS} events for mask 0x{mask:08x}"))?;
+        let missing = missing(&messages, &first)?;
+        expect_eq(&format!("missing for mask 0x{mask:08x}"), missing, 0)?;
+        let foreign = messages
+            .iter()
+            .any(|message| message.event.bit() & mask == 0);
+        expect(!foreign, format!("only events of mask 0x{mask:08x}"))?;
+    }
+    Ok(())
+}
+
+fn the_first_answer_starts_the_count_of_its_cpu() -> TestResult {
+    for cpu in cpus()? {
+        pin(cpu)?;
+        let mut listener = Listener::open()?;
+        listener.send([LISTEN, mask::COMM].as_bytes(), SEQ, 0)?;
+        let answer = answer(&mut listener)?;
+        expect_eq(
+            "the answer's CPU and seq",
+            number(&answer),
+            (cpu as u32, SEQ),
+        )?;
+        rename_on(cpu, 4)?;
+        let numbers: Vec<_> = listener.take_queued()?.iter().map(number).collect();
+        let expected = (1..=4).map(|step| (cpu as u32, SEQ.wrapping_add(step)));
+        expect_eq("CPUs and seqs", numbers, expected.collect())?;
+        for other in cpus()?.into_iter().filter(|other| *other != cpu) {
+            rename_on(other, 2)?;
+            let numbers: Vec<_> = listener.take_queued()?.iter().map(number).collect();
+            let expected = vec![(other as u32, 0), (other as u32, 1)];
+            expect_eq("CPUs and seqs elsewhere", numbers, expected)?;
+        }
+    }
+    Ok(())
+}
+
+fn other_answers_take_no_number() -> TestResult {
+    let mut listener = Listener::open()?;
+    let first = listen(&mut listener, mask::COMM)?;
+    let mut events = Vec::new();
+    for words in [&[LISTEN, mask::COMM | mask::SID][..], &[LISTEN], &[99], &[]] {
+        rename_on_each_cpu(1)?;
+        events.extend(listener.take_queued()?);
+        listener.send(words.as_bytes(), 7, 0)?;
+        let answer = answer(&mut listener)?;
+        expect_eq("the answer's CPU and seq", number(&answer), (NO_CPU, 7))?;
+    }
+    rename_on_each_cpu(1)?;
+    events.extend(listener.take_queued()?);
+    expect_eq("events", events.len(), 5 * cpus()?.len())?;
+    expect_eq("missing numbers", missing(&events, &first)?, 0)?;
+    listener.ignore()?;
+    expect_eq(
+        "CPU of the last answer",
+        number(&answer(&mut listener)?).0,
+        NO_CPU,
+    )
+}
+
+fn listening_again_after_ignore_starts_anew() -> TestResult {
+    let mut listener = Listener::open()?;
+    listen(&mut listener, mask::COMM)?;
+    rename_on_each_cpu(3)?;
+    listener.ignore()?;
+    listener.take_queued()?;
+    let first = listen(&mut listener, mask::COMM)?;
+    rename_on_each_cpu(3)?;
+    let messages = listener.take_queued()?;
+    expect_eq("events", messages.len(), 3 * cpus()?.len())?;
+    expect_eq("missing numbers", missing(&messages, &first)?, 0)
+}
+
+/// A listener with little room.
+fn listener_with_little_room() -> Result<Listener, Failure> {
+    let listener = Listener::open()?;
+    setsockopt(&listener.as_fd(), sockopt::RcvBuf, &4096)?;
+    Ok(listener)
+}
+
+/// Starts a listener and lets its count begin on each CPU, without a need for the answer, which the
+/// stock kernel does not give. Tells which number each CPU goes on with.
+fn listen_and_begin(listener: &mut Listener) -> Result<BTreeMap<u32, u32>, Failure> {
+    listener.request(&[LISTEN, mask::COMM])?;
+    rename_on_each_cpu(1)?;
+    let mut messages = listener.take_queued()?;
+    messages.retain(|received| received.event.bit() != 0);
+    expect_eq("events at the beginning", messages.len(), cpus()?.len())?;
+    let numbers = messages.iter().map(number);
+    Ok(numbers
+        .map(|(cpu, seq)| (cpu, seq.wrapping_add(1)))
+        .collect())
+}
+
+/// How many events a listener with little room can't hold, on each CPU.
+const MANY: usize = 200;
+
+/// What was read after an overrun, and how often ENOBUFS came in between.
+struct Overrun {
+    messages: Vec<Received>,
+    enobufs: usize,
+}
+
+fn read_all(listener: &mut Listener) -> Result<Overrun, Failure> {
+    let (mut messages, mut enobufs) = (Vec::new(), 0);
+    loop {
+        match listener.receive(Instant::now()) {
+            Ok(None) => return Ok(Overrun { messages, enobufs }),
+            Ok(Some(received)) => messages.push(received),
+            Err(error) if error.is_overrun() => enobufs += 1,
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Lets a listener overrun, reads what it holds, and one more event of each CPU, which shows what
+/// is missing before it.
+fn overrun(listener: &mut Listener) -> Result<Overrun, Failure> {
+    rename_on_each_cpu(MANY)?;
+    let mut overrun = read_all(listener)?;
+    rename_on_each_cpu(1)?;
+    let after = read_all(listener)?;
+    expect_eq(
+        "events after the overrun",
+        after.messages.len(),
+        cpus()?.len(),
+    )?;
+    expect_eq("ENOBUFS after the overrun", after.enobufs, 0)?;
+    overrun.messages.extend(after.messages);
+    Ok(overrun)
+}
+
+/// Expects what was read and what is missing to be all that there was.
+fn expect_all_accounted(overrun: &Overrun, first: &BTreeMap<u32, u32>) -> Result<u64, Failure> {
+    let lost = missing(&overrun.messages, first)?;
+    expect(lost > 0, "an overrun")?;
+    let all = (MANY + 1) * cpus()?.len();
+    expect_eq(
+        "read and missing",
+        overrun.messages.len() as u64 + lost,
+        all as u64,
+    )?;
+    Ok(lost)
+}
+
+fn an_overrun_is_a_gap_and_one_enobufs() -> TestResult {
+    let mut listener = listener_with_little_room()?;
+    let first = listen_and_begin(&mut listener)?;
+    let overrun = overrun(&mut listener)?;
+    expect_eq("number of ENOBUFS", overrun.enobufs, 1)?;
+    expect_all_accounted(&overrun, &first)?;
+    Ok(())
+}
+
+fn an_overrun_without_enobufs_is_a_gap_still() -> TestResult {
+    let mut listener = listener_with_little_room()?;
+    listener.socket().set_no_enobufs(true)?;
+    let first = listen_and_begin(&mut listener)?;
+    let overrun = overrun(&mut listener)?;
+    expect_eq("number of ENOBUFS", overrun.enobufs, 0)?;
+    expect_all_accounted(&overrun, &first)?;
+    Ok(())
+}
+
+fn an_overrun_is_nobody_elses_loss() -> TestResult {
+    let mut small = listener_with_little_room()?;
+    listen_and_begin(&mut small)?;
+    let mut large = Listener::open()?;
+    let first = listen_and_begin(&mut large)?;
+    overrun(&mut small)?;
+    let got = read_all(&mut large)?;
+    expect_eq("number of ENOBUFS", got.enobufs, 0)?;
+    expect_eq("events", got.messages.len(), (MANY + 1) * cpus()?.len())?;
+    expect_eq("missing numbers", missing(&got.messages, &first)?, 0)
+}
+
+fn accounts_balance_after_an_overrun() -> TestResult {
+    let mut listener = listener_with_little_room()?;
+    let first = listen_and_begin(&mut listener)?;
+    let overrun = overrun(&mut listener)?;
+    let lost = expect_all_accounted(&overrun, &first)?;
+    let line = Listing::of(listener.port_id()?)?;
+    let read = cpus()?.len() + overrun.messages.len();
+    expect_eq("delivered, as read", line.delivered, read as u64)?;
+    expect_eq("lost, as missing", line.lost, lost)
+}
+
+fn accounts_count_only_what_was_asked_for() -> TestResult {
+    let mut listener = Listener::open()?;
+    listen(&mut listener, mask::SID)?;
+    rename_on_each_cpu(5)?;
+    child::fork(|| i32::from(setsid().is_err()))?.wait()?;
+    listener.request(&[LISTEN, mask::COMM])?;
+    rename_on_each_cpu(5)?;
+    let line = Listing::of(listener.port_id()?)?;
+    let expected = 1 + 5 * cpus()?.len() as u64;
+    expect_eq(
+        "delivered and lost",
+        (line.delivered, line.lost),
+        (expected, 0),
+    )
+}
+
+fn an_answer_that_finds_no_room_is_told_by_enobufs() -> TestResult {
+    let mut listener = listener_with_little_room()?;
+    listen(&mut listener, mask::COMM)?;
+    rename_on_each_cpu(MANY)?;
+    read_all(&mut listener)?;
+    let before = Listing::of(listener.port_id()?)?;
+    // Filled by answers alone, which are no events.
+    for _ in 0..MANY {
+        listener.request(&[LISTEN, mask::COMM])?;
+    }
+    let answers = read_all(&mut listener)?;
+    expect_eq("number of ENOBUFS", answers.enobufs, 1)?;
+    expect(answers.messages.len() < MANY, "lost answers")?;
+    let after = Listing::of(listener.port_id()?)?;
+    expect_eq("the account", after, before)
+}

@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The module's parameters (C31): who may listen, and how often; and the listing (C30).
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::wait::WaitStatus;
+use nix::unistd::{Gid, Uid, setresgid, setresuid};
+
+use super::counting::expect_count;
+use super::module::Changed;
+use super::scenario::{in_self, mark};
+use crate::child::{self, own_pid};
+use crate::harness::{Failure, Test, TestResult, expect, expect_eq};
+use crate::listener::Listener;
+use crate::listing::{Line, Listing};
+use crate::test;
+use crate::wire::{Event, LISTEN, mask};
+
+pub const TESTS: &[Test] = &[
+    test!(everybody_may_listen_by_default).covers(&["C31"]),
+    test!(unprivileged_zero_refuses_users)
+        .not_on_stock(NO_MODULE)
+        .covers(&["C31"]),
+    test!(unprivileged_zero_leaves_root_alone)
+        .not_on_stock(NO_MODULE)
+        .covers(&["C31"]),
+    test!(max_listeners_limits_a_user)
+        .not_on_stock(NO_MODULE)
+        .covers(&["C31"]),
+    test!(max_listeners_limits_each_user_alone)
+        .not_on_stock(NO_MODULE)
+        .covers(&["C31"]),
+    test!(max_listeners_does_not_limit_root)
+        .not_on_stock(NO_MODULE)
+        .covers(&["C31"]),
+    test!(the_listing_names_a_listener)
+        .not_on_stock(NO_LISTING)
+        .covers(&["C30"]),
+    test!(the_listing_follows_the_mask)
+        .not_on_stock(NO_LISTING)
+        .covers(&["C30"]),
+    test!(the_listing_is_for_root_alone)
+        .not_on_stock(NO_LISTING)
+        .covers(&["C30"]),
+];
+
+const NO_MODULE: &str = "cn_proc is built in and has no parameters";
+const NO_LISTING: &str = "nothing lists who listens";
+
+const USER: u32 = 65534;
+const OTHER_USER: u32 = 4242;
+
+/// Runs a function in a child without privileges.
+fn as_user(user: u32, function: impl FnOnce() -> TestResult) -> TestResult {
+    let process = child::fork(|| {
+        let (uid, gid) = (Uid::from_raw(user), Gid::from_raw(user));
+        let result = setresgid(gid, gid, gid)
+            .and_then(|()| setresuid(uid, uid, uid))
+            .map_err(Failure::from)
+            .and_then(|()| function());
+        match result {
+            Ok(()) => 0,
+            Err(failure) => {
+                eprintln!("as user {user}: {failure}");
+                1
+            }
+        }
+    })?;
+    let pid = process.pid();
+    expect_eq(
+        "the user's process",
+        process.wait()?,
+        WaitStatus::Exited(pid, 0),
+    )
+}
+
+/// Opens a socket, sends LISTEN, and tells the answer's errno.
+fn listen() -> Result<(Listener, u32), Failure> {
+    let mut listener = Listener::open_unprivileged()?;
+    let err = listen_on(&mut listener)?;
+    Ok((listener, err))
+}
+
+fn listen_on(listener: &mut Listener) -> Result<u32, Failure> {
+    listener.request(&[LISTEN, mask::COMM])?;
+    let deadline = Instant::now() + Duration::from_secs(2);
+    let answer = listener.wait_until("answer", deadline, |received| received.event.bit() == 0)?;
+    match answer.event {
+        Event::Ack { err } => Ok(err),
+        event => Err(Failure::new(format!("an answer, got {event:?}"))),
+    }
+}
+
+#[track_caller]
+fn expect_listening(listener: &mut Listener) -> TestResult {
+    in_self(listener, || Ok(mark("heard")?)).map(drop)
+}
+
+/// Expects the next listeners of this process to be answered so.
+fn expect_answers(errs: &[u32]) -> Result<Vec<Listener>, Failure> {
+    let mut listeners = Vec::new();
+    for (index, expected) in errs.iter().enumerate() {
+        let (listener, err) = listen()?;
+        expect_eq(&format!("answer {index}"), err, *expected)?;
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+const EPERM: u32 = Errno::EPERM as u32;
+const EUSERS: u32 = Errno::EUSERS as u32;
+
+fn everybody_may_listen_by_default() -> TestResult {
+    as_user(USER, || {
+        let mut listener = Listener::open_unprivileged()?;
+        listener.request(&[LISTEN])?;
+        expect_listening(&mut listener)
+    })
+}
+
+fn unprivileged_zero_refuses_users() -> TestResult {
+    let _changed = Changed::with(c"unprivileged=0")?;
+    as_user(USER, || {
+        let (mut refused, err) = listen()?;
+        expect_eq("answer", err, EPERM)?;
+        expect_eq("answer to trying again", listen_on(&mut refused)?, EPERM)?;
+        mark("unheard")?;
+        expect_eq("messages", refused.take_queued()?.len(), 0)
+    })?;
+    expect_count(0)
+}
+
+fn unprivileged_zero_leaves_root_alone() -> TestResult {
+    let _changed = Changed::with(c"unprivileged=0")?;
+    let (mut listener, err) = listen()?;
+    expect_eq("answer", err, 0)?;
+    expect_listening(&mut listener)
+}
+
+fn max_listeners_limits_a_user() -> TestResult {
+    let _changed = Changed::with(c"max_listeners=2")?;
+    as_user(USER, || {
+        let mut listeners = expect_answers(&[0, 0, EUSERS, EUSERS])?;
+        for listener in &mut listeners[..2] {
+            // Who listens already may change the mask.
+            expect_eq("answer to listening again", listen_on(listener)?, 0)?;
+            expect_listening(listener)?;
+        }
+        mark("unheard")?;
+        expect_eq("messages", listeners[2].take_queued()?.len(), 0)?;
+        // Room is made by closing and by IGNORE.
+        drop(listeners.remove(0));
+        let mut refused = listeners.remove(1);
+        expect_eq("answer after a close", listen_on(&mut refused)?, 0)?;
+        expect_eq("answer to one too many", listen()?.1, EUSERS)?;
+        refused.ignore()?;
+        expect_eq("answer after IGNORE", listen()?.1, 0)
+    })?;
+    expect_count(0)
+}
+
+fn max_listeners_limits_each_user_alone() -> TestResult {
+    let _changed = Changed::with(c"max_listeners=1")?;
+    let _of_root = expect_answers(&[0, 0])?;
+    as_user(USER, || {
+        let _own = expect_answers(&[0, EUSERS])?;
+        Ok(())
+    })?;
+    let (listening, done) = (child::Gate::new()?, child::Gate::new()?);
+    let first = child::fork(|| {
+        let result = as_user(USER, || {
+            let _own = expect_answers(&[0])?;
+            listening.open(0)?;
+            done.pass()?;
+            Ok(())
+        });
+        i32::from(result.is_err())
+    })?;
+    listening.pass()?;
+    as_user(OTHER_USER, || {
+        let _own = expect_answers(&[0, EUSERS])?;
+        Ok(())
+    })?;
+    // The user's processes share the limit.
+    as_user(USER, || expect_answers(&[EUSERS]).map(drop))?;
+    done.open(0)?;
+    let pid = first.pid();
+    expect_eq("the first", first.wait()?, WaitStatus::Exited(pid, 0))
+}
+
+fn max_listeners_does_not_limit_root() -> TestResult {
+    let _changed = Changed::with(c"max_listeners=2")?;
+    let _listeners = expect_answers(&[0; 5])?;
+    expect_count(5)
+}
+
+fn namespace(name: &str) -> Result<u64, Failure> {
+    Ok(fs::metadata(format!("/proc/self/ns/{name}"))?.ino())
+}
+
+fn the_listing_names_a_listener() -> TestResult {
+    let listener = Listener::listen(mask::SID | mask::COMM)?;
+    mark("delivered")?;
+    let expected = Line {
+        port_id: listener.port_id()?,
+        pid: own_pid(),
+        pid_ns: namespace("pid")?,
+        user_ns: namespace("user")?,
+        net_ns: namespace("net")?,
+        delivered: 1,
+        lost: 0,
+        mask: mask::SID | mask::COMM,
+    };
+    let listing = Listing::read()?;
+    expect_eq("lines", listing.lines, vec![expected])?;
+    expect_eq("count", listing.count, 1)
+}
+
+fn the_listing_follows_the_mask() -> TestResult {
+    let listener = Listener::listen(0)?;
+    let port_id = listener.port_id()?;
+    expect_eq("mask of all", Listing::of(port_id)?.mask, mask::ALL)?;
+    listener.request(&[LISTEN, mask::EXIT])?;
+    expect_eq("new mask", Listing::of(port_id)?.mask, mask::EXIT)
+}
+
+fn the_listing_is_for_root_alone() -> TestResult {
+    const FILE: &str = "/sys/kernel/debug/proc_events/listeners";
+    let mode = fs::metadata(FILE)?.permissions().mode();
+    let others = Permissions::from_mode(mode).mode() & 0o077;
+    expect_eq("permissions of group and others", others, 0)?;
+    as_user(USER, || {
+        let refused = fs::read_to_string(FILE).is_err();
+        expect(refused, "reading to fail")
+    })
+}
