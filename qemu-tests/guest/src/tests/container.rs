@@ -112,15 +112,19 @@ impl Container {
         kinds: CloneFlags,
         function: impl FnOnce() -> TestResult,
     ) -> Result<Child, Failure> {
-        let helper = child::fork(|| {
+        Ok(child::fork(|| {
             status(|| {
-                setns(&self.pidfd, kinds)?;
-                become_root(kinds)?;
-                // Only children are in a pid namespace that was entered.
+                self.enter(kinds)?;
                 succeed(child::fork(|| status(function))?)
             })
-        })?;
-        Ok(helper)
+        })?)
+    }
+
+    /// Enters some of the container's namespaces. Only the caller's children to come are in an
+    /// entered pid namespace.
+    pub fn enter(&self, kinds: CloneFlags) -> TestResult {
+        setns(&self.pidfd, kinds)?;
+        Ok(become_root(kinds)?)
     }
 
     /// Runs a function in a new process of the container, whose parent is outside.

@@ -1,0 +1,403 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What happens across the border of a pid or user namespace (C21, C22).
+
+use std::time::Duration;
+
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::ptrace::{self, Options};
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::{SigHandler, Signal, raise, signal};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{Gid, Pid, Uid, getpgrp, getsid, setresgid, setresuid, setsid};
+
+use super::container::{
+    ALL, Container, FIRST_ID, Handover, IDS, NET, PID, USER, expect_exactly, open, sleep, status,
+    succeed,
+};
+use super::scenario::{comm, mark, own_task};
+use crate::child::{self, Gate, own_pid};
+use crate::harness::{Failure, Test, TestResult, expect_eq};
+use crate::listener::Listener;
+use crate::test;
+use crate::wire::{Event, LISTEN, Left, Task, mask};
+
+pub const TESTS: &[Test] = &[
+    test!(fork_into_a_new_pid_namespace_has_the_number_outside).covers(&["C21"]),
+    test!(fork_after_unshare_has_the_number_outside).covers(&["C21"]),
+    test!(a_parent_outside_is_0)
+        .covers(&["C21"])
+        .stock_fails(REFUSED),
+    test!(a_session_outside_is_0)
+        .covers(&["C11", "C21"])
+        .stock_fails(REFUSED),
+    test!(a_tracer_outside_is_0)
+        .covers(&["C12", "C21"])
+        .stock_fails(REFUSED),
+    test!(the_parent_of_a_coredump_outside_is_0)
+        .covers(&["C14", "C21"])
+        .stock_fails(REFUSED),
+    test!(whoever_entered_a_pid_namespace_is_not_seen_in_it)
+        .covers(&["C22"])
+        .stock_fails(REFUSED),
+    test!(whoever_entered_a_pid_namespace_listens_outside).covers(&["C21"]),
+    test!(an_auto_reaped_child_keeps_its_numbers)
+        .covers(&["C15", "C21"])
+        .stock_fails(REFUSED),
+    test!(the_end_of_the_first_process_tells_all_exits_once)
+        .covers(&["C21", "C22"])
+        .stock_fails(REFUSED)
+        .limit(Duration::from_secs(20)),
+    test!(ids_are_those_of_the_listeners_user_namespace)
+        .covers(&["C21"])
+        .stock_fails(REFUSED),
+    test!(ids_that_are_not_mapped_are_the_overflow_id)
+        .covers(&["C21"])
+        .stock_fails(REFUSED),
+];
+
+const REFUSED: &str = "LISTEN from another network namespace is refused";
+
+/// What an id that has no number in a user namespace is shown as.
+const OVERFLOW_ID: u32 = 65534;
+
+const NOTIFY: u32 = Signal::SIGCHLD as u32;
+
+fn exit(task: Task, code: u32, parent: Task) -> Event {
+    Event::Exit {
+        task,
+        code,
+        signal: NOTIFY,
+        parent,
+    }
+}
+
+fn fork_into_a_new_pid_namespace_has_the_number_outside() -> TestResult {
+    let mut outside = Listener::listen(mask::FORK | mask::EXIT)?;
+    let container = Container::start(PID, || expect_eq("own id", own_pid(), 1))?;
+    let child = container.task();
+    container.finish()?;
+    let parent = own_task();
+    let expected = [Event::Fork { parent, child }, exit(child, 0, parent)];
+    expect_exactly("outside", &mut outside, &expected, |event| {
+        event.subject() == child
+    })
+}
+
+fn fork_after_unshare_has_the_number_outside() -> TestResult {
+    let mut outside = Listener::listen(mask::FORK | mask::EXIT)?;
+    let number = Gate::new()?;
+    let maker = child::fork(|| {
+        status(|| {
+            unshare(PID)?;
+            let first = child::fork(|| status(|| expect_eq("own id", own_pid(), 1)))?;
+            number.open(first.pid().as_raw())?;
+            succeed(first)
+        })
+    })?;
+    let parent = Task::leader(maker.pid().as_raw());
+    let child = Task::leader(number.pass()?);
+    succeed(maker)?;
+    let expected = [Event::Fork { parent, child }, exit(child, 0, parent)];
+    expect_exactly("outside", &mut outside, &expected, |event| {
+        event.subject() == child
+    })
+}
+
+/// A process in a container whose parent is outside.
+struct Visitor {
+    /// What it is called inside.
+    inner: Task,
+    /// What it is called outside.
+    outer: Task,
+    /// What its parent is called outside.
+    parent: Task,
+}
+
+/// Runs a function in a visitor of a container, after what happens `meanwhile` to it.
+fn visit(
+    container: &Container,
+    kinds: CloneFlags,
+    meanwhile: impl FnOnce(Pid) -> TestResult,
+    function: impl FnOnce() -> TestResult,
+) -> Result<Visitor, Failure> {
+    let (ready, go_on) = (Gate::new()?, Gate::new()?);
+    let parent = container.spawn_in(kinds, || {
+        ready.open(own_pid())?;
+        go_on.pass()?;
+        function()
+    })?;
+    let inner = ready.pass()?;
+    let outer = container.outer(inner)?;
+    meanwhile(Pid::from_raw(outer))?;
+    go_on.open(0)?;
+    let parent_task = Task::leader(parent.pid().as_raw());
+    succeed(parent)?;
+    Ok(Visitor {
+        inner: Task::leader(inner),
+        outer: Task::leader(outer),
+        parent: parent_task,
+    })
+}
+
+/// A container, and listeners inside and outside.
+fn stage(mask: u32) -> Result<(Container, Listener, Listener), Failure> {
+    let container = Container::idle(ALL)?;
+    let inside = container.listen(mask)?;
+    Ok((container, inside, Listener::listen(mask)?))
+}
+
+/// Expects these events about a visitor, and no other ones, inside and outside.
+fn expect_both(
+    visitor: &Visitor,
+    (inside, in_there): (&mut Listener, &[Event]),
+    (outside, out_here): (&mut Listener, &[Event]),
+) -> TestResult {
+    expect_exactly("inside", inside, in_there, |event| {
+        event.subject() == visitor.inner
+    })?;
+    expect_exactly("outside", outside, out_here, |event| {
+        event.subject() == visitor.outer
+    })
+}
+
+fn a_parent_outside_is_0() -> TestResult {
+    let (container, mut inside, mut outside) = stage(mask::FORK | mask::EXIT)?;
+    let visitor = visit(&container, ALL, |_| Ok(()), || Ok(()))?;
+    let events = |parent, child| [Event::Fork { parent, child }, exit(child, 0, parent)];
+    expect_both(
+        &visitor,
+        (&mut inside, &events(Task::NONE, visitor.inner)),
+        (&mut outside, &events(visitor.parent, visitor.outer)),
+    )
+}
+
+fn a_session_outside_is_0() -> TestResult {
+    let (container, mut inside, mut outside) = stage(mask::SID)?;
+    let visitor = visit(&container, ALL, |_| Ok(()), || Ok(setsid().map(drop)?))?;
+    let left = Left {
+        parent_pid: visitor.parent.pid,
+        parent_tgid: visitor.parent.tgid,
+        session: getsid(None)?.as_raw(),
+        process_group: getpgrp().as_raw(),
+    };
+    let event = |task, left| [Event::Sid { task, left }];
+    expect_both(
+        &visitor,
+        (&mut inside, &event(visitor.inner, Left::default())),
+        (&mut outside, &event(visitor.outer, left)),
+    )
+}
+
+fn a_tracer_outside_is_0() -> TestResult {
+    let (container, mut inside, mut outside) = stage(mask::PTRACE)?;
+    let trace = |pid| {
+        ptrace::seize(pid, Options::empty())?;
+        ptrace::interrupt(pid)?;
+        waitpid(pid, None)?;
+        Ok(ptrace::detach(pid, None)?)
+    };
+    let visitor = visit(&container, ALL, trace, || Ok(()))?;
+    let events = |task, tracer| [tracer, Task::NONE].map(|tracer| Event::Ptrace { task, tracer });
+    expect_both(
+        &visitor,
+        (&mut inside, &events(visitor.inner, Task::NONE)),
+        (&mut outside, &events(visitor.outer, own_task())),
+    )
+}
+
+fn the_parent_of_a_coredump_outside_is_0() -> TestResult {
+    let (container, mut inside, mut outside) = stage(mask::COREDUMP)?;
+    let (ready, go_on) = (Gate::new()?, Gate::new()?);
+    let parent = child::fork(|| {
+        status(|| {
+            container.enter(ALL)?;
+            let child = child::fork(|| {
+                status(|| {
+                    ready.open(own_pid())?;
+                    go_on.pass()?;
+                    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+                    Ok(raise(Signal::SIGQUIT)?)
+                })
+            })?;
+            let ended = WaitStatus::Signaled(child.pid(), Signal::SIGQUIT, false);
+            expect_eq("the end", child.wait()?, ended)
+        })
+    })?;
+    let inner = ready.pass()?;
+    let visitor = Visitor {
+        inner: Task::leader(inner),
+        outer: Task::leader(container.outer(inner)?),
+        parent: Task::leader(parent.pid().as_raw()),
+    };
+    go_on.open(0)?;
+    succeed(parent)?;
+    let event = |task, parent| [Event::Coredump { task, parent }];
+    expect_both(
+        &visitor,
+        (&mut inside, &event(visitor.inner, Task::NONE)),
+        (&mut outside, &event(visitor.outer, visitor.parent)),
+    )
+}
+
+fn whoever_entered_a_pid_namespace_is_not_seen_in_it() -> TestResult {
+    let (container, mut inside, mut outside) = stage(mask::COMM)?;
+    let entering = child::fork(|| {
+        status(|| {
+            container.enter(ALL)?;
+            Ok(mark("entered")?)
+        })
+    })?;
+    let task = Task::leader(entering.pid().as_raw());
+    succeed(entering)?;
+    let comm = comm("entered");
+    let expected = [Event::Comm { task, comm }];
+    expect_exactly("outside", &mut outside, &expected, |event| {
+        event.subject() == task
+    })?;
+    expect_exactly("inside", &mut inside, &[], |_| true)
+}
+
+fn whoever_entered_a_pid_namespace_listens_outside() -> TestResult {
+    let container = Container::idle(PID)?;
+    let entering = child::fork(|| {
+        status(|| {
+            container.enter(PID)?;
+            let mut listener = Listener::listen(mask::COMM)?;
+            mark("entered")?;
+            let (task, comm) = (own_task(), comm("entered"));
+            expect_exactly("own", &mut listener, &[Event::Comm { task, comm }], |_| {
+                false
+            })
+        })
+    })?;
+    succeed(entering)
+}
+
+fn an_auto_reaped_child_keeps_its_numbers() -> TestResult {
+    let handover = Handover::new()?;
+    let (ready, go_on) = (Gate::new()?, Gate::new()?);
+    let mut outside = Listener::listen(mask::EXIT)?;
+    let container = Container::start(ALL, || {
+        let inside = open()?;
+        inside.request(&[LISTEN, mask::EXIT])?;
+        handover.send(&inside)?;
+        // SAFETY: No handler is installed.
+        unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }?;
+        let child = child::fork(|| go_on.pass().map_or(1, |_| 5))?;
+        ready.open(child.into_pid().as_raw())?;
+        sleep()
+    })?;
+    let mut inside = handover.receive_from(&container)?;
+    let inner = ready.pass()?;
+    let outer = Task::leader(container.outer(inner)?);
+    go_on.open(0)?;
+    let expected = [exit(Task::leader(inner), 5 << 8, Task::leader(1))];
+    expect_exactly("inside", &mut inside, &expected, |_| true)?;
+    let expected = [exit(outer, 5 << 8, container.task())];
+    expect_exactly("outside", &mut outside, &expected, |event| {
+        event.subject() == outer
+    })
+}
+
+fn the_end_of_the_first_process_tells_all_exits_once() -> TestResult {
+    /// Processes besides the first one.
+    const PROCESSES: i32 = 3;
+    let handover = Handover::new()?;
+    let ready = Gate::new()?;
+    let mut outside = Listener::listen(mask::EXIT)?;
+    let container = Container::start(ALL, || {
+        let inside = open()?;
+        inside.request(&[LISTEN, mask::EXIT])?;
+        handover.send(&inside)?;
+        for _ in 0..PROCESSES {
+            ready.open(child::fork(|| status(sleep))?.into_pid().as_raw())?;
+        }
+        sleep()
+    })?;
+    let mut inside = handover.receive_from(&container)?;
+    let code = Signal::SIGKILL as u32;
+    let first = container.task();
+    let (mut in_there, mut out_here) = (Vec::new(), Vec::new());
+    for _ in 0..PROCESSES {
+        let inner = ready.pass()?;
+        in_there.push(exit(Task::leader(inner), code, Task::leader(1)));
+        out_here.push(exit(Task::leader(container.outer(inner)?), code, first));
+    }
+    in_there.push(exit(Task::leader(1), code, Task::NONE));
+    out_here.push(exit(first, code, own_task()));
+    container.kill()?;
+    expect_exactly("inside", &mut inside, &in_there, |_| true)?;
+    let ours: Vec<_> = out_here.iter().map(Event::subject).collect();
+    expect_exactly("outside", &mut outside, &out_here, |event| {
+        ours.contains(&event.subject())
+    })
+}
+
+/// Real ids outside, and what a container calls them: at both ends of what is mapped.
+const REAL_IDS: [(u32, u32); 4] = [
+    (FIRST_ID - 1, OVERFLOW_ID),
+    (FIRST_ID, 0),
+    (FIRST_ID + IDS - 1, IDS - 1),
+    (FIRST_ID + IDS, OVERFLOW_ID),
+];
+
+/// Takes real ids one after the other, and keeps the effective ones.
+fn take_real_ids() -> TestResult {
+    let (same_user, same_group) = (Uid::from_raw(u32::MAX), Gid::from_raw(u32::MAX));
+    for (real, _) in REAL_IDS {
+        setresgid(Gid::from_raw(real), same_group, same_group)?;
+        setresuid(Uid::from_raw(real), same_user, same_user)?;
+    }
+    Ok(())
+}
+
+/// The events of [`take_real_ids`], with each pair of ids shown by `show`.
+fn id_events(task: Task, effective: u32, show: fn((u32, u32)) -> u32) -> Vec<Event> {
+    let events = REAL_IDS.into_iter().flat_map(|ids| {
+        let real = show(ids);
+        [
+            Event::Gid {
+                task,
+                real,
+                effective,
+            },
+            Event::Uid {
+                task,
+                real,
+                effective,
+            },
+        ]
+    });
+    events.collect()
+}
+
+fn ids_are_those_of_the_listeners_user_namespace() -> TestResult {
+    let container = Container::idle(USER | NET)?;
+    let mut inside = container.listen(mask::UID | mask::GID)?;
+    let mut outside = Listener::listen(mask::UID | mask::GID)?;
+    let child = child::fork(|| status(take_real_ids))?;
+    let task = Task::leader(child.pid().as_raw());
+    succeed(child)?;
+    let expected = id_events(task, OVERFLOW_ID, |(_, inner)| inner);
+    // One pid namespace: it hears of the whole system, as whoever is outside does.
+    expect_exactly("inside", &mut inside, &expected, |event| {
+        event.subject() == task
+    })?;
+    let expected = id_events(task, 0, |(outer, _)| outer);
+    expect_exactly("outside", &mut outside, &expected, |event| {
+        event.subject() == task
+    })
+}
+
+fn ids_that_are_not_mapped_are_the_overflow_id() -> TestResult {
+    let (container, mut inside, mut outside) = stage(mask::UID | mask::GID)?;
+    // A process of the host's user namespace in the container's pid namespace.
+    let visitor = visit(&container, PID | NET, |_| Ok(()), take_real_ids)?;
+    let in_there = id_events(visitor.inner, OVERFLOW_ID, |(_, inner)| inner);
+    let out_here = id_events(visitor.outer, 0, |(outer, _)| outer);
+    expect_both(
+        &visitor,
+        (&mut inside, &in_there),
+        (&mut outside, &out_here),
+    )
+}
