@@ -88,25 +88,23 @@ impl Connector {
             return;
         };
         let receivers = self.listeners.receivers(section.rcu());
-        let timestamp_ns = now_ns();
         let cpu = section.cpu();
+        let mut message = Message::new(cpu.as_u32(), now_ns());
 
-        for (namespace, _) in thread.numbers() {
+        for (namespace, pid) in thread.numbers() {
             for list in lists {
                 // Most of a namespace's listeners have one view, and so get one encoding.
-                let mut encoded: Option<(&View, Message)> = None;
+                let mut told: Option<&View> = None;
 
                 for listener in receivers.on(namespace, *list) {
                     let view = &listener.view;
-                    let message = match &mut encoded {
-                        Some((known, message)) if *known == view => message,
-                        other => {
-                            let event = event(subject.seen_from(view), view);
-                            let message = Message::event(cpu.as_u32(), timestamp_ns, &event);
-                            &mut other.insert((view, message)).1
-                        }
-                    };
-                    listener.send(cpu, message);
+
+                    if told != Some(view) {
+                        let tgid = view.number(subject.group);
+                        message.tell(&event(wire::Ids { pid, tgid }, view));
+                        told = Some(view);
+                    }
+                    listener.send(cpu, &mut message);
                 }
             }
         }

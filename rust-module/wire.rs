@@ -27,13 +27,18 @@ pub(crate) const NO_CPU: u32 = u32::MAX;
 /// How many words the largest event has.
 const WORDS: usize = 6;
 
-/// A `struct cn_msg` with a `struct proc_event` as its data.
+/// A `struct nlmsghdr`, a `struct cn_msg` and a `struct proc_event`: what a datagram holds.
 ///
-/// The `proc_event` is 8-byte aligned in C, but follows a header of 20 bytes: hence the time in
+/// The `proc_event` is 8-byte aligned in C, but follows headers of 36 bytes: hence the time in
 /// bytes.
 #[derive(Immutable, IntoBytes)]
 #[repr(C)]
 pub(crate) struct Message {
+    nlmsg_len: u32,
+    nlmsg_type: u16,
+    nlmsg_flags: u16,
+    nlmsg_seq: u32,
+    nlmsg_pid: u32,
     idx: u32,
     val: u32,
     seq: u32,
@@ -46,45 +51,62 @@ pub(crate) struct Message {
     event_data: [u32; WORDS],
 }
 
+/// `NLMSG_DONE`: the type of every message of the connector.
+const NLMSG_DONE: u16 = 3;
+
+/// The length of a message in bytes.
+const MESSAGE_LEN: u32 = 76;
 /// The length of a `struct proc_event` in bytes.
 const EVENT_LEN: u16 = 40;
 
-const _: () = assert!(size_of::<Message>() == 20 + EVENT_LEN as usize);
+const _: () = assert!(size_of::<Message>() == MESSAGE_LEN as usize);
+const _: () = assert!(MESSAGE_LEN as usize == 16 + 20 + EVENT_LEN as usize);
 
 impl Message {
-    /// An event on a CPU, yet without a number. `timestamp_ns` is `CLOCK_MONOTONIC`.
+    /// A message from a CPU that says nothing yet. `timestamp_ns` is `CLOCK_MONOTONIC`.
     #[inline]
-    pub(crate) fn event(cpu: u32, timestamp_ns: u64, event: &Event) -> Self {
-        Self::new(0, 0, cpu, timestamp_ns, event)
+    pub(crate) fn new(cpu: u32, timestamp_ns: u64) -> Self {
+        Self {
+            nlmsg_len: MESSAGE_LEN,
+            nlmsg_type: NLMSG_DONE,
+            nlmsg_flags: 0,
+            nlmsg_seq: 0,
+            nlmsg_pid: 0,
+            idx: CN_IDX_PROC,
+            val: CN_VAL_PROC,
+            seq: 0,
+            ack: 0,
+            len: EVENT_LEN,
+            flags: 0,
+            what: 0,
+            cpu,
+            timestamp_ns: timestamp_ns.to_ne_bytes(),
+            event_data: [0; WORDS],
+        }
+    }
+
+    /// Says what happened, in one receiver's numbers.
+    #[inline]
+    pub(crate) fn tell(&mut self, event: &Event) {
+        self.what = event.what();
+        self.event_data = event.words();
     }
 
     /// Gives the message its number for a receiver.
     #[inline]
     pub(crate) fn number(&mut self, seq: u32) {
+        self.nlmsg_seq = seq;
         self.seq = seq;
     }
 
     /// The answer to a request with these numbers. `errno` is positive, or 0 for success.
     pub(crate) fn acknowledge(seq: u32, ack: u32, cpu: u32, timestamp_ns: u64, errno: u32) -> Self {
-        let answer = Event::Ack { errno };
+        let mut message = Self::new(cpu, timestamp_ns);
 
-        Self::new(seq, ack.wrapping_add(1), cpu, timestamp_ns, &answer)
-    }
-
-    #[inline]
-    fn new(seq: u32, ack: u32, cpu: u32, timestamp_ns: u64, event: &Event) -> Self {
-        Self {
-            idx: CN_IDX_PROC,
-            val: CN_VAL_PROC,
-            seq,
-            ack,
-            len: EVENT_LEN,
-            flags: 0,
-            what: event.what(),
-            cpu,
-            timestamp_ns: timestamp_ns.to_ne_bytes(),
-            event_data: event.words(),
-        }
+        message.tell(&Event::Ack { errno });
+        message.number(seq);
+        message.ack = ack.wrapping_add(1);
+        message
     }
 }
 
@@ -248,11 +270,17 @@ mod tests {
 
     /// Checks what all events have in common, and returns the words of the union.
     fn check_event(event: Event, what: u32) -> Vec<u32> {
-        let mut message = Message::event(3, 0x0123_4567_89ab_cdef, &event);
+        let mut message = Message::new(3, 0x0123_4567_89ab_cdef);
+        message.tell(&event);
         message.number(7);
         let bytes = message.as_bytes();
 
-        assert_eq!(bytes.len(), 60);
+        assert_eq!(bytes.len(), 76);
+        assert_eq!(word(bytes, 0), 76);
+        assert_eq!(bytes[4..8], [3_u16.to_ne_bytes(), [0, 0]].concat());
+        assert_eq!((word(bytes, 8), word(bytes, 12)), (7, 0));
+
+        let bytes = &bytes[16..];
         assert_eq!((word(bytes, 0), word(bytes, 4)), (1, 1));
         assert_eq!((word(bytes, 8), word(bytes, 12)), (7, 0));
         assert_eq!(u16::from_ne_bytes([bytes[16], bytes[17]]), 40);
@@ -357,7 +385,9 @@ mod tests {
         for (ack, answered) in [(0, 1), (77, 78), (u32::MAX, 0)] {
             let message = Message::acknowledge(42, ack, NO_CPU, 5, 22);
             let bytes = message.as_bytes();
+            assert_eq!(word(bytes, 8), 42);
 
+            let bytes = &bytes[16..];
             assert_eq!((word(bytes, 8), word(bytes, 12)), (42, answered));
             assert_eq!((word(bytes, 20), word(bytes, 24)), (0, u32::MAX));
             assert_eq!((word(bytes, 36), word(bytes, 40)), (22, 0xf));
