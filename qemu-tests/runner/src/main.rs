@@ -15,6 +15,7 @@ use settings::{Kernel, Settings};
 mod accelerator;
 mod commands;
 mod console;
+mod contract;
 mod guard;
 mod ktap;
 mod report;
@@ -84,6 +85,14 @@ enum Command {
         /// Where to write the results as JSON.
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
+        /// Where to write, in Markdown, which lines of the contract hold on both kernels.
+        #[arg(
+            long,
+            value_name = "FILE",
+            requires = "kernel",
+            requires = "stock_kernel"
+        )]
+        table: Option<PathBuf>,
         #[command(flatten)]
         surroundings: Surroundings,
         #[command(flatten)]
@@ -147,6 +156,7 @@ fn run(command: Command) -> Result<u8> {
             module,
             stock_kernel,
             json,
+            table,
             surroundings,
             selection,
         } => {
@@ -161,7 +171,10 @@ fn run(command: Command) -> Result<u8> {
                 &settings,
                 ours.as_ref(),
                 stock.as_ref(),
-                json.as_deref(),
+                test_run::Files {
+                    json: json.as_deref(),
+                    table: table.as_deref(),
+                },
                 &selection,
             )
         }

@@ -13,6 +13,7 @@ use protocol::{StockExpectation, TestDescription};
 use serde_json::json;
 
 use crate::accelerator::Accelerator;
+use crate::contract::{self, Cells};
 use crate::ktap::Outcome;
 
 /// Which kernel a result is of.
@@ -40,6 +41,8 @@ pub struct Row {
     pub name: String,
     /// What the guest reported, if it did.
     pub outcome: Option<Outcome>,
+    /// What the test wrote: figures, or why it failed.
+    pub diagnostics: Vec<String>,
     /// How long it took.
     pub seconds: f64,
 }
@@ -188,21 +191,50 @@ impl Report {
             .with_context(|| format!("cannot write {}", file.display()))
     }
 
+    /// Writes the table of what the contract promises and what the tests say.
+    pub fn write_table(&self, file: &Path) -> Result<()> {
+        let tests: Vec<_> = self
+            .shown()
+            .into_iter()
+            .map(|test| Cells {
+                name: &test.name,
+                covers: &test.covers,
+                ours: self.cell(&self.ours, &test.name),
+                stock: self.stock_cell(test),
+            })
+            .collect();
+        let (passed, failed, ignored) = (self.passed, self.failed, self.ignored);
+        let head = format!(
+            "Written by a test run (`proc-events-vm test --table`): {passed} passed, {failed} \
+             failed, {ignored} ignored,\non both kernels together. *ours* is the patched kernel \
+             with the module, *stock* the unpatched one."
+        );
+        fs::write(file, contract::table(&tests, &head)?)
+            .with_context(|| format!("cannot write {}", file.display()))
+    }
+
     fn in_json(&self, test: &TestDescription) -> serde_json::Value {
-        let find = |rows: &Option<Vec<Row>>| -> (Option<String>, Option<f64>) {
+        let find = |rows: &Option<Vec<Row>>| {
             let rows = rows.as_deref().unwrap_or_default();
             match rows.iter().find(|row| row.name == test.name) {
-                Some(row) => (row.outcome.as_ref().map(word), Some(row.seconds)),
-                None => (None, None),
+                Some(row) => (
+                    row.outcome.as_ref().map(word),
+                    Some(row.seconds),
+                    row.diagnostics.clone(),
+                ),
+                None => (None, None, Vec::new()),
             }
         };
-        let (ours, seconds) = find(&self.ours);
-        let (stock, stock_seconds) = find(&self.stock);
+        let (ours, seconds, diagnostics) = find(&self.ours);
+        let (stock, stock_seconds, stock_diagnostics) = find(&self.stock);
         json!({
             "name": test.name,
+            "covers": test.covers,
             "ours": ours,
             "seconds": seconds,
+            "diagnostics": diagnostics,
             "stock": stock,
+            "stock_diagnostics": stock_diagnostics,
             "stock_expected": test.stock,
             "stock_seconds": stock_seconds,
         })

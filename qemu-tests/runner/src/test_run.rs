@@ -26,12 +26,20 @@ const RESULT_GRACE: Duration = Duration::from_secs(30);
 /// Name of the trial that fails when a kernel complained.
 const KERNEL_LOG: &str = "kernel_log_is_clean";
 
+/// Where the results go, besides the terminal.
+pub struct Files<'a> {
+    /// For programs.
+    pub json: Option<&'a Path>,
+    /// By the lines of the contract, in Markdown.
+    pub table: Option<&'a Path>,
+}
+
 /// Runs the selected tests; 0 when none failed, 1 otherwise.
 pub fn run(
     settings: &Settings,
     ours: Option<&Kernel>,
     stock: Option<&Kernel>,
-    json: Option<&Path>,
+    files: Files<'_>,
     arguments: &Arguments,
 ) -> Result<u8> {
     let tests = list(&settings.guest)?;
@@ -79,8 +87,11 @@ pub fn run(
         report.count(&conclusion);
     }
     report.print(started.elapsed())?;
-    if let Some(json) = json {
+    if let Some(json) = files.json {
         report.write_json(json)?;
+    }
+    if let Some(table) = files.table {
+        report.write_table(table)?;
     }
     Ok(u8::from(report.has_failures()))
 }
@@ -148,10 +159,14 @@ fn run_column(
             let asked = Instant::now();
             let result = lock(&session).result_of(&name, limit + RESULT_GRACE);
             let seconds = asked.elapsed().as_secs_f64();
-            let outcome = result.as_ref().ok().map(|result| result.outcome.clone());
+            let (outcome, diagnostics) = match &result {
+                Ok(result) => (Some(result.outcome.clone()), result.diagnostics.clone()),
+                Err(_) => (None, Vec::new()),
+            };
             lock(&rows).push(Row {
                 name,
                 outcome,
+                diagnostics,
                 seconds,
             });
             match result {

@@ -1,18 +1,39 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Real programs of today, unchanged.
 
+use std::fs;
 use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getpid};
 
-use crate::harness::{Failure, Test, TestResult, expect};
+use super::programs::Program;
+use crate::child;
+use crate::harness::{Failure, Test, TestResult, expect, expect_eq};
+use crate::stress::{cpus, pin};
 use crate::test;
 
-pub const TESTS: &[Test] =
-    &[test!(forkstat_shows_fork_sid_exec_and_exit).limit(Duration::from_secs(20))];
+pub const TESTS: &[Test] = &[
+    test!(forkstat_shows_fork_sid_exec_and_exit).limit(LIMIT),
+    test!(extrace_shows_each_program_and_its_status)
+        .limit(LIMIT)
+        .covers(&["C5"]),
+    test!(pwait_tells_how_a_process_ended)
+        .limit(LIMIT)
+        .covers(&["C5"]),
+    test!(cgrulesengd_moves_a_program_into_its_cgroup)
+        .limit(LIMIT)
+        .covers(&["C18"]),
+    test!(keepalived_tracks_a_process)
+        .limit(LIMIT)
+        .covers(&["C5", "C19"]),
+];
+
+const LIMIT: Duration = Duration::from_secs(30);
 
 fn forkstat_shows_fork_sid_exec_and_exit() -> TestResult {
     // A line for each event at once, and sid only together with uid.
@@ -60,4 +81,201 @@ fn forkstat_shows_fork_sid_exec_and_exit() -> TestResult {
         )?;
     }
     Ok(())
+}
+
+/// What clients say that look for gaps in the numbers.
+#[track_caller]
+fn expect_no_gap(said: &str) -> TestResult {
+    for complaint in ["out of order", "Missed", "ENOBUFS", "No buffer space"] {
+        expect(
+            !said.contains(complaint),
+            format!("no {complaint:?} in:\n{said}"),
+        )?;
+    }
+    Ok(())
+}
+
+/// Makes processes on all CPUs, so that each CPU's numbers go on.
+fn make_processes() -> TestResult {
+    for cpu in cpus()? {
+        pin(cpu)?;
+        for _ in 0..20 {
+            child::fork(|| 0)?.wait()?;
+        }
+    }
+    Ok(())
+}
+
+/// It runs a command itself, as soon as it listens, and follows its descendants.
+fn extrace_shows_each_program_and_its_status() -> TestResult {
+    const TIMES: usize = 20;
+    let script = format!("for i in $(seq {TIMES}); do /bin/true extraced $i; done; setsid false x");
+    let extrace = Program::start(&["extrace", "-f", "-t", "sh", "-c", &script])?;
+    let (said, _) = extrace.wait()?;
+    expect_no_gap(&said)?;
+    for number in 1..=TIMES {
+        let command = format!("/bin/true extraced {number}\n");
+        expect_eq(
+            &format!("lines {command:?}"),
+            said.matches(&command).count(),
+            1,
+        )?;
+    }
+    let failed = said.lines().any(|line| line.contains("exited status=1"));
+    expect(failed, format!("the status of false in:\n{said}"))
+}
+
+fn pwait_tells_how_a_process_ended() -> TestResult {
+    let end = child::Gate::new()?;
+    let process = child::fork(|| end.pass().unwrap_or(1))?;
+    let pid = process.pid().to_string();
+    let pwait = Program::start(&["pwait", "-v", &pid])?;
+    pwait.wait_until_it_listens()?;
+    make_processes()?;
+    end.open(7)?;
+    process.wait()?;
+    let (said, _) = pwait.wait()?;
+    expect_no_gap(&said)?;
+    let expected = format!("{pid}: exited with status 7.");
+    expect(
+        said.contains(&expected),
+        format!("{expected:?}, got {said:?}"),
+    )
+}
+
+/// A directory of a test, gone when this is dropped.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new() -> Result<Self, Failure> {
+        let directory = PathBuf::from(format!("/run/proc-events-test-{}", getpid()));
+        fs::create_dir(&directory)?;
+        Ok(Self(directory))
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            eprintln!("{}: {error}", self.0.display());
+        }
+    }
+}
+
+/// A hierarchy of control groups without controllers, which needs no kernel option.
+struct Hierarchy(PathBuf);
+
+impl Hierarchy {
+    fn mount(directory: &Path, name: &str) -> Result<Self, Failure> {
+        let options = format!("none,name={name}");
+        let (none, kind) = (Some("none"), Some("cgroup"));
+        mount(
+            none,
+            directory,
+            kind,
+            MsFlags::empty(),
+            Some(options.as_str()),
+        )?;
+        Ok(Self(directory.to_owned()))
+    }
+}
+
+impl Drop for Hierarchy {
+    fn drop(&mut self) {
+        if let Err(error) = umount2(&self.0, MntFlags::MNT_DETACH) {
+            eprintln!("{}: {error}", self.0.display());
+        }
+    }
+}
+
+fn cgrulesengd_moves_a_program_into_its_cgroup() -> TestResult {
+    let directory = Directory::new()?;
+    let mounted = directory.0.join("hierarchy");
+    fs::create_dir(&mounted)?;
+    let _hierarchy = Hierarchy::mount(&mounted, "rules")?;
+    fs::create_dir(mounted.join("ruled"))?;
+    // It reads no other files than these, which are the guest's own copies.
+    fs::write("/etc/cgrules.conf", "*:sleep name=rules ruled\n")?;
+    fs::write("/etc/cgconfig.conf", "")?;
+    fs::create_dir_all("/etc/cgconfig.d")?;
+    let mut daemon = Program::start(&["cgrulesengd", "-d"])?;
+    daemon.wait_for("Message sent")?;
+    daemon.wait_until_it_listens()?;
+    let mut ruled = Command::new("sleep").arg("1000").spawn()?;
+    let pid = ruled.id();
+    daemon.wait_for(&format!("Cgroup change for PID: {pid},"))?;
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    ruled.kill()?;
+    ruled.wait()?;
+    expect(
+        groups.contains(":name=rules:/ruled\n"),
+        format!("the process in its cgroup, got {groups:?}"),
+    )?;
+    expect_no_gap(&daemon.stop(Signal::SIGTERM)?)
+}
+
+/// Gives the guest's interface, which leads nowhere, an address.
+fn set_up_interface() -> TestResult {
+    let commands = ["addr add 192.0.2.1/24 dev eth0", "link set eth0 up"];
+    for command in commands {
+        let mut ip = Command::new("busybox");
+        let status = ip.arg("ip").args(command.split(' ')).status()?;
+        expect(status.success(), format!("ip {command} to succeed"))?;
+    }
+    Ok(())
+}
+
+const KEEPALIVED_CONFIGURATION: &str = "
+global_defs {
+    router_id test
+}
+vrrp_track_process tracked {
+    process sleep 12345
+    weight 10
+}
+vrrp_instance test {
+    state BACKUP
+    interface eth0
+    virtual_router_id 51
+    priority 100
+    unicast_src_ip 192.0.2.1
+    unicast_peer {
+        192.0.2.2
+    }
+    track_process {
+        tracked
+    }
+}
+";
+
+fn keepalived_tracks_a_process() -> TestResult {
+    set_up_interface()?;
+    let directory = Directory::new()?;
+    let path = |name: &str| directory.0.join(name).to_string_lossy().into_owned();
+    let (configuration, pid, vrrp_pid) = (path("conf"), path("pid"), path("vrrp.pid"));
+    fs::write(&configuration, KEEPALIVED_CONFIGURATION)?;
+    let words = [
+        "keepalived",
+        "--dont-fork",
+        "--log-console",
+        "--log-detail",
+        "--vrrp",
+        "--use-file",
+        &configuration,
+        "--pid",
+        &pid,
+        "--vrrp_pid",
+        &vrrp_pid,
+    ];
+    let mut keepalived = Program::start(&words)?;
+    keepalived.wait_for("proc_events has confirmed it is configured")?;
+    for _ in 0..2 {
+        let mut tracked = Command::new("sleep").arg("12345").spawn()?;
+        keepalived.wait_for("Quorum gained for tracked process tracked")?;
+        make_processes()?;
+        tracked.kill()?;
+        tracked.wait()?;
+        keepalived.wait_for("Quorum lost for tracked process tracked")?;
+    }
+    expect_no_gap(&keepalived.stop(Signal::SIGTERM)?)
 }

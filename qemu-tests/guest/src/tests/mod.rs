@@ -21,9 +21,11 @@ mod namespaces;
 mod namespaces_borders;
 mod numbers;
 mod parameters;
+mod programs;
 mod ptrace;
 mod scenario;
 mod sid;
+mod stress;
 mod wire_format;
 
 /// All tests, in the order in which they run.
@@ -49,6 +51,7 @@ pub fn all() -> Vec<Test> {
         loading::TESTS,
         namespaces::TESTS,
         namespaces_borders::TESTS,
+        stress::TESTS,
     ]
     .concat()
 }

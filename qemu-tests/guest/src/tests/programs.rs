@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Programs that listen, as tests run them: their output, and when they are ready.
+
+use std::fs;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, pipe};
+
+use crate::harness::{Failure, expect};
+
+/// How long a program may take to say what it has to.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// How often a state is looked at that nobody tells.
+const INTERVAL: Duration = Duration::from_millis(10);
+
+/// A running program, with its output and errors as one text.
+pub struct Program {
+    name: String,
+    child: Child,
+    reader: OwnedFd,
+    text: String,
+    /// How much of the text was looked at.
+    seen: usize,
+}
+
+impl Program {
+    /// Starts it.
+    pub fn start(words: &[&str]) -> Result<Self, Failure> {
+        let (name, arguments) = words
+            .split_first()
+            .ok_or_else(|| Failure::new("no program is named"))?;
+        let (reader, writer) = pipe()?;
+        let child = Command::new(name)
+            .args(arguments)
+            .env("LC_ALL", "C")
+            .stdin(Stdio::null())
+            .stdout(writer.try_clone()?)
+            .stderr(writer)
+            .spawn()
+            .map_err(|error| Failure::new(format!("{name}: {error}; run scripts/setup")))?;
+        Ok(Self {
+            name: (*name).to_owned(),
+            child,
+            reader,
+            text: String::new(),
+            seen: 0,
+        })
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
+    /// Waits until it says this, after what was waited for before.
+    #[track_caller]
+    pub fn wait_for(&mut self, what: &str) -> Result<(), Failure> {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            if let Some(at) = self.text[self.seen..].find(what) {
+                self.seen += at + what.len();
+                return Ok(());
+            }
+            if !self.read(deadline)? {
+                return Err(self.failure(&format!("did not say {what:?}")));
+            }
+        }
+    }
+
+    /// Reads on; false at the end, or when nothing comes in time.
+    fn read(&mut self, deadline: Instant) -> Result<bool, Failure> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX);
+        let mut descriptors = [PollFd::new(self.reader.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut descriptors, timeout)? == 0 {
+            return Ok(false);
+        }
+        let mut bytes = [0; 4096];
+        let length = File::from(self.reader.try_clone()?).read(&mut bytes)?;
+        self.text += &String::from_utf8_lossy(&bytes[..length]);
+        Ok(length > 0)
+    }
+
+    /// Waits until it has a socket in the group of process events, and sleeps: it has sent its
+    /// request then, for it does not sleep in between.
+    #[track_caller]
+    pub fn wait_until_it_listens(&self) -> Result<(), Failure> {
+        let deadline = Instant::now() + LIMIT;
+        while !(has_socket(self.pid())? && sleeps(self.pid())?) {
+            if Instant::now() > deadline {
+                return Err(self.failure("does not listen"));
+            }
+            thread::sleep(INTERVAL);
+        }
+        Ok(())
+    }
+
+    /// Waits for its end; all that it said, and whether it succeeded.
+    pub fn wait(mut self) -> Result<(String, bool), Failure> {
+        let deadline = Instant::now() + LIMIT;
+        while self.read(deadline)? {}
+        expect(Instant::now() < deadline, format!("{} to end", self.name))?;
+        Ok((self.text, self.child.wait()?.success()))
+    }
+
+    /// Ends it; all that it said.
+    pub fn stop(self, signal: Signal) -> Result<String, Failure> {
+        kill(Pid::from_raw(self.pid()), signal)?;
+        Ok(self.wait()?.0)
+    }
+
+    #[track_caller]
+    fn failure(&self, what: &str) -> Failure {
+        Failure::new(format!("{} {what}, but:\n{}", self.name, self.text))
+    }
+}
+
+/// Whether a connector socket with this port id is in the group, by /proc/net/netlink: the columns
+/// are sk, Eth (the protocol), Pid (the port id) and Groups.
+fn has_socket(port_id: i32) -> Result<bool, Failure> {
+    const CONNECTOR: &str = "11";
+    let sockets = fs::read_to_string("/proc/net/netlink")?;
+    let port_id = port_id.to_string();
+    Ok(sockets.lines().any(|line| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        matches!(words.as_slice(), [_, CONNECTOR, pid, "00000001", ..] if *pid == port_id)
+    }))
+}
+
+fn sleeps(pid: i32) -> Result<bool, Failure> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    Ok(stat
+        .rsplit(") ")
+        .next()
+        .is_some_and(|rest| rest.starts_with('S')))
+}
