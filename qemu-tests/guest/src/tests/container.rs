@@ -123,7 +123,10 @@ impl Container {
     /// Enters some of the container's namespaces. Only the caller's children to come are in an
     /// entered pid namespace.
     pub fn enter(&self, kinds: CloneFlags) -> TestResult {
-        setns(&self.pidfd, kinds)?;
+        // No namespace at all is no argument of setns(2).
+        if !kinds.is_empty() {
+            setns(&self.pidfd, kinds)?;
+        }
         Ok(become_root(kinds)?)
     }
 
@@ -185,7 +188,7 @@ impl Drop for Container {
 
 /// Opens a socket with all the room that the caller may have.
 pub fn open() -> Result<Listener, Failure> {
-    // The large buffer needs rights in the network namespace.
+    // The large buffer needs rights in the initial user namespace.
     Ok(Listener::open().or_else(|_| Listener::open_unprivileged())?)
 }
 

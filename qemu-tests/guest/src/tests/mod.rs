@@ -19,6 +19,7 @@ mod loading;
 mod module;
 mod namespaces;
 mod namespaces_borders;
+mod namespaces_listen;
 mod numbers;
 mod parameters;
 mod programs;
@@ -49,9 +50,10 @@ pub fn all() -> Vec<Test> {
         module::TESTS,
         parameters::TESTS,
         loading::TESTS,
+        stress::TESTS,
         namespaces::TESTS,
         namespaces_borders::TESTS,
-        stress::TESTS,
+        namespaces_listen::TESTS,
     ]
     .concat()
 }

@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Who may listen, from where, and what is seen then (C21, C23, C26).
+
+use std::fs;
+use std::time::Duration;
+
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+use zerocopy::IntoBytes;
+
+use super::container::{
+    ALL, Container, Handover, NET, PID, USER, events, expect_exactly, open, status, succeed,
+};
+use super::scenario::{comm, every_kind, mark, own_task};
+use crate::child::{self, Gate};
+use crate::harness::{Failure, Test, TestResult, expect_eq};
+use crate::listener::Listener;
+use crate::test;
+use crate::wire::{Event, LISTEN, Task, mask};
+
+pub const TESTS: &[Test] = &[
+    test!(listen_is_acknowledged_from_every_kind_of_namespace)
+        .covers(&["C19", "C23"])
+        .stock_fails(
+            "LISTEN is not answered in another pid namespace, and refused in a network one",
+        )
+        .limit(Duration::from_secs(30)),
+    test!(an_unprivileged_user_listens_in_a_container)
+        .covers(&["C21", "C22", "C23"])
+        .stock_fails(REFUSED),
+    test!(an_unprivileged_container_has_many_processes_of_its_own_alone)
+        .covers(&["C22"])
+        .stock_fails(REFUSED)
+        .limit(Duration::from_secs(20)),
+    test!(a_socket_from_outside_sees_what_its_listener_inside_sees)
+        .covers(&["C21", "C22"])
+        .stock_fails("LISTEN from another pid namespace is ignored"),
+    test!(a_socket_from_inside_sees_what_its_listener_outside_sees)
+        .covers(&["C21", "C22"])
+        .stock_fails(REFUSED),
+    test!(listening_again_from_elsewhere_keeps_the_view)
+        .covers(&["C18", "C21"])
+        .stock_fails(REFUSED),
+    test!(listening_after_ignore_has_a_new_view)
+        .covers(&["C21"])
+        .stock_fails(REFUSED),
+    test!(the_connector_is_listed_in_every_network_namespace)
+        .covers(&["C26"])
+        .stock_fails("a new network namespace has no /proc/net/connector"),
+];
+
+const REFUSED: &str = "LISTEN from another network namespace is refused";
+
+/// A user without rights.
+const NOBODY: u32 = 1000;
+
+/// Where a network namespace lists the connector's callbacks.
+const CONNECTOR: &str = "net/connector";
+
+/// What it lists: other callbacks are for the initial network namespace.
+const LISTED: &str = "Name            ID\ncn_proc         1:1\n";
+
+/// Expects a LISTEN of this process to be answered once, with success.
+fn expect_answer() -> TestResult {
+    const SEQ: u32 = 42;
+    let mut listener = open()?;
+    listener.send([LISTEN, mask::SID].as_bytes(), SEQ, 0)?;
+    let answers: Vec<_> = listener
+        .take_queued()?
+        .iter()
+        .map(|received| (received.event, received.message.connector.seq))
+        .collect();
+    expect_eq("answers", answers, vec![(Event::Ack { err: 0 }, SEQ)])
+}
+
+fn listen_is_acknowledged_from_every_kind_of_namespace() -> TestResult {
+    for user in [CloneFlags::empty(), USER] {
+        for net in [CloneFlags::empty(), NET] {
+            for pid in [CloneFlags::empty(), PID] {
+                let kinds = user | net | pid;
+                // From the first process, and from one that entered.
+                Container::start(kinds, expect_answer)?
+                    .finish()
+                    .map_err(|failure| Failure::new(format!("{kinds:?}: {failure}")))?;
+                Container::idle(kinds)?
+                    .run(expect_answer)
+                    .map_err(|failure| Failure::new(format!("{kinds:?}: {failure}")))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Becomes a user without rights, who makes namespaces and is root in them; the next child is the
+/// first process there.
+fn become_nobody_in_a_container() -> TestResult {
+    let (user, group) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+    setgroups(&[])?;
+    setresgid(group, group, group)?;
+    setresuid(user, user, user)?;
+    // After the change of ids, /proc/self belongs to root.
+    prctl::set_dumpable(true)?;
+    unshare(ALL)?;
+    fs::write("/proc/self/setgroups", "deny")?;
+    fs::write("/proc/self/uid_map", format!("0 {NOBODY} 1"))?;
+    Ok(fs::write("/proc/self/gid_map", format!("0 {NOBODY} 1"))?)
+}
+
+/// What a child of the first process raises.
+fn child_events(number: i32) -> [Event; 3] {
+    let (parent, child) = (Task::leader(1), Task::leader(number));
+    [
+        Event::Fork { parent, child },
+        Event::Comm {
+            task: child,
+            comm: comm("inside"),
+        },
+        Event::Exit {
+            task: child,
+            code: 0,
+            signal: Signal::SIGCHLD as u32,
+            parent,
+        },
+    ]
+}
+
+fn an_unprivileged_user_listens_in_a_container() -> TestResult {
+    follow_children_as_nobody(1)
+}
+
+fn an_unprivileged_container_has_many_processes_of_its_own_alone() -> TestResult {
+    // As many as a receive buffer of the default size has room for.
+    follow_children_as_nobody(50)
+}
+
+/// Lets an unprivileged user follow the processes of a container, from inside, while the host is
+/// busy.
+fn follow_children_as_nobody(children: i32) -> TestResult {
+    let mut outside = Listener::listen_all()?;
+    let (listening, go_on) = (Gate::new()?, Gate::new()?);
+    let user = child::fork(|| {
+        status(|| {
+            become_nobody_in_a_container()?;
+            let first = child::fork(|| {
+                status(|| {
+                    let mut listener = open()?;
+                    let request = [LISTEN, mask::FORK | mask::COMM | mask::EXIT];
+                    let requested = listener.request(&request);
+                    listening.open(i32::from(requested.is_err()))?;
+                    requested?;
+                    go_on.pass()?;
+                    let mut expected = Vec::new();
+                    for number in 2..2 + children {
+                        succeed(child::fork(|| status(|| Ok(mark("inside")?)))?)?;
+                        expected.extend(child_events(number));
+                    }
+                    expect_exactly("inside", &mut listener, &expected, |_| true)
+                })
+            })?;
+            succeed(first)
+        })
+    })?;
+    if listening.pass()? == 0 {
+        every_kind(&mut outside)?;
+        go_on.open(0)?;
+        for _ in 0..children {
+            succeed(child::fork(|| 0)?)?;
+        }
+    }
+    succeed(user)
+}
+
+/// Raises COMM outside and inside, and expects a listener to hear only of the latter, in a
+/// container in which the next process has this number.
+fn expect_view_from_inside(
+    container: &Container,
+    listener: &mut Listener,
+    number: i32,
+) -> TestResult {
+    events(listener)?;
+    mark("outside")?;
+    container.run(|| Ok(mark("inside")?))?;
+    let (task, comm) = (Task::leader(number), comm("inside"));
+    expect_exactly("inside", listener, &[Event::Comm { task, comm }], |_| true)
+}
+
+/// Raises COMM outside and inside, and expects a listener to hear of both in the numbers outside.
+fn expect_view_from_outside(container: &Container, listener: &mut Listener) -> TestResult {
+    events(listener)?;
+    mark("outside")?;
+    let (ready, go_on) = (Gate::new()?, Gate::new()?);
+    let visitor = container.spawn(|| {
+        ready.open(child::own_pid())?;
+        mark("inside")?;
+        go_on.pass()?;
+        Ok(())
+    })?;
+    let inner = Task::leader(ready.pass()?);
+    let outer = Task::leader(container.outer(inner.pid)?);
+    go_on.open(0)?;
+    succeed(visitor)?;
+    let expected = [(own_task(), "outside"), (outer, "inside")].map(|(task, name)| Event::Comm {
+        task,
+        comm: comm(name),
+    });
+    let ours = [own_task(), outer, inner];
+    expect_exactly("outside", listener, &expected, |event| {
+        ours.contains(&event.subject())
+    })
+}
+
+fn a_socket_from_outside_sees_what_its_listener_inside_sees() -> TestResult {
+    let container = Container::idle(PID)?;
+    let mut socket = Listener::open()?;
+    container.run(|| Ok(socket.request(&[LISTEN, mask::COMM])?))?;
+    expect_view_from_inside(&container, &mut socket, 3)
+}
+
+/// A socket that a process of a container opened and bound.
+fn socket_of(container: &Container) -> Result<Listener, Failure> {
+    let handover = Handover::new()?;
+    container.run(|| handover.send(&open()?))?;
+    handover.receive()
+}
+
+fn a_socket_from_inside_sees_what_its_listener_outside_sees() -> TestResult {
+    let container = Container::idle(ALL)?;
+    let mut socket = socket_of(&container)?;
+    socket.request(&[LISTEN, mask::COMM])?;
+    expect_view_from_outside(&container, &mut socket)
+}
+
+fn listening_again_from_elsewhere_keeps_the_view() -> TestResult {
+    let container = Container::idle(ALL)?;
+    // A process with more rights, tricked into asking again, must not widen what is seen.
+    let mut inner = container.listen(mask::SID)?;
+    inner.request(&[LISTEN, mask::COMM])?;
+    expect_view_from_inside(&container, &mut inner, 3)?;
+    let mut outer = Listener::listen(mask::SID)?;
+    container.run(|| Ok(outer.request(&[LISTEN, mask::COMM])?))?;
+    expect_view_from_outside(&container, &mut outer)
+}
+
+fn listening_after_ignore_has_a_new_view() -> TestResult {
+    let container = Container::idle(ALL)?;
+    let mut socket = container.listen(mask::COMM)?;
+    socket.ignore()?;
+    socket.request(&[LISTEN, mask::COMM])?;
+    expect_view_from_outside(&container, &mut socket)?;
+    socket.ignore()?;
+    container.run(|| Ok(socket.request(&[LISTEN, mask::COMM])?))?;
+    expect_view_from_inside(&container, &mut socket, 5)
+}
+
+fn the_connector_is_listed_in_every_network_namespace() -> TestResult {
+    expect_eq(
+        "the initial one",
+        fs::read_to_string("/proc/self/net/connector")?.as_str(),
+        LISTED,
+    )?;
+    for kinds in [NET, ALL] {
+        let container = Container::idle(kinds)?;
+        let listed = fs::read_to_string(container.proc(CONNECTOR))?;
+        expect_eq(&format!("{kinds:?}"), listed.as_str(), LISTED)?;
+    }
+    Ok(())
+}
