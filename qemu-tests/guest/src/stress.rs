@@ -33,19 +33,20 @@ pub struct Options {
     pub threads: usize,
 }
 
+/// What is counted where it is raised, too.
+const COUNTED: u32 = mask::SID | mask::EXEC;
+
 /// Masks of the listeners that stay; the last one overruns.
-const STAYING: [u32; 4] = [
-    mask::ALL,
-    mask::SID | mask::EXEC,
-    mask::FORK | mask::EXIT,
-    mask::ALL,
-];
+const STAYING: [u32; 4] = [mask::ALL, COUNTED, mask::FORK | mask::EXIT, mask::ALL];
 
 /// Room of the listener that overruns, in bytes.
 const SMALL_BUFFER: usize = 4096;
 
 /// In which of the rounds of reading it reads.
 const SELDOM: usize = 10;
+
+/// Workers beside those that raise events: two with threads, one that kills.
+const OTHER_WORKERS: usize = 3;
 
 /// How long a listener in a process of its own lives before it is killed.
 const LIFE: Duration = Duration::from_millis(20);
@@ -63,45 +64,61 @@ pub fn run(options: &Options) -> Result<()> {
             listener.socket().set_rx_buf_sz(SMALL_BUFFER as u32)?;
         }
         listener.request(&[LISTEN, mask])?;
-        staying.push(Account::new(listener)?);
+        staying.push(Account::new(listener, mask)?);
     }
     let stop = Instant::now() + Duration::from_secs(options.seconds);
-    let tallies = Gate::new()?;
+    let (raised, operated) = (Gate::new()?, Gate::new()?);
     let mut workers = Vec::new();
     // Forked before any thread is started here.
     for cpu in &cpus {
-        workers.push(child::fork(|| report(&tallies, raise_events(*cpu, stop)))?);
+        workers.push(child::fork(|| report(&raised, raise_events(*cpu, stop)))?);
     }
-    for _ in 0..2 {
+    for _ in 1..OTHER_WORKERS {
         workers.push(child::fork(|| {
-            report(&tallies, churn(options.threads, stop))
+            report(&operated, churn(options.threads, stop))
         })?);
     }
-    workers.push(child::fork(|| report(&tallies, kill_listeners(stop)))?);
+    workers.push(child::fork(|| report(&operated, kill_listeners(stop)))?);
     read_until(&mut staying, &workers, stop + END_LIMIT)?;
-    let mut operations = 0;
     for worker in workers {
         let ended = worker.wait()?;
         ensure!(
             matches!(ended, nix::sys::wait::WaitStatus::Exited(_, 0)),
             "a worker failed: {ended:?}"
         );
-        operations += u64::try_from(tallies.pass()?)?;
+    }
+    let mut tally = Tally::default();
+    for _ in &cpus {
+        tally.raised += u64::try_from(raised.pass()?)?;
+    }
+    for _ in 0..OTHER_WORKERS {
+        tally.operations += u64::try_from(operated.pass()?)?;
     }
     // One more event on each CPU, so that a loss at the end has a number behind it.
     read(&mut staying)?;
     for cpu in &cpus {
         pin(*cpu)?;
         child::fork(|| i32::from(setsid().is_err() || execute_true().is_err()))?.wait()?;
+        tally.raised += 2;
         read(&mut staying)?;
     }
-    settle(&staying, operations)
+    settle(&staying, &tally)
+}
+
+/// What the workers did.
+#[derive(Default)]
+struct Tally {
+    /// Events that [`COUNTED`] asks for.
+    raised: u64,
+    /// Requests, and sockets opened and closed.
+    operations: u64,
 }
 
 /// What one listener that stays has read.
 struct Account {
     listener: Listener,
     port_id: u32,
+    mask: u32,
     events: u64,
     overruns: u64,
     missing: u64,
@@ -110,13 +127,14 @@ struct Account {
 }
 
 impl Account {
-    fn new(mut listener: Listener) -> Result<Self> {
+    fn new(mut listener: Listener, mask: u32) -> Result<Self> {
         let answer = listener.wait_for("the answer", |received| received.event.bit() == 0)?;
         let cpu = answer.message.body.cpu;
         let seq = answer.message.connector.seq;
         Ok(Self {
             port_id: listener.port_id()?,
             listener,
+            mask,
             events: 0,
             overruns: 0,
             missing: 0,
@@ -165,9 +183,11 @@ fn read_until(staying: &mut [Account], workers: &[Child], limit: Instant) -> Res
 }
 
 /// Compares the kernel's accounts with ours, and prints both.
-fn settle(staying: &[Account], operations: u64) -> Result<()> {
+fn settle(staying: &[Account], tally: &Tally) -> Result<()> {
     let Listing { count, lines } = Listing::read()?;
-    println!("stress: {operations} operations, {count} listeners at the end");
+    let Tally { raised, operations } = tally;
+    println!("stress: {raised} new sessions and programs, {operations} operations of listeners");
+    println!("stress: {count} listeners at the end");
     ensure!(
         count == staying.len(),
         "{count} listeners are counted, {} are there: {lines:?}",
@@ -195,6 +215,14 @@ fn settle(staying: &[Account], operations: u64) -> Result<()> {
             ));
         }
     }
+    for account in staying.iter().filter(|account| account.mask == COUNTED) {
+        let generated = account.events + account.missing;
+        if generated != *raised {
+            wrong.push(format!(
+                "mask {COUNTED:#010x}: {raised} events were raised and {generated} generated"
+            ));
+        }
+    }
     match wrong.as_slice() {
         [] => Ok(()),
         wrong => Err(anyhow!("accounts do not balance: {}", wrong.join("; "))),
@@ -215,12 +243,13 @@ fn report(tallies: &Gate, operations: Result<u64>) -> i32 {
     }
 }
 
-/// Forks, leads a session, executes, renames and exits, on one CPU.
+/// Forks, leads a session, executes, renames and exits, on one CPU. Counts what [`COUNTED`] asks
+/// for.
 fn raise_events(cpu: usize, stop: Instant) -> Result<u64> {
     pin(cpu)?;
-    let mut rounds = 0;
+    let mut raised = 0;
     while Instant::now() < stop {
-        let executing = rounds % 4 == 0;
+        let executing = raised % 3 == 0;
         child::fork(|| {
             let failed = setsid().is_err()
                 || prctl::set_name(c"stress").is_err()
@@ -228,9 +257,9 @@ fn raise_events(cpu: usize, stop: Instant) -> Result<u64> {
             i32::from(failed)
         })?
         .wait()?;
-        rounds += 1;
+        raised += 1 + u64::from(executing);
     }
-    Ok(rounds)
+    Ok(raised)
 }
 
 fn execute_true() -> nix::Result<()> {

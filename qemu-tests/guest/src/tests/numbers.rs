@@ -2,9 +2,12 @@
 //! Numbers (C5) and losses (C6): every loss is a gap and every gap a loss, and both are told.
 
 use std::collections::BTreeMap;
-use std::os::fd::AsFd;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::setsid;
 use zerocopy::IntoBytes;
@@ -41,6 +44,9 @@ pub const TESTS: &[Test] = &[
     test!(accounts_count_only_what_was_asked_for)
         .not_on_stock("there are no accounts")
         .covers(&["C5", "C30"]),
+    test!(what_its_own_filter_drops_takes_no_number)
+        .stock_fails("a filtered listener gets no answer, and what it drops takes a number")
+        .covers(&["C5"]),
     test!(an_answer_that_finds_no_room_is_told_by_enobufs)
         .not_on_stock("there are no accounts")
         .covers(&["C6", "C19"]),
@@ -338,4 +344,43 @@ fn an_answer_that_finds_no_room_is_told_by_enobufs() -> TestResult {
     expect(answers.messages.len() < MANY, "lost answers")?;
     let after = Listing::of(listener.port_id()?)?;
     expect_eq("the account", after, before)
+}
+
+/// Attaches a program to a socket that keeps so many bytes of each message (`SO_ATTACH_FILTER`), 0
+/// to drop it.
+fn keep_bytes(listener: &Listener, bytes: u32) -> io::Result<()> {
+    let mut program = [libc::sock_filter {
+        code: (libc::BPF_RET | libc::BPF_K) as u16,
+        jt: 0,
+        jf: 0,
+        k: bytes,
+    }];
+    let filter = libc::sock_fprog {
+        len: 1,
+        filter: program.as_mut_ptr(),
+    };
+    // SAFETY: The kernel copies the structure, and the program that it points to, in this call.
+    let result = unsafe {
+        libc::setsockopt(
+            listener.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const filter).cast(),
+            size_of_val(&filter) as libc::socklen_t,
+        )
+    };
+    Errno::result(result).map(drop).map_err(io::Error::from)
+}
+
+fn what_its_own_filter_drops_takes_no_number() -> TestResult {
+    let mut listener = Listener::open()?;
+    let first = listen(&mut listener, mask::COMM)?;
+    keep_bytes(&listener, 0)?;
+    rename_on_each_cpu(5)?;
+    expect_eq("messages", listener.take_queued()?.len(), 0)?;
+    keep_bytes(&listener, u32::MAX)?;
+    rename_on_each_cpu(1)?;
+    let messages = listener.take_queued()?;
+    expect_eq("messages", messages.len(), cpus()?.len())?;
+    expect_eq("missing numbers", missing(&messages, &first)?, 0)
 }
