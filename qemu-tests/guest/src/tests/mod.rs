@@ -7,6 +7,7 @@ mod acks;
 mod clients;
 mod comm;
 mod container;
+mod containers;
 mod coredump;
 mod counting;
 mod exec;
@@ -19,6 +20,7 @@ mod loading;
 mod module;
 mod namespaces;
 mod namespaces_borders;
+mod namespaces_lifetimes;
 mod namespaces_listen;
 mod numbers;
 mod parameters;
@@ -54,6 +56,8 @@ pub fn all() -> Vec<Test> {
         namespaces::TESTS,
         namespaces_borders::TESTS,
         namespaces_listen::TESTS,
+        namespaces_lifetimes::TESTS,
+        containers::TESTS,
     ]
     .concat()
 }
