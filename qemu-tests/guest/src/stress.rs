@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::prctl;
@@ -50,6 +50,9 @@ const OTHER_WORKERS: usize = 3;
 
 /// How long a listener in a process of its own lives before it is killed.
 const LIFE: Duration = Duration::from_millis(20);
+
+/// How long the last events may take to come.
+const SETTLE_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long the workers have for their last round.
 const END_LIMIT: Duration = Duration::from_secs(60);
@@ -102,7 +105,7 @@ pub fn run(options: &Options) -> Result<()> {
         tally.raised += 2;
         read(&mut staying)?;
     }
-    settle(&staying, &tally)
+    settle(&mut staying, &tally)
 }
 
 /// What the workers did.
@@ -182,51 +185,75 @@ fn read_until(staying: &mut [Account], workers: &[Child], limit: Instant) -> Res
     Ok(())
 }
 
-/// Compares the kernel's accounts with ours, and prints both.
-fn settle(staying: &[Account], tally: &Tally) -> Result<()> {
-    let Listing { count, lines } = Listing::read()?;
-    let Tally { raised, operations } = tally;
-    println!("stress: {raised} new sessions and programs, {operations} operations of listeners");
-    println!("stress: {count} listeners at the end");
+/// Prints the kernel's accounts beside ours, and fails unless they balance.
+///
+/// The EXIT of a child may come a moment after its parent has waited for it: until then an account
+/// may not balance. One that is wrong never does.
+fn settle(staying: &mut [Account], tally: &Tally) -> Result<()> {
+    let limit = Instant::now() + SETTLE_LIMIT;
+    let (figures, wrong) = loop {
+        read(staying)?;
+        let (figures, wrong) = compare(staying, tally)?;
+        if wrong.is_empty() || Instant::now() > limit {
+            break (figures, wrong);
+        }
+        thread::yield_now();
+    };
+    for line in figures {
+        println!("stress: {line}");
+    }
     ensure!(
-        count == staying.len(),
-        "{count} listeners are counted, {} are there: {lines:?}",
-        staying.len()
+        wrong.is_empty(),
+        "accounts do not balance: {}",
+        wrong.join("; ")
     );
+    Ok(())
+}
+
+/// The figures, and what is wrong with them.
+fn compare(staying: &[Account], tally: &Tally) -> Result<(Vec<String>, Vec<String>)> {
+    let Listing { count, .. } = Listing::read()?;
+    let Tally { raised, operations } = tally;
+    let mut figures = vec![
+        format!("{raised} new sessions and programs, {operations} operations of listeners"),
+        format!("{count} listeners at the end"),
+    ];
     let mut wrong = Vec::new();
+    if count != staying.len() {
+        wrong.push(format!(
+            "{count} listeners are counted and {} are there",
+            staying.len()
+        ));
+    }
     for account in staying {
         let Line {
-            delivered,
-            lost,
-            mask,
-            ..
+            delivered, lost, ..
         } = Listing::of(account.port_id)?;
-        let generated = account.events + account.missing;
+        let Account {
+            mask,
+            events,
+            missing,
+            overruns,
+            ..
+        } = *account;
+        let generated = events + missing;
         let unaccounted = i128::from(generated) - i128::from(delivered) - i128::from(lost);
-        let overruns = account.overruns;
-        println!(
-            "stress: mask {mask:#010x}: generated {generated}, delivered {delivered}, lost {lost}, \
+        figures.push(format!(
+            "mask {mask:#010x}: generated {generated}, delivered {delivered}, lost {lost}, \
              unaccounted {unaccounted}, ENOBUFS {overruns}"
-        );
-        if unaccounted != 0 || delivered != account.events || lost != account.missing {
-            let (events, missing) = (account.events, account.missing);
+        ));
+        if delivered != events || lost != missing {
             wrong.push(format!(
                 "mask {mask:#010x}: read {events} of {delivered}, missed {missing} of {lost}"
             ));
         }
-    }
-    for account in staying.iter().filter(|account| account.mask == COUNTED) {
-        let generated = account.events + account.missing;
-        if generated != *raised {
+        if mask == COUNTED && generated != *raised {
             wrong.push(format!(
-                "mask {COUNTED:#010x}: {raised} events were raised and {generated} generated"
+                "mask {mask:#010x}: {raised} events were raised and {generated} generated"
             ));
         }
     }
-    match wrong.as_slice() {
-        [] => Ok(()),
-        wrong => Err(anyhow!("accounts do not balance: {}", wrong.join("; "))),
-    }
+    Ok((figures, wrong))
 }
 
 fn report(tallies: &Gate, operations: Result<u64>) -> i32 {

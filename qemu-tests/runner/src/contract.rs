@@ -6,7 +6,20 @@ use std::fmt::Write;
 use anyhow::{Result, bail};
 
 /// What is promised, by the names that tests cover it with.
-const LINES: [(&str, &str); 11] = [
+const LINES: [(&str, &str); 34] = [
+    (
+        "C1",
+        "One event a datagram of 76 bytes, in the layout of today.",
+    ),
+    (
+        "C2",
+        "The sender's address has port id 0 and the group of process events.",
+    ),
+    (
+        "C3",
+        "CPU, CLOCK_MONOTONIC time, and zero in every byte that the event does not define.",
+    ),
+    ("C4", "An event's acknowledgement number is 0."),
     (
         "C5",
         "Numbers count for each listener and CPU; every loss is a gap and every gap a loss.",
@@ -15,6 +28,23 @@ const LINES: [(&str, &str); 11] = [
         "C6",
         "A loss sets ENOBUFS on that listener, unless it asked for NETLINK_NO_ENOBUFS.",
     ),
+    ("C7", "FORK for every fork, vfork, clone and thread."),
+    ("C8", "EXEC for every program that is executed."),
+    ("C9", "UID when one of the four user ids changes."),
+    ("C10", "GID when one of the four group ids changes."),
+    (
+        "C11",
+        "SID exactly once for each successful setsid(), with what the leader left.",
+    ),
+    ("C12", "PTRACE for attaching and detaching."),
+    ("C13", "COMM when a name changes."),
+    ("C14", "COREDUMP when a core is dumped."),
+    (
+        "C15",
+        "EXIT with code, signal and parent, also of a child that was reaped at once.",
+    ),
+    ("C16", "NONZERO_EXIT filters exits."),
+    ("C17", "The end of a session, for those who ask."),
     (
         "C18",
         "LISTEN and IGNORE in both forms; LISTEN again changes the mask and loses nothing.",
@@ -25,13 +55,32 @@ const LINES: [(&str, &str); 11] = [
     ),
     (
         "C20",
-        "A request that makes no sense is refused and changes nothing; answers carry a feature word.",
+        "A request that makes no sense changes nothing; answers carry a feature word.",
+    ),
+    (
+        "C21",
+        "Every id that a listener gets is its own namespaces'; what it cannot see is 0.",
+    ),
+    (
+        "C22",
+        "A listener gets an event only if its pid namespace sees the subject.",
+    ),
+    (
+        "C23",
+        "LISTEN works from any pid, user and network namespace.",
     ),
     ("C24", "A socket that never sent LISTEN gets nothing."),
+    ("C25", "A namespace goes away cleanly, whatever goes first."),
+    (
+        "C26",
+        "/proc/net/connector lists cn_proc in every network namespace.",
+    ),
     (
         "C27",
         "The count is the number of sockets that listen, however they came to or ceased to.",
     ),
+    ("C28", "A hook that nobody asked for costs one no-op."),
+    ("C29", "An event's cost grows with those who get it."),
     (
         "C30",
         "Root sees who listens, for what, from where, and what was delivered and lost.",
@@ -48,6 +97,10 @@ const LINES: [(&str, &str); 11] = [
         "C33",
         "LISTEN without a handler loads the module, and is answered in any case.",
     ),
+    (
+        "C34",
+        "Works with PREEMPT_RT, and without SMP, namespaces or jump labels.",
+    ),
 ];
 
 /// A test's result on both kernels, as the table shows it.
@@ -62,13 +115,15 @@ pub struct Cells<'a> {
     pub stock: String,
 }
 
-/// The table, in Markdown. An error when a line is covered by no test, or a test covers another.
+/// The table, in Markdown, and which lines no test declares to cover. An error when a test covers a
+/// line that does not exist.
 pub fn table(tests: &[Cells<'_>], head: &str) -> Result<String> {
     let is_known = |line: &String| LINES.iter().any(|(known, _)| known == line);
     if let Some(test) = tests.iter().find(|test| !test.covers.iter().all(is_known)) {
         bail!("{} covers a line that contract.rs does not have", test.name);
     }
     let mut text = format!("# The contract, line by line\n\n{head}\n");
+    let mut uncovered = Vec::new();
     for (line, promise) in LINES {
         let covering = tests
             .iter()
@@ -79,7 +134,8 @@ pub fn table(tests: &[Cells<'_>], head: &str) -> Result<String> {
             writeln!(rows, "| `{name}` | {ours} | {stock} |")?;
         }
         if rows.is_empty() {
-            bail!("no selected test covers {line}: leave out the filter");
+            uncovered.push(line);
+            continue;
         }
         writeln!(
             text,
@@ -87,6 +143,13 @@ pub fn table(tests: &[Cells<'_>], head: &str) -> Result<String> {
         )?;
         text.truncate(text.trim_end().len());
         text.push('\n');
+    }
+    if !uncovered.is_empty() {
+        let uncovered = uncovered.join(", ");
+        write!(
+            text,
+            "\nOf this run, no test declares to cover: {uncovered}.\n"
+        )?;
     }
     Ok(text)
 }
@@ -119,13 +182,14 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_a_test_is_an_error() {
-        let all: Vec<_> = LINES[1..]
+    fn a_line_without_a_test_is_named() {
+        let most: Vec<_> = LINES[1..]
             .iter()
             .map(|(line, _)| (*line).to_owned())
             .collect();
-        let error = table(&cells(&all), "head").unwrap_err().to_string();
-        assert!(error.contains("covers C5"), "{error}");
+        let text = table(&cells(&most), "head").unwrap();
+        assert!(text.ends_with("no test declares to cover: C1.\n"), "{text}");
+        assert!(!text.contains("## C1\n"));
     }
 
     #[test]
