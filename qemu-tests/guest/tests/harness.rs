@@ -92,7 +92,8 @@ fn main() {
             Ok(())
         }
     };
-    let all_passed = harness::run(&tests, 1, &mut remains, &mut report).expect("the framework itself works");
+    let all_passed =
+        harness::run(&tests, 1, &mut remains, &mut report).expect("the framework itself works");
     assert!(!all_passed);
     let report = String::from_utf8(report).expect("a report is text");
     println!("{report}");

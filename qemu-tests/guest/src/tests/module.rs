@@ -190,12 +190,13 @@ fn it_loads_and_unloads_under_load() -> TestResult {
 
 /// Forks, renames and exits on a CPU until it is killed.
 fn raise_events(cpu: usize, started: &Gate) -> i32 {
-    let ready = pin(cpu).is_ok() && started.open(0).is_ok();
-    while ready {
+    if pin(cpu).is_err() || started.open(0).is_err() {
+        return 1;
+    }
+    loop {
         let child = child::fork(|| i32::from(mark("busy").is_err()));
         if !child.is_ok_and(|child| child.wait().is_ok()) {
-            break;
+            return 1;
         }
     }
-    1
 }
