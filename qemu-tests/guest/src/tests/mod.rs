@@ -52,12 +52,12 @@ pub fn all() -> Vec<Test> {
         module::TESTS,
         parameters::TESTS,
         loading::TESTS,
-        stress::TESTS,
         namespaces::TESTS,
         namespaces_borders::TESTS,
         namespaces_listen::TESTS,
         namespaces_lifetimes::TESTS,
         containers::TESTS,
+        stress::TESTS,
     ]
     .concat()
 }
