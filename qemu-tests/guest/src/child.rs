@@ -128,7 +128,12 @@ impl Gate {
 
     /// Waits until the gate is opened; the number that was handed over.
     pub fn pass(&self) -> io::Result<i32> {
-        let timeout = PollTimeout::try_from(HANDSHAKE_LIMIT).unwrap_or(PollTimeout::MAX);
+        self.pass_within(HANDSHAKE_LIMIT)
+    }
+
+    /// As [`Self::pass`], when the other side has much to do first.
+    pub fn pass_within(&self, limit: Duration) -> io::Result<i32> {
+        let timeout = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
         if poll(
             &mut [PollFd::new(self.reader.as_fd(), PollFlags::POLLIN)],
             timeout,

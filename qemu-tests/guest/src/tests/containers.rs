@@ -46,6 +46,9 @@ const CONTAINERS: usize = 200;
 /// Processes that each container makes.
 const FORKS: i32 = 5;
 
+/// How long all containers together may take for a step.
+const ALL_LIMIT: Duration = Duration::from_secs(60);
+
 /// The handshakes between the containers and the test.
 struct Cues {
     listening: Gate,
@@ -60,7 +63,7 @@ fn fork_and_listen(cues: &Cues) -> TestResult {
     let requested = listener.request(&[LISTEN, mask::FORK | mask::EXIT]);
     cues.listening.open(i32::from(requested.is_err()))?;
     requested?;
-    cues.begin.pass()?;
+    cues.begin.pass_within(ALL_LIMIT)?;
     let parent = Task::leader(own_pid());
     let mut expected = Vec::new();
     for number in 0..FORKS {
@@ -79,7 +82,7 @@ fn fork_and_listen(cues: &Cues) -> TestResult {
     }
     expect_exactly("inside", &mut listener, &expected, |_| true)?;
     cues.done.open(0)?;
-    cues.end.pass()?;
+    cues.end.pass_within(ALL_LIMIT)?;
     let nothing: &[Event] = &[];
     expect_exactly("inside, at the end", &mut listener, nothing, |_| true)
 }
@@ -109,7 +112,7 @@ fn two_hundred_containers_get_their_own_events() -> TestResult {
     }
     let mut outside = Listener::listen(mask::FORK | mask::EXIT)?;
     (0..CONTAINERS).try_for_each(|_| cues.begin.open(0))?;
-    (0..CONTAINERS).try_for_each(|_| cues.done.pass().map(drop))?;
+    (0..CONTAINERS).try_for_each(|_| cues.done.pass_within(ALL_LIMIT).map(drop))?;
     expect_accounts()?;
     expect_all_outside(&mut outside, &firsts)?;
     (0..CONTAINERS).try_for_each(|_| cues.end.open(0))?;
@@ -172,16 +175,16 @@ fn expect_all_outside(outside: &mut Listener, firsts: &BTreeSet<i32>) -> TestRes
 /// A user without rights.
 const NOBODY: u32 = 1000;
 
-/// What runs in a container. It reads when to go on, and tells which process the events are about,
-/// and which number the last process of all has.
+/// What runs in a container: forkstat, and what it is to follow. It tells forkstat's number, the
+/// number of the process that the events are about, and that of the last process of all; it reads
+/// when to go on, and then forkstat's number to end it.
 const SCRIPT: &str = "
-forkstat -l -e sid,uid,fork,exec,exit &
-watcher=$!
+{ sh -c 'echo watcher $$; exec forkstat -l -e sid,uid,fork,exec,exit'; echo ended; } &
 read -r go
 setsid true &
 echo subject $!
 wait $!
-read -r stop
+read -r watcher
 kill $watcher
 wait
 echo last $(sh -c 'echo $$')
@@ -209,6 +212,8 @@ fn expect_forkstat_to_follow(mut container: Command) -> TestResult {
         return Err(Failure::new("no pipes to the container"));
     };
     let mut lines = BufReader::new(output).lines();
+    let watcher = lines.next().transpose()?.unwrap_or_default();
+    let watcher = watcher.strip_prefix("watcher ").unwrap_or_default();
     // The headline is printed when it listens already.
     let headline = lines.next().transpose()?.unwrap_or_default();
     expect(
@@ -237,7 +242,7 @@ fn expect_forkstat_to_follow(mut container: Command) -> TestResult {
         let ended = |(kind, pid): &(String, i32)| kind == "exit" && Some(*pid) == subject;
         if subject.is_some() && last.is_none() && seen.iter().any(ended) {
             // A second line to somebody who has read the first does no harm.
-            writeln!(input, "stop")?;
+            writeln!(input, "{watcher}")?;
         }
     }
     let ended = container.wait()?;
