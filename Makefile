@@ -15,6 +15,7 @@
 #:
 #: STOCK=1                  the unpatched kernel (boot, test)
 #: FLAVOR=debug             another kernel: release, debug, rt
+#: TABLE=FILE               make test writes the contract's table there
 #: KDIR=DIR                 your own source tree, a git tree, clean or already patched
 #: KDIR_STOCK=DIR           the same for the unpatched kernel
 #: V=1                      show the output of the builds
@@ -27,7 +28,7 @@ FLAVOR ?= release
 # Variables reach the scripts through the environment, and as they were typed:
 # make would expand the dollar signs of CMD.
 override CMD := $(value CMD)
-export CMD FLAVOR JOBS KDIR KDIR_STOCK STOCK T V
+export CMD FLAVOR JOBS KDIR KDIR_STOCK STOCK T TABLE V
 
 .PHONY: module run boot test check bench clean help
 
