@@ -33,8 +33,7 @@ use kernel::{
     sync::{
         rcu::{
             self,
-            Published,
-            Retired, //
+            Published, //
         },
         Arc,
         Mutex, //
@@ -135,7 +134,10 @@ impl Listeners {
             let before = core::mem::replace(&mut inner.subscriptions[known].mask, mask);
 
             match Receivers::new(&inner.subscriptions) {
-                Ok(receivers) => _retired = self.publish(&mut inner, receivers),
+                Ok(receivers) => {
+                    inner.watch(self.module);
+                    _retired = self.receivers.replace(receivers);
+                }
                 Err(error) => {
                     inner.subscriptions[known].mask = before;
                     return Err(error);
@@ -155,9 +157,10 @@ impl Listeners {
 
         match Receivers::new(&inner.subscriptions) {
             Ok(receivers) => {
+                inner.watch(self.module);
                 // Acknowledged before the first event can be sent.
                 Section::run(|section| listener.acknowledge_start(section, request));
-                _retired = self.publish(&mut inner, receivers);
+                _retired = self.receivers.replace(receivers);
             }
             Err(error) => {
                 inner.subscriptions.pop();
@@ -182,26 +185,14 @@ impl Listeners {
         };
         subscription.listener.end();
 
+        inner.watch(self.module);
+
         // If there is no memory for new lists, the listener stays on the old ones until the next
         // change, where it is passed over.
         if let Ok(receivers) = Receivers::new(&inner.subscriptions) {
-            _retired = self.publish(&mut inner, receivers);
+            _retired = self.receivers.replace(receivers);
         }
         Before::Listening
-    }
-
-    /// Lets the hooks find `receivers`, and switches on those that somebody waits for.
-    fn publish(&self, inner: &mut Inner, receivers: KBox<Receivers>) -> Retired<Receivers> {
-        for list in List::ALL {
-            let watch = &mut inner.watches[list as usize];
-
-            match (receivers.any_on(list), &watch) {
-                (false, Some(_)) => *watch = None,
-                (true, None) => *watch = Some(Watch::new(self.module, kind(list))),
-                _ => {}
-            }
-        }
-        self.receivers.replace(receivers)
     }
 }
 
@@ -220,6 +211,20 @@ impl fmt::Display for Listeners {
 }
 
 impl Inner {
+    /// Switches on the hooks that somebody waits for, and off all others.
+    fn watch(&mut self, module: &'static ThisModule) {
+        for list in List::ALL {
+            let wanted = self.subscriptions.iter().any(|s| s.mask.is_on(list));
+            let watch = &mut self.watches[list as usize];
+
+            match (wanted, &watch) {
+                (false, Some(_)) => *watch = None,
+                (true, None) => *watch = Some(Watch::new(module, kind(list))),
+                _ => {}
+            }
+        }
+    }
+
     fn position(&self, socket: &Socket) -> Option<usize> {
         self.subscriptions
             .iter()

@@ -78,13 +78,6 @@ impl Receivers {
         self.lists.get_mut(position).ok_or(EINVAL)
     }
 
-    /// Whether somebody, anywhere, is on a list.
-    pub(crate) fn any_on(&self, list: List) -> bool {
-        self.lists
-            .iter()
-            .any(|lists| !lists.0[list as usize].is_empty())
-    }
-
     /// The listeners of a namespace that are on a list.
     #[inline]
     pub(crate) fn on(&self, namespace: &PidNamespace, list: List) -> &[Arc<Listener>] {
