@@ -16,7 +16,7 @@ use nix::sys::socket::{
 use nix::sys::wait::WaitStatus;
 use nix::unistd::{dup2_stdin, dup2_stdout, execv, pipe, read};
 
-use super::scenario::{in_self, mark, own_task};
+use super::scenario::{ListeningChild, in_self, mark, own_task};
 use crate::child::{self, Gate};
 use crate::harness::{Failure, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
@@ -141,18 +141,9 @@ fn closing_the_socket_ends_a_listener() -> TestResult {
 }
 
 fn killing_the_process_ends_a_listener() -> TestResult {
-    let (listening, never) = (Gate::new()?, Gate::new()?);
-    let child = child::fork(|| {
-        let Ok(_listener) = Listener::listen_all() else {
-            return 1;
-        };
-        let told = listening.open(0);
-        i32::from(told.is_err() || never.pass().is_err())
-    })?;
-    listening.pass()?;
+    let child = ListeningChild::start()?;
     expect_count(1)?;
-    kill(child.pid(), Signal::SIGKILL)?;
-    child.wait()?;
+    child.kill()?;
     expect_count(0)
 }
 

@@ -3,8 +3,8 @@
 
 use nix::unistd::setsid;
 
-use super::scenario::{in_child, in_self, mark, own_task};
-use crate::child::{self, Gate};
+use super::scenario::{ListeningChild, in_child, in_self, mark, own_task};
+use crate::child;
 use crate::harness::{Test, TestResult, expect_eq};
 use crate::listener::Listener;
 use crate::test;
@@ -49,17 +49,7 @@ fn closing_one_leaves_the_other() -> TestResult {
 
 fn killing_one_leaves_the_other() -> TestResult {
     let mut stays = Listener::listen_all()?;
-    let (listening, never) = (Gate::new()?, Gate::new()?);
-    let goes = child::fork(|| {
-        let Ok(_listener) = Listener::listen_all() else {
-            return 1;
-        };
-        let told = listening.open(0);
-        i32::from(told.is_err() || never.pass().is_err())
-    })?;
-    listening.pass()?;
-    nix::sys::signal::kill(goes.pid(), nix::sys::signal::Signal::SIGKILL)?;
-    goes.wait()?;
+    ListeningChild::start()?.kill()?;
     expect_own_events(&mut stays)
 }
 

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::kmod::{DeleteModuleFlags, ModuleInitFlags, delete_module, finit_module};
 use protocol::MODULE_VARIABLE;
 
-use super::scenario::{in_self, mark, own_task};
+use super::scenario::{ListeningChild, in_self, mark, own_task};
 use crate::child::{self, Gate};
 use crate::harness::{Failure, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
@@ -144,17 +144,7 @@ fn unloading_is_possible_after_ignore() -> TestResult {
 }
 
 fn unloading_is_possible_after_a_killed_listener() -> TestResult {
-    let (listening, never) = (Gate::new()?, Gate::new()?);
-    let child = child::fork(|| {
-        let Ok(_listener) = Listener::listen_all() else {
-            return 1;
-        };
-        let told = listening.open(0);
-        i32::from(told.is_err() || never.pass().is_err())
-    })?;
-    listening.pass()?;
-    nix::sys::signal::kill(child.pid(), nix::sys::signal::Signal::SIGKILL)?;
-    child.wait()?;
+    ListeningChild::start()?.kill()?;
     reload()
 }
 

@@ -9,11 +9,11 @@ use std::ffi::CString;
 
 use nix::sys::prctl;
 use nix::sys::ptrace::{self, Options};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Gid, Uid, execv, setgid, setsid, setuid};
 
-use crate::child::{self, Gate, own_pid, own_tid};
+use crate::child::{self, Child, Gate, own_pid, own_tid};
 use crate::harness::{Failure, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::wire::{Event, Received, Task};
@@ -21,6 +21,39 @@ use crate::wire::{Event, Received, Task};
 /// Names of the marks around what is tested.
 const BEGIN: &str = "test begins";
 const END: &str = "test ends";
+
+/// A child that listens to everything until it is killed.
+pub struct ListeningChild {
+    child: Child,
+    /// What the child waits for, and nobody opens.
+    _never: Gate,
+}
+
+impl ListeningChild {
+    /// Starts one, and waits until it listens.
+    pub fn start() -> Result<Self, Failure> {
+        let (listening, never) = (Gate::new()?, Gate::new()?);
+        let child = child::fork(|| {
+            let Ok(_listener) = Listener::listen_all() else {
+                return 1;
+            };
+            let told = listening.open(0);
+            i32::from(told.is_err() || never.pass().is_err())
+        })?;
+        listening.pass()?;
+        Ok(Self {
+            child,
+            _never: never,
+        })
+    }
+
+    /// Kills it, and waits until it is gone.
+    pub fn kill(self) -> TestResult {
+        kill(self.child.pid(), Signal::SIGKILL)?;
+        self.child.wait()?;
+        Ok(())
+    }
+}
 
 /// The running task, as events name it.
 pub fn own_task() -> Task {
