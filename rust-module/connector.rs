@@ -225,6 +225,19 @@ impl Handler for Connector {
         });
     }
 
+    fn session_end(&self, section: &Section<'_>, leader: &Task, exit_code: i32) {
+        let subject = Ids::of(leader, section.rcu());
+        let exit_signal = leader.exit_signal() as u32;
+
+        self.report(section, &[List::SessionEnd], subject, |process, _| {
+            Event::SessionEnd {
+                process,
+                exit_code: exit_code as u32,
+                exit_signal,
+            }
+        });
+    }
+
     fn control(&self, request: &Request<'_>) {
         let result = match Command::parse(request.data) {
             Ok(Command::Listen(mask)) => match self.listeners.listen(request, mask) {

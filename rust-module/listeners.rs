@@ -53,6 +53,7 @@ const fn kind(list: List) -> Kind {
         List::Comm => Kind::Comm,
         List::Coredump => Kind::Coredump,
         List::Exit | List::NonzeroExit => Kind::Exit,
+        List::SessionEnd => Kind::SessionEnd,
     }
 }
 

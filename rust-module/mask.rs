@@ -13,6 +13,8 @@ pub(crate) mod bits {
     pub(crate) const SID: u32 = 0x0000_0080;
     pub(crate) const PTRACE: u32 = 0x0000_0100;
     pub(crate) const COMM: u32 = 0x0000_0200;
+    /// Only for those who ask for it by name: it is not in `PROC_EVENT_ALL`.
+    pub(crate) const SESSION_END: u32 = 0x0000_0400;
     /// Not an event, but a filter for [`EXIT`]: only if the status is not 0.
     pub(crate) const NONZERO_EXIT: u32 = 0x2000_0000;
     pub(crate) const COREDUMP: u32 = 0x4000_0000;
@@ -32,13 +34,14 @@ pub(crate) enum List {
     Comm,
     Coredump,
     Exit,
+    SessionEnd,
     /// Those who want to know of an exit only if the status is not 0.
     NonzeroExit,
 }
 
 impl List {
     /// All lists, each at the index that it has as a number.
-    pub(crate) const ALL: [List; 10] = [
+    pub(crate) const ALL: [List; 11] = [
         List::Fork,
         List::Exec,
         List::Uid,
@@ -48,6 +51,7 @@ impl List {
         List::Comm,
         List::Coredump,
         List::Exit,
+        List::SessionEnd,
         List::NonzeroExit,
     ];
 
@@ -62,6 +66,7 @@ impl List {
             List::Comm => bits::COMM,
             List::Coredump => bits::COREDUMP,
             List::Exit => bits::EXIT,
+            List::SessionEnd => bits::SESSION_END,
             List::NonzeroExit => bits::NONZERO_EXIT,
         }
     }
@@ -72,20 +77,23 @@ impl List {
 pub(crate) struct Mask(u32);
 
 impl Mask {
-    /// `PROC_EVENT_ALL`: what a request gets that names no event.
-    pub(crate) const ALL: Mask = {
-        let mut all = 0;
+    /// All bits that name an event or filter one.
+    const KNOWN: u32 = {
+        let mut known = 0;
         let mut index = 0;
         while index < List::ALL.len() {
-            all |= List::ALL[index].bit();
+            known |= List::ALL[index].bit();
             index += 1;
         }
-        Mask(all)
+        known
     };
+
+    /// `PROC_EVENT_ALL`: what a request gets that names no event.
+    pub(crate) const ALL: Mask = Mask(Self::KNOWN & !bits::SESSION_END);
 
     /// The mask that a request asks for: unknown bits are ignored, and none left means all.
     pub(crate) fn requested(bits: u32) -> Self {
-        match bits & Self::ALL.0 {
+        match bits & Self::KNOWN {
             0 => Self::ALL,
             known => Self(known),
         }
@@ -141,9 +149,19 @@ mod tests {
 
     #[test]
     fn nothing_known_means_all() {
-        for bits in [0, 0x0000_0400, 0x1fff_fc38] {
+        for bits in [0, 0x0000_0800, 0x1fff_f838] {
             assert_eq!(Mask::requested(bits), Mask::ALL);
         }
+    }
+
+    #[test]
+    fn the_end_of_a_session_has_to_be_asked_for() {
+        assert!(!Mask::ALL.is_on(List::SessionEnd));
+        assert_eq!(
+            lists(Mask::requested(bits::SID | bits::SESSION_END)),
+            [List::Sid, List::SessionEnd]
+        );
+        assert!(Mask::requested(u32::MAX).is_on(List::SessionEnd));
     }
 
     #[test]

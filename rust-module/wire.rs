@@ -17,9 +17,9 @@ pub(crate) const CN_IDX_PROC: u32 = 1;
 const CN_VAL_PROC: u32 = 1;
 
 /// What `PROC_CN_FEATURE_*` this module has: one answer to each request (`ACK`), numbers without
-/// gaps but for losses (`SEQ`), ids as the listener sees them (`NAMESPACES`), and what a session
-/// leader left (`SID_ORIGIN`).
-const FEATURES: u32 = 0x1 | 0x2 | 0x4 | 0x8;
+/// gaps but for losses (`SEQ`), ids as the listener sees them (`NAMESPACES`), what a session leader
+/// left (`SID_ORIGIN`), and the end of sessions (`SESSION_END`).
+const FEATURES: u32 = 0x1 | 0x2 | 0x4 | 0x8 | 0x10;
 
 /// The `cpu` of a message that has no place in any CPU's numbering.
 pub(crate) const NO_CPU: u32 = u32::MAX;
@@ -156,6 +156,12 @@ pub(crate) enum Event {
         exit_signal: u32,
         parent: Ids,
     },
+    /// `process`, a session leader, ended as a whole, with the status of `wait(2)`.
+    SessionEnd {
+        process: Ids,
+        exit_code: u32,
+        exit_signal: u32,
+    },
 }
 
 impl Event {
@@ -175,6 +181,7 @@ impl Event {
             Event::Comm { .. } => bits::COMM,
             Event::Coredump { .. } => bits::COREDUMP,
             Event::Exit { .. } => bits::EXIT,
+            Event::SessionEnd { .. } => bits::SESSION_END,
         }
     }
 
@@ -251,6 +258,18 @@ impl Event {
                 exit_signal,
                 id(parent.pid),
                 id(parent.tgid),
+            ],
+            Event::SessionEnd {
+                process,
+                exit_code,
+                exit_signal,
+            } => [
+                id(process.pid),
+                id(process.tgid),
+                exit_code,
+                exit_signal,
+                0,
+                0,
             ],
         }
     }
@@ -381,6 +400,16 @@ mod tests {
     }
 
     #[test]
+    fn session_end_has_code_and_signal() {
+        let end = Event::SessionEnd {
+            process: PROCESS,
+            exit_code: 7 << 8,
+            exit_signal: 17,
+        };
+        assert_eq!(check_event(end, 0x400), [11, 12, 7 << 8, 17, 0, 0]);
+    }
+
+    #[test]
     fn acknowledgement_counts_the_requests_ack_up() {
         for (ack, answered) in [(0, 1), (77, 78), (u32::MAX, 0)] {
             let message = Message::acknowledge(42, ack, NO_CPU, 5, 22);
@@ -390,7 +419,7 @@ mod tests {
             let bytes = &bytes[16..];
             assert_eq!((word(bytes, 8), word(bytes, 12)), (42, answered));
             assert_eq!((word(bytes, 20), word(bytes, 24)), (0, u32::MAX));
-            assert_eq!((word(bytes, 36), word(bytes, 40)), (22, 0xf));
+            assert_eq!((word(bytes, 36), word(bytes, 40)), (22, 0x1f));
             assert!(bytes[44..].iter().all(|byte| *byte == 0));
         }
     }
