@@ -29,7 +29,7 @@ const NOBODY: Uid = Uid::from_raw(65534);
 pub fn run() -> Result<ExitCode> {
     // The daemon becomes our child when its parent ends, so that its end can be waited for.
     prctl::set_child_subreaper(true)?;
-    let mut listener = Listener::listen_all()?;
+    let mut listener = Listener::listen(mask::ALL | mask::SESSION_END)?;
     let (leader_tells, daemon_tells) = (Gate::new()?, Gate::new()?);
     let scenario = child::fork(|| match scenario(&leader_tells, &daemon_tells) {
         Ok(()) => 0,
@@ -144,7 +144,7 @@ impl Story {
         let mut output = io::stdout();
         writeln!(
             output,
-            "{offset:>+10.6} s  {kind:<8} {pid:>6}  {}",
+            "{offset:>+10.6} s  {kind:<11} {pid:>6}  {}",
             sentence(&event)
         )?;
         output.flush()
@@ -160,7 +160,7 @@ impl Story {
         writeln!(output, "\nWhat was seen:")?;
         for (name, _) in mask::NAMES {
             if let Some(count) = self.counts.get(name) {
-                writeln!(output, "  {name:<8} {count:>3}")?;
+                writeln!(output, "  {name:<11} {count:>3}")?;
             }
         }
         let count = self.leaders.iter().filter(|pid| **pid == leader).count();

@@ -72,6 +72,9 @@ pub fn sentence(event: &Event) -> String {
         } => {
             format!("{} {} (parent {})", name(task), ending(code), parent.tgid)
         }
+        Event::SessionEnd { task, code, .. } => {
+            format!("session leader {} {}", name(task), ending(code))
+        }
     }
 }
 
@@ -84,7 +87,7 @@ fn name(task: Task) -> String {
 }
 
 /// What a status of wait(2) means.
-fn ending(code: u32) -> String {
+pub fn ending(code: u32) -> String {
     match code & 0x7f {
         0 => format!("ended with status {}", code >> 8 & 0xff),
         number => {
@@ -127,6 +130,12 @@ mod tests {
         };
         assert_eq!(exit(7 << 8), "20 ended with status 7 (parent 1)");
         assert_eq!(exit(0x86), "20 was killed by SIGABRT (parent 1)");
+        let ended = Event::SessionEnd {
+            task,
+            code: 9,
+            signal: 17,
+        };
+        assert_eq!(sentence(&ended), "session leader 20 was killed by SIGKILL");
         let mut comm = [0; 16];
         comm[..3].copy_from_slice(b"a\"b");
         assert_eq!(

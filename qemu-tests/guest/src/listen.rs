@@ -18,8 +18,8 @@ const WAIT: Duration = Duration::from_secs(3600);
 /// What to listen for, and how to show it.
 #[derive(Args)]
 pub struct Options {
-    /// Kinds of events, comma-separated: fork exec uid gid sid ptrace comm nonzero-exit coredump
-    /// exit; without any, all of them.
+    /// Kinds of events, comma-separated: fork exec uid gid sid ptrace comm session-end nonzero-exit
+    /// coredump exit; without any, all of them but session-end.
     #[arg(long, value_delimiter = ',', value_parser = parse_kind)]
     mask: Vec<u32>,
     /// One JSON object a line instead of words.
@@ -51,7 +51,7 @@ pub fn run(options: &Options) -> Result<()> {
                 writeln!(output, "{}", in_json(&received))?;
             } else {
                 let event = &received.event;
-                writeln!(output, "{:<8} {}", event.kind(), sentence(event))?;
+                writeln!(output, "{:<11} {}", event.kind(), sentence(event))?;
             }
             output.flush()?;
         }

@@ -37,18 +37,20 @@ pub mod mask {
     pub const PTRACE: u32 = 0x0000_0100;
     /// A task's name changed.
     pub const COMM: u32 = 0x0000_0200;
+    /// The last thread of a session leader ended.
+    pub const SESSION_END: u32 = 0x0000_0400;
     /// Exits with a status other than 0: a filter, not an event of its own.
     pub const NONZERO_EXIT: u32 = 0x2000_0000;
     /// A core is dumped.
     pub const COREDUMP: u32 = 0x4000_0000;
     /// A task ended.
     pub const EXIT: u32 = 0x8000_0000;
-    /// All of them (`PROC_EVENT_ALL`).
+    /// All of them but [`SESSION_END`], which has to be asked for (`PROC_EVENT_ALL`).
     pub const ALL: u32 =
         FORK | EXEC | UID | GID | SID | PTRACE | COMM | NONZERO_EXIT | COREDUMP | EXIT;
 
     /// The names that users write.
-    pub const NAMES: [(&str, u32); 10] = [
+    pub const NAMES: [(&str, u32); 11] = [
         ("fork", FORK),
         ("exec", EXEC),
         ("uid", UID),
@@ -56,6 +58,7 @@ pub mod mask {
         ("sid", SID),
         ("ptrace", PTRACE),
         ("comm", COMM),
+        ("session-end", SESSION_END),
         ("nonzero-exit", NONZERO_EXIT),
         ("coredump", COREDUMP),
         ("exit", EXIT),
@@ -241,6 +244,15 @@ pub enum Event {
         /// Its parent.
         parent: Task,
     },
+    /// A session leader ended, with all its threads.
+    SessionEnd {
+        /// The leader.
+        task: Task,
+        /// Status of the process as wait(2) has it.
+        code: u32,
+        /// Signal that tells the parent.
+        signal: u32,
+    },
 }
 
 impl Event {
@@ -333,6 +345,14 @@ impl Event {
                     24,
                 )
             }
+            mask::SESSION_END => (
+                Self::SessionEnd {
+                    task: task(0),
+                    code: word(2),
+                    signal: word(3),
+                },
+                16,
+            ),
             what => return Err(format!("unknown event 0x{what:08x}")),
         })
     }
@@ -350,6 +370,7 @@ impl Event {
             Self::Comm { .. } => mask::COMM,
             Self::Coredump { .. } => mask::COREDUMP,
             Self::Exit { .. } => mask::EXIT,
+            Self::SessionEnd { .. } => mask::SESSION_END,
         }
     }
 
@@ -374,7 +395,8 @@ impl Event {
             | Self::Ptrace { task, .. }
             | Self::Comm { task, .. }
             | Self::Coredump { task, .. }
-            | Self::Exit { task, .. } => task,
+            | Self::Exit { task, .. }
+            | Self::SessionEnd { task, .. } => task,
         }
     }
 }
@@ -408,6 +430,12 @@ impl Received {
             defined,
             sender,
         })
+    }
+
+    /// What the kernel can do, `PROC_CN_FEATURE_*`: the second word of an answer, 0 in older ones.
+    pub fn features(&self) -> u32 {
+        let [_, _, _, _, a, b, c, d, ..] = self.message.body.data;
+        u32::from_ne_bytes([a, b, c, d])
     }
 
     /// `CLOCK_MONOTONIC` when the event happened, in nanoseconds.
@@ -506,6 +534,14 @@ mod tests {
                 parent
             }
         );
+        assert_eq!(
+            event(mask::SESSION_END, words),
+            Event::SessionEnd {
+                task: one,
+                code: 3,
+                signal: 4
+            }
+        );
         let received = Received::decode(&message(mask::SID, words), (0, 1)).unwrap();
         let left = Left {
             parent_pid: 3,
@@ -534,11 +570,11 @@ mod tests {
                 .unwrap_err()
                 .contains("75 bytes")
         );
-        let unknown = message(0x400, [0; 6]);
+        let unknown = message(0x800, [0; 6]);
         assert!(
             Received::decode(&unknown, (0, 1))
                 .unwrap_err()
-                .contains("0x00000400")
+                .contains("0x00000800")
         );
     }
 }

@@ -126,7 +126,7 @@ fn listen_without_a_module_is_answered_enodev() -> TestResult {
     for words in [&[LISTEN][..], &[LISTEN, mask::SID]] {
         let answer = expect_answer(&mut listener, words, ENODEV)?;
         expect_eq("CPU", answer.message.body.cpu, NO_CPU)?;
-        expect_eq("feature word", features(&answer), 0)?;
+        expect_eq("feature word", answer.features(), 0)?;
     }
     expect_eq("calls of modprobe", modprobe.calls()?.len(), 2)?;
     mark("unheard")?;
@@ -155,11 +155,4 @@ fn a_socket_that_was_refused_may_listen_later() -> TestResult {
     in_self(&mut listener, || Ok(mark("heard")?))?;
     drop(listener);
     expect_count(0)
-}
-
-/// The feature word of an answer: the second word of its data.
-fn features(answer: &Received) -> u32 {
-    let [_, _, _, _, word @ ..] = answer.message.body.data;
-    let [a, b, c, d, ..] = word;
-    u32::from_ne_bytes([a, b, c, d])
 }
