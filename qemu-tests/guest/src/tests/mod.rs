@@ -27,6 +27,9 @@ mod parameters;
 mod programs;
 mod ptrace;
 mod scenario;
+mod session_end;
+mod session_end_namespaces;
+mod session_end_threads;
 mod sid;
 mod stress;
 mod wire_format;
@@ -42,6 +45,8 @@ pub fn all() -> Vec<Test> {
         comm::TESTS,
         coredump::TESTS,
         exit::TESTS,
+        session_end::TESTS,
+        session_end_threads::TESTS,
         wire_format::TESTS,
         filters::TESTS,
         listeners::TESTS,
@@ -56,6 +61,7 @@ pub fn all() -> Vec<Test> {
         namespaces_borders::TESTS,
         namespaces_listen::TESTS,
         namespaces_lifetimes::TESTS,
+        session_end_namespaces::TESTS,
         containers::TESTS,
         stress::TESTS,
     ]

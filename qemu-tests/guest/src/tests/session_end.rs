@@ -1,0 +1,340 @@
+// SPDX-License-Identifier: GPL-2.0
+//! SESSION_END: the last thread of a session leader ends (C17).
+//!
+//! The event is sent before the parent can reap the leader. So when wait(2) has returned, what was
+//! to come has come, and "once" and "none" need no further proof.
+
+use std::fs;
+use std::time::{Duration, Instant};
+use std::{env, process};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use nix::sys::signal::{SigHandler, Signal, raise, signal};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, getpgrp, getsid, setpgid, setsid};
+
+use super::container::events;
+use super::scenario::{every_kind, own_task, take_through_exit};
+use crate::child::{self, Child};
+use crate::harness::{Failure, Test, TestResult, expect, expect_eq};
+use crate::listener::Listener;
+use crate::listing::Listing;
+use crate::test;
+use crate::wire::{Event, LISTEN, Left, Received, Task, mask};
+
+pub const TESTS: &[Test] = &[
+    test!(comes_once_when_a_session_leader_ends)
+        .covers(&["C17"])
+        .stock_fails(UNKNOWN),
+    test!(has_the_status_that_wait_reports)
+        .covers(&["C17"])
+        .stock_fails(UNKNOWN),
+    test!(has_the_signal_that_the_parent_asked_for)
+        .covers(&["C17"])
+        .stock_fails(UNKNOWN),
+    test!(comes_for_a_leader_that_nobody_waits_for)
+        .covers(&["C17"])
+        .stock_fails(UNKNOWN),
+    test!(comes_before_the_number_is_used_again)
+        .covers(&["C17"])
+        .stock_fails(UNKNOWN)
+        .limit(Duration::from_secs(30)),
+    test!(does_not_come_for_who_leads_no_session)
+        .covers(&["C17"])
+        .stock_fails(UNKNOWN),
+    test!(does_not_come_unasked).covers(&["C17"]),
+    test!(comes_beside_everything_else_and_before_exit)
+        .covers(&["C17"])
+        .stock_fails(UNKNOWN),
+    test!(follows_the_mask)
+        .covers(&["C17", "C18"])
+        .stock_fails(UNKNOWN),
+    test!(a_session_costs_its_follower_two_events)
+        .covers(&["C17"])
+        .stock_fails(UNKNOWN),
+];
+
+/// Why the unpatched kernel fails.
+pub const UNKNOWN: &str = "there is no such event";
+
+/// What a follower of sessions asks for.
+pub const SESSIONS: u32 = mask::SID | mask::SESSION_END;
+
+/// Bit of a status that tells that a core was written.
+const CORE_FLAG: u32 = 0x80;
+
+/// Starts a child that leads a session of its own, and ends with what the function returns.
+pub fn lead(function: impl FnOnce() -> i32) -> nix::Result<Child> {
+    child::fork(|| lead_here(function))
+}
+
+fn lead_here(function: impl FnOnce() -> i32) -> i32 {
+    match setsid() {
+        Ok(_) => function(),
+        Err(_) => 1,
+    }
+}
+
+/// Waits for a child's end; its status as wait(2) has it.
+pub fn status_of(child: Child) -> Result<u32, Failure> {
+    match waitpid(child.into_pid(), Some(WaitPidFlag::__WALL))? {
+        WaitStatus::Exited(_, status) => Ok((status as u32) << 8),
+        WaitStatus::Signaled(_, signal, core) => {
+            Ok(signal as u32 | if core { CORE_FLAG } else { 0 })
+        }
+        other => Err(Failure::new(format!("expected an end, got {other:?}"))),
+    }
+}
+
+/// The begin of a session that this process's child leads.
+pub fn begin(pid: i32) -> Result<Event, Failure> {
+    let parent = own_task();
+    Ok(Event::Sid {
+        task: Task::leader(pid),
+        left: Left {
+            parent_pid: parent.pid,
+            parent_tgid: parent.tgid,
+            session: getsid(None)?.as_raw(),
+            process_group: getpgrp().as_raw(),
+        },
+    })
+}
+
+/// The end of a session whose leader was forked.
+pub fn end(pid: i32, code: u32) -> Event {
+    Event::SessionEnd {
+        task: Task::leader(pid),
+        code,
+        signal: Signal::SIGCHLD as u32,
+    }
+}
+
+fn comes_once_when_a_session_leader_ends() -> TestResult {
+    let mut listener = Listener::listen(SESSIONS)?;
+    for status in [0, 7, 255] {
+        let child = lead(|| status)?;
+        let pid = child.pid().as_raw();
+        let code = status_of(child)?;
+        expect_eq("status", code, (status as u32) << 8)?;
+        let expected = vec![begin(pid)?, end(pid, code)];
+        expect_eq("events", events(&mut listener)?, expected)?;
+    }
+    Ok(())
+}
+
+fn has_the_status_that_wait_reports() -> TestResult {
+    let directory = env::temp_dir().join(format!("core-{}", process::id()));
+    fs::create_dir(&directory)?;
+    let mut listener = Listener::listen(mask::SESSION_END)?;
+    let deaths = [
+        (Signal::SIGKILL, RLIM_INFINITY),
+        (Signal::SIGTERM, 0),
+        (Signal::SIGABRT, 0),
+        (Signal::SIGABRT, RLIM_INFINITY),
+    ];
+    let mut codes = Vec::new();
+    for (signal, core_limit) in deaths {
+        let child = lead(|| {
+            let prepared = setrlimit(Resource::RLIMIT_CORE, core_limit, core_limit).is_ok()
+                && env::set_current_dir(&directory).is_ok();
+            // Raising one of them does not return.
+            i32::from(prepared && raise(signal).is_ok())
+        })?;
+        let pid = child.pid().as_raw();
+        let code = status_of(child)?;
+        expect_eq("events", events(&mut listener)?, vec![end(pid, code)])?;
+        codes.push(code);
+    }
+    fs::remove_dir_all(&directory)?;
+    let abort = Signal::SIGABRT as u32;
+    expect_eq("statuses", codes, vec![9, 15, abort, abort | CORE_FLAG])
+}
+
+fn has_the_signal_that_the_parent_asked_for() -> TestResult {
+    let mut listener = Listener::listen(mask::SESSION_END)?;
+    // SIGURG is ignored by default, so it does not end this process; 0 tells nobody.
+    for signal in [libc::SIGURG, 0] {
+        let child = child::clone_with(signal, || lead_here(|| 3))?;
+        let expected = Event::SessionEnd {
+            task: Task::leader(child.pid().as_raw()),
+            code: 3 << 8,
+            signal: signal as u32,
+        };
+        status_of(child)?;
+        expect_eq("events", events(&mut listener)?, vec![expected])?;
+    }
+    Ok(())
+}
+
+/// Has the kernel reap this process's children.
+fn ignore_children() -> nix::Result<()> {
+    // SAFETY: No handler is installed.
+    unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }.map(drop)
+}
+
+/// Waits until all children are gone that the kernel reaps.
+fn await_no_children() -> TestResult {
+    expect_eq("wait", waitpid(None, None), Err(Errno::ECHILD))
+}
+
+fn comes_for_a_leader_that_nobody_waits_for() -> TestResult {
+    let mut listener = Listener::listen(SESSIONS)?;
+    ignore_children()?;
+    let pid = lead(|| 3)?.into_pid().as_raw();
+    await_no_children()?;
+    let expected = vec![begin(pid)?, end(pid, 3 << 8)];
+    expect_eq("events", events(&mut listener)?, expected)
+}
+
+/// Forks a child with a pid of the caller's choice, as soon as that is free.
+fn fork_as(pid: i32, deadline: Instant, function: impl FnOnce() -> i32) -> TestResult {
+    // SAFETY: All-zero fields ask for nothing.
+    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+    arguments.exit_signal = libc::SIGCHLD as u64;
+    arguments.set_tid = (&raw const pid) as u64;
+    arguments.set_tid_size = 1;
+    loop {
+        // SAFETY: The child has its own copy of the memory, as after fork(2).
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_clone3,
+                &raw const arguments,
+                size_of::<libc::clone_args>(),
+            )
+        };
+        match Errno::result(result) {
+            Ok(0) => child::exit(function),
+            Ok(_) => return Ok(()),
+            // Nothing tells when a number becomes free.
+            Err(Errno::EEXIST) if Instant::now() < deadline => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Sessions are known by their leaders' numbers, so the end of one must not be reported after the
+/// begin of the next one with the same number.
+fn comes_before_the_number_is_used_again() -> TestResult {
+    const SESSIONS_IN_A_ROW: usize = 300;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let mut listener = Listener::listen(SESSIONS)?;
+    ignore_children()?;
+    let pid = lead(|| 0)?.into_pid().as_raw();
+    for _ in 1..SESSIONS_IN_A_ROW {
+        fork_as(pid, deadline, || lead_here(|| 0))?;
+    }
+    await_no_children()?;
+    let expected = [begin(pid)?, end(pid, 0)].repeat(SESSIONS_IN_A_ROW);
+    let events = events(&mut listener)?;
+    let wrong = events
+        .iter()
+        .zip(&expected)
+        .position(|(got, expected)| got != expected);
+    expect_eq("first event out of its order", wrong, None)?;
+    expect_eq("events", events.len(), expected.len())
+}
+
+fn does_not_come_for_who_leads_no_session() -> TestResult {
+    let mut listener = Listener::listen(SESSIONS)?;
+    let leader = lead(|| {
+        let process = child::fork(|| 0);
+        let group_leader = child::fork(|| {
+            let own = Pid::from_raw(0);
+            i32::from(setpgid(own, own).is_err())
+        });
+        let thread = std::thread::spawn(|| 0).join();
+        let ended = [process, group_leader].map(|child| child.and_then(Child::wait));
+        i32::from(thread.is_err() || ended.iter().any(Result::is_err))
+    })?;
+    let pid = leader.pid().as_raw();
+    expect_eq("status", status_of(leader)?, 0)?;
+    // And a session leader's death does not make one of who is left in the session.
+    let expected = vec![begin(pid)?, end(pid, 0)];
+    expect_eq("events", events(&mut listener)?, expected)
+}
+
+fn does_not_come_unasked() -> TestResult {
+    // So that there is something to be kept from the others.
+    let _asking = Listener::listen(SESSIONS)?;
+    let mut listeners = Vec::new();
+    for mask in [0, mask::ALL, mask::SID, mask::SID | mask::EXIT] {
+        listeners.push((format!("mask {mask:#010x}"), Listener::listen(mask)?));
+    }
+    listeners.push(("four bytes".to_owned(), Listener::listen_all()?));
+    let leader = lead(|| 0)?;
+    let pid = leader.pid().as_raw();
+    status_of(leader)?;
+    for (request, mut listener) in listeners {
+        let got = events(&mut listener)?;
+        let about = |event: &&Event| event.subject().pid == pid;
+        expect(
+            got.iter().any(|event| about(&event)),
+            format!("{request}: any event about {pid}"),
+        )?;
+        let unasked = got.iter().find(|event| event.bit() == mask::SESSION_END);
+        expect_eq(&request, unasked, None)?;
+    }
+    Ok(())
+}
+
+fn comes_beside_everything_else_and_before_exit() -> TestResult {
+    let mut everything = Listener::listen_all()?;
+    let mut more = Listener::listen(mask::ALL | mask::SESSION_END)?;
+    let (pid, messages) = every_kind(&mut everything)?;
+    let about = |messages: &[Received]| -> Vec<Event> {
+        let events = messages.iter().map(|received| received.event);
+        events.filter(|event| event.subject().tgid == pid).collect()
+    };
+    let mut expected = about(&messages);
+    let Some(Event::Exit { code, .. }) = expected.last().copied() else {
+        return Err(Failure::new(format!(
+            "expected EXIT last, got {expected:?}"
+        )));
+    };
+    expected.insert(expected.len() - 1, end(pid, code));
+    expect_eq(
+        "events",
+        about(&take_through_exit(&mut more, pid)?),
+        expected,
+    )
+}
+
+fn follows_the_mask() -> TestResult {
+    let mut listener = Listener::listen(mask::SID)?;
+    let mut expected = Vec::new();
+    for (asked_for, mask) in [(false, mask::SID), (true, SESSIONS), (false, 0), (true, !0)] {
+        listener.request(&[LISTEN, mask])?;
+        let leader = lead(|| 0)?;
+        let pid = leader.pid().as_raw();
+        status_of(leader)?;
+        if asked_for {
+            expected.push(end(pid, 0));
+        }
+    }
+    let mut got = events(&mut listener)?;
+    got.retain(|event| event.bit() == mask::SESSION_END);
+    expect_eq("events", got, expected)
+}
+
+fn a_session_costs_its_follower_two_events() -> TestResult {
+    const COUNT: usize = 10;
+    let mut listener = Listener::listen(SESSIONS)?;
+    for _ in 0..COUNT {
+        let leader = lead(|| {
+            let children = [0, 1].map(|status| child::fork(move || status));
+            let ended = children.map(|child| child.and_then(Child::wait));
+            i32::from(ended.iter().any(Result::is_err))
+        })?;
+        let pid = leader.pid().as_raw();
+        expect_eq("status", status_of(leader)?, 0)?;
+        let expected = vec![begin(pid)?, end(pid, 0)];
+        expect_eq("events", events(&mut listener)?, expected)?;
+        // Another session, to whose leader everything happens that there are events for.
+        every_kind(&mut Listener::listen_all()?)?;
+        expect_eq("events", events(&mut listener)?.len(), 2)?;
+    }
+    let delivered = Listing::of(listener.port_id()?)?.delivered;
+    expect_eq("delivered", delivered, 2 * 2 * COUNT as u64)
+}

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Sessions in pid namespaces: each listener's own numbers, and the end of all (C17, C21, C22).
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use nix::unistd::setsid;
+
+use super::container::{
+    ALL, Container, Handover, NET, PID, events, expect_exactly, numbers_at, open, sleep, succeed,
+};
+use super::session_end::{SESSIONS, UNKNOWN, end, lead, status_of};
+use super::session_end_threads::{await_end_of_thread, end_thread_as};
+use crate::child::{self, Gate};
+use crate::harness::{Failure, Test, TestResult, expect_eq};
+use crate::listener::Listener;
+use crate::test;
+use crate::wire::{Event, LISTEN, Left, Task};
+
+pub const TESTS: &[Test] = &[
+    test!(both_ends_of_a_session_have_each_levels_numbers)
+        .covers(&["C11", "C17", "C21", "C22"])
+        .stock_fails(REFUSED)
+        .limit(Duration::from_secs(20)),
+    test!(a_sibling_hears_of_no_session)
+        .covers(&["C17", "C22"])
+        .stock_fails(REFUSED),
+    test!(all_sessions_of_a_dying_pid_namespace_end_once)
+        .covers(&["C17", "C22"])
+        .stock_fails(REFUSED)
+        .limit(Duration::from_secs(20)),
+    test!(a_namespace_ends_with_the_last_thread_of_its_first_process)
+        .covers(&["C17"])
+        .stock_fails(UNKNOWN),
+];
+
+const REFUSED: &str = "LISTEN from another network namespace is refused";
+
+/// Listens to sessions and hands the listener over.
+fn hand_over_listener(handover: &Handover) -> TestResult {
+    let listener = open()?;
+    listener.request(&[LISTEN, SESSIONS])?;
+    handover.send(&listener)
+}
+
+/// What is about one of these processes.
+fn about(pids: &[i32]) -> impl Fn(&Event) -> bool {
+    move |event| pids.contains(&event.subject().tgid)
+}
+
+/// Two containers, one in the other, with a listener on each level and outside.
+fn both_ends_of_a_session_have_each_levels_numbers() -> TestResult {
+    const STATUS: i32 = 3;
+    let mut listeners = vec![Listener::listen(SESSIONS)?];
+    let handover = Handover::new()?;
+    let (ready, go_on) = (Gate::new()?, Gate::new()?);
+    let outer = Container::start(ALL, || {
+        hand_over_listener(&handover)?;
+        // A process more on this level, so that numbers differ.
+        succeed(child::fork(|| 0)?)?;
+        Container::start(PID | NET, || {
+            hand_over_listener(&handover)?;
+            setsid()?;
+            let leader = child::fork(|| {
+                let waited = ready.open(0).and_then(|()| go_on.pass());
+                if waited.is_ok() && setsid().is_ok() {
+                    STATUS
+                } else {
+                    1
+                }
+            })?;
+            expect_eq("status", status_of(leader)?, (STATUS as u32) << 8)
+        })?
+        .finish()
+    })?;
+    for _ in 0..2 {
+        listeners.push(handover.receive_from(&outer)?);
+    }
+    ready.pass()?;
+    let (inits, leaders) = (numbers_at(2, 1)?, numbers_at(2, 2)?);
+    go_on.open(0)?;
+    outer.finish()?;
+    for (level, listener) in listeners.iter_mut().enumerate() {
+        let (init, leader) = (inits[level], leaders[level]);
+        let begin = Event::Sid {
+            task: Task::leader(leader),
+            left: Left {
+                parent_pid: init,
+                parent_tgid: init,
+                session: init,
+                process_group: init,
+            },
+        };
+        let expected = [begin, end(leader, (STATUS as u32) << 8)];
+        let name = format!("level {level}");
+        expect_exactly(&name, listener, &expected, about(&[leader]))?;
+    }
+    Ok(())
+}
+
+fn a_sibling_hears_of_no_session() -> TestResult {
+    let (busy, quiet) = (Container::idle(ALL)?, Container::idle(ALL)?);
+    let (mut inside, mut beside) = (busy.listen(SESSIONS)?, quiet.listen(SESSIONS)?);
+    busy.run(|| Ok(setsid().map(drop)?))?;
+    quiet.run(|| Ok(()))?;
+    let kinds: Vec<_> = events(&mut inside)?.iter().map(Event::kind).collect();
+    expect_eq("inside", kinds, vec!["sid", "session-end"])?;
+    expect_eq("beside", events(&mut beside)?, vec![])
+}
+
+fn all_sessions_of_a_dying_pid_namespace_end_once() -> TestResult {
+    const LEADERS: i32 = 3;
+    let mut outside = Listener::listen(SESSIONS)?;
+    let handover = Handover::new()?;
+    let ready = Gate::new()?;
+    let container = Container::start(ALL, || {
+        hand_over_listener(&handover)?;
+        setsid()?;
+        for _ in 0..LEADERS {
+            // They live until the namespace dies.
+            let _ = lead(|| i32::from(ready.open(0).is_err() || sleep().is_err()))?.into_pid();
+        }
+        sleep()
+    })?;
+    let mut inside = handover.receive_from(&container)?;
+    (0..LEADERS).try_for_each(|_| ready.pass().map(drop))?;
+    // The first process, and its children after it.
+    let numbers: Vec<i32> = (1..=1 + LEADERS).collect();
+    let outer = numbers
+        .iter()
+        .map(|number| container.outer(*number))
+        .collect::<Result<Vec<_>, Failure>>()?;
+    // What began, began before.
+    for (listener, pids) in [(&mut inside, &numbers), (&mut outside, &outer)] {
+        let mut begun: Vec<_> = events(listener)?
+            .iter()
+            .map(|event| (event.kind(), event.subject().pid))
+            .collect();
+        begun.sort_unstable();
+        let expected: Vec<_> = pids.iter().map(|pid| ("sid", *pid)).collect();
+        expect_eq("begun", begun, expected)?;
+    }
+    container.kill()?;
+    let killed = |pids: &[i32]| -> Vec<Event> {
+        let code = Signal::SIGKILL as u32;
+        pids.iter().map(|pid| end(*pid, code)).collect()
+    };
+    expect_exactly("inside", &mut inside, &killed(&numbers), |_| true)?;
+    expect_exactly("outside", &mut outside, &killed(&outer), |_| true)
+}
+
+fn a_namespace_ends_with_the_last_thread_of_its_first_process() -> TestResult {
+    let mut outside = Listener::listen(SESSIONS)?;
+    let handover = Handover::new()?;
+    let container = Container::start(PID, || {
+        hand_over_listener(&handover)?;
+        setsid()?;
+        std::thread::spawn(|| {
+            await_end_of_thread(0);
+            std::process::exit(0)
+        });
+        end_thread_as(0, 3)
+    })?;
+    let mut inside = handover.receive_from(&container)?;
+    let pid = container.task().pid;
+    container.finish()?;
+    let ends = |listener: &mut Listener| -> Result<Vec<Event>, Failure> {
+        let mut events = events(listener)?;
+        events.retain(|event| event.kind() == "session-end");
+        Ok(events)
+    };
+    expect_eq("inside", ends(&mut inside)?, vec![end(1, 0)])?;
+    expect_eq("outside", ends(&mut outside)?, vec![end(pid, 0)])
+}

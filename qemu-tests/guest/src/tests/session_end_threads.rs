@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: GPL-2.0
+//! SESSION_END of processes with threads: once, whichever thread is the last (C17).
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::execv;
+
+use super::container::events;
+use super::session_end::{SESSIONS, UNKNOWN, begin, end, lead, status_of};
+use crate::child::{Child, Gate};
+use crate::harness::{Test, TestResult, expect_eq};
+use crate::listener::Listener;
+use crate::test;
+use crate::wire::mask;
+
+pub const TESTS: &[Test] = &[
+    test!(comes_when_the_last_thread_ends_in_any_order)
+        .covers(&["C17"])
+        .stock_fails(UNKNOWN),
+    test!(comes_once_when_threads_end_at_once)
+        .covers(&["C17"])
+        .stock_fails(UNKNOWN),
+    test!(comes_once_when_a_thread_ends_them_all)
+        .covers(&["C17"])
+        .stock_fails(UNKNOWN),
+    test!(comes_once_when_all_are_killed)
+        .covers(&["C17"])
+        .stock_fails(UNKNOWN),
+    test!(does_not_come_when_a_thread_runs_another_program)
+        .covers(&["C17"])
+        .stock_fails(UNKNOWN),
+    test!(does_not_come_when_the_leader_ends_and_a_thread_runs_another_program)
+        .covers(&["C17"])
+        .stock_fails(UNKNOWN),
+];
+
+/// How long a thread may wait for another one.
+static PATIENCE: libc::timespec = libc::timespec {
+    tv_sec: 10,
+    tv_nsec: 0,
+};
+
+/// The threads of a process, each by a word that is 1 until it ended: the kernel clears it then,
+/// see set_tid_address(2). The thread counts as gone by that time.
+static RUNNING: [AtomicU32; 3] = [const { AtomicU32::new(1) }; 3];
+
+/// Ends the calling thread alone.
+fn end_thread(status: i32) -> ! {
+    // SAFETY: No frame of this thread holds what others need.
+    unsafe { libc::syscall(libc::SYS_exit, status) };
+    unreachable!("exit(2) does not return")
+}
+
+/// Ends the calling thread alone, and has the end told by its word.
+pub fn end_thread_as(index: usize, status: i32) -> ! {
+    // SAFETY: The word lives as long as the process.
+    unsafe { libc::syscall(libc::SYS_set_tid_address, RUNNING[index].as_ptr()) };
+    end_thread(status)
+}
+
+/// Waits until a thread ended; ends the process if it does not.
+pub fn await_end_of_thread(index: usize) {
+    let word = &RUNNING[index];
+    while word.load(Ordering::Acquire) != 0 {
+        // SAFETY: The word and the time live as long as the process.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_futex,
+                word.as_ptr(),
+                libc::FUTEX_WAIT,
+                1,
+                &raw const PATIENCE,
+            )
+        };
+        if Errno::result(result) == Err(Errno::ETIMEDOUT) {
+            eprintln!("thread {index} does not end");
+            std::process::exit(1);
+        }
+    }
+}
+
+/// The status of a process whose last thread was this one.
+fn status(index: usize) -> i32 {
+    10 + index as i32
+}
+
+/// Ends the thread of this index when the one before it in the order ended.
+fn end_in_turn(order: [usize; 3], index: usize) -> ! {
+    let turn = order.iter().position(|other| *other == index);
+    if let Some(before) = turn.and_then(|turn| turn.checked_sub(1)) {
+        await_end_of_thread(order[before]);
+    }
+    end_thread_as(index, status(index))
+}
+
+fn comes_when_the_last_thread_ends_in_any_order() -> TestResult {
+    let mut listener = Listener::listen(SESSIONS)?;
+    let orders = [
+        [0, 1, 2],
+        [0, 2, 1],
+        [1, 0, 2],
+        [1, 2, 0],
+        [2, 0, 1],
+        [2, 1, 0],
+    ];
+    for order in orders {
+        let leader = lead(|| {
+            for index in [1, 2] {
+                thread::spawn(move || end_in_turn(order, index));
+            }
+            end_in_turn(order, 0)
+        })?;
+        let code = (status(order[2]) as u32) << 8;
+        expect_session(&mut listener, leader, code)?;
+    }
+    Ok(())
+}
+
+/// Expects a leader to end with a status, and its session's begin and end to be all that is told.
+fn expect_session(listener: &mut Listener, leader: Child, code: u32) -> TestResult {
+    let pid = leader.pid().as_raw();
+    expect_eq("status", status_of(leader)?, code)?;
+    let expected = vec![begin(pid)?, end(pid, code)];
+    expect_eq("events", events(listener)?, expected)
+}
+
+fn comes_once_when_threads_end_at_once() -> TestResult {
+    let mut listener = Listener::listen(SESSIONS)?;
+    for _ in 0..50 {
+        let leader = lead(|| {
+            for index in 1..4 {
+                thread::spawn(move || end_thread(status(index)));
+            }
+            end_thread(status(0))
+        })?;
+        let pid = leader.pid().as_raw();
+        // Which of them was the last, the kernel alone knows.
+        let code = status_of(leader)?;
+        let expected = vec![begin(pid)?, end(pid, code)];
+        expect_eq("events", events(&mut listener)?, expected)?;
+    }
+    Ok(())
+}
+
+/// Leads a session with some threads that wait for ever, and one that does something else.
+fn lead_threads(function: impl FnOnce() -> i32 + Send) -> nix::Result<Child> {
+    let never = Gate::new()?;
+    lead(|| {
+        thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| never.pass());
+            }
+            scope.spawn(function);
+        });
+        1
+    })
+}
+
+fn comes_once_when_a_thread_ends_them_all() -> TestResult {
+    let mut listener = Listener::listen(SESSIONS)?;
+    let leader = lead_threads(|| std::process::exit(9))?;
+    expect_session(&mut listener, leader, 9 << 8)
+}
+
+fn comes_once_when_all_are_killed() -> TestResult {
+    let mut listener = Listener::listen(SESSIONS)?;
+    let ready = Gate::new()?;
+    let leader = lead_threads(|| i32::from(ready.open(0).is_err()))?;
+    ready.pass()?;
+    kill(leader.pid(), Signal::SIGKILL)?;
+    expect_session(&mut listener, leader, Signal::SIGKILL as u32)
+}
+
+/// Runs a shell in the place of the whole process.
+fn run_shell() -> i32 {
+    let shell = [c"/bin/sh", c"-c", c"exit 5"];
+    i32::from(execv(shell[0], &shell).is_err())
+}
+
+/// Expects a session to end only after its leader ran the shell.
+fn expect_end_after_exec(listener: &mut Listener, leader: Child) -> TestResult {
+    let pid = leader.pid().as_raw();
+    expect_eq("status", status_of(leader)?, 5 << 8)?;
+    let kinds: Vec<_> = events(listener)?
+        .iter()
+        .map(|event| (event.subject().pid, event.kind()))
+        .collect();
+    let expected = ["sid", "exec", "session-end"].map(|kind| (pid, kind));
+    expect_eq("events", kinds, expected.to_vec())
+}
+
+fn does_not_come_when_a_thread_runs_another_program() -> TestResult {
+    let mut listener = Listener::listen(SESSIONS | mask::EXEC)?;
+    let leader = lead_threads(run_shell)?;
+    expect_end_after_exec(&mut listener, leader)
+}
+
+fn does_not_come_when_the_leader_ends_and_a_thread_runs_another_program() -> TestResult {
+    let mut listener = Listener::listen(SESSIONS | mask::EXEC)?;
+    let leader = lead(|| {
+        thread::spawn(|| {
+            await_end_of_thread(0);
+            run_shell()
+        });
+        end_thread_as(0, 3)
+    })?;
+    expect_end_after_exec(&mut listener, leader)
+}
