@@ -4,6 +4,7 @@
 use crate::harness::Test;
 
 mod acks;
+mod attribution;
 mod clients;
 mod comm;
 mod container;
@@ -45,6 +46,7 @@ pub fn all() -> Vec<Test> {
         comm::TESTS,
         coredump::TESTS,
         exit::TESTS,
+        attribution::TESTS,
         session_end::TESTS,
         session_end_threads::TESTS,
         wire_format::TESTS,

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Whose a new session is: by its event, and the old way, by /proc after its event (C11).
+//!
+//! What a supervisor reads in /proc is what is there by the time it reads: the leader may be gone,
+//! its parent may be, and which session it left is nowhere. The event says what was.
+
+use std::fs;
+
+use nix::sys::signal::{SigHandler, Signal, signal};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::setsid;
+
+use crate::child::{self, Child, Gate};
+use crate::harness::{Failure, Test, TestResult, expect, expect_eq};
+use crate::listener::Listener;
+use crate::test;
+use crate::wire::{Event, Left, mask};
+
+pub const TESTS: &[Test] = &[
+    test!(leaders_that_are_gone_are_attributed_by_their_events)
+        .covers(&["C11"])
+        .stock_fails(NO_FIELDS),
+    test!(leaders_whose_parents_are_gone_are_attributed_by_their_events)
+        .covers(&["C11"])
+        .stock_fails(NO_FIELDS),
+    test!(short_sessions_outrun_a_reader_of_proc_and_not_their_events)
+        .covers(&["C11"])
+        .stock_fails(NO_FIELDS),
+];
+
+const NO_FIELDS: &str = "the event has no such fields";
+
+/// How many sessions begin in each test.
+const LEADERS: usize = 200;
+
+/// A service that makes leaders, and what is known of a leader that came from it.
+struct Service {
+    process: Child,
+    left: Left,
+}
+
+impl Service {
+    /// Starts a function in a session of its own; the kernel reaps its children.
+    fn start(function: impl FnOnce() -> TestResult) -> Result<Self, Failure> {
+        let process = child::fork(|| {
+            // SAFETY: No handler is installed.
+            let ignored = unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) };
+            let done = match (setsid(), ignored) {
+                (Ok(_), Ok(_)) => function(),
+                failed => Err(Failure::new(format!("cannot start a service: {failed:?}"))),
+            };
+            done.map_or_else(
+                |failure| {
+                    eprintln!("in the service: {failure}");
+                    1
+                },
+                |()| 0,
+            )
+        })?;
+        let pid = process.pid().as_raw();
+        let left = Left {
+            parent_pid: pid,
+            parent_tgid: pid,
+            session: pid,
+            process_group: pid,
+        };
+        Ok(Self { process, left })
+    }
+
+    fn finish(self) -> TestResult {
+        let pid = self.process.pid();
+        expect_eq("service", self.process.wait()?, WaitStatus::Exited(pid, 0))
+    }
+}
+
+/// Makes leaders that end at once.
+fn make_short_sessions() -> TestResult {
+    for _ in 0..LEADERS {
+        let _ = child::fork(|| i32::from(setsid().is_err()))?.into_pid();
+    }
+    Ok(())
+}
+
+/// Waits until the kernel has reaped all children.
+fn await_no_children() {
+    while waitpid(None, None).is_ok() {}
+}
+
+/// What the next leader left, according to its event; the service's own session is passed over.
+fn next(listener: &mut Listener, service: &Service) -> Result<(i32, Left), Failure> {
+    let pid = service.process.pid().as_raw();
+    let received = listener.wait_for("SID", |received| {
+        received.event.bit() == mask::SID && received.event.subject().pid != pid
+    })?;
+    match received.event {
+        Event::Sid { task, left } => Ok((task.pid, left)),
+        other => Err(Failure::new(format!("expected SID, got {other:?}"))),
+    }
+}
+
+/// A process's parent and session, according to /proc; none if it is gone.
+fn by_proc(pid: i32) -> Option<(i32, i32)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut words = stat.rsplit_once(") ")?.1.split(' ').skip(1);
+    let (parent, _group, session) = (words.next()?, words.next()?, words.next()?);
+    Some((parent.parse().ok()?, session.parse().ok()?))
+}
+
+fn leaders_that_are_gone_are_attributed_by_their_events() -> TestResult {
+    let mut listener = Listener::listen(mask::SID)?;
+    let service = Service::start(|| {
+        make_short_sessions()?;
+        await_no_children();
+        Ok(())
+    })?;
+    let pid = service.process.pid();
+    // The reader is as late as it may be: all leaders are gone.
+    expect_eq("service", waitpid(pid, None)?, WaitStatus::Exited(pid, 0))?;
+    let (mut by_event, mut by_proc_too) = (0, 0);
+    for _ in 0..LEADERS {
+        let (pid, left) = next(&mut listener, &service)?;
+        by_event += usize::from(left == service.left);
+        by_proc_too += usize::from(by_proc(pid).is_some());
+    }
+    expect_eq("attributed by /proc", by_proc_too, 0)?;
+    expect_eq("attributed by events", by_event, LEADERS)
+}
+
+fn leaders_whose_parents_are_gone_are_attributed_by_their_events() -> TestResult {
+    let mut listener = Listener::listen(mask::SID)?;
+    let (begun, never) = (Gate::new()?, Gate::new()?);
+    let service = Service::start(|| {
+        // The classic daemon: its parent ends when it has begun, and somebody else becomes its.
+        let _ = child::fork(|| {
+            let waited = setsid().map(drop).map_err(Into::into).and_then(|()| {
+                begun.open(0)?;
+                never.pass()
+            });
+            i32::from(waited.is_err())
+        })?;
+        begun.pass()?;
+        Ok(())
+    })?;
+    let expected = service.left;
+    let pid = service.process.pid();
+    expect_eq("service", waitpid(pid, None)?, WaitStatus::Exited(pid, 0))?;
+    let (leader, left) = next(&mut listener, &service)?;
+    let (parent, session) = by_proc(leader).ok_or_else(|| Failure::new("the leader is gone"))?;
+    expect(
+        parent != expected.parent_tgid && session == leader,
+        format!("/proc to know nothing of {expected:?}, got {parent} and {session}"),
+    )?;
+    expect_eq("left", left, expected)
+}
+
+fn short_sessions_outrun_a_reader_of_proc_and_not_their_events() -> TestResult {
+    let mut listener = Listener::listen(mask::SID)?;
+    let service = Service::start(make_short_sessions)?;
+    let (mut gone, mut unknown) = (0, 0);
+    for _ in 0..LEADERS {
+        let (pid, left) = next(&mut listener, &service)?;
+        match by_proc(pid) {
+            None => gone += 1,
+            Some((_, session)) => expect_eq("session by /proc", session, pid)?,
+        }
+        unknown += usize::from(left != service.left);
+    }
+    eprintln!(
+        "of {LEADERS} short sessions that were looked up in /proc at once, {gone} were gone, and \
+         the others no longer were in the session that they left; of their events, {unknown} did \
+         not say where they came from"
+    );
+    service.finish()?;
+    expect_eq("not attributed by events", unknown, 0)
+}
