@@ -9,6 +9,9 @@ PROJECT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 CACHE=${PROC_EVENTS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/proc-events}
 LOGS=$CACHE/log
 
+# What set-up unpacks and does not install is found like everything else.
+PATH=$PATH:$CACHE/openssh/usr/sbin
+
 # Programs and their versions that set-up puts into the cache.
 BINDGEN_VERSION=0.73.2
 VIRTME_NG_VERSION=1.42
