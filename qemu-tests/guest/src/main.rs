@@ -16,6 +16,7 @@ mod listen;
 mod listener;
 mod listing;
 mod stress;
+mod supervisor;
 mod tests;
 mod wire;
 
@@ -51,6 +52,8 @@ enum Command {
     Stress(stress::Options),
     /// Show events as they happen, until interrupted.
     Listen(listen::Options),
+    /// Keep a service running, and leave alone what detached from it.
+    Supervise(supervisor::Options),
 }
 
 fn main() -> ExitCode {
@@ -83,6 +86,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Demo => demo::run(),
         Command::Stress(options) => stress::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Listen(options) => listen::run(&options).map(|()| ExitCode::SUCCESS),
+        Command::Supervise(options) => supervisor::run(&options),
     }
 }
 

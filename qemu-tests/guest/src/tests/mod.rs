@@ -32,6 +32,7 @@ mod session_end;
 mod session_end_namespaces;
 mod session_end_threads;
 mod sid;
+mod sshd;
 mod stress;
 mod wire_format;
 
@@ -64,6 +65,7 @@ pub fn all() -> Vec<Test> {
         namespaces_listen::TESTS,
         namespaces_lifetimes::TESTS,
         session_end_namespaces::TESTS,
+        sshd::TESTS,
         containers::TESTS,
         stress::TESTS,
     ]

@@ -75,6 +75,33 @@ impl Program {
         }
     }
 
+    /// Waits for a whole line that is wanted, after what was waited for before; what is wanted of it.
+    #[track_caller]
+    pub fn wait_for_line<T>(
+        &mut self,
+        what: &str,
+        wanted: impl Fn(&str) -> Option<T>,
+    ) -> Result<T, Failure> {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            while let Some(length) = self.text[self.seen..].find('\n') {
+                let found = wanted(&self.text[self.seen..self.seen + length]);
+                self.seen += length + 1;
+                if let Some(found) = found {
+                    return Ok(found);
+                }
+            }
+            if !self.read(deadline)? {
+                return Err(self.failure(&format!("did not say {what}")));
+            }
+        }
+    }
+
+    /// All that it said up to what was waited for last.
+    pub fn heard(&self) -> &str {
+        &self.text[..self.seen]
+    }
+
     /// Reads on; false at the end, or when nothing comes in time.
     fn read(&mut self, deadline: Instant) -> Result<bool, Failure> {
         let left = deadline.saturating_duration_since(Instant::now());

@@ -1,0 +1,349 @@
+// SPDX-License-Identifier: GPL-2.0
+//! OpenSSH's server under a supervisor that follows sessions, which is what SID was invented for
+//! (C11, C17).
+
+use std::fs::{self, Permissions};
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+use std::{env, process};
+
+use nix::mount::{MsFlags, mount};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::CloneFlags;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, getsid};
+
+use super::container::{ALL, Container, PID};
+use super::programs::Program;
+use crate::harness::{Failure, Test, TestResult, expect, expect_eq};
+use crate::test;
+
+pub const TESTS: &[Test] = &[
+    test!(logins_survive_their_server_under_a_supervisor)
+        .covers(&["C11", "C17"])
+        .stock_fails(
+            "the supervisor finds that the kernel tells neither origin nor end of a session",
+        )
+        .limit(LIMIT),
+    test!(logins_survive_their_server_in_a_container)
+        .covers(&["C11", "C17", "C21", "C23"])
+        .stock_fails("LISTEN from another network namespace is refused")
+        .limit(LIMIT),
+];
+
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// How long a login may take to answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(20);
+
+/// A mount namespace of its own.
+const MOUNT: CloneFlags = CloneFlags::CLONE_NEWNS;
+
+/// Where the server and its clients have their files: a file system of their own.
+const DIRECTORY: &str = "/run";
+
+/// The user that the server's unprivileged part runs as has to be mapped in a container, too.
+const PASSWD: &str = "root:x:0:0::/run:/bin/sh\nsshd:x:100:100::/run/sshd:/usr/sbin/nologin\n";
+
+/// Passwords that nobody can type, where the server would take none for a locked account.
+const SHADOW: &str = "root:x:::::::\nsshd:x:::::::\n";
+
+const CONFIG: &str = "
+ListenAddress 127.0.0.1:2222
+HostKey /run/host_key
+AuthorizedKeysFile /run/user_key.pub
+PermitRootLogin yes
+StrictModes no
+UsePAM no
+PidFile none
+";
+
+/// Copies of programs, in a place that a container's root may enter. They go when this is dropped.
+struct Programs(PathBuf);
+
+impl Programs {
+    /// Copies OpenSSH's server, with the programs that newer ones are split into.
+    fn copy() -> Result<Self, Failure> {
+        let programs = Self(env::temp_dir().join(format!("sshd-{}", process::id())));
+        fs::create_dir(&programs.0)?;
+        fs::set_permissions(&programs.0, Permissions::from_mode(0o755))?;
+        let path = env::var_os("PATH").unwrap_or_default();
+        let server = env::split_paths(&path)
+            .map(|directory| directory.join("sshd"))
+            .find(|server| server.is_file())
+            .ok_or_else(|| Failure::new("there is no sshd in PATH: run scripts/setup"))?;
+        fs::copy(&server, programs.0.join("sshd"))?;
+        for (name, _) in PARTS {
+            let part = server.with_file_name("../lib/openssh").join(name);
+            if part.is_file() {
+                fs::copy(part, programs.0.join(name))?;
+            }
+        }
+        Ok(programs)
+    }
+
+    /// What the server's configuration says of the programs that it consists of.
+    fn config(&self) -> String {
+        let parts = PARTS
+            .iter()
+            .map(|(name, option)| (self.0.join(name), option));
+        parts
+            .filter(|(path, _)| path.is_file())
+            .map(|(path, option)| format!("{option} {}\n", path.display()))
+            .collect()
+    }
+}
+
+/// Parts of newer servers, and the options that say where they are.
+const PARTS: [(&str, &str); 2] = [
+    ("sshd-session", "SshdSessionPath"),
+    ("sshd-auth", "SshdAuthPath"),
+];
+
+impl Drop for Programs {
+    fn drop(&mut self) {
+        // What is left is in the guest alone, which ends soon.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn run(words: &[&str]) -> TestResult {
+    let status = Command::new(words[0]).args(&words[1..]).status();
+    let status = status.map_err(|error| Failure::new(format!("{}: {error}", words[0])))?;
+    expect(
+        status.success(),
+        format!("{words:?} to succeed, got {status}"),
+    )
+}
+
+/// Prepares a mount namespace for the server and its clients; the server's configuration file.
+fn prepare(kinds: CloneFlags, programs: &Programs) -> Result<PathBuf, Failure> {
+    let nothing: Option<&str> = None;
+    let directory = Path::new(DIRECTORY);
+    let plain = MsFlags::empty();
+    mount(
+        nothing,
+        "/",
+        nothing,
+        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+        nothing,
+    )?;
+    mount(
+        Some("tmpfs"),
+        directory,
+        Some("tmpfs"),
+        plain,
+        Some("mode=755"),
+    )?;
+    if kinds.contains(PID) {
+        mount(Some("proc"), "/proc", Some("proc"), plain, nothing)?;
+    }
+    for (name, text) in [("passwd", PASSWD), ("shadow", SHADOW)] {
+        let file = directory.join(name);
+        fs::write(&file, text)?;
+        let place = Path::new("/etc").join(name);
+        mount(Some(&file), &place, nothing, MsFlags::MS_BIND, nothing)?;
+    }
+    fs::create_dir(directory.join("sshd"))?;
+    for key in ["/run/host_key", "/run/user_key"] {
+        run(&["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key])?;
+    }
+    run(&["busybox", "ip", "link", "set", "lo", "up"])?;
+    let config = directory.join("sshd_config");
+    fs::write(&config, CONFIG.to_owned() + &programs.config())?;
+    Ok(config)
+}
+
+/// Starts our supervisor with a service.
+fn supervise(service: &[&str]) -> Result<Program, Failure> {
+    Program::start(&[&["/proc/self/exe", "supervise", "--"], service].concat())
+}
+
+/// The number of the service that a line of the supervisor says was started.
+fn started(line: &str) -> Option<i32> {
+    let number = line.strip_prefix("service ")?.strip_suffix(" started")?;
+    number.parse().ok()
+}
+
+/// The number of the session that a line of the supervisor says came from another one.
+fn detached(line: &str, origin: i32) -> Option<i32> {
+    let line = line.strip_prefix("session ")?;
+    let number = line.strip_suffix(&format!(" detached from {origin}"))?;
+    number.parse().ok()
+}
+
+/// Waits until the server is there; its number.
+fn await_server(supervisor: &mut Program) -> Result<i32, Failure> {
+    let server = supervisor.wait_for_line("that a service was started", started)?;
+    supervisor.wait_for("Server listening on")?;
+    Ok(server)
+}
+
+/// A login that echoes what it is told.
+struct Login {
+    client: Child,
+    input: ChildStdin,
+    output: ChildStdout,
+    /// The session that the supervisor took it for.
+    session: i32,
+}
+
+impl Login {
+    /// Logs in, and expects the supervisor to see a session detach from the server.
+    fn start(supervisor: &mut Program, server: i32) -> Result<Self, Failure> {
+        let options = [
+            "BatchMode=yes",
+            "IdentitiesOnly=yes",
+            "StrictHostKeyChecking=no",
+            "UserKnownHostsFile=/dev/null",
+            "LogLevel=ERROR",
+        ];
+        let mut client = Command::new("ssh")
+            .args(["-F", "none", "-p", "2222", "-i", "/run/user_key"])
+            .args(options.iter().flat_map(|option| ["-o", option]))
+            .args(["root@127.0.0.1", "cat"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|error| Failure::new(format!("ssh: {error}; run scripts/setup")))?;
+        let (Some(input), Some(output)) = (client.stdin.take(), client.stdout.take()) else {
+            return Err(Failure::new("no pipes to ssh"));
+        };
+        let session = supervisor
+            .wait_for_line(&format!("that a session detached from {server}"), |line| {
+                detached(line, server)
+            })?;
+        let mut login = Self {
+            client,
+            input,
+            output,
+            session,
+        };
+        login.expect_answer()?;
+        Ok(login)
+    }
+
+    /// Expects the login to live.
+    #[track_caller]
+    fn expect_answer(&mut self) -> TestResult {
+        const WORD: &[u8] = b"alive\n";
+        self.input.write_all(WORD)?;
+        let deadline = Instant::now() + ANSWER_LIMIT;
+        let mut answer = Vec::new();
+        while answer.len() < WORD.len() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            let mut descriptors = [PollFd::new(self.output.as_fd(), PollFlags::POLLIN)];
+            let mut bytes = [0; 64];
+            if poll(&mut descriptors, timeout)? == 0 {
+                break;
+            }
+            match self.output.read(&mut bytes)? {
+                0 => break,
+                length => answer.extend(&bytes[..length]),
+            }
+        }
+        expect_eq("answer of a login", answer, WORD.to_vec())
+    }
+
+    /// Logs out, and expects the supervisor to see the end of that session.
+    fn log_out(mut self, supervisor: &mut Program) -> TestResult {
+        drop(self.input);
+        let status = self.client.wait()?;
+        expect(status.success(), format!("ssh to succeed, got {status}"))?;
+        let begin = format!("session {} ended with status ", self.session);
+        supervisor.wait_for_line(&begin, |line| line.starts_with(&begin).then_some(()))
+    }
+}
+
+/// Two logins, the server's death and its next life, and a logout after the other.
+fn kill_the_server(kinds: CloneFlags, programs: &Programs) -> TestResult {
+    let config = prepare(kinds, programs)?;
+    let sshd = programs.0.join("sshd");
+    let (sshd, config) = (sshd.to_string_lossy(), config.to_string_lossy());
+    let mut supervisor = supervise(&[&sshd, "-D", "-e", "-f", &config])?;
+    let server = await_server(&mut supervisor)?;
+    let mut first = Login::start(&mut supervisor, server)?;
+    let mut second = Login::start(&mut supervisor, server)?;
+    kill(Pid::from_raw(server), Signal::SIGKILL)?;
+    supervisor.wait_for(&format!("service {server} was killed by SIGKILL\n"))?;
+    let successor = await_server(&mut supervisor)?;
+    first.expect_answer()?;
+    second.expect_answer()?;
+    let third = Login::start(&mut supervisor, successor)?;
+    let daemon = a_daemon_is_told_apart()?;
+    let sessions = [first.session, second.session, third.session];
+    first.log_out(&mut supervisor)?;
+    second.expect_answer()?;
+    second.log_out(&mut supervisor)?;
+    third.log_out(&mut supervisor)?;
+    let heard: Vec<&str> = supervisor.heard().lines().collect();
+    let ends = |session: i32| {
+        let begin = format!("session {session} ended");
+        heard.iter().filter(|line| line.starts_with(&begin)).count()
+    };
+    expect_eq("ends of each login", sessions.map(ends), [1, 1, 1])?;
+    let services: Vec<_> = heard.iter().filter_map(|line| started(line)).collect();
+    expect_eq("services", services, vec![server, successor])?;
+    let of_daemon = format!("session {daemon} ");
+    let foreign = heard.iter().find(|line| line.starts_with(&of_daemon));
+    expect_eq(
+        "what the server's supervisor says of a daemon",
+        foreign,
+        None,
+    )
+}
+
+/// Has a daemon fork twice under a supervisor of its own; the session that it is in.
+fn a_daemon_is_told_apart() -> Result<i32, Failure> {
+    const PID_FILE: &str = "/run/daemon.pid";
+    let mut supervisor = supervise(&[
+        "start-stop-daemon",
+        "--start",
+        "--background",
+        "--make-pidfile",
+        "--pidfile",
+        PID_FILE,
+        "--startas",
+        "/bin/sleep",
+        "--",
+        "infinity",
+    ])?;
+    let service = supervisor.wait_for_line("that a service was started", started)?;
+    let session =
+        supervisor.wait_for_line("that a session detached", |line| detached(line, service))?;
+    for line in [
+        format!("session {session} ended with status 0\n"),
+        format!("service {service} ended with status 0\n"),
+        format!("service {service} is in the background\n"),
+    ] {
+        supervisor.wait_for(&line)?;
+    }
+    let daemon = Pid::from_raw(fs::read_to_string(PID_FILE)?.trim().parse()?);
+    expect_eq(
+        "the daemon's session",
+        getsid(Some(daemon))?.as_raw(),
+        session,
+    )?;
+    expect(daemon.as_raw() != session, "a daemon that leads no session")?;
+    Ok(session)
+}
+
+fn scenario(kinds: CloneFlags) -> TestResult {
+    let programs = Programs::copy()?;
+    Container::start(kinds, || kill_the_server(kinds, &programs))?.finish()
+}
+
+fn logins_survive_their_server_under_a_supervisor() -> TestResult {
+    scenario(MOUNT)
+}
+
+/// What a container needs for the server: a range of ids, not only its root's own, because the
+/// server gives up root for another user before it trusts a client.
+fn logins_survive_their_server_in_a_container() -> TestResult {
+    scenario(ALL | MOUNT)
+}
