@@ -23,7 +23,11 @@ pub fn arguments(
     let agent = text(&settings.guest)?;
     let mut arguments = machine_arguments(accelerator);
     arguments.extend(root_arguments()?);
-    arguments.extend(device_arguments(&text(socket)?));
+    let mut options = device_options(&text(socket)?);
+    if accelerator == Accelerator::Tcg {
+        options += emulation_options(&settings.qemu_version);
+    }
+    arguments.push(format!("--qemu-opts={options}"));
     arguments.extend([
         "--exec".to_owned(),
         format!("exec '{}' agent", agent.replace('\'', r"'\''")),
@@ -87,13 +91,31 @@ fn root_arguments() -> Result<Vec<String>> {
 
 /// The agent's virtio-serial port, on a bus of its own, and a network interface that leads nowhere:
 /// some programs that listen for process events do not start without one.
-fn device_arguments(socket: &str) -> Vec<String> {
-    let options = format!(
+fn device_options(socket: &str) -> String {
+    format!(
         "-device virtio-serial-pci,id=proc-events -chardev socket,id=agent,path={socket} \
          -device virtserialport,bus=proc-events.0,chardev=agent,name={PORT_NAME} \
          -netdev hubport,id=nowhere,hubid=0 -device virtio-net-pci,netdev=nowhere,romfile="
-    );
-    vec![format!("--qemu-opts={options}")]
+    )
+}
+
+/// How many threads emulate the CPUs.
+///
+/// Until version 8.1 QEMU translates code while another CPU may be writing to it, and keeps what is
+/// out of date by then. A kernel patches its code when a hook is switched, and dies of the INT3 that
+/// it had there for a moment. In one thread no CPU writes while another one's code is translated.
+fn emulation_options(qemu_version: &str) -> &'static str {
+    match version(qemu_version) {
+        Some(version) if version >= (8, 1) => "",
+        _ => " -accel tcg,thread=single",
+    }
+}
+
+/// Major and minor number in what QEMU says about its version.
+fn version(text: &str) -> Option<(u32, u32)> {
+    let number = text.split_whitespace().find(|word| word.contains('.'))?;
+    let mut parts = number.split('.').map(|part| part.parse().ok());
+    Some((parts.next()??, parts.next()??))
 }
 
 /// Paths go through JSON and the kernel's command line.
@@ -102,4 +124,20 @@ pub fn text(path: &Path) -> Result<String> {
         .to_str()
         .with_context(|| format!("{} is not UTF-8", path.display()))?;
     Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_qemu_emulates_in_one_thread() {
+        let version = |number| format!("QEMU emulator version {number} (Debian 1:7.2+dfsg-7)");
+        for old in ["7.2.22", "8.0.5", "unknown"] {
+            assert!(emulation_options(&version(old)).contains("thread=single"));
+        }
+        for new in ["8.1.0", "10.0.2"] {
+            assert_eq!(emulation_options(&version(new)), "");
+        }
+    }
 }
