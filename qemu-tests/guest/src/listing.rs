@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The module's listing of its listeners, in debugfs.
 
+use std::fs::File;
 use std::io::{Error, ErrorKind};
-use std::{env, fs, io};
+use std::{env, io};
 
 use protocol::MODULE_VARIABLE;
 
@@ -110,8 +111,13 @@ impl Line {
     }
 }
 
+/// Opens it.
+pub fn open() -> io::Result<File> {
+    File::open(FILE).map_err(|error| Error::new(error.kind(), format!("{FILE}: {error}")))
+}
+
 fn text() -> io::Result<String> {
-    fs::read_to_string(FILE).map_err(|error| Error::new(error.kind(), format!("{FILE}: {error}")))
+    io::read_to_string(open()?)
 }
 
 /// Whether the kernel under test has the module and so the listing; the stock kernel has not.

@@ -4,6 +4,7 @@
 use std::env;
 use std::ffi::CStr;
 use std::fs::File;
+use std::io::Read;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -14,6 +15,7 @@ use super::scenario::{ListeningChild, in_self, mark, own_task};
 use crate::child::{self, Gate};
 use crate::harness::{Failure, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
+use crate::listing;
 use crate::stress::{cpus, pin};
 use crate::test;
 use crate::wire::mask;
@@ -37,6 +39,9 @@ pub const TESTS: &[Test] = &[
     test!(nobody_listens_by_a_socket_alone)
         .not_on_stock(NO_MODULE)
         .covers(&["C24", "C32"]),
+    test!(unloading_is_possible_while_somebody_reads_the_listing)
+        .not_on_stock(NO_MODULE)
+        .covers(&["C30", "C32"]),
     test!(it_loads_and_unloads_under_load)
         .not_on_stock(NO_MODULE)
         .limit(Duration::from_secs(30))
@@ -151,6 +156,21 @@ fn unloading_is_possible_after_a_killed_listener() -> TestResult {
 fn nobody_listens_by_a_socket_alone() -> TestResult {
     let _socket = Listener::open()?;
     reload()
+}
+
+fn unloading_is_possible_while_somebody_reads_the_listing() -> TestResult {
+    let mut listing = listing::open()?;
+    let mut head = [0; 1];
+    listing.read_exact(&mut head)?;
+    let unloaded = Changed::unloaded()?;
+    let refused = listing
+        .read(&mut head)
+        .map_err(|error| error.raw_os_error());
+    expect_eq("reading on", refused, Err(Some(Errno::EIO as i32)))?;
+    // The file's operations went with the module: closing must not need them.
+    drop(listing);
+    drop(unloaded);
+    expect_own_events(&mut Listener::listen_all()?)
 }
 
 fn it_loads_and_unloads_under_load() -> TestResult {
