@@ -24,7 +24,7 @@ use crate::child::{self, Child};
 /// Time limit of a test that does not declare another one, on a fast machine.
 const TEST_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long the processes that a test leaves behind have to vanish after SIGKILL.
+/// How long the processes that a test leaves behind have to vanish after SIGKILL, on a fast machine.
 const CLEAN_UP_LIMIT: Duration = Duration::from_secs(5);
 
 /// How a test function ends.
@@ -263,7 +263,7 @@ fn run_one(test: &Test, time_factor: u32) -> Result<(Outcome, String)> {
     let limit = test.limit * time_factor;
     let mut log = Vec::new();
     let ended = follow(&child, &log_reader, &mut log, Instant::now() + limit)?;
-    let status = remove_processes(child)?;
+    let status = remove_processes(child, CLEAN_UP_LIMIT * time_factor)?;
     let mut verdict = Vec::new();
     // The test's end counts and not the pipe's: a daemon of the test may have held it open.
     read_available(&verdict_reader, &mut verdict)?;
@@ -337,11 +337,11 @@ fn time_left(deadline: Instant) -> PollTimeout {
 }
 
 /// Kills and reaps the test's process and whatever it left behind; how the former ended.
-fn remove_processes(test: Child) -> Result<WaitStatus> {
+fn remove_processes(test: Child, limit: Duration) -> Result<WaitStatus> {
     let test = test.into_pid();
     // ESRCH: the test and its whole group are gone already, or it never came to make one.
     let _ = killpg(test, Signal::SIGKILL);
-    let deadline = Instant::now() + CLEAN_UP_LIMIT;
+    let deadline = Instant::now() + limit;
     let mut status = WaitStatus::StillAlive;
     loop {
         match waitpid(None, Some(WaitPidFlag::WNOHANG)) {

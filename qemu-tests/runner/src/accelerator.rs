@@ -139,6 +139,7 @@ fn probe(settings: &Settings, kernel: &Kernel) -> Result<()> {
         name,
         directory: kernel.directory.clone(),
         module: None,
+        checks_itself: kernel.checks_itself,
     };
     let mut vm = Vm::boot(settings, &kernel, Accelerator::Kvm, PROBE_LIMIT)?;
     vm.start(vm::job(&kernel, vec!["true".to_owned()])?)?;

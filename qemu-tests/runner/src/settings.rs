@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What is needed to boot a virtual machine, checked before anything starts.
 
-use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::{env, fs};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -23,6 +23,9 @@ const HIDDEN: [&str; 10] = [
     "/var/log",
     "/var/tmp",
 ];
+
+/// Options with which a kernel checks itself, at the cost of time and memory.
+const CHECKERS: [&str; 3] = ["CONFIG_KASAN=y", "CONFIG_KCSAN=y", "CONFIG_PROVE_LOCKING=y"];
 
 /// Programs and places, all known to exist.
 pub struct Settings {
@@ -87,6 +90,8 @@ pub struct Kernel {
     pub directory: PathBuf,
     /// The module to load.
     pub module: Option<PathBuf>,
+    /// Whether it was built with checkers that slow it down.
+    pub checks_itself: bool,
 }
 
 impl Kernel {
@@ -107,11 +112,30 @@ impl Kernel {
         if let Some(module) = &module {
             visible_in_guest(module)?;
         }
+        let options = file(
+            &directory.join(".config"),
+            "the kernel's configuration",
+            "build it with: scripts/kernel build",
+        )?;
+        let options = fs::read_to_string(&options)
+            .with_context(|| format!("cannot read {}", options.display()))?;
+        let checks_itself = options.lines().any(|line| CHECKERS.contains(&line));
         Ok(Self {
             name,
             directory,
             module,
+            checks_itself,
         })
+    }
+
+    /// What time limits are multiplied with.
+    pub fn time_factor(&self) -> u32 {
+        if self.checks_itself { 8 } else { 1 }
+    }
+
+    /// How much memory it needs, as QEMU has it.
+    pub fn memory(&self) -> &'static str {
+        if self.checks_itself { "4G" } else { "2G" }
     }
 
     /// Where a build directory holds the kernel to boot.

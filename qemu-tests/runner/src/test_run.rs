@@ -21,6 +21,7 @@ use crate::settings::{Kernel, Settings};
 use crate::vm::{self, BOOT_LIMIT, Vm};
 
 /// What a result may come later than the test's own limit: the guest's clean-up after a time-out.
+/// Both are multiplied on slow machines.
 const RESULT_GRACE: Duration = Duration::from_secs(30);
 
 /// Name of the trial that fails when a kernel complained.
@@ -132,13 +133,14 @@ fn run_column(
         .filter(|test| !is_not_applicable(column, test))
         .map(|test| test.name.clone())
         .collect();
+    let factor = accelerator.time_factor() * kernel.time_factor();
     let mut trials = Vec::new();
     let rows = Arc::new(Mutex::new(Vec::new()));
     let session = if wanted.is_empty() {
         None
     } else {
         eprintln!("{}: booting {}", column.name(), kernel.directory.display());
-        let session = Session::start(settings, kernel, accelerator, wanted)?;
+        let session = Session::start(settings, kernel, accelerator, factor, wanted)?;
         Some(Arc::new(Mutex::new(session)))
     };
     for test in &selected {
@@ -146,7 +148,7 @@ fn run_column(
             Column::Ours => StockExpectation::Passes,
             Column::Stock => test.stock.clone(),
         };
-        let limit = Duration::from_secs(test.limit_seconds) * accelerator.time_factor();
+        let limit = Duration::from_secs(test.limit_seconds) * factor;
         let (session, rows) = (session.clone(), Arc::clone(&rows));
         let name = test.name.clone();
         trials.push(trial(column, &test.name, move || {
@@ -157,7 +159,7 @@ fn run_column(
                 return not_applicable(&expectation);
             }
             let asked = Instant::now();
-            let result = lock(&session).result_of(&name, limit + RESULT_GRACE);
+            let result = lock(&session).result_of(&name, limit + RESULT_GRACE * factor);
             let seconds = asked.elapsed().as_secs_f64();
             let (outcome, diagnostics) = match &result {
                 Ok(result) => (Some(result.outcome.clone()), result.diagnostics.clone()),
@@ -266,12 +268,13 @@ impl Session {
         settings: &Settings,
         kernel: &Kernel,
         accelerator: Accelerator,
+        factor: u32,
         names: Vec<String>,
     ) -> Result<Self> {
         let mut vm = Vm::boot(settings, kernel, accelerator, BOOT_LIMIT)?;
         let guest = settings.guest.to_string_lossy().into_owned();
-        let factor = accelerator.time_factor().to_string();
-        let mut command = vec![guest, "test".into(), "--time-factor".into(), factor];
+        let mut command = vec![guest, "test".into()];
+        command.extend(["--time-factor".into(), factor.to_string()]);
         command.extend(names);
         vm.start(vm::job(kernel, command)?)?;
         let (parser, output, errors) = Default::default();

@@ -10,18 +10,18 @@ use protocol::PORT_NAME;
 use crate::accelerator::Accelerator;
 use crate::settings::{Kernel, Settings};
 
-/// What the guest has.
+/// How many CPUs the guest has.
 const CPUS: &str = "2";
-const MEMORY: &str = "2G";
 
 /// All arguments for a guest whose agent's port is connected to a socket.
 pub fn arguments(
     settings: &Settings,
+    kernel: &Kernel,
     accelerator: Accelerator,
     socket: &Path,
 ) -> Result<Vec<String>> {
     let agent = text(&settings.guest)?;
-    let mut arguments = machine_arguments(accelerator);
+    let mut arguments = machine_arguments(kernel, accelerator);
     arguments.extend(root_arguments()?);
     let mut options = device_options(&text(socket)?);
     if accelerator == Accelerator::Tcg {
@@ -39,7 +39,7 @@ pub fn arguments(
 }
 
 /// Kernel, CPUs, memory, accelerator.
-fn machine_arguments(accelerator: Accelerator) -> Vec<String> {
+fn machine_arguments(kernel: &Kernel, accelerator: Accelerator) -> Vec<String> {
     let mut arguments = [
         "--run",
         Kernel::IMAGE,
@@ -47,7 +47,7 @@ fn machine_arguments(accelerator: Accelerator) -> Vec<String> {
         "--disable-microvm",
     ]
     .to_vec();
-    arguments.extend(["--cpus", CPUS, "--memory", MEMORY]);
+    arguments.extend(["--cpus", CPUS, "--memory", kernel.memory()]);
     if accelerator == Accelerator::Tcg {
         arguments.push("--disable-kvm");
     }

@@ -32,7 +32,8 @@ pub const BOOT_LIMIT: Duration = Duration::from_secs(180);
 /// From the start of virtme-ng to QEMU's connection.
 const QEMU_START_LIMIT: Duration = Duration::from_secs(60);
 
-/// The agent gives a sign of life every few seconds, so this much silence is a hang.
+/// The agent gives a sign of life every few seconds, so this much silence is a hang. In a kernel
+/// that checks itself, it is longer.
 const SILENCE_LIMIT: Duration = Duration::from_secs(60);
 
 /// From the end of the command to QEMU's end.
@@ -56,6 +57,8 @@ pub struct Vm {
     messages: Receiver<io::Result<FromGuest>>,
     console: Option<Console>,
     last_heard: Instant,
+    /// See [`SILENCE_LIMIT`].
+    silence_limit: Duration,
     /// From the start of virtme-ng to the agent's first word.
     pub boot_time: Duration,
 }
@@ -79,7 +82,12 @@ impl Vm {
             .arg("guard")
             .arg("--")
             .arg(&settings.vng)
-            .args(virtme::arguments(settings, accelerator, &socket.path)?)
+            .args(virtme::arguments(
+                settings,
+                kernel,
+                accelerator,
+                &socket.path,
+            )?)
             .current_dir(&kernel.directory)
             .env("PATH", path_with(settings.vng.parent())?)
             .stdin(Stdio::piped())
@@ -123,9 +131,10 @@ impl Vm {
             messages,
             console: Some(console),
             last_heard: Instant::now(),
+            silence_limit: SILENCE_LIMIT * kernel.time_factor(),
             boot_time: Duration::ZERO,
         };
-        vm.wait_for_agent(started, limit)?;
+        vm.wait_for_agent(started, limit * kernel.time_factor())?;
         vm.boot_time = started.elapsed();
         Ok(vm)
     }
@@ -185,8 +194,10 @@ impl Vm {
                 Err(RecvTimeoutError::Disconnected) => {
                     return Err(self.failure("QEMU ended before the guest's command did"));
                 }
-                Err(RecvTimeoutError::Timeout) if self.last_heard.elapsed() > SILENCE_LIMIT => {
-                    let limit = SILENCE_LIMIT.as_secs();
+                Err(RecvTimeoutError::Timeout)
+                    if self.last_heard.elapsed() > self.silence_limit =>
+                {
+                    let limit = self.silence_limit.as_secs();
                     return Err(self.failure(format!("the guest was silent for {limit} s")));
                 }
                 Err(RecvTimeoutError::Timeout) if Instant::now() > deadline => return Ok(None),
