@@ -50,6 +50,13 @@ const COMPLAINTS: [&str; 28] = [
     "panicked at",
 ];
 
+/// How KCSAN frames each of its reports.
+const KCSAN_FRAME: &str = "==================================";
+
+/// What names our code in a stack trace. KCSAN reports all data races in the kernel: those that are
+/// not ours are nobody's trouble here.
+const OURS: [&str; 4] = ["proc_event", "connector", " cn_", "netlink_deliver"];
+
 /// What in a console line shows that the kernel is in trouble.
 pub fn complaint(line: &str) -> Option<&'static str> {
     COMPLAINTS
@@ -71,10 +78,31 @@ struct State {
     /// Whether that complaint came.
     has_complaint: bool,
     complaints: Vec<String>,
+    /// The report of KCSAN that is being read.
+    race: Option<Vec<String>>,
 }
 
 impl State {
     fn take(&mut self, line: String) {
+        if line.contains("KCSAN:") {
+            self.race = Some(vec![line]);
+            return;
+        }
+        if let Some(mut report) = self.race.take() {
+            if !line.contains(KCSAN_FRAME) {
+                report.push(line);
+                self.race = Some(report);
+                return;
+            }
+            let names_us = |line: &String| OURS.iter().any(|name| line.contains(name));
+            if report.iter().any(names_us) {
+                report.into_iter().for_each(|line| self.keep(line));
+            }
+        }
+        self.keep(line);
+    }
+
+    fn keep(&mut self, line: String) {
         if complaint(&line).is_some() {
             if !self.has_complaint {
                 let superfluous = self.excerpt.len().saturating_sub(LINES_BEFORE);
@@ -194,6 +222,29 @@ mod tests {
         assert_eq!(state.excerpt[LINES_BEFORE], "BUG: first");
         assert_eq!(state.excerpt.len(), TAIL_LINES);
         assert_eq!(state.complaints, ["BUG: first", "BUG: second"]);
+    }
+
+    #[test]
+    fn only_data_races_that_name_our_code_are_trouble() {
+        let mut state = State::default();
+        let report = |state: &mut State, function: &str| {
+            let frame = "=".repeat(66);
+            for line in [
+                frame.as_str(),
+                "BUG: KCSAN: data-race in a / b",
+                &format!(" {function}+0x1/0x2"),
+                &frame,
+            ] {
+                state.take(line.to_owned());
+            }
+        };
+        report(&mut state, "schedule");
+        assert!(state.complaints.is_empty());
+        report(&mut state, "__proc_exit_connector");
+        assert_eq!(state.complaints.len(), 1);
+        assert!(state.excerpt.iter().any(|line| line.contains("connector")));
+        state.take("BUG: after it".into());
+        assert_eq!(state.complaints.len(), 2);
     }
 
     #[test]
