@@ -16,6 +16,7 @@ mod accelerator;
 mod commands;
 mod console;
 mod contract;
+mod flavors;
 mod guard;
 mod ktap;
 mod report;
@@ -98,6 +99,15 @@ enum Command {
         #[command(flatten)]
         selection: libtest_mimic::Arguments,
     },
+    /// Write the table of several flavors' reports.
+    Flavors {
+        /// Where to write it, in Markdown.
+        #[arg(long, value_name = "FILE")]
+        table: PathBuf,
+        /// What `test --json` wrote, by flavor.
+        #[arg(required = true, value_name = "NAME=FILE")]
+        reports: Vec<flavors::Source>,
+    },
     /// Run a program and kill it, with all it started, when the standard input ends.
     #[command(hide = true)]
     Guard {
@@ -178,6 +188,7 @@ fn run(command: Command) -> Result<u8> {
                 &selection,
             )
         }
+        Command::Flavors { table, reports } => flavors::write(&reports, &table).map(|()| 0),
         Command::Guard { command } => guard::run(&command),
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The outcome of a test run: a table for people, JSON for programs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
@@ -54,6 +54,8 @@ pub struct Report {
     accelerator: Accelerator,
     ours: Option<Vec<Row>>,
     stock: Option<Vec<Row>>,
+    /// Whether each kernel had nothing to complain about.
+    clean: BTreeMap<&'static str, bool>,
     passed: u64,
     failed: u64,
     ignored: u64,
@@ -73,15 +75,18 @@ impl Report {
             accelerator,
             ours: ours.then(Vec::new),
             stock: stock.then(Vec::new),
+            clean: BTreeMap::new(),
             passed: 0,
             failed: 0,
             ignored: 0,
         }
     }
 
-    /// Adds the results of one kernel, for the tests that the user selected.
-    pub fn add(&mut self, column: Column, selected: Vec<String>, rows: Vec<Row>) {
+    /// Adds the results of one kernel, for the tests that the user selected, and whether it had
+    /// nothing to complain about.
+    pub fn add(&mut self, column: Column, selected: Vec<String>, rows: Vec<Row>, clean: bool) {
         self.selected.extend(selected);
+        self.clean.insert(column.name(), clean);
         match column {
             Column::Ours => self.ours = Some(rows),
             Column::Stock => self.stock = Some(rows),
@@ -185,6 +190,7 @@ impl Report {
             "failed": self.failed,
             "ignored": self.ignored,
             "accelerator": self.accelerator.name(),
+            "kernel_log_is_clean": self.clean,
             "tests": tests,
         });
         fs::write(file, serde_json::to_vec_pretty(&report)?)

@@ -181,11 +181,14 @@ fn run_column(
             }
         }));
     }
+    let clean = Arc::new(Mutex::new(false));
     if let Some(session) = session {
+        let clean = Arc::clone(&clean);
         trials.push(trial(column, KERNEL_LOG, move || {
             lock(&session)
                 .finish()
                 .map_err(|error| Failed::from(format!("{error:#}")))?;
+            *lock(&clean) = true;
             Ok(Completion::Completed)
         }));
     }
@@ -198,7 +201,8 @@ fn run_column(
     };
     let conclusion = libtest_mimic::run(&arguments, trials);
     let names = selected.iter().map(|test| test.name.clone()).collect();
-    report.add(column, names, std::mem::take(&mut *lock(&rows)));
+    let rows = std::mem::take(&mut *lock(&rows));
+    report.add(column, names, rows, *lock(&clean));
     Ok(conclusion)
 }
 
