@@ -16,6 +16,7 @@ mod exit;
 mod filters;
 mod fork;
 mod ids;
+mod leaks;
 mod listeners;
 mod loading;
 mod module;
@@ -68,6 +69,7 @@ pub fn all() -> Vec<Test> {
         sshd::TESTS,
         containers::TESTS,
         stress::TESTS,
+        leaks::TESTS,
     ]
     .concat()
 }

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What listeners, and all tests before, left in the kernel's memory (C25, C32): nothing, says
+//! kmemleak.
+
+use std::fs;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use super::module::Changed;
+use crate::harness::{Failure, Test, TestResult, expect};
+use crate::listener::Listener;
+use crate::test;
+
+/// Runs last.
+pub const TESTS: &[Test] = &[test!(nothing_is_leaked)
+    .not_on_stock("what the stock kernel leaks is not tested")
+    .limit(Duration::from_secs(60))
+    .covers(&["C25", "C32"])];
+
+/// Where kmemleak takes commands and tells what it found.
+const KMEMLEAK: &str = "/sys/kernel/debug/kmemleak";
+
+/// kmemleak says nothing about objects that are younger.
+const MIN_AGE: Duration = Duration::from_secs(5);
+
+/// An object counts as leaked when it was found by a scan, and had not changed since the one before.
+const SCANS: usize = 3;
+
+fn nothing_is_leaked() -> TestResult {
+    if !Path::new(KMEMLEAK).exists() {
+        return Err(Failure::skip("the kernel has no CONFIG_DEBUG_KMEMLEAK"));
+    }
+    drop(Listener::listen_all()?);
+    leaks_nothing("with the module")?;
+    let _unloaded = Changed::unloaded()?;
+    leaks_nothing("without the module")
+}
+
+fn leaks_nothing(when: &str) -> TestResult {
+    thread::sleep(MIN_AGE);
+    for _ in 0..SCANS {
+        fs::write(KMEMLEAK, "scan")?;
+    }
+    let leaks = fs::read_to_string(KMEMLEAK)?;
+    expect(leaks.is_empty(), format!("no leaks {when}, got:\n{leaks}"))
+}
