@@ -9,13 +9,14 @@
 #: make boot CMD='...'      the same for one command; make fails when it does
 #: make test                everything: make check, then the tests in the VM
 #: make test T=NAME         the tests in the VM whose name contains NAME
+#: make test-all            the tests on all flavors of the kernel, one after the other: hours
 #: make check               what needs no VM: format, lints, patches, unit tests
 #: make bench               the benchmark
 #: make clean               delete what was built; the sources and tools stay
 #:
 #: STOCK=1                  the unpatched kernel (boot, test)
-#: FLAVOR=debug             another kernel: release, debug, rt
-#: TABLE=FILE               make test writes the contract's table there
+#: FLAVOR=debug             another kernel: release, debug, kcsan, rt, small
+#: TABLE=FILE               make test writes the contract's table there, make test-all the flavors'
 #: KDIR=DIR                 your own source tree, a git tree, clean or already patched
 #: KDIR_STOCK=DIR           the same for the unpatched kernel
 #: V=1                      show the output of the builds
@@ -30,7 +31,7 @@ FLAVOR ?= release
 override CMD := $(value CMD)
 export CMD FLAVOR JOBS KDIR KDIR_STOCK STOCK T TABLE V
 
-.PHONY: module run boot test check bench clean help
+.PHONY: module run boot test test-all check bench clean help
 
 module:
 	@scripts/kernel module --flavor "$$FLAVOR"
@@ -38,7 +39,7 @@ module:
 run boot:
 	@scripts/vm $@
 
-test check clean:
+test test-all check clean:
 	@scripts/$@
 
 bench:
