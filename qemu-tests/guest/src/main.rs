@@ -11,6 +11,7 @@ mod agent;
 mod child;
 mod demo;
 mod describe;
+mod follow;
 mod harness;
 mod listen;
 mod listener;
@@ -54,6 +55,8 @@ enum Command {
     Listen(listen::Options),
     /// Keep a service running, and leave alone what detached from it.
     Supervise(supervisor::Options),
+    /// Start a daemon, and tell its end from that of the children that detached from it.
+    Follow(follow::Options),
 }
 
 fn main() -> ExitCode {
@@ -87,6 +90,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Stress(options) => stress::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Listen(options) => listen::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Supervise(options) => supervisor::run(&options),
+        Command::Follow(options) => follow::run(&options).map(|()| ExitCode::SUCCESS),
     }
 }
 

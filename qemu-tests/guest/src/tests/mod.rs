@@ -28,6 +28,7 @@ mod numbers;
 mod parameters;
 mod programs;
 mod ptrace;
+mod runtimes;
 mod scenario;
 mod session_end;
 mod session_end_namespaces;
@@ -68,6 +69,7 @@ pub fn all() -> Vec<Test> {
         session_end_namespaces::TESTS,
         sshd::TESTS,
         containers::TESTS,
+        runtimes::TESTS,
         stress::TESTS,
         leaks::TESTS,
     ]

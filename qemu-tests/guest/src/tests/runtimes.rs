@@ -1,0 +1,400 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Containers as people run them: bubblewrap, and an OCI runtime, both of a user without rights.
+
+use std::env;
+use std::fs;
+use std::io::{BufRead, BufReader, Lines, Write};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{self, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
+use nix::unistd::{Pid, setsid};
+use serde_json::json;
+
+use super::container::{ALL, Container, status, succeed};
+use crate::child::{self, Gate, own_pid};
+use crate::harness::{Failure, Test, TestResult, expect, expect_eq};
+use crate::test;
+
+pub const TESTS: &[Test] = &[
+    test!(forkstat_follows_a_bubblewrap_container)
+        .covers(&["C21", "C22", "C23"])
+        .stock_fails(REFUSED)
+        .limit(Duration::from_secs(60)),
+    test!(forkstat_follows_an_oci_container)
+        .covers(&["C21", "C22", "C23"])
+        .stock_fails(REFUSED)
+        .limit(Duration::from_secs(60)),
+    test!(a_supervisor_works_in_a_bubblewrap_container)
+        .covers(&["C11", "C21", "C22", "C23"])
+        .stock_fails(REFUSED)
+        .limit(Duration::from_secs(60)),
+    test!(a_supervisor_works_in_an_oci_container)
+        .covers(&["C11", "C21", "C22", "C23"])
+        .stock_fails(REFUSED)
+        .limit(Duration::from_secs(60)),
+];
+
+const REFUSED: &str = "LISTEN from another network namespace is refused";
+
+/// A user without rights.
+const NOBODY: u32 = 1000;
+
+/// What runs in a container: forkstat, and what it is to follow. It tells forkstat's number, the
+/// number of the process that the events are about, and that of the last process of all; it reads
+/// when to go on, and then forkstat's number to end it.
+const SCRIPT: &str = "
+{ sh -c 'echo watcher $$; exec forkstat -l -e sid,uid,fork,exec,exit'; echo ended; } &
+read -r go
+setsid true &
+echo subject $!
+wait $!
+read -r watcher
+kill $watcher
+wait
+echo last $(sh -c 'echo $$')
+";
+
+/// A container that runs.
+struct Running {
+    name: String,
+    process: process::Child,
+    input: ChildStdin,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Running {
+    /// Has a user without rights run a command that makes a container.
+    fn start(mut command: Command) -> Result<Self, Failure> {
+        let name = command.get_program().to_string_lossy().into_owned();
+        let mut process = command
+            .uid(NOBODY)
+            .gid(NOBODY)
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|error| Failure::new(format!("cannot run {name}: {error}")))?;
+        let (input, output) = (process.stdin.take(), process.stdout.take());
+        let (Some(input), Some(output)) = (input, output) else {
+            return Err(Failure::new("no pipes to the container"));
+        };
+        Ok(Self {
+            name,
+            process,
+            input,
+            lines: BufReader::new(output).lines(),
+        })
+    }
+
+    /// Waits for its end, which has to be a success.
+    fn finish(mut self) -> TestResult {
+        let ended = self.process.wait()?;
+        let name = self.name;
+        expect(ended.success(), format!("{name} to succeed, got {ended}"))
+    }
+}
+
+/// Processes that the host and the sibling make meanwhile.
+const BUSY: usize = 20;
+
+/// Runs [`SCRIPT`] in a container that a command makes, and expects forkstat to show what happens
+/// in it, and nothing of a busy host and a busy sibling.
+fn expect_forkstat_to_follow(command: Command) -> TestResult {
+    let sibling = Container::idle(ALL)?;
+    let mut container = Running::start(command)?;
+    let (input, lines) = (&mut container.input, &mut container.lines);
+    let watcher = lines.next().transpose()?.unwrap_or_default();
+    let watcher = watcher.strip_prefix("watcher ").unwrap_or_default();
+    // The headline is printed when it listens already.
+    let headline = lines.next().transpose()?.unwrap_or_default();
+    expect(
+        headline.contains("Event"),
+        format!("forkstat's headline, got {headline:?}"),
+    )?;
+    let mut busy = Vec::new();
+    for _ in 0..BUSY {
+        let process = child::fork(|| 0)?;
+        busy.push(process.pid().as_raw());
+        process.wait()?;
+        sibling.run(|| Ok(()))?;
+    }
+    writeln!(input, "go")?;
+    let (mut subject, mut last) = (None, None);
+    let mut seen: Vec<(String, i32)> = Vec::new();
+    for line in lines {
+        let line = line?;
+        let words: Vec<_> = line.split_whitespace().collect();
+        match words.as_slice() {
+            ["subject", pid] => subject = Some(pid.parse::<i32>()?),
+            ["last", pid] => last = Some(pid.parse::<i32>()?),
+            [_time, kind, pid, ..] => seen.push(((*kind).to_owned(), pid.parse()?)),
+            _ => {}
+        }
+        let ended = |(kind, pid): &(String, i32)| kind == "exit" && Some(*pid) == subject;
+        if subject.is_some() && last.is_none() && seen.iter().any(ended) {
+            // A second line to somebody who has read the first does no harm.
+            writeln!(input, "{watcher}")?;
+        }
+    }
+    container.finish()?;
+    let (Some(subject), Some(last)) = (subject, last) else {
+        return Err(Failure::new(format!("the script did not run: {seen:?}")));
+    };
+    for kind in ["fork", "exec", "sid", "exit"] {
+        expect(
+            seen.contains(&(kind.to_owned(), subject)),
+            format!("a line {kind} about {subject}, got {seen:?}"),
+        )?;
+    }
+    // The container's numbers end before the host's busy processes began.
+    expect(
+        busy.iter().all(|pid| *pid > last),
+        format!("numbers outside above {last}, got {busy:?}"),
+    )?;
+    let foreign: Vec<_> = seen.iter().filter(|(_, pid)| *pid > last).collect();
+    expect_eq("events of others", foreign, vec![])
+}
+
+/// bubblewrap with these words as the container's command.
+fn bubblewrap(words: &[&str]) -> Command {
+    let mut command = Command::new("bwrap");
+    command
+        .args(["--unshare-all", "--uid", "0", "--gid", "0"])
+        .args(["--dev-bind", "/", "/", "--proc", "/proc"])
+        .arg("--die-with-parent")
+        .args(words);
+    command
+}
+
+fn forkstat_follows_a_bubblewrap_container() -> TestResult {
+    expect_forkstat_to_follow(bubblewrap(&["/bin/sh", "-c", SCRIPT]))
+}
+
+/// A directory of its own, which goes when this is dropped.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new(name: &str) -> Result<Self, Failure> {
+        let directory = Self(env::temp_dir().join(format!("{name}-{}", own_pid())));
+        fs::create_dir(&directory.0)?;
+        Ok(directory)
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        // What is left is in the guest alone, which ends soon.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// An OCI bundle and its runtime's state.
+struct Bundle {
+    bundle: Directory,
+    state: Directory,
+}
+
+impl Bundle {
+    /// A bundle with the host's programs that runs these words.
+    fn new(words: &[&str]) -> Result<Self, Failure> {
+        let bundle = Directory::new("bundle")?;
+        let state = Directory::new("state")?;
+        let root = bundle.0.join("rootfs");
+        fs::create_dir(&root)?;
+        for directory in ["usr", "etc", "proc", "dev", "tmp"] {
+            fs::create_dir(root.join(directory))?;
+        }
+        for link in ["bin", "lib", "lib64", "sbin"] {
+            symlink(format!("usr/{link}"), root.join(link))?;
+        }
+        fs::write(bundle.0.join("config.json"), configuration(words))?;
+        for directory in [&bundle.0, &root, &state.0] {
+            chown(directory, Some(NOBODY), Some(NOBODY))?;
+            fs::set_permissions(directory, fs::Permissions::from_mode(0o755))?;
+        }
+        Ok(Self { bundle, state })
+    }
+
+    /// What is the container's root.
+    fn root(&self) -> PathBuf {
+        self.bundle.0.join("rootfs")
+    }
+
+    /// The runtime that runs it.
+    fn command(&self) -> Command {
+        let mut runtime = Command::new("crun");
+        runtime
+            .arg("--root")
+            .arg(&self.state.0)
+            .args(["--cgroup-manager", "disabled", "run", "--bundle"])
+            .arg(&self.bundle.0)
+            .arg("proc-events");
+        runtime
+    }
+}
+
+/// A bundle's config.json.
+fn configuration(words: &[&str]) -> String {
+    let bind = |directory: &str| {
+        json!({
+            "destination": directory, "source": directory, "type": "none",
+            "options": ["rbind", "ro"],
+        })
+    };
+    let namespaces = ["pid", "network", "ipc", "uts", "mount", "user"];
+    let config = json!({
+        "ociVersion": "1.0.2",
+        "root": {"path": "rootfs", "readonly": false},
+        "process": {
+            "terminal": false,
+            "user": {"uid": 0, "gid": 0},
+            "args": words,
+            "env": ["PATH=/usr/bin:/bin:/usr/sbin:/sbin"],
+            "cwd": "/",
+        },
+        "mounts": [
+            bind("/usr"), bind("/etc"),
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},
+        ],
+        "linux": {
+            "namespaces": namespaces.map(|kind| json!({"type": kind})),
+            "uidMappings": [{"containerID": 0, "hostID": NOBODY, "size": 1}],
+            "gidMappings": [{"containerID": 0, "hostID": NOBODY, "size": 1}],
+        },
+    });
+    config.to_string()
+}
+
+fn forkstat_follows_an_oci_container() -> TestResult {
+    let bundle = Bundle::new(&["/bin/sh", "-c", SCRIPT])?;
+    expect_forkstat_to_follow(bundle.command())
+}
+
+/// A daemon with children that do not detach, that detach from somebody else, that detach and end,
+/// and that detach and kill it.
+const DAEMON: &str = "
+exec 3<&0
+echo script: daemon $$
+true &
+(setsid true & wait) &
+wait
+setsid true &
+echo script: first $!
+wait
+setsid sh -c 'echo script: second $$; kill $PPID; read -r end' <&3 &
+wait
+";
+
+/// The words that run this program's supervisor on the daemon, which leads a session as many do.
+fn supervise(program: &str) -> [&str; 7] {
+    [
+        program,
+        "supervise",
+        "--",
+        "setsid",
+        "/bin/sh",
+        "-c",
+        DAEMON,
+    ]
+}
+
+/// What makes processes that lead sessions, on the host and in a container, until it is dropped.
+struct Busy(Pid);
+
+impl Busy {
+    /// Starts it, and waits for the first of them.
+    fn start(container: &Container) -> Result<Self, Failure> {
+        let lead = || Ok(setsid().map(drop)?);
+        let round = || {
+            succeed(child::fork(|| status(lead))?)?;
+            container.run(lead)
+        };
+        let begun = Gate::new()?;
+        let maker = child::fork(|| {
+            status(|| {
+                round()?;
+                begun.open(0)?;
+                loop {
+                    round()?;
+                }
+            })
+        })?;
+        begun.pass()?;
+        Ok(Self(maker.into_pid()))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        // It is ours to reap, so its id is its own still.
+        let _ = kill(self.0, Signal::SIGKILL);
+        let _ = waitpid(self.0, None);
+    }
+}
+
+/// Expects a supervisor in a container that a command makes to tell the daemon from those who
+/// detached from it, and to notice nobody else, while the host and a sibling are busy.
+fn expect_supervisor_to_work(command: Command) -> TestResult {
+    let sibling = Container::idle(ALL)?;
+    let _busy = Busy::start(&sibling)?;
+    let mut container = Running::start(command)?;
+    let (mut daemon, mut first, mut second) = (None, None, None);
+    let mut noticed = Vec::new();
+    for line in &mut container.lines {
+        let line = line?;
+        match line.split_whitespace().collect::<Vec<_>>().as_slice() {
+            ["script:", "daemon", pid] => daemon = Some((*pid).to_owned()),
+            ["script:", "first", pid] => first = Some((*pid).to_owned()),
+            ["script:", "second", pid] => second = Some((*pid).to_owned()),
+            _ => {
+                if line.contains("the daemon ended") {
+                    writeln!(container.input, "end")?;
+                }
+                noticed.push(line);
+            }
+        }
+    }
+    container.finish()?;
+    let (Some(daemon), Some(first), Some(second)) = (daemon, first, second) else {
+        return Err(Failure::new(format!("the daemon did not run: {noticed:?}")));
+    };
+    let mut expected = vec![
+        format!("{daemon} is the daemon"),
+        "the daemon leads a session".to_owned(),
+        format!("{first} detached"),
+        format!("{first} ended, which had detached"),
+        format!("{second} detached"),
+        format!("the daemon ended with status {:#x}", Signal::SIGTERM as i32),
+        format!("{second} ended, which had detached"),
+    ];
+    // The daemon may go on before the event of the end that it waited for.
+    expected.sort();
+    noticed.sort();
+    expect_eq("what the supervisor noticed", noticed, expected)
+}
+
+/// Puts this program where a user without rights may run it.
+fn install(directory: &Path) -> Result<PathBuf, Failure> {
+    let program = directory.join("supervisor");
+    fs::copy(env::current_exe()?, &program)?;
+    Ok(program)
+}
+
+fn a_supervisor_works_in_a_bubblewrap_container() -> TestResult {
+    let directory = Directory::new("supervisor")?;
+    let program = install(&directory.0)?;
+    expect_supervisor_to_work(bubblewrap(&supervise(&program.to_string_lossy())))
+}
+
+fn a_supervisor_works_in_an_oci_container() -> TestResult {
+    let bundle = Bundle::new(&supervise("/supervisor"))?;
+    install(&bundle.root())?;
+    expect_supervisor_to_work(bundle.command())
+}
