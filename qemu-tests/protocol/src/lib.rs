@@ -18,6 +18,9 @@ pub const PORT_NAME: &str = "proc-events.agent";
 /// Name of the environment variable that tells a command in the guest where the module's file is.
 pub const MODULE_VARIABLE: &str = "PROC_EVENTS_MODULE";
 
+/// Name of the environment variable that tells it where the kernel was built.
+pub const BUILD_VARIABLE: &str = "PROC_EVENTS_BUILD";
+
 /// How often the agent tells that the guest lives.
 pub const HEARTBEAT_SECONDS: u16 = 5;
 

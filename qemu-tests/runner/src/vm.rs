@@ -19,7 +19,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::pipe2;
-use protocol::{Frame, FromGuest, Job, MODULE_VARIABLE, ToGuest};
+use protocol::{BUILD_VARIABLE, Frame, FromGuest, Job, MODULE_VARIABLE, ToGuest};
 
 use crate::accelerator::Accelerator;
 use crate::console::Console;
@@ -296,6 +296,7 @@ pub fn job(kernel: &Kernel, command: Vec<String>) -> Result<Job> {
             environment.push((name.to_owned(), value));
         }
     }
+    environment.push((BUILD_VARIABLE.to_owned(), text(&kernel.directory)?));
     let module = match &kernel.module {
         Some(module) => {
             let module = text(module)?;

@@ -7,6 +7,7 @@ mod acks;
 mod attribution;
 mod clients;
 mod comm;
+mod connector;
 mod container;
 mod containers;
 mod coredump;
@@ -62,6 +63,7 @@ pub fn all() -> Vec<Test> {
         module::TESTS,
         parameters::TESTS,
         loading::TESTS,
+        connector::TESTS,
         namespaces::TESTS,
         namespaces_borders::TESTS,
         namespaces_listen::TESTS,
