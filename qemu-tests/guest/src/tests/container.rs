@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use netlink_sys::Socket;
 use nix::libc;
@@ -23,6 +23,13 @@ use crate::harness::{Failure, TestResult, expect_eq};
 use crate::listener::{EVENT_LIMIT, Listener};
 use crate::wire::{Event, LISTEN, Received, Task};
 
+/// The kinds of namespaces that a kernel may lack: what /proc calls them, and the option.
+const KINDS: [(CloneFlags, &str, &str); 3] = [
+    (PID, "pid", "CONFIG_PID_NS"),
+    (NET, "net", "CONFIG_NET_NS"),
+    (USER, "user", "CONFIG_USER_NS"),
+];
+
 /// A pid namespace of its own.
 pub const PID: CloneFlags = CloneFlags::CLONE_NEWPID;
 
@@ -34,6 +41,24 @@ pub const USER: CloneFlags = CloneFlags::CLONE_NEWUSER;
 
 /// What a container usually has.
 pub const ALL: CloneFlags = PID.union(NET).union(USER);
+
+/// The option that the kernel lacks for one of these kinds of namespaces.
+pub fn lacking(kinds: CloneFlags) -> Option<&'static str> {
+    let exists = |name: &str| Path::new("/proc/self/ns").join(name).exists();
+    KINDS
+        .into_iter()
+        .find(|(kind, name, _)| kinds.contains(*kind) && !exists(name))
+        .map(|(_, _, option)| option)
+}
+
+/// Skips a test that needs a kind of namespaces that the kernel lacks.
+#[track_caller]
+pub fn require(kinds: CloneFlags) -> TestResult {
+    match lacking(kinds) {
+        Some(option) => Err(Failure::skip(format!("the kernel has no {option}"))),
+        None => Ok(()),
+    }
+}
 
 /// The id outside that is 0 inside, in a user namespace made by root.
 pub const FIRST_ID: u32 = 100_000;
@@ -51,10 +76,12 @@ pub struct Container {
 
 impl Container {
     /// Starts a function in new namespaces. In a user namespace it is root.
+    #[track_caller]
     pub fn start(
         kinds: CloneFlags,
         function: impl FnOnce() -> TestResult,
     ) -> Result<Self, Failure> {
+        require(kinds)?;
         let mapped = Gate::new()?;
         let init = child::clone_with(kinds.bits() | libc::SIGCHLD, || {
             status(|| {

@@ -11,8 +11,8 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Gid, Pid, Uid, getpgrp, getsid, setresgid, setresuid, setsid};
 
 use super::container::{
-    ALL, Container, FIRST_ID, Handover, IDS, NET, PID, USER, expect_exactly, open, sleep, status,
-    succeed,
+    ALL, Container, FIRST_ID, Handover, IDS, NET, PID, USER, expect_exactly, open, require, sleep,
+    status, succeed,
 };
 use super::scenario::{comm, mark, own_task};
 use crate::child::{self, Gate, own_pid};
@@ -84,6 +84,7 @@ fn fork_into_a_new_pid_namespace_has_the_number_outside() -> TestResult {
 }
 
 fn fork_after_unshare_has_the_number_outside() -> TestResult {
+    require(PID)?;
     let mut outside = Listener::listen(mask::FORK | mask::EXIT)?;
     let number = Gate::new()?;
     let maker = child::fork(|| {

@@ -12,7 +12,9 @@ use nix::errno::Errno;
 use nix::sched::unshare;
 use nix::sys::wait::WaitStatus;
 
-use super::container::{Container, Handover, NET, PID, USER, open, sleep, status, succeed};
+use super::container::{
+    Container, Handover, NET, PID, USER, open, require, sleep, status, succeed,
+};
 use super::counting::expect_count;
 use super::module::Changed;
 use crate::child::{self, Child, Gate};
@@ -75,6 +77,7 @@ pub struct Account {
 impl Account {
     /// A user without namespaces.
     pub fn new() -> Result<Self, Failure> {
+        require(PID | NET)?;
         Ok(Self {
             users: Container::idle(USER)?,
         })
