@@ -88,6 +88,7 @@ impl Connector {
             return;
         };
         let receivers = self.listeners.receivers(section.rcu());
+        let stale = receivers.are_stale();
         let cpu = section.cpu();
         let mut message = Message::new(cpu.as_u32(), now_ns());
 
@@ -99,6 +100,9 @@ impl Connector {
                 for listener in receivers.on(namespace, *list) {
                     let view = &listener.view;
 
+                    if stale && listener.has_ended() {
+                        continue;
+                    }
                     if told != Some(view) {
                         let tgid = view.number(subject.group);
                         message.tell(&event(wire::Ids { pid, tgid }, view));

@@ -83,10 +83,10 @@ impl View {
 /// because others may read them meanwhile.
 #[repr(align(64))]
 struct Account {
-    /// The number of the next message.
-    seq: Atomic<u32>,
-    /// How many events were queued.
-    delivered: Atomic<u64>,
+    /// The number of the first message.
+    first: Atomic<u32>,
+    /// The number of the next message, before it is cut to 32 bits.
+    next: Atomic<u64>,
     /// How many events found no room or no memory.
     lost: Atomic<u64>,
 }
@@ -94,17 +94,30 @@ struct Account {
 impl Account {
     fn new() -> Self {
         Self {
-            seq: Atomic::new(0),
-            delivered: Atomic::new(0),
+            first: Atomic::new(0),
+            next: Atomic::new(0),
             lost: Atomic::new(0),
         }
     }
-}
 
-/// Adds one to a counter that no other CPU writes.
-#[inline]
-fn count(counter: &Atomic<u64>) {
-    counter.store(counter.load(Relaxed).wrapping_add(1), Relaxed);
+    /// Lets the numbers start at `seq`.
+    fn start_at(&self, seq: u32) {
+        self.first.store(seq, Relaxed);
+        self.next.store(seq.into(), Relaxed);
+    }
+
+    /// How many events found no room or no memory.
+    fn lost(&self) -> u64 {
+        self.lost.load(Relaxed)
+    }
+
+    /// How many events were queued: those that were numbered, and not lost. While events are sent,
+    /// the counters may be of different moments, but not so that there is less than none.
+    fn delivered(&self) -> u64 {
+        let numbered = self.next.load(Relaxed) - u64::from(self.first.load(Relaxed));
+
+        numbered.saturating_sub(self.lost())
+    }
 }
 
 /// A socket that listens.
@@ -112,7 +125,7 @@ pub(crate) struct Listener {
     socket: ARef<Socket>,
     pub(crate) view: View,
     accounts: KVec<Account>,
-    /// Set once, when the listener ends, in case it can't be taken off the lists at once.
+    /// Set once, when the listener ends, should it have to stay on the lists for a while.
     ended: Atomic<bool>,
     /// The user who listens, against whose limit it counts.
     user: Kuid,
@@ -151,33 +164,34 @@ impl Listener {
         self.user == user
     }
 
-    /// Sends nothing from now on.
+    /// Notes that the listener is none any more.
     pub(crate) fn end(&self) {
         // Relaxed: an event that is being sent on another CPU may still arrive, as it may when
         // the listener is taken off the lists.
         self.ended.store(true, Relaxed);
     }
 
+    /// Whether the listener is none any more.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.load(Relaxed)
+    }
+
     /// Numbers an event of this CPU, sends it, and accounts for it.
     #[inline]
     pub(crate) fn send(&self, cpu: CpuId, message: &mut Message) {
-        if self.ended.load(Relaxed) {
-            return;
-        }
-
         let Some(account) = self.accounts.get(cpu.as_u32() as usize) else {
             return;
         };
-        let seq = account.seq.load(Relaxed);
-        message.number(seq);
+        let next = account.next.load(Relaxed);
+        message.number(next as u32);
 
         match self.socket.deliver(GROUP, message.as_bytes(), GFP_NOWAIT) {
             // What the listener's own filter drops was not to get there, and leaves no gap.
             Ok(Delivery::Filtered) => return,
-            Ok(Delivery::Queued) => count(&account.delivered),
-            Ok(Delivery::Lost) | Err(_) => count(&account.lost),
+            Ok(Delivery::Queued) => {}
+            Ok(Delivery::Lost) | Err(_) => account.lost.store(account.lost() + 1, Relaxed),
         }
-        account.seq.store(seq.wrapping_add(1), Relaxed);
+        account.next.store(next + 1, Relaxed);
     }
 
     /// Acknowledges the request with which this listener starts, and lets the numbers of the CPU
@@ -185,7 +199,7 @@ impl Listener {
     pub(crate) fn acknowledge_start(&self, section: &Section<'_>, request: &Request<'_>) {
         let cpu = section.cpu().as_u32();
         if let Some(account) = self.accounts.get(cpu as usize) {
-            account.seq.store(request.seq.wrapping_add(1), Relaxed);
+            account.start_at(request.seq.wrapping_add(1));
         }
 
         acknowledge(request, cpu, 0, GFP_NOWAIT);
@@ -195,12 +209,7 @@ impl Listener {
 /// A line of the listing in debugfs, after [`LISTING_HEAD`] and before the mask.
 impl fmt::Display for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let total = |counter: fn(&Account) -> &Atomic<u64>| -> u64 {
-            self.accounts
-                .iter()
-                .map(|account| counter(account).load(Relaxed))
-                .sum()
-        };
+        let total = |count: fn(&Account) -> u64| -> u64 { self.accounts.iter().map(count).sum() };
 
         write!(
             f,
@@ -210,8 +219,8 @@ impl fmt::Display for Listener {
             self.view.pids.inum(),
             self.view.users.inum(),
             self.socket.net_inum(),
-            total(|account| &account.delivered),
-            total(|account| &account.lost),
+            total(Account::delivered),
+            total(Account::lost),
         )
     }
 }

@@ -19,7 +19,13 @@ use crate::{
 use kernel::{
     pid_namespace::PidNamespace,
     prelude::*,
-    sync::Arc, //
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        Arc, //
+    },
 };
 
 /// A listener, and what it asked for last.
@@ -33,12 +39,13 @@ pub(crate) struct Subscription {
 struct Lists([KVec<Arc<Listener>>; List::ALL.len()]);
 
 /// All listeners, by pid namespace and by what they want.
-#[derive(Default)]
 pub(crate) struct Receivers {
     lists: KVec<Lists>,
     /// From the address of a namespace to its place in `lists`. The namespaces live as long as
     /// their listeners do, so that an address stands for one namespace.
     table: KVec<Slot>,
+    /// Whether one of these listeners may have ended: there was no memory for lists without it.
+    stale: Atomic<bool>,
 }
 
 /// What a namespace has in [`Receivers::table`].
@@ -50,9 +57,15 @@ fn key(namespace: &PidNamespace) -> usize {
 impl Receivers {
     /// Sorts out who gets what.
     pub(crate) fn new(subscriptions: &[Subscription]) -> Result<KBox<Self>> {
-        let mut receivers = KBox::new(Self::default(), GFP_KERNEL)?;
         let slots = index::slots(subscriptions.len());
-        receivers.table = KVec::from_elem(Slot::default(), slots, GFP_KERNEL)?;
+        let mut receivers = KBox::new(
+            Self {
+                lists: KVec::new(),
+                table: KVec::from_elem(Slot::default(), slots, GFP_KERNEL)?,
+                stale: Atomic::new(false),
+            },
+            GFP_KERNEL,
+        )?;
 
         for Subscription { listener, mask } in subscriptions {
             let lists = receivers.lists_for(key(listener.view.pids()))?;
@@ -76,6 +89,18 @@ impl Receivers {
         };
 
         self.lists.get_mut(position).ok_or(EINVAL)
+    }
+
+    /// Has those who get events here asked whether they have ended.
+    pub(crate) fn set_stale(&self) {
+        // Relaxed: as for the end of a listener, an event may cross it.
+        self.stale.store(true, Relaxed);
+    }
+
+    /// Whether one of these listeners may have ended.
+    #[inline]
+    pub(crate) fn are_stale(&self) -> bool {
+        self.stale.load(Relaxed)
     }
 
     /// The listeners of a namespace that are on a list.
