@@ -68,6 +68,10 @@ pub(crate) struct Limits {
 impl Limits {
     /// Checks whether the sender of a request may have one more listener.
     fn check(&self, request: &Request<'_>, subscriptions: &[Subscription]) -> Result {
+        // Who was handed somebody else's socket must not show its owner more than it may see.
+        if !request.socket.is_opened_around_current() {
+            return Err(EPERM);
+        }
         if !self.unprivileged && !request.socket.is_net_admin() {
             return Err(EPERM);
         }
@@ -188,10 +192,10 @@ impl Listeners {
 
         inner.watch(self.module);
 
-        // If there is no memory for new lists, the listener stays on the old ones until the next
-        // change, where it is passed over.
-        if let Ok(receivers) = Receivers::new(&inner.subscriptions) {
-            _retired = self.receivers.replace(receivers);
+        match Receivers::new(&inner.subscriptions) {
+            Ok(receivers) => _retired = self.receivers.replace(receivers),
+            // The listener stays on the lists until the next change, and is passed over.
+            Err(_) => self.receivers.read(&rcu::read_lock()).set_stale(),
         }
         Before::Listening
     }

@@ -4,6 +4,7 @@
 use std::fs;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
@@ -38,7 +39,10 @@ pub const TESTS: &[Test] = &[
     test!(a_socket_from_outside_sees_what_its_listener_inside_sees)
         .covers(&["C21", "C22"])
         .stock_fails("LISTEN from another pid namespace is ignored"),
-    test!(a_socket_from_inside_sees_what_its_listener_outside_sees)
+    test!(a_socket_from_inside_does_not_listen_from_outside)
+        .covers(&["C21", "C22"])
+        .stock_fails("LISTEN from outside gets a container's socket nothing, and no answer"),
+    test!(without_user_namespaces_a_socket_sees_what_its_listener_outside_sees)
         .covers(&["C21", "C22"])
         .stock_fails(REFUSED),
     test!(listening_again_from_elsewhere_keeps_the_view)
@@ -46,7 +50,7 @@ pub const TESTS: &[Test] = &[
         .stock_fails(REFUSED),
     test!(listening_after_ignore_has_a_new_view)
         .covers(&["C21"])
-        .stock_fails(REFUSED),
+        .stock_fails("LISTEN from another pid namespace is ignored"),
     test!(the_connector_is_listed_in_every_network_namespace)
         .covers(&["C26"])
         .stock_fails("a new network namespace has no /proc/net/connector"),
@@ -230,8 +234,23 @@ fn socket_of(container: &Container) -> Result<Listener, Failure> {
     handover.receive()
 }
 
-fn a_socket_from_inside_sees_what_its_listener_outside_sees() -> TestResult {
+fn a_socket_from_inside_does_not_listen_from_outside() -> TestResult {
+    const SEQ: u32 = 42;
     let container = Container::idle(ALL)?;
+    let mut socket = socket_of(&container)?;
+    // A process with more rights, tricked into asking for us, gives nothing away.
+    socket.send([LISTEN, mask::COMM].as_bytes(), SEQ, 0)?;
+    mark("unheard")?;
+    let messages = socket.take_queued()?;
+    let messages: Vec<_> = messages.iter().map(|received| received.event).collect();
+    let err = Errno::EPERM as u32;
+    expect_eq("messages", messages, vec![Event::Ack { err }])?;
+    container.run(|| Ok(socket.request(&[LISTEN, mask::COMM])?))?;
+    expect_view_from_inside(&container, &mut socket, 4)
+}
+
+fn without_user_namespaces_a_socket_sees_what_its_listener_outside_sees() -> TestResult {
+    let container = Container::idle(PID.union(NET))?;
     let mut socket = socket_of(&container)?;
     socket.request(&[LISTEN, mask::COMM])?;
     expect_view_from_outside(&container, &mut socket)
@@ -249,14 +268,14 @@ fn listening_again_from_elsewhere_keeps_the_view() -> TestResult {
 }
 
 fn listening_after_ignore_has_a_new_view() -> TestResult {
-    let container = Container::idle(ALL)?;
-    let mut socket = container.listen(mask::COMM)?;
-    socket.ignore()?;
-    socket.request(&[LISTEN, mask::COMM])?;
-    expect_view_from_outside(&container, &mut socket)?;
+    let container = Container::idle(PID)?;
+    let mut socket = Listener::listen(mask::COMM)?;
     socket.ignore()?;
     container.run(|| Ok(socket.request(&[LISTEN, mask::COMM])?))?;
-    expect_view_from_inside(&container, &mut socket, 5)
+    expect_view_from_inside(&container, &mut socket, 3)?;
+    socket.ignore()?;
+    socket.request(&[LISTEN, mask::COMM])?;
+    expect_view_from_outside(&container, &mut socket)
 }
 
 fn the_connector_is_listed_in_every_network_namespace() -> TestResult {
