@@ -73,17 +73,14 @@ impl Service {
     }
 }
 
-/// Makes leaders that end at once.
+/// Makes leaders that end at once, and waits until the kernel has reaped them all: one that had
+/// not called setsid() yet would have another parent.
 fn make_short_sessions() -> TestResult {
     for _ in 0..LEADERS {
         let _ = child::fork(|| i32::from(setsid().is_err()))?.into_pid();
     }
-    Ok(())
-}
-
-/// Waits until the kernel has reaped all children.
-fn await_no_children() {
     while waitpid(None, None).is_ok() {}
+    Ok(())
 }
 
 /// What the next leader left, according to its event; the service's own session is passed over.
@@ -108,11 +105,7 @@ fn by_proc(pid: i32) -> Option<(i32, i32)> {
 
 fn leaders_that_are_gone_are_attributed_by_their_events() -> TestResult {
     let mut listener = Listener::listen(mask::SID)?;
-    let service = Service::start(|| {
-        make_short_sessions()?;
-        await_no_children();
-        Ok(())
-    })?;
+    let service = Service::start(make_short_sessions)?;
     let pid = service.process.pid();
     // The reader is as late as it may be: all leaders are gone.
     expect_eq("service", waitpid(pid, None)?, WaitStatus::Exited(pid, 0))?;

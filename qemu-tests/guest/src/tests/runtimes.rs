@@ -293,10 +293,10 @@ wait
 ";
 
 /// The words that run this program's supervisor on the daemon, which leads a session as many do.
-fn supervise(program: &str) -> [&str; 7] {
+fn follow(program: &str) -> [&str; 7] {
     [
         program,
-        "supervise",
+        "follow",
         "--",
         "setsid",
         "/bin/sh",
@@ -390,11 +390,11 @@ fn install(directory: &Path) -> Result<PathBuf, Failure> {
 fn a_supervisor_works_in_a_bubblewrap_container() -> TestResult {
     let directory = Directory::new("supervisor")?;
     let program = install(&directory.0)?;
-    expect_supervisor_to_work(bubblewrap(&supervise(&program.to_string_lossy())))
+    expect_supervisor_to_work(bubblewrap(&follow(&program.to_string_lossy())))
 }
 
 fn a_supervisor_works_in_an_oci_container() -> TestResult {
-    let bundle = Bundle::new(&supervise("/supervisor"))?;
+    let bundle = Bundle::new(&follow("/supervisor"))?;
     install(&bundle.root())?;
     expect_supervisor_to_work(bundle.command())
 }
