@@ -113,10 +113,12 @@ pub struct Cells<'a> {
     pub ours: String,
     /// On the unpatched one.
     pub stock: String,
+    /// What it measured on the patched kernel.
+    pub figures: &'a [String],
 }
 
-/// The table, in Markdown, and which lines no test declares to cover. An error when a test covers a
-/// line that does not exist.
+/// The table, in Markdown, which lines no test declares to cover, and what tests measured. An error
+/// when a test covers a line that does not exist.
 pub fn table(tests: &[Cells<'_>], head: &str) -> Result<String> {
     let is_known = |line: &String| LINES.iter().any(|(known, _)| known == line);
     if let Some(test) = tests.iter().find(|test| !test.covers.iter().all(is_known)) {
@@ -151,6 +153,13 @@ pub fn table(tests: &[Cells<'_>], head: &str) -> Result<String> {
             "\nOf this run, no test declares to cover: {uncovered}.\n"
         )?;
     }
+    if tests.iter().any(|test| !test.figures.is_empty()) {
+        text.push_str("\n## Figures\n\nWhat tests measured on the patched kernel.\n");
+    }
+    for test in tests.iter().filter(|test| !test.figures.is_empty()) {
+        let (name, figures) = (test.name, test.figures.join("\n"));
+        write!(text, "\n`{name}`:\n\n```\n{figures}\n```\n")?;
+    }
     Ok(text)
 }
 
@@ -165,6 +174,7 @@ mod tests {
             covers,
             ours,
             stock,
+            figures: &[],
         }]
     }
 
@@ -190,6 +200,16 @@ mod tests {
         let text = table(&cells(&most), "head").unwrap();
         assert!(text.ends_with("no test declares to cover: C1.\n"), "{text}");
         assert!(!text.contains("## C1\n"));
+    }
+
+    #[test]
+    fn figures_stand_at_the_end() {
+        let figures = ["lost 1".to_owned(), "unaccounted 0".to_owned()];
+        let mut cells = cells(&[]);
+        cells[0].figures = &figures;
+        let text = table(&cells, "head").unwrap();
+        let expected = "kernel.\n\n`a::b`:\n\n```\nlost 1\nunaccounted 0\n```\n";
+        assert!(text.ends_with(expected), "{text}");
     }
 
     #[test]

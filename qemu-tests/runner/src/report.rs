@@ -178,6 +178,13 @@ impl Report {
         }
     }
 
+    /// What a test that passed on the patched kernel wrote.
+    fn figures(&self, name: &str) -> &[String] {
+        let mut rows = self.ours.iter().flatten();
+        rows.find(|row| row.name == name && row.outcome == Some(Outcome::Passed))
+            .map_or(&[], |row| &row.diagnostics)
+    }
+
     /// Writes the results for programs.
     pub fn write_json(&self, file: &Path) -> Result<()> {
         let tests: Vec<_> = self
@@ -207,6 +214,7 @@ impl Report {
                 covers: &test.covers,
                 ours: self.cell(&self.ours, &test.name),
                 stock: self.stock_cell(test),
+                figures: self.figures(&test.name),
             })
             .collect();
         let (passed, failed, ignored) = (self.passed, self.failed, self.ignored);
