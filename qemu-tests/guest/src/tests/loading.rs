@@ -7,11 +7,15 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::unistd::getpid;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, getpid, mkfifo};
 
+use super::container::{ALL, Container, open};
 use super::counting::expect_count;
 use super::module::{self, Changed};
 use super::scenario::{in_self, mark};
+use crate::child::{self, has_ended, pidfd};
 use crate::harness::{Failure, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::test;
@@ -29,6 +33,15 @@ pub const TESTS: &[Test] = &[
         .not_on_stock(NO_MODULE)
         .covers(&["C33"]),
     test!(a_socket_that_was_refused_may_listen_later)
+        .not_on_stock(NO_MODULE)
+        .covers(&["C33"]),
+    test!(listen_in_a_container_loads_the_module)
+        .not_on_stock(NO_MODULE)
+        .covers(&["C23", "C33"]),
+    test!(listen_in_a_container_without_a_module_is_answered_enodev)
+        .not_on_stock(NO_MODULE)
+        .covers(&["C23", "C33"]),
+    test!(who_waits_for_the_module_can_be_killed)
         .not_on_stock(NO_MODULE)
         .covers(&["C33"]),
 ];
@@ -155,4 +168,40 @@ fn a_socket_that_was_refused_may_listen_later() -> TestResult {
     in_self(&mut listener, || Ok(mark("heard")?))?;
     drop(listener);
     expect_count(0)
+}
+
+/// Without any right outside: as anybody's socket(2) makes the kernel load a protocol.
+fn listen_in_a_container_loads_the_module() -> TestResult {
+    let _changed = Changed::unloaded()?;
+    let modprobe = Modprobe::set(&format!("exec insmod {}", module::path()?))?;
+    Container::idle(ALL)?.run(|| {
+        let mut listener = open()?;
+        expect_answer(&mut listener, &[LISTEN, mask::COMM], 0)?;
+        in_self(&mut listener, || Ok(mark("heard")?)).map(drop)
+    })?;
+    expect_eq("calls of modprobe", modprobe.calls()?.len(), 1)?;
+    expect_count(0)
+}
+
+fn listen_in_a_container_without_a_module_is_answered_enodev() -> TestResult {
+    let _changed = Changed::unloaded()?;
+    let modprobe = Modprobe::set("exit 1")?;
+    Container::idle(ALL)?.run(|| expect_answer(&mut open()?, &[LISTEN], ENODEV).map(drop))?;
+    expect_eq("calls of modprobe", modprobe.calls()?.len(), 1)
+}
+
+fn who_waits_for_the_module_can_be_killed() -> TestResult {
+    let _changed = Changed::unloaded()?;
+    let modprobe = Modprobe::set("echo $$ >${0%/*}/started; exec sleep 1000")?;
+    let started = modprobe.directory.join("started");
+    mkfifo(&started, Mode::S_IRWXU)?;
+    let waiting = child::fork(|| i32::from(Listener::listen_all().is_err()))?;
+    // Blocks until modprobe runs.
+    let loading = fs::read_to_string(&started)?;
+    let end = pidfd(waiting.pid())?;
+    kill(waiting.pid(), Signal::SIGKILL)?;
+    let ended = has_ended(&end, Duration::from_secs(2))?;
+    kill(Pid::from_raw(loading.trim_end().parse()?), Signal::SIGKILL)?;
+    waiting.wait()?;
+    expect(ended, "the killed process to end before modprobe does")
 }
