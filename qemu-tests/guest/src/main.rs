@@ -11,6 +11,7 @@ mod agent;
 mod child;
 mod demo;
 mod describe;
+mod fault_injection;
 mod follow;
 mod harness;
 mod listen;

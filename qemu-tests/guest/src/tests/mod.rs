@@ -14,6 +14,7 @@ mod coredump;
 mod counting;
 mod exec;
 mod exit;
+mod faults;
 mod filters;
 mod fork;
 mod ids;
@@ -64,6 +65,7 @@ pub fn all() -> Vec<Test> {
         parameters::TESTS,
         loading::TESTS,
         connector::TESTS,
+        faults::TESTS,
         namespaces::TESTS,
         namespaces_borders::TESTS,
         namespaces_listen::TESTS,

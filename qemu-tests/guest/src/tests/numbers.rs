@@ -53,7 +53,7 @@ pub const TESTS: &[Test] = &[
 ];
 
 /// Where a message was numbered, and how.
-fn number(received: &Received) -> (u32, u32) {
+pub fn number(received: &Received) -> (u32, u32) {
     let message = &received.message;
     (message.body.cpu, message.connector.seq)
 }
@@ -76,7 +76,7 @@ fn rename_on(cpu: usize, times: usize) -> nix::Result<()> {
 }
 
 /// The numbers that are missing between the first one of each CPU, as given, and its last.
-fn missing(messages: &[Received], first: &BTreeMap<u32, u32>) -> Result<u64, Failure> {
+pub fn missing(messages: &[Received], first: &BTreeMap<u32, u32>) -> Result<u64, Failure> {
     let mut next = first.clone();
     let mut missing = 0;
     for received in messages {

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Allocations that fail on demand, see Documentation/fault-injection/ in the kernel's source.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use nix::sys::mman::{MlockAllFlags, mlockall};
+
+use crate::harness::Failure;
+
+/// Counts down with each allocation of the thread, and lets the one fail that reaches 0.
+const FAIL_NTH: &str = "/proc/thread-self/fail-nth";
+
+/// Lets the allocations of a process fail that a filter for tasks is to find.
+const MAKE_IT_FAIL: &str = "/proc/thread-self/make-it-fail";
+
+/// Faults of slab objects, and of pages.
+const SLABS: &str = "/sys/kernel/debug/failslab";
+const PAGES: &str = "/sys/kernel/debug/fail_page_alloc";
+
+/// A file of a setting with another value, until this is dropped.
+struct Setting {
+    file: PathBuf,
+    before: String,
+}
+
+impl Setting {
+    fn change(directory: &str, name: &str, value: &str) -> io::Result<Self> {
+        let file = Path::new(directory).join(name);
+        let before = fs::read_to_string(&file)?;
+        fs::write(&file, value)?;
+        Ok(Self { file, before })
+    }
+}
+
+impl Drop for Setting {
+    fn drop(&mut self) {
+        if let Err(error) = fs::write(&self.file, &self.before) {
+            eprintln!("{} is not as before: {error}", self.file.display());
+        }
+    }
+}
+
+/// Changes settings of a kind of fault, and lets it be injected without a word.
+fn change(directory: &str, settings: &[(&str, &str)]) -> Result<Vec<Setting>, Failure> {
+    let quiet = [("verbose", "0")];
+    let changed = quiet.iter().chain(settings);
+    let changed = changed.map(|(name, value)| Setting::change(directory, name, value));
+    Ok(changed.collect::<io::Result<_>>()?)
+}
+
+/// Skips the test if the kernel cannot inject this kind of fault.
+fn require(directory: &str, option: &str) -> Result<(), Failure> {
+    if Path::new(FAIL_NTH).exists() && Path::new(directory).exists() {
+        return Ok(());
+    }
+    Err(Failure::skip(format!(
+        "the kernel lacks CONFIG_FAULT_INJECTION, CONFIG_FAULT_INJECTION_DEBUG_FS or {option}"
+    )))
+}
+
+/// Lets a single allocation of the thread fail, whichever is wanted.
+pub struct FailNth {
+    counter: File,
+    _settings: Vec<Setting>,
+}
+
+impl FailNth {
+    /// For slab objects, whether their allocation may sleep or not.
+    pub fn of_slabs() -> Result<Self, Failure> {
+        require(SLABS, "CONFIG_FAILSLAB")?;
+        // No page fault is to take a failure that is meant for a system call.
+        mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE)?;
+        Ok(Self {
+            counter: File::options().read(true).write(true).open(FAIL_NTH)?,
+            _settings: change(SLABS, &[("ignore-gfp-wait", "N")])?,
+        })
+    }
+
+    /// Runs a function in which the nth allocation fails, from 1 on. Tells whether it came to that.
+    pub fn run<T>(&self, nth: u32, function: impl FnOnce() -> T) -> io::Result<(T, bool)> {
+        let nth = nth.to_string();
+        let mut left = [0; 16];
+        self.counter.write_all_at(nth.as_bytes(), 0)?;
+        let result = function();
+        let length = self.counter.read_at(&mut left, 0)?;
+        self.counter.write_all_at(b"0", 0)?;
+        Ok((result, &left[..length] == b"0\n"))
+    }
+}
+
+/// No page for this process's allocations that must not sleep, until this is dropped.
+pub struct NoPages {
+    _settings: Vec<Setting>,
+}
+
+impl NoPages {
+    /// From now on.
+    pub fn new() -> Result<Self, Failure> {
+        require(PAGES, "CONFIG_FAIL_PAGE_ALLOC")?;
+        fs::write(MAKE_IT_FAIL, "1")?;
+        let settings = change(
+            PAGES,
+            &[
+                ("task-filter", "Y"),
+                ("min-order", "0"),
+                ("times", "-1"),
+                ("probability", "100"),
+            ],
+        )?;
+        Ok(Self {
+            _settings: settings,
+        })
+    }
+}

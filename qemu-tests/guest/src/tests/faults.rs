@@ -1,0 +1,489 @@
+// SPDX-License-Identifier: GPL-2.0
+//! No memory (C20): each allocation fails once, and nothing is half done, miscounted or unseen.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+use std::time::Instant;
+
+use nix::errno::Errno;
+use nix::kmod::{ModuleInitFlags, finit_module};
+use zerocopy::IntoBytes;
+
+use super::counting::expect_count;
+use super::module::{self, Changed};
+use super::numbers::{missing, number};
+use super::scenario::{mark, own_task};
+use crate::fault_injection::{FailNth, NoPages};
+use crate::harness::{Failure, Test, TestResult, expect, expect_eq};
+use crate::listener::{Listener, ListenerError};
+use crate::listing::{self, Line, Listing};
+use crate::stress::{cpus, pin};
+use crate::test;
+use crate::wire::{CN_PROC, Event, IGNORE, LISTEN, Received, mask};
+
+pub const TESTS: &[Test] = &[
+    test!(listen_without_memory_changes_nothing)
+        .stock_fails("nothing is answered when nobody listens")
+        .covers(&["C19", "C20", "C27"]),
+    test!(listening_again_without_memory_changes_nothing)
+        .not_on_stock(NO_LISTING)
+        .covers(&["C5", "C18", "C19", "C20"]),
+    test!(ignore_without_memory_ends_a_listener)
+        .not_on_stock(NO_LISTING)
+        .covers(&["C19", "C27"]),
+    test!(closing_without_memory_ends_a_listener)
+        .not_on_stock(NO_LISTING)
+        .covers(&["C27"]),
+    test!(leaving_the_group_without_memory_ends_a_listener)
+        .not_on_stock(NO_LISTING)
+        .covers(&["C27"]),
+    test!(binding_without_memory_ends_a_listener)
+        .not_on_stock(NO_LISTING)
+        .covers(&["C27"]),
+    test!(an_event_without_memory_is_one_listeners_loss)
+        .stock_fails("what finds no memory is lost for all, and nobody is told")
+        .covers(&["C5", "C6", "C30"]),
+    test!(an_event_without_memory_and_enobufs_is_a_gap_still)
+        .stock_fails("what finds no memory is lost for all")
+        .covers(&["C5", "C6", "C30"]),
+    test!(accounts_balance_when_pages_run_out)
+        .not_on_stock(NO_LISTING)
+        .covers(&["C5", "C6", "C30"]),
+    test!(loading_without_memory_leaves_nothing)
+        .not_on_stock("cn_proc is built in, there is no module")
+        .covers(&["C32"]),
+];
+
+const NO_LISTING: &str = "nothing lists who listens, for what, and what was lost";
+
+const SEQ: u32 = 42;
+
+/// What became of a request for which an allocation may have failed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Outcome {
+    /// netlink had no memory to take it.
+    NotSent,
+    /// It was answered with this errno.
+    Answered(u32),
+    /// There was no memory for the answer: ENOBUFS.
+    Unanswered,
+}
+
+const NO_MEMORY: Outcome = Outcome::Answered(Errno::ENOMEM as u32);
+const DONE: Outcome = Outcome::Answered(0);
+
+fn is_without_memory(error: &io::Error) -> bool {
+    let errno = error.raw_os_error();
+    [Errno::ENOMEM, Errno::ENOBUFS]
+        .map(|errno| Some(errno as i32))
+        .contains(&errno)
+}
+
+/// Sends a request whose nth allocation fails, and takes its answer. Tells also whether one failed.
+fn request(
+    faults: &FailNth,
+    nth: u32,
+    listener: &mut Listener,
+    words: &[u32],
+) -> Result<(Outcome, bool), Failure> {
+    let (sent, failed) = faults.run(nth, || listener.send(words.as_bytes(), SEQ, 0))?;
+    let outcome = match sent {
+        Err(ListenerError::System(_, error)) if is_without_memory(&error) => Outcome::NotSent,
+        sent => {
+            sent?;
+            answer(listener)?
+        }
+    };
+    expect(
+        failed || outcome == DONE,
+        format!("success, got {outcome:?}"),
+    )?;
+    Ok((outcome, failed))
+}
+
+/// Takes what a request was answered, which is one message or one ENOBUFS.
+fn answer(listener: &mut Listener) -> Result<Outcome, Failure> {
+    let read = read(listener)?;
+    let errs: Vec<_> = read
+        .messages
+        .iter()
+        .map(|received| received.event)
+        .collect();
+    match (errs.as_slice(), read.enobufs) {
+        ([Event::Ack { err }], 0) => Ok(Outcome::Answered(*err)),
+        ([], 1) => Ok(Outcome::Unanswered),
+        _ => Err(Failure::new(format!(
+            "one answer or one ENOBUFS, got {read:?}"
+        ))),
+    }
+}
+
+/// What a listener read, and how often ENOBUFS came in between.
+#[derive(Debug)]
+struct Read {
+    messages: Vec<Received>,
+    enobufs: u64,
+}
+
+fn read(listener: &mut Listener) -> Result<Read, Failure> {
+    let (mut messages, mut enobufs) = (Vec::new(), 0);
+    loop {
+        match listener.receive(Instant::now()) {
+            Ok(None) => return Ok(Read { messages, enobufs }),
+            Ok(Some(received)) => messages.push(received),
+            Err(error) if error.is_overrun() => enobufs += 1,
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Raises a COMM event, and tells how many messages about it come.
+fn hear(listener: &mut Listener) -> Result<usize, Failure> {
+    mark("heard?")?;
+    let read = read(listener)?;
+    let own = |received: &&Received| received.event.subject() == own_task();
+    Ok(read.messages.iter().filter(own).count())
+}
+
+/// Expects so many hooks to be switched on: each holds a reference on the module.
+#[track_caller]
+fn expect_watches(expected: usize) -> TestResult {
+    if !listing::is_there() {
+        return Ok(());
+    }
+    let references = fs::read_to_string("/sys/module/proc_events/refcnt")?;
+    let references: usize = references.trim_end().parse()?;
+    expect_eq("watched hooks", references, expected)
+}
+
+fn listen_without_memory_changes_nothing() -> TestResult {
+    let faults = FailNth::of_slabs()?;
+    let mut outcomes = Vec::new();
+    for nth in 1.. {
+        let mut listener = Listener::open()?;
+        let words = [LISTEN, mask::COMM | mask::SID];
+        let (outcome, failed) = request(&faults, nth, &mut listener, &words)?;
+        outcomes.push(outcome);
+        if let Outcome::NotSent | NO_MEMORY = outcome {
+            expect_count(0)?;
+            expect_watches(0)?;
+            expect_eq("messages", hear(&mut listener)?, 0)?;
+            listener.send(words.as_bytes(), SEQ, 0)?;
+            expect_eq("the same again", answer(&mut listener)?, DONE)?;
+        }
+        expect_count(1)?;
+        expect_watches(2)?;
+        expect_eq("messages", hear(&mut listener)?, 1)?;
+        drop(listener);
+        if !failed {
+            break;
+        }
+    }
+    expect_watches(0)?;
+    expect_each_seen(
+        &outcomes,
+        &[Outcome::NotSent, NO_MEMORY, Outcome::Unanswered],
+    )
+}
+
+/// Expects that the failures were those that the test is about.
+#[track_caller]
+fn expect_each_seen(outcomes: &[Outcome], wanted: &[Outcome]) -> TestResult {
+    println!("{} allocations failed", outcomes.len() - 1);
+    let seen = wanted.iter().all(|outcome| outcomes.contains(outcome));
+    expect(seen, format!("{wanted:?} to come about, got {outcomes:?}"))
+}
+
+fn listening_again_without_memory_changes_nothing() -> TestResult {
+    let faults = FailNth::of_slabs()?;
+    let mut listener = Listener::open()?;
+    let (mut before, mut wanted) = (mask::COMM, mask::COMM | mask::SID | mask::PTRACE);
+    listener.send([LISTEN, before].as_bytes(), SEQ, 0)?;
+    let mut messages = read(&mut listener)?.messages;
+    let mut outcomes = Vec::new();
+    for nth in 1.. {
+        let (outcome, failed) = request(&faults, nth, &mut listener, &[LISTEN, wanted])?;
+        outcomes.push(outcome);
+        if let Outcome::Answered(0) | Outcome::Unanswered = outcome {
+            std::mem::swap(&mut before, &mut wanted);
+        }
+        let Line { mask, lost, .. } = Listing::of(listener.port_id()?)?;
+        expect_eq("mask", mask, before)?;
+        expect_eq("lost", lost, 0)?;
+        expect_watches(before.count_ones() as usize)?;
+        mark("still heard")?;
+        messages.extend(read(&mut listener)?.messages);
+        if !failed {
+            break;
+        }
+    }
+    let [answer, events @ ..] = messages.as_slice() else {
+        return Err(Failure::new("no answer"));
+    };
+    let (cpu, seq) = number(answer);
+    expect_eq("events", events.len(), outcomes.len())?;
+    let missing = missing(events, &[(cpu, seq.wrapping_add(1))].into())?;
+    expect_eq("missing numbers", missing, 0)?;
+    expect_each_seen(
+        &outcomes,
+        &[Outcome::NotSent, NO_MEMORY, Outcome::Unanswered],
+    )
+}
+
+/// Ends a listener while one allocation after the other fails, beside another one that stays. The
+/// function tells false if the end could not even be asked for, and leaves the socket if it is open
+/// still.
+fn expect_ended(end: impl Fn(&mut Option<Listener>) -> Result<bool, ListenerError>) -> TestResult {
+    let faults = FailNth::of_slabs()?;
+    let mut stays = Listener::listen(mask::COMM)?;
+    let mut failures = 0;
+    for nth in 1.. {
+        let mut goes = Some(Listener::listen(mask::COMM | mask::SID)?);
+        let (ended, failed) = faults.run(nth, || end(&mut goes))?;
+        if ended? {
+            failures += u32::from(failed);
+            expect_count(1)?;
+            expect_watches(1)?;
+        } else {
+            expect(failed, "success without a failed allocation")?;
+            expect_count(2)?;
+            expect_watches(2)?;
+            continue;
+        }
+        mark("heard by one")?;
+        if let Some(goes) = &mut goes {
+            let messages = read(goes)?.messages;
+            let events = messages.iter().filter(|received| received.event.bit() != 0);
+            expect_eq("events after the end", events.count(), 0)?;
+            goes.request(&[LISTEN, mask::COMM])?;
+            read(goes)?;
+            expect_count(2)?;
+            expect_eq("messages, listening again", hear(goes)?, 1)?;
+        }
+        drop(goes);
+        read(&mut stays)?;
+        expect_eq("messages for who stays", hear(&mut stays)?, 1)?;
+        if !failed {
+            break;
+        }
+    }
+    println!("{failures} allocations failed");
+    expect(failures > 0, "a failed allocation while a listener ends")?;
+    drop(stays);
+    expect_count(0)?;
+    expect_watches(0)
+}
+
+fn ignore_without_memory_ends_a_listener() -> TestResult {
+    expect_ended(|listener| {
+        let Some(listener) = listener else {
+            return Ok(true);
+        };
+        match listener.request(&[IGNORE]) {
+            Err(ListenerError::System(_, error)) if is_without_memory(&error) => Ok(false),
+            sent => sent.map(|()| true),
+        }
+    })
+}
+
+fn closing_without_memory_ends_a_listener() -> TestResult {
+    expect_ended(|listener| {
+        drop(listener.take());
+        Ok(true)
+    })
+}
+
+fn leaving_the_group_without_memory_ends_a_listener() -> TestResult {
+    expect_ended(|listener| {
+        let left = listener
+            .as_mut()
+            .map(|listener| listener.socket().drop_membership(CN_PROC));
+        let left = left.transpose();
+        left.map(|_| true)
+            .map_err(|error| ListenerError::System("setsockopt", error))
+    })
+}
+
+fn binding_without_memory_ends_a_listener() -> TestResult {
+    expect_ended(|listener| {
+        if let Some(listener) = listener {
+            let address = netlink_sys::SocketAddr::new(listener.port_id()?, 0);
+            let bound = listener.socket().bind(&address);
+            bound.map_err(|error| ListenerError::System("bind", error))?;
+        }
+        Ok(true)
+    })
+}
+
+fn an_event_without_memory_is_one_listeners_loss() -> TestResult {
+    expect_losses(1)
+}
+
+fn an_event_without_memory_and_enobufs_is_a_gap_still() -> TestResult {
+    expect_losses(0)
+}
+
+/// Raises events while one allocation after the other fails, before two listeners. Expects each
+/// failure to be a loss of one of them, which reads so many ENOBUFS.
+fn expect_losses(enobufs: u64) -> TestResult {
+    pin(cpus()?[0])?;
+    let faults = FailNth::of_slabs()?;
+    let mut listeners = Vec::new();
+    for _ in 0..2 {
+        let mut listener = Listener::open()?;
+        listener.socket().set_no_enobufs(enobufs == 0)?;
+        listener.request(&[LISTEN, mask::COMM])?;
+        mark("begins the count")?;
+        let first = read(&mut listener)?.messages.last().map(number);
+        let (_, seq) = first.ok_or_else(|| Failure::new("no event came"))?;
+        listeners.push(Victim {
+            listener,
+            seq,
+            delivered: 1,
+            lost: 0,
+        });
+        // The next one is to begin with an empty queue.
+        for victim in &mut listeners[..] {
+            victim.catch_up()?;
+        }
+    }
+    for nth in 1.. {
+        let (marked, failed) = faults.run(nth, || mark("lost?"))?;
+        marked?;
+        let mut lost = 0;
+        for victim in &mut listeners {
+            lost += victim.read_one_or_lose(enobufs)?;
+        }
+        expect_eq("listeners that lost the event", lost, u64::from(failed))?;
+        if !failed {
+            break;
+        }
+    }
+    for victim in &listeners {
+        println!(
+            "{} of {} events lost",
+            victim.lost,
+            victim.lost + victim.delivered
+        );
+        expect(victim.lost > 0, "each listener to lose an event")?;
+        if listing::is_there() {
+            let line = Listing::of(victim.listener.port_id()?)?;
+            let expected = (victim.delivered, victim.lost);
+            expect_eq("delivered and lost", (line.delivered, line.lost), expected)?;
+        }
+    }
+    Ok(())
+}
+
+/// A listener that loses events on purpose.
+struct Victim {
+    listener: Listener,
+    /// The number of the last event, read or lost.
+    seq: u32,
+    delivered: u64,
+    lost: u64,
+}
+
+impl Victim {
+    /// Takes what was raised for others.
+    fn catch_up(&mut self) -> TestResult {
+        for received in read(&mut self.listener)?.messages {
+            self.expect_next(&received)?;
+        }
+        Ok(())
+    }
+
+    #[track_caller]
+    fn expect_next(&mut self, received: &Received) -> TestResult {
+        self.seq = self.seq.wrapping_add(1);
+        self.delivered += 1;
+        expect_eq("number", number(received).1, self.seq)
+    }
+
+    /// Reads an event, or the ENOBUFS in its place, and another one after it; 1 if one was lost.
+    fn read_one_or_lose(&mut self, enobufs: u64) -> Result<u64, Failure> {
+        let got = read(&mut self.listener)?;
+        let lost = u64::from(got.messages.is_empty());
+        expect_eq("number of ENOBUFS", got.enobufs, lost * enobufs)?;
+        self.lost += lost;
+        self.seq = self.seq.wrapping_add(lost as u32);
+        for received in got.messages {
+            self.expect_next(&received)?;
+        }
+        Ok(lost)
+    }
+}
+
+fn accounts_balance_when_pages_run_out() -> TestResult {
+    const AT_ONCE: usize = 500;
+    const ROUNDS: usize = 10;
+    pin(cpus()?[0])?;
+    let mut listener = Listener::open()?;
+    listener.socket().set_no_enobufs(true)?;
+    listener.request(&[LISTEN, mask::COMM])?;
+    let answer = read(&mut listener)?.messages.pop();
+    let (cpu, seq) = number(&answer.ok_or_else(|| Failure::new("no answer"))?);
+    let mut marks = 0;
+    let lost = |listener: &Listener| -> Result<u64, Failure> {
+        Ok(Listing::of(listener.port_id()?)?.lost)
+    };
+    let no_pages = NoPages::new()?;
+    for _ in 0..ROUNDS {
+        for _ in 0..AT_ONCE {
+            mark("no page?")?;
+        }
+        marks += AT_ONCE as u64;
+        if lost(&listener)? > 0 {
+            break;
+        }
+    }
+    drop(no_pages);
+    let mut messages = read(&mut listener)?.messages;
+    mark("shows the gap")?;
+    marks += 1;
+    messages.extend(read(&mut listener)?.messages);
+    let line = Listing::of(listener.port_id()?)?;
+    println!("{} of {marks} events lost", line.lost);
+    expect(line.lost > 0, "the pages to run out")?;
+    expect_eq("delivered, as read", line.delivered, messages.len() as u64)?;
+    let missing = missing(&messages, &[(cpu, seq.wrapping_add(1))].into())?;
+    expect_eq("lost, as missing", line.lost, missing)?;
+    expect_eq("delivered and lost", line.delivered + line.lost, marks)
+}
+
+fn loading_without_memory_leaves_nothing() -> TestResult {
+    let faults = FailNth::of_slabs()?;
+    let mut refused = 0;
+    for nth in 1.. {
+        let changed = Changed::unloaded()?;
+        let file = File::open(module::path()?)?;
+        let (loaded, failed) =
+            faults.run(nth, || finit_module(&file, c"", ModuleInitFlags::empty()))?;
+        match loaded {
+            Ok(()) => {
+                drop(Listener::listen_all()?);
+            }
+            Err(error) => {
+                expect(failed, format!("success, got {error}"))?;
+                refused += 1;
+                for left in ["/sys/kernel/debug/proc_events", "/sys/module/proc_events"] {
+                    expect(
+                        !Path::new(left).exists(),
+                        format!("no {left} after {error}"),
+                    )?;
+                }
+            }
+        }
+        drop(changed);
+        if !failed {
+            break;
+        }
+    }
+    println!("{refused} loads refused");
+    expect(refused > 0, "a load to be refused")?;
+    let mut listener = Listener::listen(mask::COMM)?;
+    read(&mut listener)?;
+    expect_eq("messages", hear(&mut listener)?, 1)?;
+    expect_count(1)
+}
