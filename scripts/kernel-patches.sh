@@ -47,30 +47,30 @@ commit_series() {
 	git_in "$TREE/stock" worktree remove --force "$scratch"
 }
 
-# Brings the patched tree to the series as it is now. Files that did not change
-# keep their time stamps, so that little is built again.
+# Brings SOURCE to the series as it is now. Files that did not change keep their
+# time stamps, so that little is built again.
 patch_source() {
-	local ref=refs/series/$SERIES_HASH updating=$TREE/patched.updating commit force=()
+	local ref=refs/series/$SERIES_HASH updating=$SOURCE.updating commit force=()
 
 	commit=$(git_in "$TREE/stock" rev-parse -q --verify "$ref") || {
 		say "applying $(shown "$PATCH_DIR") (${#PATCHES[@]} patches) ..."
 		commit_series
 		commit=$(git_in "$TREE/stock" rev-parse --verify "$ref")
 	}
-	if [[ $(git_in "$TREE/patched" rev-parse HEAD) == "$commit" && ! -e $updating ]]; then
+	if [[ $(git_in "$SOURCE" rev-parse HEAD) == "$commit" && ! -e $updating ]]; then
 		return
 	fi
 	# A run killed below leaves a half-updated tree and git's lock behind.
 	# Anything else that differs was edited by somebody: keep it.
 	if [[ -e $updating ]]; then
 		force=(--force)
-		rm -f "$(git_in "$TREE/patched" rev-parse --path-format=absolute --git-path index.lock)"
-	elif ! git_in "$TREE/patched" diff --quiet HEAD; then
-		die "$TREE/patched was edited by hand ($(git_in "$TREE/patched" diff --name-only HEAD | head -n1)): turn the change into a patch, then run 'git -C $TREE/patched checkout .'"
+		rm -f "$(git_in "$SOURCE" rev-parse --path-format=absolute --git-path index.lock)"
+	elif ! git_in "$SOURCE" diff --quiet HEAD; then
+		die "$SOURCE was edited by hand ($(git_in "$SOURCE" diff --name-only HEAD | head -n1)): turn the change into a patch, then run 'git -C $SOURCE checkout .'"
 	fi
 	touch "$updating"
-	git_in "$TREE/patched" checkout -q --detach "${force[@]}" "$commit" ||
-		die "cannot check out the patched source in $TREE/patched"
+	git_in "$SOURCE" checkout -q --detach "${force[@]}" "$commit" ||
+		die "cannot check out the patched source in $SOURCE"
 	rm "$updating"
 }
 

@@ -130,3 +130,22 @@ fetch_source() {
 			die "git failed: $(tail -n1 "$LOGS/checkout.log"); the whole output is in $LOGS/checkout.log"
 	fi
 }
+
+copy_tree() {
+	git_in "$TREE/stock" worktree prune &&
+		git_in "$TREE/stock" worktree add --no-checkout --detach "$SOURCE.new" \
+			"$(git_in "$TREE/patched" rev-parse HEAD)" &&
+		find "$TREE/patched" -mindepth 1 -maxdepth 1 ! -name .git ! -name 'build-*' \
+			! -name 'module-*' ! -name 'clippy-*' -exec cp -a -t "$SOURCE.new" {} + &&
+		git_in "$SOURCE.new" reset --quiet &&
+		git_in "$TREE/stock" worktree move "$SOURCE.new" "$SOURCE"
+}
+
+# Makes SOURCE, another work tree like the patched one. It is copied and not
+# checked out, so that what was built there does not look out of date.
+copy_patched() {
+	need_space "$SOURCE_MEGABYTES" "another tree"
+	rm -rf "$SOURCE.new"
+	long_step "copying the patched tree" far_unknown "$LOGS/copy.log" copy_tree ||
+		die "copying failed: $(tail -n1 "$LOGS/copy.log"); the whole output is in $LOGS/copy.log"
+}
