@@ -12,6 +12,7 @@ mod container;
 mod containers;
 mod coredump;
 mod counting;
+mod examples;
 mod exec;
 mod exit;
 mod faults;
@@ -74,6 +75,7 @@ pub fn all() -> Vec<Test> {
         sshd::TESTS,
         containers::TESTS,
         runtimes::TESTS,
+        examples::TESTS,
         stress::TESTS,
         leaks::TESTS,
     ]

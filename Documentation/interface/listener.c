@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * A listener for process events: shows each session that begins, each process
+ * that exits, and what was lost, until it is interrupted.
+ *
+ * Needs the headers of a kernel that has PROC_CN_FEATURE_SID_ORIGIN:
+ *
+ *	cc -I usr/include listener.c -o listener
+ */
+
+#include <ctype.h>
+#include <dirent.h>
+#include <err.h>
+#include <errno.h>
+#include <poll.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <linux/cn_proc.h>
+#include <linux/connector.h>
+#include <linux/netlink.h>
+
+/* What this program can't do without. */
+#define FEATURES (PROC_CN_FEATURE_ACK | PROC_CN_FEATURE_SEQ | \
+		  PROC_CN_FEATURE_SID_ORIGIN)
+
+#define MAX_CPUS 8192
+#define NO_CPU ((__u32)-1)
+
+#define REQUEST_SEQ 1000
+#define REQUEST_ACK 2000
+#define ANSWER_LIMIT_MS 1000
+
+struct listener {
+	int sock;
+	bool lost;		/* something, and /proc was not read since */
+	__u32 next[MAX_CPUS];	/* number of each CPU's next message */
+};
+
+struct message {
+	__u32 seq;
+	__u32 ack;
+	struct proc_event event;
+};
+
+static void open_socket(struct listener *listener)
+{
+	struct sockaddr_nl address = {
+		.nl_family = AF_NETLINK,
+		.nl_groups = CN_IDX_PROC,
+	};
+
+	listener->sock = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC,
+				NETLINK_CONNECTOR);
+	if (listener->sock < 0)
+		err(EXIT_FAILURE, "socket");
+	if (bind(listener->sock, (struct sockaddr *)&address, sizeof(address)))
+		err(EXIT_FAILURE, "bind");
+}
+
+static void request(const struct listener *listener, enum proc_cn_mcast_op op,
+		    __u32 mask)
+{
+	struct proc_input input = { .mcast_op = op, .event_type = mask };
+	union {
+		struct nlmsghdr header;
+		char bytes[NLMSG_SPACE(sizeof(struct cn_msg) + sizeof(input))];
+	} buffer = {};
+	struct cn_msg *msg = NLMSG_DATA(&buffer.header);
+
+	buffer.header.nlmsg_len = NLMSG_LENGTH(sizeof(*msg) + sizeof(input));
+	buffer.header.nlmsg_type = NLMSG_DONE;
+	msg->id.idx = CN_IDX_PROC;
+	msg->id.val = CN_VAL_PROC;
+	msg->seq = REQUEST_SEQ;
+	msg->ack = REQUEST_ACK;
+	msg->len = sizeof(input);
+	memcpy(msg->data, &input, sizeof(input));
+
+	if (send(listener->sock, &buffer, buffer.header.nlmsg_len, 0) < 0)
+		err(EXIT_FAILURE, "send");
+}
+
+/*
+ * Reads one message.  Returns 0 when there is none that is of interest, or -1
+ * with errno EAGAIN when there is none at all, ENOBUFS when some were lost.
+ */
+static int receive(const struct listener *listener, struct message *message)
+{
+	union {
+		struct nlmsghdr header;
+		char bytes[4096];
+	} buffer;
+	struct cn_msg *msg = NLMSG_DATA(&buffer.header);
+	struct sockaddr_nl sender;
+	socklen_t sender_len = sizeof(sender);
+	ssize_t len;
+
+	len = recvfrom(listener->sock, &buffer, sizeof(buffer), MSG_DONTWAIT,
+		       (struct sockaddr *)&sender, &sender_len);
+	if (len < 0)
+		return -1;
+	if (sender.nl_pid != 0 ||
+	    len < (ssize_t)NLMSG_LENGTH(sizeof(*msg) + sizeof(message->event)) ||
+	    msg->id.idx != CN_IDX_PROC || msg->id.val != CN_VAL_PROC)
+		return 0;
+
+	message->seq = msg->seq;
+	message->ack = msg->ack;
+	/* In the buffer it is not aligned. */
+	memcpy(&message->event, msg->data, sizeof(message->event));
+	return 1;
+}
+
+/* Asks for events, and makes sure that they come. */
+static void start(struct listener *listener, __u32 mask)
+{
+	struct pollfd pollfd = { .events = POLLIN };
+	const struct proc_event *event;
+	struct message answer;
+
+	request(listener, PROC_CN_MCAST_LISTEN, mask);
+
+	/* Kernels with PROC_CN_FEATURE_ACK send nothing before the answer. */
+	pollfd.fd = listener->sock;
+	if (poll(&pollfd, 1, ANSWER_LIMIT_MS) <= 0 ||
+	    receive(listener, &answer) <= 0 ||
+	    answer.event.what != PROC_EVENT_NONE ||
+	    answer.seq != REQUEST_SEQ || answer.ack != REQUEST_ACK + 1)
+		errx(EXIT_FAILURE, "this kernel does not answer requests");
+
+	event = &answer.event;
+	if (event->event_data.ack.err) {
+		errno = event->event_data.ack.err;
+		err(EXIT_FAILURE, "cannot listen");
+	}
+	if ((event->event_data.ack.features & FEATURES) != FEATURES)
+		errx(EXIT_FAILURE, "this kernel has features 0x%x only",
+		     event->event_data.ack.features);
+
+	/* The numbers of the answer's CPU go on from it, all others from 0. */
+	if (event->cpu < MAX_CPUS)
+		listener->next[event->cpu] = answer.seq + 1;
+	printf("listening, features 0x%x\n", event->event_data.ack.features);
+}
+
+/* Notices what is missing before a message. */
+static void check_number(struct listener *listener,
+			 const struct message *message)
+{
+	__u32 cpu = message->event.cpu;
+	__u32 gap;
+
+	if (cpu == NO_CPU || cpu >= MAX_CPUS)
+		return;
+
+	gap = message->seq - listener->next[cpu];
+	listener->next[cpu] = message->seq + 1;
+	if (gap) {
+		printf("lost %u events of CPU %u\n", gap, cpu);
+		listener->lost = true;
+	}
+}
+
+static void show(const struct proc_event *event)
+{
+	const struct sid_proc_event *sid = &event->event_data.sid;
+	const struct exit_proc_event *exit = &event->event_data.exit;
+
+	switch (event->what) {
+	case PROC_EVENT_SID:
+		printf("session %d began: child of %d, left session %d and process group %d\n",
+		       sid->process_tgid, sid->parent_tgid, sid->session,
+		       sid->process_group);
+		break;
+	case PROC_EVENT_EXIT:
+		/* Other threads of a process are of no interest here. */
+		if (exit->process_pid != exit->process_tgid)
+			break;
+		if (WIFSIGNALED(exit->exit_code))
+			printf("process %d was killed by signal %d\n",
+			       exit->process_tgid, WTERMSIG(exit->exit_code));
+		else
+			printf("process %d exited with status %d\n",
+			       exit->process_tgid, WEXITSTATUS(exit->exit_code));
+		break;
+	default:
+		break;
+	}
+}
+
+/* Shows a session's leader, if the process is one and is still there. */
+static void show_if_leader(const char *pid)
+{
+	char path[64], stat[512];
+	int session;
+	FILE *file;
+	size_t len;
+	char *rest;
+
+	snprintf(path, sizeof(path), "/proc/%s/stat", pid);
+	file = fopen(path, "re");
+	if (!file)
+		return;
+	len = fread(stat, 1, sizeof(stat) - 1, file);
+	fclose(file);
+	stat[len] = '\0';
+
+	/* The name may hold anything; behind it: state, parent, group, session. */
+	rest = strrchr(stat, ')');
+	if (rest && sscanf(rest, ") %*c %*d %*d %d", &session) == 1 &&
+	    session == atoi(pid))
+		printf("session %d is there\n", session);
+}
+
+/* Finds out by /proc what no event tells: what was before, and what was lost. */
+static void show_all_sessions(void)
+{
+	struct dirent *entry;
+	DIR *proc;
+
+	proc = opendir("/proc");
+	if (!proc)
+		err(EXIT_FAILURE, "/proc");
+	while ((entry = readdir(proc)))
+		if (isdigit((unsigned char)entry->d_name[0]))
+			show_if_leader(entry->d_name);
+	closedir(proc);
+}
+
+/* Reads all there is, and then makes up for what is not. */
+static void drain(struct listener *listener)
+{
+	struct message message;
+
+	for (;;) {
+		int ret = receive(listener, &message);
+
+		if (ret > 0) {
+			check_number(listener, &message);
+			show(&message.event);
+		} else if (ret < 0 && errno == ENOBUFS) {
+			puts("no room for more events");
+			listener->lost = true;
+		} else if (ret < 0 && errno == EAGAIN) {
+			break;
+		} else if (ret < 0 && errno != EINTR) {
+			err(EXIT_FAILURE, "recvfrom");
+		}
+	}
+
+	/* Not before: until the queue is empty, new events are lost, too. */
+	if (listener->lost) {
+		listener->lost = false;
+		show_all_sessions();
+	}
+}
+
+int main(void)
+{
+	static struct listener listener;
+	struct pollfd pollfd = { .events = POLLIN };
+
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	open_socket(&listener);
+	start(&listener, PROC_EVENT_SID | PROC_EVENT_EXIT);
+
+	/* In this order, so that no session is missed in between. */
+	show_all_sessions();
+	pollfd.fd = listener.sock;
+	for (;;) {
+		drain(&listener);
+		if (poll(&pollfd, 1, -1) < 0 && errno != EINTR)
+			err(EXIT_FAILURE, "poll");
+	}
+}

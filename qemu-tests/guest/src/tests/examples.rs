@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The programs that the interface's documentation shows.
+
+use std::env;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, getpgrp, getpid, getsid, setsid};
+
+use super::programs::Program;
+use crate::child::{self, Gate};
+use crate::harness::{Failure, Test, TestResult, expect_eq};
+use crate::stress::{cpus, pin};
+use crate::test;
+
+pub const TESTS: &[Test] = &[
+    test!(the_one_in_c_follows_sessions)
+        .not_on_stock(NEEDS)
+        .limit(LIMIT)
+        .covers(&["C11", "C15"]),
+    test!(the_one_in_c_recovers_from_a_loss)
+        .not_on_stock(NEEDS)
+        .limit(LIMIT)
+        .covers(&["C5", "C6"]),
+    test!(the_one_in_rust_follows_sessions)
+        .not_on_stock(NEEDS)
+        .limit(LIMIT)
+        .covers(&["C11", "C15"]),
+    test!(the_one_in_rust_recovers_from_a_loss)
+        .not_on_stock(NEEDS)
+        .limit(LIMIT)
+        .covers(&["C5", "C6"]),
+];
+
+const NEEDS: &str = "the programs say that they need newer features";
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// scripts/examples puts them where the harness is built.
+const IN_C: &str = "listener-c";
+const IN_RUST: &str = "listener-rust";
+
+fn the_one_in_c_follows_sessions() -> TestResult {
+    follows_sessions(IN_C)
+}
+
+fn the_one_in_rust_follows_sessions() -> TestResult {
+    follows_sessions(IN_RUST)
+}
+
+fn the_one_in_c_recovers_from_a_loss() -> TestResult {
+    recovers_from_a_loss(IN_C)
+}
+
+fn the_one_in_rust_recovers_from_a_loss() -> TestResult {
+    recovers_from_a_loss(IN_RUST)
+}
+
+fn start(name: &str) -> Result<Program, Failure> {
+    let path = env::current_exe()?.with_file_name(name);
+    let mut program = Program::start(&[&path.to_string_lossy()])?;
+    program.wait_for("listening, features 0x")?;
+    Ok(program)
+}
+
+fn new_session() -> i32 {
+    i32::from(setsid().is_err())
+}
+
+/// A session whose leader waits until it is killed. It is one when this returns.
+fn waiting_leader() -> Result<child::Child, Failure> {
+    let (ready, never) = (Gate::new()?, Gate::new()?);
+    let leader = child::fork(|| {
+        let failed = new_session();
+        ready
+            .open(failed)
+            .and_then(|()| never.pass_within(LIMIT))
+            .unwrap_or(1)
+    })?;
+    expect_eq("setsid() fails", ready.pass()?, 0)?;
+    Ok(leader)
+}
+
+/// Has each CPU number an event.
+fn exit_on_each_cpu() -> TestResult {
+    for cpu in cpus()? {
+        pin(cpu)?;
+        child::fork(|| 0)?.wait()?;
+    }
+    Ok(())
+}
+
+fn follows_sessions(name: &str) -> TestResult {
+    let before = waiting_leader()?;
+    let mut listener = start(name)?;
+    listener.wait_for(&format!("session {} is there\n", before.pid()))?;
+
+    let new = child::fork(|| new_session() + 7)?;
+    let pid = new.pid();
+    new.wait()?;
+    let (parent, session, group) = (getpid(), getsid(None)?, getpgrp());
+    listener.wait_for(&format!(
+        "session {pid} began: child of {parent}, left session {session} and process group {group}\n"
+    ))?;
+    listener.wait_for(&format!("process {pid} exited with status 7\n"))?;
+
+    exit_on_each_cpu()?;
+    kill(before.pid(), Signal::SIGKILL)?;
+    listener.wait_for(&format!(
+        "process {} was killed by signal 9\n",
+        before.pid()
+    ))?;
+    before.wait()?;
+    expect_no_loss(&listener.stop(Signal::SIGTERM)?)
+}
+
+fn expect_no_loss(said: &str) -> TestResult {
+    expect_eq("losses", said.matches("lost ").count(), 0)?;
+    expect_eq("overruns", said.matches("no room").count(), 0)
+}
+
+/// More than what the receive buffer holds that every socket starts with.
+const MANY: usize = 400;
+
+fn recovers_from_a_loss(name: &str) -> TestResult {
+    let mut listener = start(name)?;
+    let pid = Pid::from_raw(listener.pid());
+    kill(pid, Signal::SIGSTOP)?;
+    let stopped = waitpid(pid, Some(WaitPidFlag::WUNTRACED))?;
+    expect_eq("stop", stopped, WaitStatus::Stopped(pid, Signal::SIGSTOP))?;
+    for _ in 0..MANY {
+        child::fork(new_session)?.wait()?;
+    }
+    let unseen = waiting_leader()?;
+    kill(pid, Signal::SIGCONT)?;
+    listener.wait_for("no room for more events\n")?;
+    listener.wait_for(&format!("session {} is there\n", unseen.pid()))?;
+    kill(unseen.pid(), Signal::SIGKILL)?;
+    unseen.wait()?;
+
+    // How much is missing, a CPU's next message shows.
+    exit_on_each_cpu()?;
+    listener.wait_for("lost ")?;
+
+    let after = child::fork(new_session)?;
+    let began = format!("session {} began", after.pid());
+    after.wait()?;
+    listener.wait_for(&began)?;
+    listener.stop(Signal::SIGTERM)?;
+    Ok(())
+}
