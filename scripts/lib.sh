@@ -15,6 +15,7 @@ PATH=$PATH:$CACHE/openssh/usr/sbin
 # Programs and their versions that set-up puts into the cache.
 BINDGEN_VERSION=0.73.2
 VIRTME_NG_VERSION=1.42
+SPHINX_VERSION=9.0.4
 
 # Another run may be doing a whole build from nothing.
 LOCK_LIMIT_SECONDS=7200

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash
+#
+# Part of scripts/kernel: what sparse, W=1 and rustdoc say of the code in the
+# series. Nothing is run again that was run on the same series.
+
+# Prints the files that the series touches and whose names match.
+touched_files() {
+	cat "${PATCHES[@]}" | git apply --numstat | cut -f3 | grep -E "$1" | sort -u
+}
+
+# Usage: once STAMP COMMAND...
+# Runs COMMAND, unless it has succeeded on this series with these programs.
+once() {
+	local stamp=$1 key
+	shift
+
+	key=$( (echo "$IDENTITY"; touched_files .; sparse --version 2>&1; tools_identity) | hash_of)
+	if [[ -n $IDENTITY && -e $stamp && $(<"$stamp") == "$key" ]]; then
+		return
+	fi
+	rm -f "$stamp"
+	"$@"
+	echo "$key" >"$stamp"
+}
+
+# A build without Rust, of a few files only.
+set_up_lint() {
+	mkdir -p "$BUILD"
+	echo '# CONFIG_RUST is not set' >"$BUILD/no-rust.config"
+	FRAGMENTS+=("$BUILD/no-rust.config")
+	configure
+	long_step "preparing ($TITLE)" far_unknown "$BUILD.log" kernel_make -j"$JOBS" prepare ||
+		explain_failure "$BUILD.log" "preparing to lint"
+}
+
+# Writes to $BUILD/messages what is said of the C files that the series touches. The
+# kernel's make leaves a sparse out that is missing or, like Debian's, too old for it.
+lint_files() {
+	local objects
+
+	set_up_lint
+	mapfile -t objects < <(touched_files '\.c$' | grep -vE '^(rust|Documentation)/' | sed 's/c$/o/')
+	(cd "$BUILD" && rm -f "${objects[@]}")
+	long_step "compiling with sparse and W=1 ($TITLE)" far_unknown "$BUILD.log" \
+		kernel_make C=1 W=1 CHECK=sparse "${objects[@]}" ||
+		explain_failure "$BUILD.log" "compiling with sparse and W=1"
+	# Lines move: only what is said of which file counts.
+	sed -nE 's/^(\.\.\/)?([^ :]+):[0-9]+:[0-9]+: (warning|error)/\2: \3/p' "$BUILD.log" |
+		sort >"$BUILD/messages"
+}
+
+# Prints the path of a file with the messages.
+lint() {
+	BUILD=${BUILD%/*}/build-lint TITLE="$( ((STOCK)) && echo stock || echo patched), lint"
+	once "$BUILD/.proc-events-linted" lint_files
+	echo "$BUILD/messages"
+}
+
+# Documents the kernel's crates, and fails if that says anything of a file that
+# the series touches.
+document_kernel() {
+	local log=$BUILD.rustdoc.log
+
+	long_step "rustdoc of the kernel" far_unknown "$log" kernel_make rustdoc ||
+		explain_failure "$log" "rustdoc"
+	! touched_files '\.rs$' | sed 's/^/--> (..\/)?/' | grep -B1 -E -f - "$log" >&2 ||
+		die "rustdoc complains of the abstractions: see $log"
+}
+
+# The kernel's make has no rule for a module's documentation: take the command
+# that has compiled it.
+document_module() {
+	local out=${BUILD%/*}/module-$FLAVOR log=$BUILD.rustdoc.log command
+
+	command=$(sed -n 's/^savedcmd_[^ ]* := //p' "$out/rust-module/.proc_events_main.o.cmd" |
+		sed -E "s|; .*||; s|^(.*) $RUSTC |\1 ${RUSTDOC:-/usr/bin/rustdoc} |; s/--(remap-path-scope|emit)=[^ ]*//g; s/ (-o|--out-dir) [^ ]+//g")
+	(cd "$out" && RUSTC_BOOTSTRAP=1 bash -c "$command -Arustdoc::private_intra_doc_links -Zunstable-options \
+		--document-private-items --output $out/doc") >"$log" 2>&1 && ! grep -qE "$COMPLAINT" "$log" ||
+		explain_failure "$log" "rustdoc of the module" "$COMPLAINT"
+}
+
+document() {
+	build
+	once "$BUILD/.proc-events-documented" document_kernel
+	build_module >/dev/null
+	document_module
+}
