@@ -15,7 +15,7 @@
 #: make clean               delete what was built; the sources and tools stay
 #:
 #: STOCK=1                  the unpatched kernel (boot, test)
-#: FLAVOR=debug             another kernel: release, debug, kcsan, rt, small
+#: FLAVOR=debug             another kernel: debug, kcsan, rt, small, no-pid-ns, no-user-ns, no-net-ns
 #: TABLE=FILE               make test writes the contract's table there, make test-all the flavors'
 #: KDIR=DIR                 your own source tree, a git tree, clean or already patched
 #: KDIR_STOCK=DIR           the same for the unpatched kernel
