@@ -41,15 +41,35 @@ tools_identity() {
 	done
 }
 
+# Sets FRAGMENTS, and BASE to the flavor that this one adds to: release, unless it
+# names another one.
 choose_fragments() {
-	local name
+	local below=$FLAVOR
 
-	FRAGMENTS=("$CONFIGS/release.config")
-	if [[ $FLAVOR != release ]]; then
-		[[ -e $CONFIGS/$FLAVOR.config ]] ||
-			die "there is no flavor '$FLAVOR': choose one of $(for name in "$CONFIGS"/*.config; do basename "$name" .config; done | paste -sd' ')"
-		FRAGMENTS+=("$CONFIGS/$FLAVOR.config")
-	fi
+	[[ -e $CONFIGS/$FLAVOR.config ]] ||
+		die "there is no flavor '$FLAVOR': choose one of $(flavors)"
+	# For scripts/kernel.
+	# shellcheck disable=SC2034
+	BASE=$(base_of "$FLAVOR")
+	FRAGMENTS=()
+	while [[ $below != release ]]; do
+		FRAGMENTS=("$CONFIGS/$below.config" "${FRAGMENTS[@]}")
+		below=$(base_of "$below")
+	done
+	FRAGMENTS=("$CONFIGS/release.config" "${FRAGMENTS[@]}")
+}
+
+flavors() {
+	local file
+
+	for file in "$CONFIGS"/*.config; do basename "$file" .config; done | paste -sd' '
+}
+
+base_of() {
+	local base
+
+	base=$(sed -n 's/^# on top of: //p' "$CONFIGS/$1.config")
+	echo "${base:-release}"
 }
 
 # Prints what the fragments ask for and the configuration does not give; of an
