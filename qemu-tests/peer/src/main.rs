@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Lets eBPF programs record what process events tell, for the benchmark to compare with.
+//!
+//! Says `ready` when the programs are in place. Then each line on its standard input makes it read
+//! all records, and answer with how many there were and how many instructions reading them took.
+
+use std::arch::x86_64::_rdtsc;
+use std::cell::Cell;
+use std::ffi::OsStr;
+use std::io::{self, BufRead, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use libbpf_rs::{MapCore, ObjectBuilder, RingBufferBuilder};
+use nix::mount::{MsFlags, mount};
+
+/// The programs in src/peer.bpf.c.
+const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/peer.bpf.o"));
+
+/// Records process events by eBPF programs.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// Kinds to record: fork, exec, exit, sid, comm.
+    #[arg(required = true)]
+    kinds: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse().kinds) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("proc-events-peer: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(kinds: &[String]) -> Result<()> {
+    show_tracepoints()?;
+    let mut object = ObjectBuilder::default().open_memory(OBJECT)?;
+    for mut program in object.progs_mut() {
+        let wanted = kinds.iter().any(|kind| is_for(program.name(), kind));
+        program.set_autoload(wanted);
+    }
+    let object = object
+        .load()
+        .context("the kernel does not take the programs")?;
+    let mut links = Vec::new();
+    for kind in kinds {
+        let Some(program) = object
+            .progs_mut()
+            .find(|program| is_for(program.name(), kind))
+        else {
+            bail!("there is no program for {kind}");
+        };
+        links.push(
+            program
+                .attach()
+                .with_context(|| format!("cannot attach {kind}"))?,
+        );
+    }
+    let records = object.maps().find(|map| map.name() == "records");
+    let records = records.context("the programs have no ring buffer")?;
+    let count = Cell::new(0u64);
+    let mut builder = RingBufferBuilder::new();
+    builder.add(&records, |_| {
+        count.set(count.get() + 1);
+        0
+    })?;
+    let ring = builder.build()?;
+    say("ready")?;
+    for line in io::stdin().lock().lines() {
+        line?;
+        count.set(0);
+        let started = instructions();
+        ring.consume()?;
+        let taken = instructions() - started;
+        say(&format!("{} {taken}", count.get()))?;
+    }
+    Ok(())
+}
+
+/// libbpf finds the tracepoints of system calls in tracefs, which may not be mounted.
+fn show_tracepoints() -> Result<()> {
+    const TRACEFS: &str = "/sys/kernel/tracing";
+    if Path::new(TRACEFS).join("events").exists() {
+        return Ok(());
+    }
+    mount(
+        Some("tracefs"),
+        TRACEFS,
+        Some("tracefs"),
+        MsFlags::empty(),
+        None::<&str>,
+    )
+    .with_context(|| format!("cannot mount {TRACEFS}"))
+}
+
+/// Whether a program records this kind of event.
+fn is_for(program: &OsStr, kind: &str) -> bool {
+    program.to_str().and_then(|name| name.strip_prefix("on_")) == Some(kind)
+}
+
+/// The time stamp counter, which counts instructions where the benchmark runs.
+fn instructions() -> u64 {
+    // SAFETY: Every x86-64 processor has the instruction, and Linux allows it.
+    unsafe { _rdtsc() }
+}
+
+fn say(line: &str) -> io::Result<()> {
+    let mut output = io::stdout().lock();
+    writeln!(output, "{line}")?;
+    output.flush()
+}
