@@ -8,6 +8,7 @@ use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 
 mod agent;
+mod bench;
 mod child;
 mod demo;
 mod describe;
@@ -52,6 +53,8 @@ enum Command {
     Demo,
     /// Let many listeners come and go while events are raised on all CPUs, and check the accounts.
     Stress(stress::Options),
+    /// Measure what events cost, and write the figures as lines of JSON.
+    Bench(bench::Options),
     /// Show events as they happen, until interrupted.
     Listen(listen::Options),
     /// Keep a service running, and leave alone what detached from it.
@@ -89,6 +92,7 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Demo => demo::run(),
         Command::Stress(options) => stress::run(&options).map(|()| ExitCode::SUCCESS),
+        Command::Bench(options) => bench::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Listen(options) => listen::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Supervise(options) => supervisor::run(&options),
         Command::Follow(options) => follow::run(&options).map(|()| ExitCode::SUCCESS),

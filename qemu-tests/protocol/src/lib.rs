@@ -7,6 +7,8 @@
 //! A frame is a tag (one byte), the payload's length (four bytes, little endian) and the payload:
 //! the bytes themselves for the streams, JSON for everything else.
 
+pub mod bench;
+
 use std::io::{self, ErrorKind, Read, Write};
 
 use serde::de::DeserializeOwned;

@@ -8,7 +8,7 @@ mod attribution;
 mod clients;
 mod comm;
 mod connector;
-mod container;
+pub mod container;
 mod containers;
 mod coredump;
 mod counting;

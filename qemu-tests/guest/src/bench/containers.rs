@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What an event costs in one of many containers that listen, each in namespaces of its own.
+
+use std::fs::File;
+use std::io::{Read, Write};
+
+use anyhow::{Context, Result, anyhow};
+use nix::unistd::pipe;
+use protocol::bench::{Operation, Situation};
+
+use crate::bench::crowd::Crowd;
+use crate::bench::measure::{Measured, measure};
+use crate::bench::operations::rename;
+use crate::bench::{CROWDS, missing, tell};
+use crate::harness::Failure;
+use crate::tests::container::{ALL, Container};
+use crate::wire::mask;
+
+/// Measures a rename in a container, with no listener and with more and more of them, each in a
+/// container of its own.
+pub fn run() -> Result<()> {
+    let mut containers = vec![start()?];
+    let measured = measure_in(&containers[0], None)?;
+    tell(Operation::Comm, Situation::Containers, 0, measured)?;
+    let mut listeners = Vec::new();
+    for (index, count) in CROWDS.into_iter().enumerate() {
+        while containers.len() < count as usize {
+            containers.push(start()?);
+        }
+        for container in &containers[listeners.len()..] {
+            match container.listen(mask::ALL) {
+                Ok(listener) => listeners.push(Crowd::of(listener)),
+                Err(failure) => {
+                    let left = CROWDS.len() - index;
+                    return missing(left, Situation::Containers, failure.to_string());
+                }
+            }
+        }
+        let worst = worst_of(&containers, &mut listeners)?;
+        tell(Operation::Comm, Situation::Containers, count, worst)?;
+    }
+    Ok(())
+}
+
+/// The first, the middle and the last one: the figure must not depend on the place.
+fn worst_of(containers: &[Container], listeners: &mut [Crowd]) -> Result<Measured> {
+    let last = containers.len() - 1;
+    let mut worst: Option<Measured> = None;
+    for index in [0, last / 2, last] {
+        let measured = measure_in(&containers[index], Some(&mut listeners[index]))?;
+        if worst.is_none_or(|worst| measured.median > worst.median) {
+            worst = Some(measured);
+        }
+    }
+    worst.context("there is a container")
+}
+
+fn start() -> Result<Container> {
+    Container::idle(ALL).map_err(|failure| anyhow!("cannot start a container: {failure}"))
+}
+
+/// Measures in a new process of the container, which tells the figure over a pipe.
+fn measure_in(container: &Container, listener: Option<&mut Crowd>) -> Result<Measured> {
+    let (reader, writer) = pipe()?;
+    let mut writer = File::from(writer);
+    let outcome = container.run(|| {
+        let Measured { median, spread } =
+            measure_renames(listener).map_err(|error| Failure::new(format!("{error:#}")))?;
+        for number in [median, spread] {
+            writer.write_all(&number.to_ne_bytes())?;
+        }
+        Ok(())
+    });
+    outcome.map_err(|failure| anyhow!("in a container: {failure}"))?;
+    let mut numbers = [[0; 8]; 2];
+    let mut reader = File::from(reader);
+    for number in &mut numbers {
+        reader.read_exact(number)?;
+    }
+    let [median, spread] = numbers.map(f64::from_ne_bytes);
+    Ok(Measured { median, spread })
+}
+
+fn measure_renames(mut listener: Option<&mut Crowd>) -> Result<Measured> {
+    // What it was sent until now is of no interest.
+    if let Some(listener) = &mut listener {
+        listener.drain(0, 0)?;
+    }
+    measure(&mut rename, &mut |times| match &mut listener {
+        Some(listener) => listener.drain(mask::COMM, times),
+        None => Ok(()),
+    })
+}

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The operations that raise events; each tells how many instructions it took.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use nix::sys::prctl;
+use nix::sys::ptrace;
+use nix::sys::signal::{Signal, kill, raise};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{
+    Gid, Pid, Uid, dup2_stdout, execv, getppid, pause, pipe, setresgid, setresuid, setsid,
+};
+use protocol::bench::Operation;
+
+use crate::bench::clock::instructions;
+use crate::bench::{in_child, tiny};
+use crate::child;
+
+/// Where the program is put that is executed: not on the host's file system.
+const PROGRAM: &str = "/run/proc-events-tiny";
+
+/// Any id that is not root's.
+const OTHER_ID: u32 = 1000;
+
+/// What the operations need.
+pub struct Bench {
+    program: CString,
+    reader: File,
+    writer: OwnedFd,
+    /// A child to be traced, which does nothing.
+    tracee: Pid,
+    /// The saved ids, which change from one time to the next.
+    saved_uid: u32,
+    saved_gid: u32,
+}
+
+impl Bench {
+    /// Prepares them.
+    pub fn new() -> Result<Self> {
+        tiny::install(Path::new(PROGRAM))?;
+        let (reader, writer) = pipe()?;
+        let tracee = child::fork(|| {
+            loop {
+                pause();
+            }
+        })?;
+        Ok(Self {
+            program: CString::new(PROGRAM)?,
+            reader: File::from(reader),
+            writer,
+            tracee: tracee.into_pid(),
+            saved_uid: 0,
+            saved_gid: 0,
+        })
+    }
+
+    /// Does it once; the instructions that it took.
+    pub fn run(&mut self, operation: Operation) -> Result<u64> {
+        match operation {
+            Operation::Fork => fork(),
+            Operation::Exit => exit(|| 0),
+            Operation::Coredump => exit(|| {
+                // Does not return.
+                i32::from(raise(Signal::SIGQUIT).is_err())
+            }),
+            Operation::ForkExit => fork_and_exit(),
+            Operation::Exec => self.exec(),
+            Operation::Uid => self.change_uid(),
+            Operation::Gid => self.change_gid(),
+            Operation::Sid => in_child(|| {
+                let started = instructions();
+                setsid()?;
+                Ok(instructions() - started)
+            }),
+            Operation::Ptrace => self.seize(),
+            Operation::Comm => rename(),
+            Operation::Storm => self.storm(),
+            Operation::SystemCall => {
+                let started = instructions();
+                getppid();
+                Ok(instructions() - started)
+            }
+            Operation::Listen | Operation::Ignore | Operation::Read => {
+                bail!("{} is measured elsewhere", operation.name())
+            }
+        }
+    }
+
+    /// What lies between two of its counts is the child's writing of the first one, which is there
+    /// whoever listens, and the execution.
+    fn exec(&mut self) -> Result<u64> {
+        let child = child::fork(|| {
+            let started = || -> Result<()> {
+                dup2_stdout(&self.writer)?;
+                let started = instructions();
+                nix::unistd::write(&self.writer, &started.to_ne_bytes())?;
+                execv(&self.program, &[&self.program])?;
+                Ok(())
+            };
+            i32::from(started().is_err())
+        })?;
+        let started = self.read_count()?;
+        let executed = self.read_count()?;
+        child.wait()?;
+        Ok(executed - started)
+    }
+
+    fn storm(&mut self) -> Result<u64> {
+        let started = instructions();
+        let child = child::fork(|| {
+            let failed = dup2_stdout(&self.writer).is_err()
+                || prctl::set_name(c"storm").is_err()
+                || execv(&self.program, &[&self.program]).is_err();
+            i32::from(failed)
+        })?;
+        child.wait()?;
+        let taken = instructions() - started;
+        self.read_count()?;
+        Ok(taken)
+    }
+
+    fn read_count(&mut self) -> Result<u64> {
+        let mut bytes = [0; 8];
+        self.reader
+            .read_exact(&mut bytes)
+            .context("cannot read what a program counted")?;
+        Ok(u64::from_ne_bytes(bytes))
+    }
+
+    /// Changes only the saved id, back and forth: as many events, and no change of rights.
+    fn change_uid(&mut self) -> Result<u64> {
+        let root = Uid::from_raw(0);
+        self.saved_uid = other_id(self.saved_uid);
+        let saved = Uid::from_raw(self.saved_uid);
+        let started = instructions();
+        setresuid(root, root, saved)?;
+        Ok(instructions() - started)
+    }
+
+    fn change_gid(&mut self) -> Result<u64> {
+        let root = Gid::from_raw(0);
+        self.saved_gid = other_id(self.saved_gid);
+        let saved = Gid::from_raw(self.saved_gid);
+        let started = instructions();
+        setresgid(root, root, saved)?;
+        Ok(instructions() - started)
+    }
+
+    fn seize(&mut self) -> Result<u64> {
+        let started = instructions();
+        ptrace::seize(self.tracee, ptrace::Options::empty())?;
+        let taken = instructions() - started;
+        ptrace::interrupt(self.tracee)?;
+        let stopped = waitpid(self.tracee, None)?;
+        if !matches!(stopped, WaitStatus::PtraceEvent(..)) {
+            bail!("the traced child did not stop: {stopped:?}");
+        }
+        ptrace::detach(self.tracee, None)?;
+        Ok(taken)
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        // Nothing is lost when it is gone already.
+        let _ = kill(self.tracee, Signal::SIGKILL);
+        let _ = waitpid(self.tracee, None);
+    }
+}
+
+/// Root's id or [`OTHER_ID`], whichever it is not.
+fn other_id(id: u32) -> u32 {
+    OTHER_ID - id
+}
+
+/// Raises COMM; needs nothing prepared.
+pub fn rename() -> Result<u64> {
+    let started = instructions();
+    prctl::set_name(c"bench")?;
+    Ok(instructions() - started)
+}
+
+fn fork() -> Result<u64> {
+    let started = instructions();
+    let child = child::fork(|| 0)?;
+    let taken = instructions() - started;
+    child.wait()?;
+    Ok(taken)
+}
+
+/// The child first runs when its parent waits.
+fn exit(function: impl FnOnce() -> i32) -> Result<u64> {
+    let child = child::fork(function)?;
+    let started = instructions();
+    child.wait()?;
+    Ok(instructions() - started)
+}
+
+fn fork_and_exit() -> Result<u64> {
+    let started = instructions();
+    child::fork(|| 0)?.wait()?;
+    Ok(instructions() - started)
+}

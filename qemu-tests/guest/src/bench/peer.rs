@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What it costs when an eBPF program records an event, instead of a listener that gets it.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use protocol::bench::{Operation, Situation};
+
+use crate::bench::measure::{Measured, measure};
+use crate::bench::operations::{Bench, rename};
+use crate::bench::{RECORDED, missing, tell};
+
+/// How many figures there are: each kind, all of them, a system call, and reading.
+pub const FIGURES: usize = RECORDED.len() + 3;
+
+/// Measures each kind with its program alone, and all with all of them.
+pub fn run(bench: &mut Bench, program: &Path) -> Result<()> {
+    let mut left = FIGURES;
+    for operation in RECORDED {
+        let mut peer = match Peer::start(program, &[operation]) {
+            Ok(peer) => peer,
+            Err(error) => return missing(left, Situation::Peer, format!("{error:#}")),
+        };
+        let measured = measure(&mut || bench.run(operation), &mut |times| peer.drain(times))?;
+        tell(operation, Situation::Peer, 1, measured)?;
+        left -= 1;
+        if operation == Operation::Sid {
+            let measured = measure(&mut || bench.run(Operation::SystemCall), &mut |_| Ok(()))?;
+            tell(Operation::SystemCall, Situation::Peer, 1, measured)?;
+            left -= 1;
+        }
+        if operation == Operation::Comm {
+            let measured = reading(&mut peer)?;
+            tell(Operation::Read, Situation::Peer, 1, measured)?;
+            left -= 1;
+        }
+        peer.end()?;
+    }
+    let mut peer = Peer::start(program, &RECORDED)?;
+    let measured = measure(&mut || bench.run(Operation::Storm), &mut |times| {
+        peer.drain(4 * times)
+    })?;
+    tell(Operation::Storm, Situation::Peer, 1, measured)?;
+    peer.end()
+}
+
+fn reading(peer: &mut Peer) -> Result<Measured> {
+    const EVENTS: u64 = 64;
+    let measured = measure(
+        &mut || {
+            for _ in 0..EVENTS {
+                rename()?;
+            }
+            let (records, instructions) = peer.read()?;
+            ensure!(
+                records == EVENTS,
+                "eBPF recorded {records} of {EVENTS} events"
+            );
+            Ok(instructions)
+        },
+        &mut |_| Ok(()),
+    )?;
+    Ok(measured.of_each(EVENTS))
+}
+
+/// The program that has eBPF programs in the kernel.
+struct Peer {
+    process: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Peer {
+    /// Starts it, and waits until the eBPF programs are in place.
+    fn start(program: &Path, operations: &[Operation]) -> Result<Self> {
+        let mut process = Command::new(program)
+            .args(operations.iter().map(|operation| kind(*operation)))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot start {}", program.display()))?;
+        let (input, output) = (process.stdin.take(), process.stdout.take());
+        let mut peer = Self {
+            process,
+            input: input.context("it was piped")?,
+            output: BufReader::new(output.context("it was piped")?),
+        };
+        let line = peer.line()?;
+        ensure!(line == "ready", "the eBPF programs do not load: see above");
+        Ok(peer)
+    }
+
+    /// Reads all records, of which there have to be at least so many.
+    fn drain(&mut self, at_least: u64) -> Result<()> {
+        let (records, _) = self.read()?;
+        ensure!(
+            records >= at_least,
+            "eBPF recorded {records} of {at_least} events"
+        );
+        Ok(())
+    }
+
+    /// Reads all records: how many there were, and how many instructions that took.
+    fn read(&mut self) -> Result<(u64, u64)> {
+        writeln!(self.input, "read")?;
+        let line = self.line()?;
+        let mut numbers = line.split_whitespace().map(str::parse);
+        match (numbers.next(), numbers.next()) {
+            (Some(Ok(records)), Some(Ok(instructions))) => Ok((records, instructions)),
+            _ => anyhow::bail!("the eBPF programs' reader said {line:?}"),
+        }
+    }
+
+    fn line(&mut self) -> Result<String> {
+        let mut line = String::new();
+        self.output.read_line(&mut line)?;
+        Ok(line.trim_end().to_owned())
+    }
+
+    /// Ends it, and with it its programs in the kernel.
+    fn end(self) -> Result<()> {
+        let Self {
+            mut process, input, ..
+        } = self;
+        drop(input);
+        let status = process.wait()?;
+        ensure!(
+            status.success(),
+            "the eBPF programs' reader ended with {status}"
+        );
+        Ok(())
+    }
+}
+
+/// What the program calls this kind.
+fn kind(operation: Operation) -> &'static str {
+    match operation {
+        Operation::Sid => "sid",
+        other => other.name(),
+    }
+}

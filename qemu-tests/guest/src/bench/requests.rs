@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What LISTEN and IGNORE cost who sends them.
+
+use anyhow::Result;
+use nix::time::{ClockId, clock_gettime};
+use protocol::bench::{Operation, Situation};
+
+use crate::bench::crowd::Crowd;
+use crate::bench::measure::measure;
+use crate::bench::tell;
+use crate::listener::Listener;
+use crate::wire::{IGNORE, LISTEN, mask};
+
+/// Measures both, with others listening meanwhile. Only what the sender itself executes counts:
+/// it may have to wait for all that are just now raising an event.
+pub fn run(others: &[Listener]) -> Result<()> {
+    let mut crowd = Crowd::of(Listener::open()?);
+    let others = others.len() as u32;
+    for (operation, before, request) in [
+        (Operation::Listen, IGNORE, LISTEN),
+        (Operation::Ignore, LISTEN, IGNORE),
+    ] {
+        let measured = measure(
+            &mut || {
+                let listener = &crowd.listeners()[0];
+                listener.request(&[before, mask::COMM])?;
+                let started = own_time()?;
+                listener.request(&[request, mask::COMM])?;
+                Ok(own_time()? - started)
+            },
+            &mut |_| Ok(()),
+        )?;
+        tell(operation, Situation::Everything, others, measured)?;
+        crowd.change(mask::COMM)?;
+    }
+    crowd.drain(0, 0)?;
+    crowd.end()
+}
+
+/// Nanoseconds, and so instructions, that this thread has been running.
+fn own_time() -> Result<u64> {
+    let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?;
+    Ok(1_000_000_000 * time.tv_sec() as u64 + time.tv_nsec() as u64)
+}
