@@ -29,6 +29,8 @@ pub enum Choice {
     Kvm,
     /// Emulation.
     Tcg,
+    /// Emulation of one CPU whose clock counts instructions.
+    Counting,
 }
 
 /// How QEMU runs the guest's instructions.
@@ -39,6 +41,8 @@ pub enum Accelerator {
     Kvm,
     /// By translating them.
     Tcg,
+    /// By translating them, on one CPU whose clock counts them: each takes a nanosecond.
+    Counting,
 }
 
 impl Accelerator {
@@ -47,6 +51,7 @@ impl Accelerator {
         match self {
             Self::Kvm => "kvm",
             Self::Tcg => "tcg",
+            Self::Counting => "tcg, counting instructions",
         }
     }
 
@@ -54,7 +59,7 @@ impl Accelerator {
     pub fn time_factor(self) -> u32 {
         match self {
             Self::Kvm => 1,
-            Self::Tcg => 4,
+            Self::Tcg | Self::Counting => 4,
         }
     }
 }
@@ -72,6 +77,7 @@ struct Verdict {
 pub fn choose(settings: &Settings, kernel: &Kernel) -> Result<Accelerator> {
     let (accelerator, reason) = match settings.accelerator {
         Choice::Tcg => (Accelerator::Tcg, "asked for".to_owned()),
+        Choice::Counting => (Accelerator::Counting, "asked for".to_owned()),
         Choice::Kvm => {
             let kvm = OpenOptions::new().read(true).write(true).open("/dev/kvm");
             ensure!(kvm.is_ok(), "cannot open /dev/kvm: use --accelerator tcg");

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Boots a kernel in QEMU and runs commands, the demonstration or the tests in it.
 //!
-//! Exit status: that of the command in the guest (`boot`), 0 or 1 (`run`, `test`), 2 for wrong
-//! usage, 3 when the virtual machine or its surroundings failed.
+//! Exit status: that of the command in the guest (`boot`), 0 or 1 (`run`, `test`, `bench`), 2 for
+//! wrong usage, 3 when the virtual machine or its surroundings failed.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,6 +13,7 @@ use clap::{Args, Parser, Subcommand};
 use settings::{Kernel, Settings};
 
 mod accelerator;
+mod bench;
 mod commands;
 mod console;
 mod contract;
@@ -108,6 +109,38 @@ enum Command {
         #[arg(required = true, value_name = "NAME=FILE")]
         reports: Vec<flavors::Source>,
     },
+    /// Measure what events cost, on three kernels of one version and configuration.
+    Bench {
+        /// Build directory of the patched kernel.
+        #[arg(long, value_name = "DIR")]
+        kernel: PathBuf,
+        /// The module, proc_events.ko.
+        #[arg(long, value_name = "FILE")]
+        module: PathBuf,
+        /// Build directory of the unpatched kernel.
+        #[arg(long, value_name = "DIR")]
+        stock_kernel: PathBuf,
+        /// Build directory of the patched kernel without process events.
+        #[arg(long, value_name = "DIR")]
+        floor_kernel: PathBuf,
+        /// Program that lets eBPF programs record events, for comparison.
+        #[arg(long, value_name = "FILE")]
+        peer: Option<PathBuf>,
+        /// Where to write the figures as JSON.
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+        /// Directory to write a page and its chart into.
+        #[arg(long, value_name = "DIR")]
+        output: Option<PathBuf>,
+        /// The day to write there.
+        #[arg(long)]
+        date: String,
+        /// Fail when a target is missed.
+        #[arg(long)]
+        check: bool,
+        #[command(flatten)]
+        surroundings: Surroundings,
+    },
     /// Run a program and kill it, with all it started, when the standard input ends.
     #[command(hide = true)]
     Guard {
@@ -189,6 +222,31 @@ fn run(command: Command) -> Result<u8> {
             )
         }
         Command::Flavors { table, reports } => flavors::write(&reports, &table).map(|()| 0),
+        Command::Bench {
+            kernel,
+            module,
+            stock_kernel,
+            floor_kernel,
+            peer,
+            json,
+            output,
+            date,
+            check,
+            surroundings,
+        } => {
+            let subjects = bench::Subjects {
+                ours: Kernel::new("ours".into(), kernel, Some(module))?,
+                stock: Kernel::new("stock".into(), stock_kernel, None)?,
+                floor: Kernel::new("floor".into(), floor_kernel, None)?,
+                peer,
+            };
+            let files = bench::Files {
+                json: json.as_deref(),
+                output: output.as_deref(),
+                date: &date,
+            };
+            bench::run(&Settings::new(&surroundings)?, &subjects, &files, check)
+        }
         Command::Guard { command } => guard::run(&command),
     }
 }

@@ -10,8 +10,9 @@ use protocol::PORT_NAME;
 use crate::accelerator::Accelerator;
 use crate::settings::{Kernel, Settings};
 
-/// How many CPUs the guest has.
-const CPUS: &str = "2";
+/// Each instruction takes a nanosecond of the guest's time. When the guest sleeps, it is awake at
+/// once, at the time of its next timer.
+const COUNTING_OPTIONS: &str = " -icount shift=0,sleep=off";
 
 /// All arguments for a guest whose agent's port is connected to a socket.
 pub fn arguments(
@@ -24,8 +25,10 @@ pub fn arguments(
     let mut arguments = machine_arguments(kernel, accelerator);
     arguments.extend(root_arguments()?);
     let mut options = device_options(&text(socket)?);
-    if accelerator == Accelerator::Tcg {
-        options += emulation_options(&settings.qemu_version);
+    match accelerator {
+        Accelerator::Kvm => {}
+        Accelerator::Tcg => options += emulation_options(&settings.qemu_version),
+        Accelerator::Counting => options += COUNTING_OPTIONS,
     }
     arguments.push(format!("--qemu-opts={options}"));
     arguments.extend([
@@ -47,8 +50,12 @@ fn machine_arguments(kernel: &Kernel, accelerator: Accelerator) -> Vec<String> {
         "--disable-microvm",
     ]
     .to_vec();
-    arguments.extend(["--cpus", CPUS, "--memory", kernel.memory()]);
-    if accelerator == Accelerator::Tcg {
+    let cpus = match accelerator {
+        Accelerator::Kvm | Accelerator::Tcg => "2",
+        Accelerator::Counting => "1",
+    };
+    arguments.extend(["--cpus", cpus, "--memory", kernel.memory()]);
+    if accelerator != Accelerator::Kvm {
         arguments.push("--disable-kvm");
     }
     arguments.into_iter().map(String::from).collect()

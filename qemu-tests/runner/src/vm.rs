@@ -36,6 +36,9 @@ const QEMU_START_LIMIT: Duration = Duration::from_secs(60);
 /// that checks itself, it is longer.
 const SILENCE_LIMIT: Duration = Duration::from_secs(60);
 
+/// A clock that counts instructions is slow when the guest is busy.
+const COUNTING_SILENCE_LIMIT: Duration = Duration::from_secs(300);
+
 /// From the end of the command to QEMU's end.
 const POWER_OFF_LIMIT: Duration = Duration::from_secs(60);
 
@@ -131,7 +134,11 @@ impl Vm {
             messages,
             console: Some(console),
             last_heard: Instant::now(),
-            silence_limit: SILENCE_LIMIT * kernel.time_factor(),
+            silence_limit: kernel.time_factor()
+                * match accelerator {
+                    Accelerator::Kvm | Accelerator::Tcg => SILENCE_LIMIT,
+                    Accelerator::Counting => COUNTING_SILENCE_LIMIT,
+                },
             boot_time: Duration::ZERO,
         };
         vm.wait_for_agent(started, limit * kernel.time_factor())?;

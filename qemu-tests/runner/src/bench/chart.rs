@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The chart: what a COMM event costs with more and more listeners.
+
+use std::path::Path;
+
+use anyhow::{Result, anyhow};
+use plotters::prelude::*;
+use protocol::bench::{Operation, Situation};
+
+use crate::bench::figures::{Figures, Which};
+use crate::bench::report::CROWDS;
+
+const SIZE: (u32, u32) = (800, 480);
+const FONT: &str = "sans-serif";
+
+/// The axis has no 0: what costs less than this is drawn here.
+const LEAST: f64 = 1.0;
+
+/// Draws it.
+pub fn write(file: &Path, figures: &Figures) -> Result<()> {
+    draw(file, figures).map_err(|error| anyhow!("cannot draw {}: {error}", file.display()))
+}
+
+fn draw(file: &Path, figures: &Figures) -> Result<(), Box<dyn std::error::Error>> {
+    let area = SVGBackend::new(file, SIZE).into_drawing_area();
+    area.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&area)
+        .caption("Instructions of a COMM event, above none", (FONT, 20))
+        .margin(12)
+        .x_label_area_size(44)
+        .y_label_area_size(72)
+        .build_cartesian_2d((0.9f64..300.0).log_scale(), (LEAST..400_000.0).log_scale())?;
+    chart
+        .configure_mesh()
+        .x_desc("listeners")
+        .y_desc("instructions (none: 1)")
+        .x_label_formatter(&|count| format!("{count:.0}"))
+        .y_label_formatter(&|value| format!("{value:.0}"))
+        .light_line_style(WHITE.mix(0.0))
+        .draw()?;
+    let series = [
+        (
+            "stock, delivered",
+            Which::Stock,
+            Situation::Everything,
+            RGBColor(200, 60, 40),
+        ),
+        (
+            "ours, delivered",
+            Which::Ours,
+            Situation::Everything,
+            RGBColor(30, 90, 180),
+        ),
+        (
+            "stock, filtered out",
+            Which::Stock,
+            Situation::Filtered,
+            RGBColor(230, 150, 40),
+        ),
+        (
+            "ours, filtered out",
+            Which::Ours,
+            Situation::Filtered,
+            RGBColor(40, 150, 90),
+        ),
+        (
+            "ours, in one of so many containers",
+            Which::Ours,
+            Situation::Containers,
+            RGBColor(130, 80, 160),
+        ),
+    ];
+    for (name, which, situation, color) in series {
+        let points: Vec<_> = CROWDS
+            .into_iter()
+            .filter_map(|count| {
+                let cost = figures.cost(which, Operation::Comm, situation, count)?;
+                Some((f64::from(count), cost.max(LEAST)))
+            })
+            .collect();
+        let circles = points
+            .iter()
+            .map(|point| Circle::new(*point, 3, color.filled()));
+        chart.draw_series(circles)?;
+        chart
+            .draw_series(LineSeries::new(points, color.stroke_width(2)))?
+            .label(name)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2)));
+    }
+    if let Some(cost) = figures.cost(Which::Ours, Operation::Comm, Situation::Peer, 1) {
+        chart
+            .draw_series([TriangleMarker::new((1.0, cost), 6, BLACK.filled())])?
+            .label("eBPF, into a ring buffer")
+            .legend(|(x, y)| TriangleMarker::new((x + 9, y), 6, BLACK.filled()));
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperLeft)
+        .background_style(WHITE.mix(0.8))
+        .border_style(BLACK.mix(0.3))
+        .label_font((FONT, 13))
+        .draw()?;
+    area.present()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::figures::tests::line;
+    use std::{env, fs, process};
+
+    #[test]
+    fn each_series_is_drawn() {
+        let mut figures = Figures::default();
+        let comm = Operation::Comm;
+        let lines = [
+            (Situation::Nobody, 0, 400.0),
+            (Situation::Everything, 1, 1400.0),
+            (Situation::Everything, 256, 90_000.0),
+            (Situation::Peer, 1, 800.0),
+        ]
+        .map(|(situation, count, value)| line(comm, situation, count, value));
+        figures.add(Which::Ours, lines.to_vec());
+        let file = env::temp_dir().join(format!("proc-events-chart.{}.svg", process::id()));
+        write(&file, &figures).unwrap();
+        let svg = fs::read_to_string(&file).unwrap();
+        fs::remove_file(&file).unwrap();
+        assert!(svg.starts_with("<svg"), "{svg}");
+        // A circle and a point of the line for each figure, in the series' color.
+        assert_eq!(svg.matches("fill=\"#1E5AB4\"").count(), 2, "{svg}");
+        assert!(svg.contains("eBPF"), "{svg}");
+    }
+}

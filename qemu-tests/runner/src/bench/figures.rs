@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: GPL-2.0
+//! All figures of a run, and what is computed from them.
+
+use std::collections::BTreeMap;
+
+use protocol::bench::{Figure, Flood, Line, Operation, Situation};
+
+/// Which kernel a figure is of.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Which {
+    /// Patched, without process events.
+    Floor,
+    /// Unpatched.
+    Stock,
+    /// Patched, with the module.
+    Ours,
+}
+
+impl Which {
+    /// The name in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Floor => "floor",
+            Self::Stock => "stock",
+            Self::Ours => "ours",
+        }
+    }
+}
+
+type Key = (Which, Operation, Situation, u32);
+
+/// The figures.
+#[derive(Debug, Default)]
+pub struct Figures {
+    figures: BTreeMap<Key, Figure>,
+    missing: BTreeMap<(Which, Situation), String>,
+    floods: BTreeMap<Which, Vec<Flood>>,
+}
+
+impl Figures {
+    /// Adds what the benchmark said on one kernel.
+    pub fn add(&mut self, which: Which, lines: Vec<Line>) {
+        for line in lines {
+            match line {
+                Line::Total(_) => {}
+                Line::Figure(figure) => {
+                    let key = (which, figure.operation, figure.situation, figure.listeners);
+                    self.figures.insert(key, figure);
+                }
+                Line::Missing {
+                    situation, reason, ..
+                } => _ = self.missing.insert((which, situation), reason),
+                Line::Flood(flood) => self.floods.entry(which).or_default().push(flood),
+            }
+        }
+    }
+
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = (Which, &Figure)> {
+        self.figures
+            .iter()
+            .map(|((which, ..), figure)| (*which, figure))
+    }
+
+    /// Why there are no figures of a situation, for each kernel.
+    pub fn missing(&self) -> impl Iterator<Item = (Which, Situation, &str)> {
+        let entries = self.missing.iter();
+        entries.map(|((which, situation), reason)| (*which, *situation, reason.as_str()))
+    }
+
+    /// Instructions of an operation, all of them.
+    pub fn whole(
+        &self,
+        which: Which,
+        operation: Operation,
+        situation: Situation,
+        listeners: u32,
+    ) -> Option<f64> {
+        let figure = self
+            .figures
+            .get(&(which, operation, situation, listeners))?;
+        Some(figure.instructions)
+    }
+
+    /// Instructions of an operation with nobody listening.
+    pub fn alone(&self, which: Which, operation: Operation) -> Option<f64> {
+        self.whole(which, operation, Situation::Nobody, 0)
+    }
+
+    /// Instructions above those of the same operation with nobody listening.
+    pub fn cost(
+        &self,
+        which: Which,
+        operation: Operation,
+        situation: Situation,
+        listeners: u32,
+    ) -> Option<f64> {
+        let whole = self.whole(which, operation, situation, listeners)?;
+        let alone = match situation {
+            Situation::Containers => self.whole(which, operation, situation, 0)?,
+            _ => self.alone(which, operation)?,
+        };
+        Some(whole - alone)
+    }
+
+    /// Events a second until the first loss: the median of the rounds, and how many had a loss.
+    pub fn flood(&self, which: Which) -> Option<(f64, usize, usize)> {
+        let floods = self.floods.get(&which)?;
+        let mut rates: Vec<_> = floods
+            .iter()
+            .map(|flood| flood.events as f64 / flood.seconds)
+            .collect();
+        rates.sort_by(f64::total_cmp);
+        let lost = floods.iter().filter(|flood| flood.lost).count();
+        Some((*rates.get(rates.len() / 2)?, lost, floods.len()))
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    /// A figure as the guest tells it.
+    pub fn line(
+        operation: Operation,
+        situation: Situation,
+        listeners: u32,
+        instructions: f64,
+    ) -> Line {
+        Line::Figure(Figure {
+            operation,
+            situation,
+            listeners,
+            instructions,
+            spread: 0.0,
+        })
+    }
+
+    #[test]
+    fn costs_are_above_the_same_operation_alone() {
+        let mut figures = Figures::default();
+        let comm = Operation::Comm;
+        figures.add(
+            Which::Ours,
+            vec![
+                line(comm, Situation::Nobody, 0, 400.0),
+                line(comm, Situation::Everything, 8, 1400.0),
+                line(comm, Situation::Containers, 0, 410.0),
+                line(comm, Situation::Containers, 8, 1010.0),
+            ],
+        );
+        let cost = |situation| figures.cost(Which::Ours, comm, situation, 8);
+        assert_eq!(cost(Situation::Everything), Some(1000.0));
+        assert_eq!(cost(Situation::Containers), Some(600.0));
+        assert_eq!(cost(Situation::Dead), None);
+        assert_eq!(
+            figures.cost(Which::Stock, comm, Situation::Everything, 8),
+            None
+        );
+    }
+
+    #[test]
+    fn the_median_flood_counts() {
+        let mut figures = Figures::default();
+        let flood = |events, lost| {
+            Line::Flood(Flood {
+                events,
+                seconds: 2.0,
+                lost,
+            })
+        };
+        figures.add(
+            Which::Ours,
+            vec![flood(100, false), flood(2, true), flood(40, true)],
+        );
+        assert_eq!(figures.flood(Which::Ours), Some((20.0, 2, 3)));
+        assert_eq!(figures.flood(Which::Stock), None);
+    }
+}

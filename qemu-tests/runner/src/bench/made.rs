@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What the figures were made from.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde::Serialize;
+
+use crate::accelerator::Accelerator;
+use crate::bench::Subjects;
+use crate::settings::{Kernel, Settings};
+
+/// The surroundings of a run.
+#[derive(Serialize)]
+pub struct Made {
+    /// The day.
+    pub date: String,
+    /// The release of the patched kernel.
+    pub kernel: String,
+    /// The release of the unpatched one.
+    pub stock_kernel: String,
+    /// The compiler of both.
+    pub compiler: String,
+    /// Options that matter, as they are in both configurations.
+    pub options: Vec<String>,
+    /// QEMU's version.
+    pub qemu: String,
+    /// How what takes two CPUs was run.
+    pub parallel: String,
+    /// How long all of it took.
+    pub seconds: u64,
+}
+
+/// What changes a figure.
+const OPTIONS: [&str; 7] = [
+    "CONFIG_CC_OPTIMIZE_FOR_PERFORMANCE",
+    "CONFIG_SLUB_TINY",
+    "CONFIG_JUMP_LABEL",
+    "CONFIG_CPU_MITIGATIONS",
+    "CONFIG_SMP",
+    "CONFIG_PREEMPT_LAZY",
+    "CONFIG_FAULT_INJECTION",
+];
+
+impl Made {
+    /// Looks it up. Fails if the kernels cannot be compared.
+    pub fn new(
+        settings: &Settings,
+        subjects: &Subjects,
+        parallel: Accelerator,
+        date: &str,
+        elapsed: Duration,
+    ) -> Result<Self> {
+        let config = configuration(&subjects.ours)?;
+        let stock_config = configuration(&subjects.stock)?;
+        let options = OPTIONS.map(|name| option(&config, name));
+        ensure!(
+            options == OPTIONS.map(|name| option(&stock_config, name)),
+            "the two kernels are configured in different ways: build both with the flavor bench"
+        );
+        Ok(Self {
+            date: date.to_owned(),
+            kernel: release(&subjects.ours)?,
+            stock_kernel: release(&subjects.stock)?,
+            compiler: value(&config, "CONFIG_CC_VERSION_TEXT").unwrap_or_default(),
+            options: options.to_vec(),
+            qemu: settings.qemu_version.clone(),
+            parallel: parallel.name().to_owned(),
+            seconds: elapsed.as_secs(),
+        })
+    }
+}
+
+fn release(kernel: &Kernel) -> Result<String> {
+    let file = kernel.directory.join("include/config/kernel.release");
+    let release = fs::read_to_string(&file);
+    let release = release.with_context(|| format!("cannot read {}", file.display()))?;
+    Ok(release.trim_end().to_owned())
+}
+
+fn configuration(kernel: &Kernel) -> Result<String> {
+    let file = kernel.directory.join(".config");
+    fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))
+}
+
+/// `NAME=value`, or `NAME=n` where it is not set.
+fn option(config: &str, name: &str) -> String {
+    format!("{name}={}", value(config, name).as_deref().unwrap_or("n"))
+}
+
+fn value(config: &str, name: &str) -> Option<String> {
+    let mut lines = config.lines();
+    let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix('='))?;
+    Some(value.trim_matches('"').to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_have_values() {
+        let config = "CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_C=\"gcc 12\"\nCONFIG_AB=n\n";
+        assert_eq!(option(config, "CONFIG_A"), "CONFIG_A=y");
+        assert_eq!(option(config, "CONFIG_B"), "CONFIG_B=n");
+        assert_eq!(value(config, "CONFIG_C").as_deref(), Some("gcc 12"));
+    }
+}

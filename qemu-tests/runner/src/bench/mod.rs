@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: GPL-2.0
+//! `bench`: what events cost on our kernel, on the stock one, and on one without process events.
+//!
+//! Each kernel is booted on one emulated CPU whose clock counts instructions, so that a figure is
+//! the same on any machine. What takes two CPUs is measured in another virtual machine, in the time
+//! of this one, and only as ratios of any worth.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use protocol::FromGuest;
+use protocol::bench::{Flood, Line};
+
+use crate::accelerator::{self, Accelerator};
+use crate::bench::figures::{Figures, Which};
+use crate::settings::{Kernel, Settings};
+use crate::virtme::text;
+use crate::vm::{self, BOOT_LIMIT, Vm};
+
+mod chart;
+mod figures;
+mod made;
+mod report;
+mod table;
+mod targets;
+
+/// How long one figure may take.
+const FIGURE_LIMIT: Duration = Duration::from_secs(180);
+
+/// How often the progress is told.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What is measured with.
+pub struct Subjects {
+    /// The patched kernel.
+    pub ours: Kernel,
+    /// The unpatched one.
+    pub stock: Kernel,
+    /// The patched one without process events.
+    pub floor: Kernel,
+    /// The program that lets eBPF programs record events.
+    pub peer: Option<PathBuf>,
+}
+
+/// Where the results go, besides the terminal.
+pub struct Files<'a> {
+    /// For programs.
+    pub json: Option<&'a Path>,
+    /// The directory for a page in Markdown, and its chart.
+    pub output: Option<&'a Path>,
+    /// The day to write there.
+    pub date: &'a str,
+}
+
+/// Measures and reports. With `check`, 1 if a target is missed; else 0.
+pub fn run(settings: &Settings, subjects: &Subjects, files: &Files<'_>, check: bool) -> Result<u8> {
+    let started = Instant::now();
+    let mut figures = Figures::default();
+    let kernels = [
+        (Which::Floor, &subjects.floor),
+        (Which::Stock, &subjects.stock),
+        (Which::Ours, &subjects.ours),
+    ];
+    eprintln!("bench: three kernels on one emulated CPU, a few minutes in all");
+    for (which, kernel) in kernels {
+        let mut options = Vec::new();
+        match (which, &subjects.peer) {
+            (Which::Floor, _) => options.push("--nobody".to_owned()),
+            (Which::Ours, Some(peer)) => {
+                options.extend(["--peer".to_owned(), text(peer)?]);
+            }
+            _ => {}
+        }
+        let lines = measure(settings, kernel, Accelerator::Counting, options)?;
+        figures.add(which, lines);
+    }
+    let accelerator = accelerator::choose(settings, &subjects.ours)?;
+    for (which, kernel) in &kernels[1..] {
+        let lines = measure(settings, kernel, accelerator, vec!["--flood".to_owned()])?;
+        figures.add(*which, lines);
+    }
+    let made = made::Made::new(
+        settings,
+        subjects,
+        accelerator,
+        files.date,
+        started.elapsed(),
+    )?;
+    let targets = targets::all(&figures);
+    let sections = report::sections(&figures, &targets, accelerator);
+    print!("{}", table::text(&made, &sections));
+    if let Some(json) = files.json {
+        report::write_json(json, &made, &figures, &targets)?;
+        println!("figures for programs: {}", json.display());
+    }
+    if let Some(output) = files.output {
+        report::write_page(output, &made, &sections)?;
+        chart::write(&output.join(report::CHART), &figures)?;
+        println!("page and chart: {}", output.join(report::PAGE).display());
+    }
+    let missed = targets
+        .iter()
+        .filter(|target| target.is_met() == Some(false))
+        .count();
+    Ok(u8::from(check && missed > 0))
+}
+
+/// Lets the guest's benchmark run, and takes its lines.
+fn measure(
+    settings: &Settings,
+    kernel: &Kernel,
+    accelerator: Accelerator,
+    options: Vec<String>,
+) -> Result<Vec<Line>> {
+    let started = Instant::now();
+    eprintln!("{}: booting ({})", kernel.name, accelerator.name());
+    let mut vm = Vm::boot(settings, kernel, accelerator, BOOT_LIMIT)?;
+    let mut command = vec![
+        settings.guest.to_string_lossy().into_owned(),
+        "bench".to_owned(),
+    ];
+    command.extend(options);
+    vm.start(vm::job(kernel, command)?)?;
+    let mut output = Output::new(&kernel.name);
+    let status = loop {
+        match vm.next_until(Instant::now() + FIGURE_LIMIT)? {
+            Some(FromGuest::Output(bytes)) => output.take(&bytes)?,
+            Some(FromGuest::Errors(bytes)) => eprint!("{}", String::from_utf8_lossy(&bytes)),
+            Some(FromGuest::Exited(status)) => break status,
+            Some(FromGuest::ModuleLoaded(_)) => {}
+            Some(message) => return Err(vm.failure(format!("the agent said {message:?}"))),
+            None => {
+                let limit = FIGURE_LIMIT.as_secs();
+                return Err(vm.failure(format!("a figure took more than {limit} s")));
+            }
+        }
+    };
+    vm.finish()?;
+    ensure!(
+        status == 0,
+        "{}: the benchmark ended with status {status}",
+        kernel.name
+    );
+    ensure!(
+        output.done == output.total,
+        "{}: {} of {} figures came",
+        kernel.name,
+        output.done,
+        output.total
+    );
+    let elapsed = started.elapsed().as_secs();
+    eprintln!("{}: {} figures in {elapsed} s", kernel.name, output.done);
+    Ok(output.lines)
+}
+
+/// The benchmark's output so far.
+struct Output<'a> {
+    name: &'a str,
+    unfinished: Vec<u8>,
+    lines: Vec<Line>,
+    total: u32,
+    done: u32,
+    started: Instant,
+    next_progress: Instant,
+}
+
+impl<'a> Output<'a> {
+    fn new(name: &'a str) -> Self {
+        let started = Instant::now();
+        Self {
+            name,
+            unfinished: Vec::new(),
+            lines: Vec::new(),
+            total: 0,
+            done: 0,
+            started,
+            next_progress: started + PROGRESS_INTERVAL,
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> Result<()> {
+        self.unfinished.extend(bytes);
+        while let Some(end) = self.unfinished.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.unfinished.drain(..=end).collect();
+            let line: Line = serde_json::from_slice(&line).with_context(|| {
+                let line = String::from_utf8_lossy(&line);
+                format!("{}: the benchmark said {line:?}", self.name)
+            })?;
+            self.count(line)?;
+        }
+        if Instant::now() > self.next_progress && self.done > 0 {
+            self.next_progress = Instant::now() + PROGRESS_INTERVAL;
+            let elapsed = self.started.elapsed();
+            let left = elapsed.mul_f64(f64::from(self.total - self.done) / f64::from(self.done));
+            let (name, done, total) = (self.name, self.done, self.total);
+            let (elapsed, left) = (elapsed.as_secs(), left.as_secs());
+            eprintln!("{name}: {done} of {total} figures, {elapsed} s, about {left} s left");
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, line: Line) -> Result<()> {
+        match &line {
+            Line::Total(total) => self.total = *total,
+            Line::Figure(_) | Line::Flood(Flood { .. }) => self.done += 1,
+            Line::Missing { figures, .. } => self.done += figures,
+        }
+        if self.done > self.total {
+            bail!(
+                "{}: more figures than the {} announced",
+                self.name,
+                self.total
+            );
+        }
+        self.lines.push(line);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_may_come_in_pieces() {
+        let mut output = Output::new("ours");
+        output
+            .take(b"{\"total\":2}\n{\"missing\":{\"figures\":1,")
+            .unwrap();
+        assert_eq!((output.total, output.done), (2, 0));
+        output
+            .take(b"\"situation\":\"peer\",\"reason\":\"none\"}}\n")
+            .unwrap();
+        assert_eq!((output.lines.len(), output.done), (2, 1));
+        assert!(output.take(b"no figure\n").is_err());
+    }
+
+    #[test]
+    fn figures_that_were_not_announced_are_an_error() {
+        let flood = b"{\"flood\":{\"events\":1,\"seconds\":1.0,\"lost\":false}}\n";
+        assert!(Output::new("ours").take(flood).is_err());
+    }
+}

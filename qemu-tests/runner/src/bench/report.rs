@@ -1,0 +1,335 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What a run found: tables, a page, JSON.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use protocol::bench::{Operation, Situation};
+use serde_json::json;
+
+use crate::accelerator::Accelerator;
+use crate::bench::figures::{Figures, Which};
+use crate::bench::made::Made;
+use crate::bench::table::{Section, grouped, markdown, number, ratio, surroundings};
+use crate::bench::targets::{HOOK, Target, hook};
+
+/// The page's file.
+pub const PAGE: &str = "benchmark.md";
+
+/// The chart's file.
+pub const CHART: &str = "benchmark.svg";
+
+/// How many listeners there are, in turn.
+pub const CROWDS: [u32; 4] = [1, 8, 64, 256];
+
+/// All tables.
+pub fn sections(figures: &Figures, targets: &[Target], parallel: Accelerator) -> Vec<Section> {
+    let mut sections = vec![
+        must_show(targets),
+        nobody(figures),
+        crowds(
+            figures,
+            "Delivered",
+            "Instructions above the same with nobody listening, each listener getting everything \
+             and losing nothing.\neBPF: a program that writes a record of the same content into a \
+             ring buffer and wakes nobody.",
+            Situation::Everything,
+        ),
+        crowds(
+            figures,
+            "Filtered out",
+            "The same with listeners that asked for another kind of event: SID, or UID beside \
+             setsid.",
+            Situation::Filtered,
+        ),
+        others(figures),
+    ];
+    sections.extend(flood(figures, parallel));
+    sections
+}
+
+fn heads(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+fn must_show(targets: &[Target]) -> Section {
+    let rows = targets.iter().map(|target| {
+        let value = |value: Option<f64>| {
+            value.map_or_else(|| "-".to_owned(), |value| grouped(value, target.digits))
+        };
+        let verdict = match target.is_met() {
+            Some(true) => "met",
+            Some(false) => "MISSED",
+            None => "not measured",
+        };
+        vec![
+            target.case.clone(),
+            value(target.stock),
+            value(target.ours),
+            ratio(target.ours, target.stock),
+            grouped(target.at_most, target.digits),
+            verdict.to_owned(),
+        ]
+    });
+    Section {
+        title: "What must show",
+        about: "Instructions above the same operation with nobody listening.".to_owned(),
+        head: heads(&[
+            "case",
+            "stock",
+            "ours",
+            "ours/stock",
+            "ours, at most",
+            "verdict",
+        ]),
+        rows: rows.collect(),
+    }
+}
+
+fn nobody(figures: &Figures) -> Section {
+    let operations = [Operation::ForkExit, Operation::Storm, Operation::SystemCall];
+    let rows = Operation::KINDS
+        .into_iter()
+        .chain(operations)
+        .map(|operation| {
+            let alone = |which| number(figures.alone(which, operation));
+            let hooks = operation.hooks();
+            let each = match hooks {
+                0 => None,
+                _ => hook(figures, operation),
+            };
+            vec![
+                operation.name().to_owned(),
+                alone(Which::Floor),
+                alone(Which::Stock),
+                alone(Which::Ours),
+                hooks.to_string(),
+                each.map_or_else(|| "-".to_owned(), |each| grouped(each, 1)),
+            ]
+        });
+    Section {
+        title: "Nobody listens",
+        about: format!(
+            "Whole operations, in instructions. The floor has CONFIG_PROC_EVENTS=n; a hook may \
+             cost {HOOK} above it.\nsetsid and exit pass two: ids are taken before they are lost."
+        ),
+        head: heads(&[
+            "operation",
+            "floor",
+            "stock",
+            "ours",
+            "hooks",
+            "ours a hook",
+        ]),
+        rows: rows.collect(),
+    }
+}
+
+fn crowds(figures: &Figures, title: &'static str, about: &str, situation: Situation) -> Section {
+    let mut head = heads(&["event"]);
+    for count in CROWDS {
+        for column in ["stock", "ours", "ratio"] {
+            head.push(format!("{count}: {column}"));
+        }
+    }
+    let is_delivered = situation == Situation::Everything;
+    if is_delivered {
+        head.push("eBPF".to_owned());
+    }
+    let rows = Operation::KINDS
+        .into_iter()
+        .chain([Operation::Storm])
+        .map(|operation| {
+            let mut row = vec![operation.name().to_owned()];
+            for count in CROWDS {
+                let cost = |which| figures.cost(which, operation, situation, count);
+                let (stock, ours) = (cost(Which::Stock), cost(Which::Ours));
+                row.extend([number(stock), number(ours), ratio(ours, stock)]);
+            }
+            if is_delivered {
+                row.push(number(figures.cost(
+                    Which::Ours,
+                    operation,
+                    Situation::Peer,
+                    1,
+                )));
+            }
+            row
+        });
+    Section {
+        title,
+        about: about.to_owned(),
+        head,
+        rows: rows.collect(),
+    }
+}
+
+fn others(figures: &Figures) -> Section {
+    let above = |operation, situation, listeners| {
+        move |which| figures.cost(which, operation, situation, listeners)
+    };
+    let whole = |operation, situation, listeners| {
+        move |which| figures.whole(which, operation, situation, listeners)
+    };
+    let mut rows = Vec::new();
+    let mut add = |case: String, value: &dyn Fn(Which) -> Option<f64>| {
+        let (stock, ours) = (value(Which::Stock), value(Which::Ours));
+        rows.push(vec![case, number(stock), number(ours), ratio(ours, stock)]);
+    };
+    for operation in [Operation::Comm, Operation::Storm] {
+        let case = format!(
+            "{}: a listener for SID was closed without IGNORE",
+            operation.name()
+        );
+        add(case, &above(operation, Situation::Dead, 1));
+    }
+    for count in [1, 64] {
+        let case = format!("comm: {count} bound sockets that never sent LISTEN");
+        add(
+            case,
+            &above(Operation::Comm, Situation::NeverListened, count),
+        );
+    }
+    let case = "comm: a listener that never reads, after it overran".to_owned();
+    add(case, &above(Operation::Comm, Situation::NeverReads, 1));
+    for count in CROWDS {
+        let case = format!("comm in one of {count} containers, each with a listener");
+        add(case, &above(Operation::Comm, Situation::Containers, count));
+    }
+    for others in [0, 256] {
+        for operation in [Operation::Listen, Operation::Ignore] {
+            let case = format!("{}, {others} others listening: whole", operation.name());
+            add(case, &whole(operation, Situation::Everything, others));
+        }
+    }
+    let case = "reading an event: whole".to_owned();
+    add(case, &whole(Operation::Read, Situation::Everything, 1));
+    let case = "reading a record of eBPF's: whole".to_owned();
+    add(case, &whole(Operation::Read, Situation::Peer, 1));
+    let case = "any system call while eBPF records setsid".to_owned();
+    add(case, &above(Operation::SystemCall, Situation::Peer, 1));
+    let mut about =
+        "Instructions above the same with nobody listening, or of the whole operation. \
+                     Of a request, what its sender\nitself executes."
+            .to_owned();
+    for (which, situation, reason) in figures.missing() {
+        about += &format!(
+            "\nNot measured on {}: {situation:?} ({reason}).",
+            which.name()
+        );
+    }
+    Section {
+        title: "Other cases",
+        about,
+        head: heads(&["case", "stock", "ours", "ours/stock"]),
+        rows,
+    }
+}
+
+fn flood(figures: &Figures, parallel: Accelerator) -> Option<Section> {
+    let (stock, ours) = (figures.flood(Which::Stock)?, figures.flood(Which::Ours)?);
+    let losses = |(_, lost, rounds): (f64, usize, usize)| format!("{lost} of {rounds}");
+    Some(Section {
+        title: "A flood of COMM, one CPU raising and one reading",
+        about: format!(
+            "One listener with the default buffer, two CPUs ({}): events a second until the first \
+             loss or for 2 s, the\nmedian of the rounds, in this machine's time. Only the ratio \
+             says something. Where one thread emulates\nboth CPUs (QEMU before 8.1), each turn of \
+             the raising one overruns the buffer.",
+            parallel.name()
+        ),
+        head: heads(&["", "stock", "ours", "ours/stock"]),
+        rows: vec![
+            vec![
+                "events a second".to_owned(),
+                number(Some(stock.0)),
+                number(Some(ours.0)),
+                ratio(Some(ours.0), Some(stock.0)),
+            ],
+            vec![
+                "rounds with a loss".to_owned(),
+                losses(stock),
+                losses(ours),
+                "-".to_owned(),
+            ],
+        ],
+    })
+}
+
+/// Writes the page, which shows the chart.
+pub fn write_page(directory: &Path, made: &Made, sections: &[Section]) -> Result<()> {
+    let text = format!(
+        "# What events cost\n\nWritten by a run of the benchmark (`make bench`).\n{}\n\n\
+         A figure is the median of 15 batches after a warm-up; see \
+         `qemu-tests/guest/src/bench/measure.rs`.\n\n![Instructions of a COMM event]({CHART})\n{}",
+        surroundings(made),
+        markdown(sections)
+    );
+    fs::create_dir_all(directory)
+        .and_then(|()| fs::write(directory.join(PAGE), text))
+        .with_context(|| format!("cannot write into {}", directory.display()))
+}
+
+/// Writes all figures for programs.
+pub fn write_json(file: &Path, made: &Made, figures: &Figures, targets: &[Target]) -> Result<()> {
+    let all: Vec<_> = figures
+        .all()
+        .map(|(which, figure)| json!({ "kernel": which.name(), "figure": figure }))
+        .collect();
+    let targets: Vec<_> = targets
+        .iter()
+        .map(|target| json!({ "target": target, "met": target.is_met() }))
+        .collect();
+    let floods: BTreeMap<_, _> = [Which::Stock, Which::Ours]
+        .into_iter()
+        .filter_map(|which| Some((which.name(), figures.flood(which)?.0)))
+        .collect();
+    let report = json!({
+        "made": made,
+        "targets": targets,
+        "figures": all,
+        "flood_events_a_second": floods,
+    });
+    fs::write(file, serde_json::to_vec_pretty(&report)?)
+        .with_context(|| format!("cannot write {}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::figures::tests::line;
+    use crate::bench::targets;
+    use protocol::bench::Line;
+
+    #[test]
+    fn verdicts_and_reasons_are_shown() {
+        let mut figures = Figures::default();
+        let comm = Operation::Comm;
+        let lines = [
+            (Situation::Nobody, 0, 400.0),
+            (Situation::Everything, 1, 2400.0),
+        ]
+        .map(|(situation, count, value)| line(comm, situation, count, value));
+        figures.add(Which::Ours, lines.to_vec());
+        let missing = Line::Missing {
+            figures: 4,
+            situation: Situation::Containers,
+            reason: "refused".to_owned(),
+        };
+        figures.add(Which::Stock, vec![missing]);
+        let targets = targets::all(&figures);
+        let sections = sections(&figures, &targets, Accelerator::Tcg);
+        let text = markdown(&sections);
+        assert!(
+            text.contains("| COMM delivered to 1 listener | - | 2,000 | - | 850 | MISSED |"),
+            "{text}"
+        );
+        assert!(
+            text.contains("Not measured on stock: Containers (refused)."),
+            "{text}"
+        );
+        assert!(!text.contains("A flood"), "{text}");
+    }
+}

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Tables, for a terminal and in Markdown.
+
+use std::fmt::Write;
+
+use crate::bench::made::Made;
+
+/// A table with a title and some words about it.
+pub struct Section {
+    /// The title.
+    pub title: &'static str,
+    /// What it shows.
+    pub about: String,
+    /// The columns' heads; the first is of words, the others are of numbers.
+    pub head: Vec<String>,
+    /// The cells.
+    pub rows: Vec<Vec<String>>,
+}
+
+/// All tables for a terminal.
+pub fn text(made: &Made, sections: &[Section]) -> String {
+    let mut text = String::new();
+    for section in sections {
+        let widths: Vec<usize> = (0..section.head.len())
+            .map(|column| {
+                let cells = section.rows.iter().chain([&section.head]);
+                cells
+                    .map(|row| row[column].chars().count())
+                    .max()
+                    .unwrap_or(0)
+            })
+            .collect();
+        let line = |cells: &[String]| {
+            let cells = cells.iter().zip(&widths).enumerate();
+            let cells: Vec<_> = cells
+                .map(|(column, (cell, width))| match column {
+                    0 => format!("{cell:width$}"),
+                    _ => format!("{cell:>width$}"),
+                })
+                .collect();
+            cells.join("  ")
+        };
+        let rule: Vec<_> = widths.iter().map(|width| "-".repeat(*width)).collect();
+        let Section { title, about, .. } = section;
+        // Writing to a string does not fail.
+        let _ = writeln!(
+            text,
+            "\n{title}\n{about}\n\n{}\n{}",
+            line(&section.head),
+            line(&rule)
+        );
+        for row in &section.rows {
+            let _ = writeln!(text, "{}", line(row).trim_end());
+        }
+    }
+    let _ = writeln!(text, "\n{}", surroundings(made));
+    text
+}
+
+/// All tables in Markdown.
+pub fn markdown(sections: &[Section]) -> String {
+    let mut text = String::new();
+    for section in sections {
+        let Section { title, about, .. } = section;
+        let _ = writeln!(text, "\n## {title}\n\n{about}\n");
+        let _ = writeln!(text, "| {} |", section.head.join(" | "));
+        let _ = writeln!(text, "|---{}|", "|---:".repeat(section.head.len() - 1));
+        for row in &section.rows {
+            let _ = writeln!(text, "| {} |", row.join(" | "));
+        }
+    }
+    text
+}
+
+/// What the figures were made from, in a sentence or two.
+pub fn surroundings(made: &Made) -> String {
+    let Made {
+        date,
+        kernel,
+        stock_kernel,
+        compiler,
+        options,
+        qemu,
+        parallel,
+        seconds,
+    } = made;
+    let options = options.join(", ");
+    format!(
+        "Made on {date} in {seconds} s, from Linux {kernel} and {stock_kernel}\n({compiler}; flavor \
+         bench: {options})\nin {qemu}, -icount shift=0,sleep=off; the flood: {parallel}."
+    )
+}
+
+/// A number of instructions, in groups of three digits.
+pub fn number(value: Option<f64>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| grouped(value, 0))
+}
+
+/// A number with that many digits behind the point.
+pub fn grouped(value: f64, digits: usize) -> String {
+    let plain = format!("{:.digits$}", value.abs());
+    let (whole, fraction) = plain.split_at(plain.find('.').unwrap_or(plain.len()));
+    let mut grouped = String::new();
+    for (index, digit) in whole.chars().enumerate() {
+        if index > 0 && (whole.len() - index) % 3 == 0 {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    let is_zero = plain.chars().all(|c| !c.is_ascii_digit() || c == '0');
+    let sign = if value < 0.0 && !is_zero { "-" } else { "" };
+    format!("{sign}{grouped}{fraction}")
+}
+
+/// How many times as much ours is as stock.
+pub fn ratio(ours: Option<f64>, stock: Option<f64>) -> String {
+    match (ours, stock) {
+        (Some(ours), Some(stock)) if stock >= 1.0 => grouped(ours / stock, 2),
+        _ => "-".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_grouped() {
+        assert_eq!(grouped(1234567.4, 0), "1,234,567");
+        assert_eq!(grouped(999.0, 0), "999");
+        assert_eq!(grouped(-1000.0, 0), "-1,000");
+        assert_eq!(grouped(-0.2, 0), "0");
+        assert_eq!(grouped(1.049, 2), "1.05");
+        assert_eq!(number(None), "-");
+        assert_eq!(ratio(Some(1.0), Some(2.0)), "0.50");
+        assert_eq!(ratio(Some(1.0), Some(0.0)), "-");
+    }
+
+    #[test]
+    fn markdown_has_a_rule_of_each_column() {
+        let section = Section {
+            title: "T",
+            about: "About.".into(),
+            head: vec!["a".into(), "b".into(), "c".into()],
+            rows: vec![vec!["x".into(), "1".into(), "2".into()]],
+        };
+        let expected = "\n## T\n\nAbout.\n\n| a | b | c |\n|---|---:|---:|\n| x | 1 | 2 |\n";
+        assert_eq!(markdown(&[section]), expected);
+    }
+}
