@@ -3,7 +3,8 @@
 //! The files of `rust-module/` that know nothing of the kernel, compiled for the host.
 //!
 //! Their tests are at their ends: what listeners read (`wire`), what they ask for (`mask`), how
-//! they ask (`control`), and how they are found (`index`). In the kernel their functions have callers; here, only the tests.
+//! they ask (`control`), and how they are found (`index`). What has to hold for all inputs is in
+//! `properties`. In the kernel their functions have callers; here, only the tests.
 
 #![allow(dead_code)]
 
@@ -20,3 +21,6 @@ mod mask;
 #[path = "../../../rust-module/wire.rs"]
 #[rustfmt::skip]
 mod wire;
+
+#[cfg(test)]
+mod properties;

@@ -1,0 +1,314 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What has to hold whatever the input, against models that were written for nothing else.
+
+use crate::control::{Command, Malformed};
+use crate::index::{self, Slot};
+use crate::mask::{bits, List, Mask};
+use crate::wire::{Event, Ids, Message, NO_CPU};
+use proptest::collection::{hash_map, vec};
+use proptest::prelude::*;
+use std::collections::HashMap;
+use zerocopy::{FromBytes, IntoBytes};
+
+/// What is in front of each event in C, field by field.
+mod layout {
+    use zerocopy_derive::FromBytes;
+
+    /// `struct nlmsghdr`, `struct cn_msg`, and `struct proc_event` up to its union.
+    #[derive(Debug, FromBytes, PartialEq)]
+    #[repr(C)]
+    pub(super) struct Headers {
+        pub(super) nlmsg_len: u32,
+        pub(super) nlmsg_type: u16,
+        pub(super) nlmsg_flags: u16,
+        pub(super) nlmsg_seq: u32,
+        pub(super) nlmsg_pid: u32,
+        pub(super) idx: u32,
+        pub(super) val: u32,
+        pub(super) seq: u32,
+        pub(super) ack: u32,
+        pub(super) len: u16,
+        pub(super) flags: u16,
+        pub(super) what: u32,
+        pub(super) cpu: u32,
+        pub(super) timestamp_low: u32,
+        pub(super) timestamp_high: u32,
+    }
+}
+
+/// Bytes before the union.
+const HEADERS: usize = size_of::<layout::Headers>();
+
+fn ids() -> impl Strategy<Value = Ids> {
+    any::<(i32, i32)>().prop_map(|(pid, tgid)| Ids { pid, tgid })
+}
+
+/// An event with the words that have to stand in the union, from its start; the rest is zero.
+fn event() -> impl Strategy<Value = (Event, u32, Vec<u32>)> {
+    let words = |numbers: &[i32]| -> Vec<u32> { numbers.iter().map(|word| *word as u32).collect() };
+
+    prop_oneof![
+        (ids(), ids()).prop_map(move |(parent, child)| (
+            Event::Fork { parent, child },
+            0x0000_0001,
+            words(&[parent.pid, parent.tgid, child.pid, child.tgid]),
+        )),
+        ids().prop_map(move |process| (
+            Event::Exec { process },
+            0x0000_0002,
+            words(&[process.pid, process.tgid]),
+        )),
+        (ids(), any::<u32>(), any::<u32>()).prop_map(|(process, ruid, euid)| (
+            Event::Uid {
+                process,
+                ruid,
+                euid
+            },
+            0x0000_0004,
+            vec![process.pid as u32, process.tgid as u32, ruid, euid],
+        )),
+        (ids(), any::<u32>(), any::<u32>()).prop_map(|(process, rgid, egid)| (
+            Event::Gid {
+                process,
+                rgid,
+                egid
+            },
+            0x0000_0040,
+            vec![process.pid as u32, process.tgid as u32, rgid, egid],
+        )),
+        (ids(), ids(), any::<i32>(), any::<i32>()).prop_map(
+            move |(process, parent, session, process_group)| (
+                Event::Sid {
+                    process,
+                    parent,
+                    session,
+                    process_group
+                },
+                0x0000_0080,
+                words(&[
+                    process.pid,
+                    process.tgid,
+                    parent.pid,
+                    parent.tgid,
+                    session,
+                    process_group,
+                ]),
+            )
+        ),
+        (ids(), ids()).prop_map(move |(process, tracer)| (
+            Event::Ptrace { process, tracer },
+            0x0000_0100,
+            words(&[process.pid, process.tgid, tracer.pid, tracer.tgid]),
+        )),
+        (ids(), any::<[u8; 16]>()).prop_map(|(process, comm)| (
+            Event::Comm { process, comm },
+            0x0000_0200,
+            [process.pid as u32, process.tgid as u32]
+                .into_iter()
+                .chain(
+                    comm.chunks(4)
+                        .map(|word| u32::read_from_bytes(word).unwrap())
+                )
+                .collect(),
+        )),
+        (ids(), ids()).prop_map(move |(process, parent)| (
+            Event::Coredump { process, parent },
+            0x4000_0000,
+            words(&[process.pid, process.tgid, parent.pid, parent.tgid]),
+        )),
+        (ids(), any::<u32>(), any::<u32>(), ids()).prop_map(
+            |(process, exit_code, exit_signal, parent)| (
+                Event::Exit {
+                    process,
+                    exit_code,
+                    exit_signal,
+                    parent
+                },
+                0x8000_0000,
+                vec![
+                    process.pid as u32,
+                    process.tgid as u32,
+                    exit_code,
+                    exit_signal,
+                    parent.pid as u32,
+                    parent.tgid as u32,
+                ],
+            )
+        ),
+        (ids(), any::<u32>(), any::<u32>()).prop_map(|(process, exit_code, exit_signal)| (
+            Event::SessionEnd {
+                process,
+                exit_code,
+                exit_signal
+            },
+            0x0000_0400,
+            vec![
+                process.pid as u32,
+                process.tgid as u32,
+                exit_code,
+                exit_signal
+            ],
+        )),
+    ]
+}
+
+fn headers(seq: u32, ack: u32, what: u32, cpu: u32, time: u64) -> layout::Headers {
+    let [low, high] = if cfg!(target_endian = "little") {
+        [time as u32, (time >> 32) as u32]
+    } else {
+        [(time >> 32) as u32, time as u32]
+    };
+
+    layout::Headers {
+        nlmsg_len: 76,
+        nlmsg_type: 3,
+        nlmsg_flags: 0,
+        nlmsg_seq: seq,
+        nlmsg_pid: 0,
+        idx: 1,
+        val: 1,
+        seq,
+        ack,
+        len: 40,
+        flags: 0,
+        what,
+        cpu,
+        timestamp_low: low,
+        timestamp_high: high,
+    }
+}
+
+/// How often a listener gets an event, by the lists that `Connector` sends each kind to.
+fn copies(mask: Mask, bit: u32, failed: bool) -> usize {
+    let all = List::ALL.into_iter();
+    let lists = all.filter(|list| match list {
+        List::Fork => bit == bits::FORK,
+        List::Exec => bit == bits::EXEC,
+        List::Uid => bit == bits::UID,
+        List::Gid => bit == bits::GID,
+        List::Sid => bit == bits::SID,
+        List::Ptrace => bit == bits::PTRACE,
+        List::Comm => bit == bits::COMM,
+        List::Coredump => bit == bits::COREDUMP,
+        List::Exit => bit == bits::EXIT,
+        List::SessionEnd => bit == bits::SESSION_END,
+        List::NonzeroExit => bit == bits::EXIT && failed,
+    });
+
+    lists.filter(|list| mask.is_on(*list)).count()
+}
+
+proptest! {
+    /// Each byte of an event's message has its place, however often the message was used before.
+    #[test]
+    fn an_event_is_encoded_as_c_has_it(
+        events in vec(event(), 1..4),
+        cpu: u32,
+        time: u64,
+        seq: u32,
+    ) {
+        let mut message = Message::new(cpu, time);
+
+        for (event, what, words) in events {
+            message.tell(&event);
+            message.number(seq);
+
+            let bytes = message.as_bytes();
+            prop_assert_eq!(bytes.len(), 76);
+            let found = layout::Headers::read_from_bytes(&bytes[..HEADERS]).unwrap();
+            prop_assert_eq!(found, headers(seq, 0, what, cpu, time));
+            let mut union = [0; 6];
+            union[..words.len()].copy_from_slice(&words);
+            prop_assert_eq!(&bytes[HEADERS..], union.as_bytes());
+        }
+    }
+
+    /// An answer has the request's numbers, and nothing of an event.
+    #[test]
+    fn an_answer_is_encoded_as_c_has_it(seq: u32, ack: u32, time: u64, errno in 0_u32..4096) {
+        let message = Message::acknowledge(seq, ack, NO_CPU, time, errno);
+
+        let bytes = message.as_bytes();
+        let found = layout::Headers::read_from_bytes(&bytes[..HEADERS]).unwrap();
+        prop_assert_eq!(found, headers(seq, ack.wrapping_add(1), 0, u32::MAX, time));
+        prop_assert_eq!(&bytes[HEADERS..HEADERS + 4], errno.as_bytes());
+        prop_assert!(bytes[HEADERS + 8..].iter().all(|byte| *byte == 0));
+    }
+
+    /// Any bytes are one of the two commands, or none.
+    #[test]
+    fn a_request_is_understood_by_its_length_and_operation(
+        data in prop_oneof![
+            vec(any::<u8>(), 0..24),
+            (0_u32..4, any::<u32>()).prop_map(|words| [words.0, words.1].as_bytes().to_vec()),
+            (0_u32..4).prop_map(|word| word.as_bytes().to_vec()),
+        ],
+    ) {
+        let word = |at: usize| u32::from_ne_bytes(data[at..at + 4].try_into().unwrap());
+        let expected = match data.len() {
+            4 if word(0) == 1 => Ok(Command::Listen(Mask::ALL)),
+            8 if word(0) == 1 => Ok(Command::Listen(Mask::requested(word(4)))),
+            4 | 8 if word(0) == 2 => Ok(Command::Ignore),
+            _ => Err(Malformed),
+        };
+
+        prop_assert_eq!(Command::parse(&data), expected);
+    }
+
+    /// A listener gets what it asked for once, and nothing else.
+    #[test]
+    fn who_asked_gets_an_event_once(requested: u32, kind in 0_usize..10, failed: bool) {
+        const KINDS: [u32; 10] = [
+            bits::FORK,
+            bits::EXEC,
+            bits::UID,
+            bits::GID,
+            bits::SID,
+            bits::PTRACE,
+            bits::COMM,
+            bits::COREDUMP,
+            bits::EXIT,
+            bits::SESSION_END,
+        ];
+        let bit = KINDS[kind];
+        let known = KINDS.iter().fold(bits::NONZERO_EXIT, |known, bit| known | bit);
+        let asks_for_failures = bit == bits::EXIT && failed && requested & bits::NONZERO_EXIT != 0;
+        let asks_for_all = requested & known == 0 && bit != bits::SESSION_END;
+        let asks = asks_for_all || requested & bit != 0 || asks_for_failures;
+
+        prop_assert_eq!(copies(Mask::requested(requested), bit, failed), usize::from(asks));
+    }
+
+    /// The table finds what a [`HashMap`] with the same keys finds.
+    #[test]
+    fn the_table_is_a_map(
+        map in hash_map(prop_oneof![1_usize.., (1_usize..64).prop_map(|n| n << 6)], any::<usize>(), 0..300),
+        others in vec(1_usize.., 0..50),
+    ) {
+        let mut table = vec![Slot::default(); index::slots(map.len())];
+        for (key, position) in &map {
+            prop_assert_eq!(index::find(&table, *key), None);
+            index::insert(&mut table, *key, *position);
+        }
+
+        for key in map.keys().chain(&others) {
+            prop_assert_eq!(index::find(&table, *key), map.get(key).copied());
+        }
+    }
+
+    /// What is inserted last counts.
+    #[test]
+    fn the_table_replaces(keys in vec(1_usize..8, 0..40)) {
+        let mut map = HashMap::new();
+        let mut table = vec![Slot::default(); index::slots(8)];
+        for (position, key) in keys.into_iter().enumerate() {
+            map.insert(key, position);
+            index::insert(&mut table, key, position);
+        }
+
+        for key in 1..8 {
+            prop_assert_eq!(index::find(&table, key), map.get(&key).copied());
+        }
+    }
+}
