@@ -7,9 +7,11 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 
+mod account;
 mod agent;
 mod bench;
 mod child;
+mod cycles;
 mod demo;
 mod describe;
 mod fault_injection;
@@ -18,6 +20,7 @@ mod harness;
 mod listen;
 mod listener;
 mod listing;
+mod storm;
 mod stress;
 mod supervisor;
 mod tests;
@@ -55,6 +58,10 @@ enum Command {
     Stress(stress::Options),
     /// Measure what events cost, and write the figures as lines of JSON.
     Bench(bench::Options),
+    /// Raise events of all kinds on all CPUs, and check that each is read or counted as lost.
+    Storm(storm::Options),
+    /// Load and unload the module, and kill listeners, again and again.
+    Cycles(cycles::Options),
     /// Show events as they happen, until interrupted.
     Listen(listen::Options),
     /// Keep a service running, and leave alone what detached from it.
@@ -93,9 +100,18 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Demo => demo::run(),
         Command::Stress(options) => stress::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Bench(options) => bench::run(&options).map(|()| ExitCode::SUCCESS),
+        Command::Storm(options) => storm::run(&options).map(|()| ExitCode::SUCCESS),
+        Command::Cycles(options) => succeed(cycles::run(&options)),
         Command::Listen(options) => listen::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Supervise(options) => supervisor::run(&options),
         Command::Follow(options) => follow::run(&options).map(|()| ExitCode::SUCCESS),
+    }
+}
+
+fn succeed(result: harness::TestResult) -> Result<ExitCode> {
+    match result {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(failure) => bail!("{failure}"),
     }
 }
 

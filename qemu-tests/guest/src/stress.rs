@@ -4,7 +4,6 @@
 //! At the end nobody is counted who is gone, and the account of each listener that stayed balances:
 //! what was sent to it is what it read, and what the kernel calls lost is what its numbers miss.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,6 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, execv, setsid};
 
+use crate::account::{Account, read};
 use crate::child::{self, Child, Gate};
 use crate::listener::{Listener, ListenerError};
 use crate::listing::{Line, Listing};
@@ -115,58 +115,6 @@ struct Tally {
     raised: u64,
     /// Requests, and sockets opened and closed.
     operations: u64,
-}
-
-/// What one listener that stays has read.
-struct Account {
-    listener: Listener,
-    port_id: u32,
-    mask: u32,
-    events: u64,
-    overruns: u64,
-    missing: u64,
-    /// The number that the next message of each CPU is to have.
-    next: BTreeMap<u32, u32>,
-}
-
-impl Account {
-    fn new(mut listener: Listener, mask: u32) -> Result<Self> {
-        let answer = listener.wait_for("the answer", |received| received.event.bit() == 0)?;
-        let cpu = answer.message.body.cpu;
-        let seq = answer.message.connector.seq;
-        Ok(Self {
-            port_id: listener.port_id()?,
-            listener,
-            mask,
-            events: 0,
-            overruns: 0,
-            missing: 0,
-            next: BTreeMap::from([(cpu, seq.wrapping_add(1))]),
-        })
-    }
-
-    /// Reads what is there.
-    fn read(&mut self) -> Result<()> {
-        loop {
-            match self.listener.receive(Instant::now()) {
-                Ok(None) => return Ok(()),
-                Ok(Some(received)) => {
-                    let (cpu, seq) = (received.message.body.cpu, received.message.connector.seq);
-                    let next = self.next.entry(cpu).or_insert(0);
-                    // A number from the past would be a huge gap, and so unbalance the account.
-                    self.missing += u64::from(seq.wrapping_sub(*next));
-                    *next = seq.wrapping_add(1);
-                    self.events += 1;
-                }
-                Err(error) if error.is_overrun() => self.overruns += 1,
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-}
-
-fn read(staying: &mut [Account]) -> Result<()> {
-    staying.iter_mut().try_for_each(Account::read)
 }
 
 /// Reads for the listeners that stay until all workers have ended.
@@ -289,7 +237,8 @@ fn raise_events(cpu: usize, stop: Instant) -> Result<u64> {
     Ok(raised)
 }
 
-fn execute_true() -> nix::Result<()> {
+/// Becomes a program that does nothing.
+pub fn execute_true() -> nix::Result<()> {
     execv(c"/bin/true", &[c"true"]).map(drop)
 }
 

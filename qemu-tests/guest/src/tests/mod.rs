@@ -13,6 +13,7 @@ mod containers;
 mod coredump;
 mod counting;
 mod examples;
+mod cycles;
 mod exec;
 mod exit;
 mod faults;
@@ -22,7 +23,7 @@ mod ids;
 mod leaks;
 mod listeners;
 mod loading;
-mod module;
+pub mod module;
 mod namespaces;
 mod namespaces_borders;
 mod namespaces_lifetimes;
@@ -38,6 +39,7 @@ mod session_end_namespaces;
 mod session_end_threads;
 mod sid;
 mod sshd;
+mod storm;
 mod stress;
 mod wire_format;
 
@@ -77,6 +79,8 @@ pub fn all() -> Vec<Test> {
         runtimes::TESTS,
         examples::TESTS,
         stress::TESTS,
+        storm::TESTS,
+        cycles::TESTS,
         leaks::TESTS,
     ]
     .concat()

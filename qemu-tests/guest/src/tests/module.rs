@@ -174,14 +174,18 @@ fn unloading_is_possible_while_somebody_reads_the_listing() -> TestResult {
 }
 
 fn it_loads_and_unloads_under_load() -> TestResult {
-    const ROUNDS: usize = 30;
+    reload_under_load(30)
+}
+
+/// Loads and unloads it so many times while others fork, rename and exit on all CPUs.
+pub fn reload_under_load(rounds: usize) -> TestResult {
     let mut busy = Vec::new();
     for cpu in cpus()? {
         let started = Gate::new()?;
         busy.push(child::fork(|| raise_events(cpu, &started))?);
         started.pass()?;
     }
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds {
         let listener = Listener::listen_all()?;
         let refused = unload();
         expect(

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The module is loaded and unloaded, and listeners are killed, again and again. Nobody is counted
+//! at the end, and the kernel's memory is as before.
+
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::WaitStatus;
+
+use crate::child::{self, Child, Gate};
+use crate::harness::{Failure, TestResult, expect, expect_eq};
+use crate::listener::Listener;
+use crate::listing::Listing;
+use crate::tests::module;
+use crate::wire::{LISTEN, mask};
+
+/// How much is to happen.
+#[derive(Args)]
+pub struct Options {
+    /// How many times to load and unload the module under load.
+    #[arg(long, default_value_t = 1000)]
+    pub reloads: usize,
+    /// How many processes to kill that listen.
+    #[arg(long, default_value_t = 10_000)]
+    pub kills: usize,
+}
+
+/// Processes that are there to be killed at one time.
+const VICTIMS: usize = 8;
+
+/// Which part of all cycles fills the kernel's caches before its memory is compared.
+const WARM_UP: usize = 10;
+
+/// How much more of the kernel's memory may be in use after all cycles, for what other parts of the
+/// kernel do meanwhile. A leak of one kilobyte a cycle is as much after 1,000.
+const GROWTH_LIMIT_KB: i64 = 1024;
+
+/// How long the kernel may take to free what is freed after a grace period.
+const SETTLE_LIMIT: Duration = Duration::from_secs(15);
+
+/// Runs it, and prints the figures.
+pub fn run(options: &Options) -> TestResult {
+    repeat(
+        "loads and unloads",
+        options.reloads,
+        module::reload_under_load,
+    )?;
+    repeat("kills", options.kills, kill_listeners)
+}
+
+/// Does something so many times, and expects neither listeners nor memory to be left.
+pub fn repeat(what: &str, times: usize, run: fn(usize) -> TestResult) -> TestResult {
+    let warm_up = times / WARM_UP;
+    run(warm_up)?;
+    let started = Instant::now();
+    let before = used_kb()?;
+    run(times - warm_up)?;
+    let growth = settled_kb(before)? - before;
+    expect_eq("listeners at the end", Listing::read()?.count, 0)?;
+    let seconds = started.elapsed().as_secs_f64();
+    println!("cycles: {times} {what} ({seconds:.1} s), {growth} kB more in use, nobody listens");
+    expect(
+        growth < GROWTH_LIMIT_KB,
+        format!("less than {GROWTH_LIMIT_KB} kB more in use after {times} {what}, got {growth}"),
+    )
+}
+
+/// What is used once it is no more than it may be; until then, what is freed after a grace period may
+/// still be there.
+fn settled_kb(before: i64) -> Result<i64, Failure> {
+    let limit = Instant::now() + SETTLE_LIMIT;
+    loop {
+        let used = used_kb()?;
+        if used - before < GROWTH_LIMIT_KB || Instant::now() > limit {
+            return Ok(used);
+        }
+        thread::yield_now();
+    }
+}
+
+/// What the kernel uses of the memory that is not given back when it is needed: slabs that can't be
+/// reclaimed, stacks, and what modules and counters take.
+fn used_kb() -> Result<i64, Failure> {
+    const FIELDS: [&str; 5] = [
+        "SUnreclaim:",
+        "KernelStack:",
+        "PageTables:",
+        "VmallocUsed:",
+        "Percpu:",
+    ];
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let mut used = 0;
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        if let (Some(name), Some(number)) = (words.next(), words.next()) {
+            if FIELDS.contains(&name) {
+                used += number.parse::<i64>()?;
+            }
+        }
+    }
+    Ok(used)
+}
+
+/// Kills so many processes that listen, some at a time, each wherever it is.
+pub fn kill_listeners(times: usize) -> TestResult {
+    let mut left = times;
+    while left > 0 {
+        let number = left.min(VICTIMS);
+        let victims = (0..number)
+            .map(|_| victim())
+            .collect::<Result<Vec<_>, _>>()?;
+        for victim in &victims {
+            kill(victim.pid(), Signal::SIGKILL)?;
+        }
+        for victim in victims {
+            let pid = victim.pid();
+            let ended = victim.wait()?;
+            let killed = WaitStatus::Signaled(pid, Signal::SIGKILL, false);
+            expect_eq("the end of a listener", ended, killed)?;
+        }
+        left -= number;
+    }
+    Ok(())
+}
+
+/// A process that listens at two sockets, and goes on asking for other events.
+fn victim() -> Result<Child, Failure> {
+    let listening = Gate::new()?;
+    let victim = child::fork(|| {
+        let listeners = [Listener::listen_all(), Listener::listen(mask::SID)];
+        if listeners.iter().any(Result::is_err) || listening.open(0).is_err() {
+            return 1;
+        }
+        loop {
+            for listener in listeners.iter().flatten() {
+                for mask in [mask::EXEC, mask::ALL] {
+                    if listener.request(&[LISTEN, mask]).is_err() {
+                        return 1;
+                    }
+                }
+            }
+        }
+    })?;
+    listening.pass()?;
+    Ok(victim)
+}
