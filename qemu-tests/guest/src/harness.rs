@@ -63,6 +63,12 @@ impl Failure {
             ..Self::new(reason)
         }
     }
+
+    /// The same failure, with what was done when it was found.
+    pub fn about(mut self, what: impl Display) -> Self {
+        self.message = format!("{}\n  {what}", self.message);
+        self
+    }
 }
 
 impl Display for Failure {

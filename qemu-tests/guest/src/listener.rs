@@ -2,7 +2,7 @@
 //! A listener: a netlink connector socket that asks for process events.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd};
 use std::time::{Duration, Instant};
 use std::{fmt, io};
 
@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{setsockopt, sockopt};
+use nix::unistd::dup;
 use zerocopy::IntoBytes;
 
 use crate::wire::{
@@ -82,12 +83,19 @@ impl Listener {
 
     /// As [`Self::open`], but with the receive buffer that every user has.
     pub fn open_unprivileged() -> Result<Self, ListenerError> {
-        let mut socket = Socket::new(libc::NETLINK_CONNECTOR as isize)
-            .map_err(|error| ListenerError::System("socket", error))?;
-        socket
+        let mut listener = Self::open_unbound()?;
+        listener
+            .socket
             .bind(&SocketAddr::new(0, CN_PROC))
             .map_err(|error| ListenerError::System("bind", error))?;
-        Ok(Self::from(socket))
+        Ok(listener)
+    }
+
+    /// A socket without an address and a group.
+    pub fn open_unbound() -> Result<Self, ListenerError> {
+        Socket::new(libc::NETLINK_CONNECTOR as isize)
+            .map(Self::from)
+            .map_err(|error| ListenerError::System("socket", error))
     }
 
     /// The socket, for what only some tests do with it.
@@ -148,10 +156,23 @@ impl Listener {
             flags: 0,
         };
         let request = [RequestHeader { netlink, connector }.as_bytes(), data].concat();
-        self.socket
-            .send_to(&request, &SocketAddr::new(0, 0), 0)
-            .map(drop)
+        self.send_datagram(&request)
             .map_err(|error| ListenerError::System("sendto", error))
+    }
+
+    /// Sends the kernel whatever bytes.
+    pub fn send_datagram(&self, datagram: &[u8]) -> io::Result<()> {
+        let kernel = SocketAddr::new(0, 0);
+        self.socket.send_to(datagram, &kernel, 0).map(drop)
+    }
+
+    /// Another descriptor of the same socket.
+    pub fn duplicate(&self) -> nix::Result<Self> {
+        let descriptor = dup(self)?;
+        // SAFETY: It is a socket, whose ownership goes over.
+        Ok(Self::from(unsafe {
+            Socket::from_raw_fd(descriptor.into_raw_fd())
+        }))
     }
 
     /// The next message, or `None` when there is none until the deadline.

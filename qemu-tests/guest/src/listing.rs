@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{Error, ErrorKind};
+use std::os::unix::fs::FileExt;
 use std::{env, io};
 
 use protocol::MODULE_VARIABLE;
@@ -46,6 +47,14 @@ impl Listing {
         Self::parse(&text()?)
     }
 
+    /// Reads it from a file that [`open`] opened, perhaps in another process: one that has become
+    /// less than root could not open it.
+    pub fn read_from(file: &File) -> io::Result<Self> {
+        let mut bytes = vec![0; LONGEST];
+        let length = file.read_at(&mut bytes, 0)?;
+        Self::parse(&String::from_utf8_lossy(&bytes[..length]))
+    }
+
     fn parse(text: &str) -> io::Result<Self> {
         let malformed =
             |line: &str| Error::new(ErrorKind::InvalidData, format!("{FILE}: a line {line:?}"));
@@ -79,6 +88,9 @@ impl Listing {
         })
     }
 }
+
+/// More bytes than a listing has in any test.
+const LONGEST: usize = 1 << 18;
 
 const COLUMNS: [&str; 8] = [
     "port_id",

@@ -16,6 +16,7 @@ mod demo;
 mod describe;
 mod fault_injection;
 mod follow;
+mod fuzz;
 mod harness;
 mod listen;
 mod listener;
@@ -58,6 +59,8 @@ enum Command {
     Stress(stress::Options),
     /// Measure what events cost, and write the figures as lines of JSON.
     Bench(bench::Options),
+    /// Send messages of every kind from everywhere, and check what becomes of each.
+    Fuzz(fuzz::Options),
     /// Raise events of all kinds on all CPUs, and check that each is read or counted as lost.
     Storm(storm::Options),
     /// Load and unload the module, and kill listeners, again and again.
@@ -100,6 +103,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Demo => demo::run(),
         Command::Stress(options) => stress::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Bench(options) => bench::run(&options).map(|()| ExitCode::SUCCESS),
+        Command::Fuzz(options) => succeed(fuzz::run(&options)),
         Command::Storm(options) => storm::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Cycles(options) => succeed(cycles::run(&options)),
         Command::Listen(options) => listen::run(&options).map(|()| ExitCode::SUCCESS),

@@ -19,6 +19,7 @@ mod exit;
 mod faults;
 mod filters;
 mod fork;
+mod fuzz;
 mod ids;
 mod leaks;
 mod listeners;
@@ -26,7 +27,7 @@ mod loading;
 pub mod module;
 mod namespaces;
 mod namespaces_borders;
-mod namespaces_lifetimes;
+pub mod namespaces_lifetimes;
 mod namespaces_listen;
 mod numbers;
 mod parameters;
@@ -34,6 +35,7 @@ mod programs;
 mod ptrace;
 mod runtimes;
 mod scenario;
+pub mod scenario;
 mod session_end;
 mod session_end_namespaces;
 mod session_end_threads;
@@ -81,6 +83,7 @@ pub fn all() -> Vec<Test> {
         stress::TESTS,
         storm::TESTS,
         cycles::TESTS,
+        fuzz::TESTS,
         leaks::TESTS,
     ]
     .concat()

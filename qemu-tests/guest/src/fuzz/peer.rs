@@ -1,0 +1,330 @@
+// SPDX-License-Identifier: GPL-2.0
+//! A socket under test beside what it has to be: whether it listens, for what, and which numbers
+//! come next. Every byte that the kernel sends it is compared.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::time::{ClockId, clock_gettime};
+
+use super::message::{Command, Fate, Message, Request};
+use super::own_namespace;
+use super::tally::Tally;
+use crate::harness::{Failure, TestResult, expect, expect_eq};
+use crate::listener::Listener;
+use crate::listing::{Line, Listing, open};
+use crate::stress::cpus;
+use crate::wire::{
+    CN_PROC, ConnectorHeader, Event, EventBody, IGNORE, MESSAGE_SIZE, NLMSG_DONE, NetlinkHeader,
+    Received, mask,
+};
+
+/// The CPU in answers that no number is counted by.
+const NO_CPU: u32 = u32::MAX;
+
+/// Where answers have the word that says what the kernel can do.
+const FEATURES: std::ops::Range<usize> = 4..8;
+
+/// What does not change during a run.
+pub struct Surroundings {
+    cpus: Vec<usize>,
+    features: [u8; 4],
+    since: u64,
+    listing: File,
+    user_ns: u64,
+}
+
+impl Surroundings {
+    /// Finds out, in the initial namespaces.
+    pub fn new() -> Result<Self, Failure> {
+        let since = now()?;
+        let mut listener = Listener::open()?;
+        listener.request(&[IGNORE])?;
+        let answer = listener.wait_for("the answer", |received| received.event.bit() == 0)?;
+        let [_, _, _, _, a, b, c, d, ..] = answer.message.body.data;
+        Ok(Self {
+            cpus: cpus()?,
+            features: [a, b, c, d],
+            since,
+            listing: open()?,
+            user_ns: own_namespace("user")?,
+        })
+    }
+
+    /// Whether this process has the ids of the initial namespaces, and so may map them in others.
+    pub fn are_ours(&self) -> Result<bool, Failure> {
+        Ok(own_namespace("user")? == self.user_ns)
+    }
+
+    /// The lines of listeners with one of these port ids, in a network namespace.
+    pub fn lines(&self, net_ns: u64, port_ids: &[u32]) -> Result<Vec<Line>, Failure> {
+        let listing = Listing::read_from(&self.listing)?;
+        expect_eq("lines of listeners", listing.lines.len(), listing.count)?;
+        let lines = listing.lines.into_iter();
+        Ok(lines
+            .filter(|line| line.net_ns == net_ns && port_ids.contains(&line.port_id))
+            .collect())
+    }
+
+    /// Expects each byte of an answer to be what it has to be, whatever its CPU.
+    pub fn check_answer(&self, received: &Received, request: &Request) -> TestResult {
+        let mut data = [0; 24];
+        data[..4].copy_from_slice(&request.error().to_ne_bytes());
+        data[FEATURES].copy_from_slice(&self.features);
+        let ack = request.ack.wrapping_add(1);
+        self.check_bytes(received, request.seq, ack, data)
+    }
+
+    /// Expects the same of an event, whatever its number.
+    pub fn check_event(&self, received: &Received) -> TestResult {
+        let body = received.message.body;
+        let mut data = body.data;
+        data[received.defined..].fill(0);
+        if let Event::Comm { comm, .. } = received.event {
+            let name = comm.iter().position(|byte| *byte == 0).unwrap_or_default();
+            data[received.defined - comm.len() + name..].fill(0);
+        }
+        self.check_cpu(body.cpu)?;
+        self.check_bytes(received, received.message.connector.seq, 0, data)
+    }
+
+    /// Expects a CPU that there is.
+    pub fn check_cpu(&self, cpu: u32) -> TestResult {
+        let known = self.cpus.contains(&(cpu as usize));
+        expect(known, format!("a CPU that there is, got {cpu}"))
+    }
+
+    fn check_bytes(&self, received: &Received, seq: u32, ack: u32, data: [u8; 24]) -> TestResult {
+        let message = received.message;
+        expect_eq("sender", received.sender, (0, 1))?;
+        let netlink = NetlinkHeader {
+            length: MESSAGE_SIZE as u32,
+            kind: NLMSG_DONE,
+            flags: 0,
+            seq,
+            pid: 0,
+        };
+        expect_eq("netlink's header", message.netlink, netlink)?;
+        let connector = ConnectorHeader {
+            idx: CN_PROC,
+            val: CN_PROC,
+            seq,
+            ack,
+            length: size_of::<EventBody>() as u16,
+            flags: 0,
+        };
+        expect_eq("the connector's header", message.connector, connector)?;
+        expect_eq("data", message.body.data, data)?;
+        let time = received.timestamp_ns();
+        let is_now = (self.since..=now()?).contains(&time);
+        expect(is_now, format!("a time in this run, got {time} ns"))
+    }
+}
+
+fn now() -> Result<u64, Failure> {
+    Ok(u64::try_from(
+        Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC)?).as_nanos(),
+    )?)
+}
+
+/// A socket, by all descriptors of it that this process has, and what has to be true of it.
+pub struct Peer {
+    pub handles: Vec<Listener>,
+    pub is_member: bool,
+    /// What it listens for, if it does.
+    mask: Option<u32>,
+    /// How many events it read since it listens.
+    events: u64,
+    /// The number of the next event of each CPU.
+    next: BTreeMap<u32, u32>,
+}
+
+impl Peer {
+    /// A socket that has asked for nothing yet.
+    pub fn new(listener: Listener, is_member: bool) -> Self {
+        Self {
+            handles: vec![listener],
+            is_member,
+            mask: None,
+            events: 0,
+            next: BTreeMap::new(),
+        }
+    }
+
+    /// One that others had before: it may listen already, and have events to read.
+    pub fn adopt(mut listener: Listener, mask: u32) -> Result<Self, Failure> {
+        listener.take_queued()?;
+        Ok(Self {
+            mask: Some(mask),
+            ..Self::new(listener, true)
+        })
+    }
+
+    /// Sends a message, and expects it to become what it has to become.
+    pub fn send(
+        &mut self,
+        message: &Message,
+        surroundings: &Surroundings,
+        tally: &mut Tally,
+    ) -> TestResult {
+        let datagram = message.bytes();
+        let fate = Fate::of(&datagram);
+        let sent = self.socket()?.send_datagram(&datagram);
+        tally.messages += 1;
+        check_sent(&fate, sent).map_err(|failure| failure.about(format!("{message:?}")))?;
+        tally.count(&fate);
+        let expected = match fate {
+            Fate::Answered(request) => Some(request),
+            _ => None,
+        };
+        self.take(expected, surroundings, tally)
+            .map(drop)
+            .map_err(|failure| failure.about(format!("{message:?}")))
+    }
+
+    /// Takes what there is to read, and expects nothing that was not asked for.
+    pub fn drain(
+        &mut self,
+        surroundings: &Surroundings,
+        tally: &mut Tally,
+    ) -> Result<Vec<Event>, Failure> {
+        self.take(None, surroundings, tally)
+    }
+
+    /// The socket left the group, or was closed.
+    pub fn ended(&mut self) {
+        self.mask = None;
+    }
+
+    /// What it listens for.
+    pub fn mask(&self) -> u32 {
+        self.mask.unwrap_or_default()
+    }
+
+    /// One of the descriptors.
+    pub fn socket(&mut self) -> Result<&mut Listener, Failure> {
+        self.handles
+            .last_mut()
+            .ok_or_else(|| Failure::new("the socket is closed already"))
+    }
+
+    /// Expects the socket's line in the listing to tell what it is, or that there is none.
+    pub fn check_line(
+        &mut self,
+        net_ns: u64,
+        surroundings: &Surroundings,
+        tally: &mut Tally,
+    ) -> TestResult {
+        self.drain(surroundings, tally)?;
+        let before = self.events;
+        let port_id = self.socket()?.port_id()?;
+        let lines = surroundings.lines(net_ns, &[port_id])?;
+        // What was sent while we looked is told, or is not.
+        self.drain(surroundings, tally)?;
+        let masks: Vec<u32> = lines.iter().map(|line| line.mask).collect();
+        expect_eq("masks in the listing", masks, Vec::from_iter(self.mask))?;
+        for line in lines {
+            expect_eq("lost events in the listing", line.lost, 0)?;
+            let read = before..=self.events;
+            expect(
+                read.contains(&line.delivered),
+                format!("{read:?} delivered events in the listing, got {line:?}"),
+            )?;
+        }
+        Ok(())
+    }
+
+    fn take(
+        &mut self,
+        mut expected: Option<Request>,
+        surroundings: &Surroundings,
+        tally: &mut Tally,
+    ) -> Result<Vec<Event>, Failure> {
+        let mut events = Vec::new();
+        // Until a request is answered, events are for what was asked before, or for what is asked.
+        let mut may_be = self.mask();
+        if let Some(Request {
+            command: Some(Command::Listen(mask)),
+            ..
+        }) = expected
+        {
+            may_be |= self.mask.map_or(0, |_| mask);
+        }
+        while let Some(received) = self.socket()?.receive(Instant::now())? {
+            if received.event.bit() == 0 {
+                let Some(request) = expected.take() else {
+                    return Err(Failure::new(format!("a second answer: {received:?}")));
+                };
+                surroundings.check_answer(&received, &request)?;
+                self.answered(&received, &request, surroundings, tally)?;
+                may_be = self.mask();
+            } else {
+                surroundings.check_event(&received)?;
+                self.check_is_wanted(&received, may_be)?;
+                self.check_number(&received)?;
+                self.events += 1;
+                tally.events += 1;
+                events.push(received.event);
+            }
+        }
+        expect_eq("requests without an answer", expected, None)?;
+        Ok(events)
+    }
+
+    fn answered(
+        &mut self,
+        answer: &Received,
+        request: &Request,
+        surroundings: &Surroundings,
+        tally: &mut Tally,
+    ) -> TestResult {
+        let cpu = answer.message.body.cpu;
+        let starts = matches!(request.command, Some(Command::Listen(_))) && self.mask.is_none();
+        if starts {
+            surroundings.check_cpu(cpu)?;
+            self.next = BTreeMap::from([(cpu, request.seq.wrapping_add(1))]);
+            self.events = 0;
+            tally.listeners += 1;
+        } else {
+            expect_eq("CPU of an answer", cpu, NO_CPU)?;
+        }
+        match request.command {
+            Some(Command::Listen(mask)) => self.mask = Some(mask),
+            Some(Command::Ignore) => self.mask = None,
+            None => {}
+        }
+        Ok(())
+    }
+
+    fn check_is_wanted(&self, received: &Received, may_be: u32) -> TestResult {
+        let failed = matches!(received.event, Event::Exit { code, .. } if code != 0);
+        let bits = received.event.bit() | if failed { mask::NONZERO_EXIT } else { 0 };
+        expect(
+            may_be & bits != 0,
+            format!("events of {may_be:#010x} alone, got {:?}", received.event),
+        )
+    }
+
+    fn check_number(&mut self, received: &Received) -> TestResult {
+        let next = self.next.entry(received.message.body.cpu).or_insert(0);
+        let seq = received.message.connector.seq;
+        let expected = std::mem::replace(next, seq.wrapping_add(1));
+        expect_eq("number of an event", seq, expected)
+    }
+}
+
+/// Expects that sendto(2) took a datagram, unless it had to be refused.
+pub fn check_sent(fate: &Fate, sent: io::Result<()>) -> TestResult {
+    let refused = match sent {
+        Ok(()) => None,
+        Err(error) => Some(Errno::from_raw(error.raw_os_error().unwrap_or_default())),
+    };
+    let expected = match fate {
+        Fate::Refused(errno) => Some(*errno),
+        _ => None,
+    };
+    expect_eq("error of sendto", refused, expected)
+}

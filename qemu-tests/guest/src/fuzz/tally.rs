@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What a run has done so far.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::AddAssign;
+
+use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
+
+use super::message::Fate;
+
+/// Numbers that add up.
+#[derive(Debug, Default, Deserialize, Serialize)]
+pub struct Tally {
+    /// Datagrams sent.
+    pub messages: u64,
+    /// Those that sendto(2) refused.
+    refused: u64,
+    /// Those that nobody answered.
+    unanswered: u64,
+    /// Answers, by their errno.
+    answers: BTreeMap<u32, u64>,
+    /// How often a socket became a listener.
+    pub listeners: u64,
+    /// Events read.
+    pub events: u64,
+    /// Rounds, by their kind.
+    pub rounds: BTreeMap<String, u64>,
+}
+
+impl Tally {
+    /// Counts what became of a datagram.
+    pub fn count(&mut self, fate: &Fate) {
+        match fate {
+            Fate::Refused(_) => self.refused += 1,
+            Fate::Unanswered => self.unanswered += 1,
+            Fate::Answered(request) => *self.answers.entry(request.error()).or_default() += 1,
+        }
+    }
+}
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.messages += other.messages;
+        self.refused += other.refused;
+        self.unanswered += other.unanswered;
+        self.listeners += other.listeners;
+        self.events += other.events;
+        for (errno, count) in other.answers {
+            *self.answers.entry(errno).or_default() += count;
+        }
+        for (kind, count) in other.rounds {
+            *self.rounds.entry(kind).or_default() += count;
+        }
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} messages:", self.messages)?;
+        for (errno, count) in &self.answers {
+            match errno {
+                0 => write!(formatter, " {count} answered 0,")?,
+                errno => {
+                    let errno = Errno::from_raw(*errno as i32);
+                    write!(formatter, " {count} {errno:?},")?;
+                }
+            }
+        }
+        write!(
+            formatter,
+            " {} unanswered, {} refused; {} listeners, {} events; rounds:",
+            self.unanswered, self.refused, self.listeners, self.events
+        )?;
+        for (kind, count) in &self.rounds {
+            write!(formatter, " {count} {kind}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Requests out of namespaces that are being torn down.
+//!
+//! Processes in a container send and check without a pause, each in network namespaces that it
+//! makes and leaves, until the container is killed under them. A socket of theirs stays outside.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+use nix::sched::unshare;
+
+use super::life::any_message;
+use super::message::Message;
+use super::peer::{Peer, Surroundings};
+use super::tally::Tally;
+use crate::child::{self, Gate};
+use crate::harness::{Failure, TestResult, expect};
+use crate::tests::container::{self, ALL, Container, Handover, NET, PID, status};
+use crate::wire::{LISTEN, mask};
+
+const SENDERS: usize = 2;
+
+/// Sockets of a sender.
+const SOCKETS: usize = 2;
+
+/// Messages between two signs of life of a sender.
+const BATCH: i32 = 16;
+
+/// Signs of life before the end, at most.
+const BATCHES: u32 = 24;
+
+/// Messages through the socket that stays.
+const AFTERWARDS: usize = 16;
+
+/// What a sender says instead of a sign of life.
+const FAILED: i32 = -1;
+
+/// Runs a round.
+pub fn run(mut random: Rng, surroundings: &Surroundings, tally: &mut Tally) -> TestResult {
+    let (told, handover) = (Gate::new()?, Handover::new()?);
+    let kinds = match surroundings.are_ours()? && random.bool() {
+        true => ALL,
+        false => PID | NET,
+    };
+    let senders: Vec<Rng> = (0..SENDERS).map(|_| random.fork()).collect();
+    let container = Container::start(kinds, || {
+        let stays = container::open()?;
+        stays.request(&[LISTEN, mask::COMM])?;
+        handover.send(&stays)?;
+        for random in senders {
+            child::fork(|| {
+                status(|| {
+                    let sent = send(random, surroundings, &told);
+                    told.open(FAILED)?;
+                    sent
+                })
+            })?
+            .into_pid();
+        }
+        container::sleep()
+    })?;
+    for _ in 0..random.u32(1..=BATCHES) {
+        count(told.pass()?, tally)?;
+    }
+    let stays = handover.receive_from(&container)?;
+    container.kill()?;
+    // What they told since then is there already.
+    while let Ok(sent) = told.pass_within(Duration::ZERO) {
+        count(sent, tally)?;
+    }
+    let mut stays = Peer::adopt(stays, mask::COMM)?;
+    for _ in 0..AFTERWARDS {
+        stays.send(&any_message(&mut random)?, surroundings, tally)?;
+    }
+    stays.send(&Message::request(&[LISTEN], 1, 1), surroundings, tally)
+}
+
+fn count(sent: i32, tally: &mut Tally) -> TestResult {
+    expect(sent != FAILED, "senders to succeed, see above")?;
+    tally.messages += u64::try_from(sent)?;
+    Ok(())
+}
+
+/// Sends until it is killed.
+fn send(mut random: Rng, surroundings: &Surroundings, told: &Gate) -> Result<(), Failure> {
+    let mut tally = Tally::default();
+    loop {
+        let mut peers = Vec::new();
+        for _ in 0..SOCKETS {
+            peers.push(Peer::new(container::open()?, true));
+        }
+        for _ in 0..random.usize(1..=4) {
+            for _ in 0..BATCH {
+                let index = random.usize(..SOCKETS);
+                peers[index].send(&any_message(&mut random)?, surroundings, &mut tally)?;
+            }
+            told.open(BATCH)?;
+        }
+        // The namespace that is left goes with its last socket.
+        unshare(NET)?;
+    }
+}
