@@ -21,6 +21,7 @@ mod filters;
 mod fork;
 mod fuzz;
 mod ids;
+mod kunit;
 mod leaks;
 mod listeners;
 mod loading;
@@ -48,6 +49,7 @@ mod wire_format;
 /// All tests, in the order in which they run.
 pub fn all() -> Vec<Test> {
     [
+        kunit::TESTS,
         fork::TESTS,
         exec::TESTS,
         ids::TESTS,
