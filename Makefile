@@ -12,6 +12,10 @@
 #: make test-all            the tests on all flavors of the kernel, one after the other: hours
 #: make check               what needs no VM: format, lints, patches, unit tests
 #: make bench               what events cost, beside the unpatched kernel and eBPF
+#: make fuzz                a million hostile messages in the VM
+#: make storm               minutes of events, each accounted for
+#: make cycles              load, unload and kill listeners, thousands of times
+#: make bench               the benchmark
 #: make clean               delete what was built; the sources and tools stay
 #:
 #: STOCK=1                  the unpatched kernel (boot, test)
@@ -19,6 +23,7 @@
 #: TABLE=FILE               make test writes the contract's table there, make test-all the flavors'
 #: OUT=DIR                  make bench writes a page and a chart there
 #: CHECK=1                  make bench fails when a target is missed
+#: ARGS='...'               options of fuzz, storm and cycles, as in ARGS='--seed 1'
 #: KDIR=DIR                 your own source tree, a git tree, clean or already patched
 #: KDIR_STOCK=DIR           the same for the unpatched kernel
 #: V=1                      show the output of the builds
@@ -32,13 +37,14 @@ FLAVOR ?= release
 # make would expand the dollar signs of CMD.
 override CMD := $(value CMD)
 export CHECK CMD FLAVOR JOBS KDIR KDIR_STOCK OUT STOCK T TABLE V
+export ARGS CMD FLAVOR JOBS KDIR KDIR_STOCK STOCK T TABLE V
 
-.PHONY: module run boot test test-all check bench clean help
+.PHONY: module run boot fuzz storm cycles test test-all check bench clean help
 
 module:
 	@scripts/kernel module --flavor "$$FLAVOR"
 
-run boot:
+run boot fuzz storm cycles:
 	@scripts/vm $@
 
 test test-all check bench clean:
