@@ -11,11 +11,10 @@
 #: make test T=NAME         the tests in the VM whose name contains NAME
 #: make test-all            the tests on all flavors of the kernel, one after the other: hours
 #: make check               what needs no VM: format, lints, patches, unit tests
-#: make bench               what events cost, beside the unpatched kernel and eBPF
 #: make fuzz                a million hostile messages in the VM
 #: make storm               minutes of events, each accounted for
 #: make cycles              load, unload and kill listeners, thousands of times
-#: make bench               the benchmark
+#: make bench               what events cost, beside the unpatched kernel and eBPF
 #: make clean               delete what was built; the sources and tools stay
 #:
 #: STOCK=1                  the unpatched kernel (boot, test)
@@ -36,8 +35,7 @@ FLAVOR ?= release
 # Variables reach the scripts through the environment, and as they were typed:
 # make would expand the dollar signs of CMD.
 override CMD := $(value CMD)
-export CHECK CMD FLAVOR JOBS KDIR KDIR_STOCK OUT STOCK T TABLE V
-export ARGS CMD FLAVOR JOBS KDIR KDIR_STOCK STOCK T TABLE V
+export ARGS CHECK CMD FLAVOR JOBS KDIR KDIR_STOCK OUT STOCK T TABLE V
 
 .PHONY: module run boot fuzz storm cycles test test-all check bench clean help
 

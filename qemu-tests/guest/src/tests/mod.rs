@@ -90,3 +90,26 @@ pub fn all() -> Vec<Test> {
     ]
     .concat()
 }
+
+#[cfg(test)]
+mod unit {
+    /// What names tests and is written by hand.
+    const THREAT_MODEL: &str = include_str!("../../../../Documentation/threat-model.md");
+
+    #[test]
+    fn the_threat_model_names_tests_that_exist() {
+        let known: Vec<_> = super::all()
+            .iter()
+            .map(crate::harness::Test::full_name)
+            .collect();
+        let named = THREAT_MODEL.split('`').skip(1).step_by(2);
+        let tests: Vec<_> = named
+            .filter(|name| name.contains("::") && name.starts_with(char::is_lowercase))
+            .filter(|name| !name.starts_with("zerocopy::"))
+            .collect();
+        assert!(!tests.is_empty());
+        for test in tests {
+            assert!(known.iter().any(|name| name == test), "no test {test}");
+        }
+    }
+}
