@@ -294,15 +294,7 @@ wait
 
 /// The words that run this program's supervisor on the daemon, which leads a session as many do.
 fn follow(program: &str) -> [&str; 7] {
-    [
-        program,
-        "follow",
-        "--",
-        "setsid",
-        "/bin/sh",
-        "-c",
-        DAEMON,
-    ]
+    [program, "follow", "--", "setsid", "/bin/sh", "-c", DAEMON]
 }
 
 /// What makes processes that lead sessions, on the host and in a container, until it is dropped.
