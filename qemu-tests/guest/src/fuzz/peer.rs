@@ -70,9 +70,9 @@ impl Surroundings {
     }
 
     /// Expects each byte of an answer to be what it has to be, whatever its CPU.
-    pub fn check_answer(&self, received: &Received, request: &Request) -> TestResult {
+    pub fn check_answer(&self, received: &Received, request: &Request, error: u32) -> TestResult {
         let mut data = [0; 24];
-        data[..4].copy_from_slice(&request.error().to_ne_bytes());
+        data[..4].copy_from_slice(&error.to_ne_bytes());
         data[FEATURES].copy_from_slice(&self.features);
         let ack = request.ack.wrapping_add(1);
         self.check_bytes(received, request.seq, ack, data)
@@ -134,6 +134,9 @@ fn now() -> Result<u64, Failure> {
 pub struct Peer {
     pub handles: Vec<Listener>,
     pub is_member: bool,
+    /// Whether it was opened in a user namespace that is not around this process's: then this
+    /// process can't make it listen.
+    is_foreign: bool,
     /// What it listens for, if it does.
     mask: Option<u32>,
     /// How many events it read since it listens.
@@ -148,6 +151,7 @@ impl Peer {
         Self {
             handles: vec![listener],
             is_member,
+            is_foreign: false,
             mask: None,
             events: 0,
             next: BTreeMap::new(),
@@ -155,9 +159,10 @@ impl Peer {
     }
 
     /// One that others had before: it may listen already, and have events to read.
-    pub fn adopt(mut listener: Listener, mask: u32) -> Result<Self, Failure> {
+    pub fn adopt(mut listener: Listener, mask: u32, is_foreign: bool) -> Result<Self, Failure> {
         listener.take_queued()?;
         Ok(Self {
+            is_foreign,
             mask: Some(mask),
             ..Self::new(listener, true)
         })
@@ -175,7 +180,7 @@ impl Peer {
         let sent = self.socket()?.send_datagram(&datagram);
         tally.messages += 1;
         check_sent(&fate, sent).map_err(|failure| failure.about(format!("{message:?}")))?;
-        tally.count(&fate);
+        tally.count(&fate, |request| self.error(request));
         let expected = match fate {
             Fate::Answered(request) => Some(request),
             _ => None,
@@ -183,6 +188,16 @@ impl Peer {
         self.take(expected, surroundings, tally)
             .map(drop)
             .map_err(|failure| failure.about(format!("{message:?}")))
+    }
+
+    /// `err` in the answer to a request.
+    fn error(&self, request: &Request) -> u32 {
+        match request.command {
+            Some(Command::Listen(_)) if self.is_foreign && self.mask.is_none() => {
+                Errno::EPERM as u32
+            }
+            _ => request.error(),
+        }
     }
 
     /// Takes what there is to read, and expects nothing that was not asked for.
@@ -258,7 +273,7 @@ impl Peer {
                 let Some(request) = expected.take() else {
                     return Err(Failure::new(format!("a second answer: {received:?}")));
                 };
-                surroundings.check_answer(&received, &request)?;
+                surroundings.check_answer(&received, &request, self.error(&request))?;
                 self.answered(&received, &request, surroundings, tally)?;
                 may_be = self.mask();
             } else {
@@ -282,7 +297,9 @@ impl Peer {
         tally: &mut Tally,
     ) -> TestResult {
         let cpu = answer.message.body.cpu;
-        let starts = matches!(request.command, Some(Command::Listen(_))) && self.mask.is_none();
+        let succeeds = self.error(request) == 0;
+        let starts =
+            succeeds && matches!(request.command, Some(Command::Listen(_))) && self.mask.is_none();
         if starts {
             surroundings.check_cpu(cpu)?;
             self.next = BTreeMap::from([(cpu, request.seq.wrapping_add(1))]);
@@ -292,7 +309,8 @@ impl Peer {
             expect_eq("CPU of an answer", cpu, NO_CPU)?;
         }
         match request.command {
-            Some(Command::Listen(mask)) => self.mask = Some(mask),
+            Some(Command::Listen(mask)) if succeeds => self.mask = Some(mask),
+            Some(Command::Listen(_)) => {}
             Some(Command::Ignore) => self.mask = None,
             None => {}
         }

@@ -99,7 +99,7 @@ fn check_answers(
     expect_eq("number of answers", answers.len(), requests.len())?;
     for ((socket, request), (answered, answer)) in requests.iter().zip(&answers) {
         expect_eq("socket of an answer", answered, socket)?;
-        surroundings.check_answer(answer, request)?;
+        surroundings.check_answer(answer, request, request.error())?;
         // LISTEN alone may begin a subscription, whose numbers begin on a CPU.
         let cpu = answer.message.body.cpu;
         match request.command {
@@ -159,7 +159,7 @@ impl Racer<'_> {
             check_sent(&fate, handle.send_datagram(&datagram))
                 .map_err(|failure| failure.about(format!("{message:?}")))?;
             self.tally.messages += 1;
-            self.tally.count(&fate);
+            self.tally.count(&fate, Request::error);
             if let Fate::Answered(request) = fate {
                 self.requests.push((socket, request));
             }

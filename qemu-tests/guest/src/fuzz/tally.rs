@@ -8,7 +8,7 @@ use std::ops::AddAssign;
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::message::Fate;
+use super::message::{Fate, Request};
 
 /// Numbers that add up.
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -31,11 +31,11 @@ pub struct Tally {
 
 impl Tally {
     /// Counts what became of a datagram.
-    pub fn count(&mut self, fate: &Fate) {
+    pub fn count(&mut self, fate: &Fate, error: impl Fn(&Request) -> u32) {
         match fate {
             Fate::Refused(_) => self.refused += 1,
             Fate::Unanswered => self.unanswered += 1,
-            Fate::Answered(request) => *self.answers.entry(request.error()).or_default() += 1,
+            Fate::Answered(request) => *self.answers.entry(error(request)).or_default() += 1,
         }
     }
 }

@@ -68,7 +68,7 @@ pub fn run(mut random: Rng, surroundings: &Surroundings, tally: &mut Tally) -> T
     while let Ok(sent) = told.pass_within(Duration::ZERO) {
         count(sent, tally)?;
     }
-    let mut stays = Peer::adopt(stays, mask::COMM)?;
+    let mut stays = Peer::adopt(stays, mask::COMM, kinds == ALL)?;
     for _ in 0..AFTERWARDS {
         stays.send(&any_message(&mut random)?, surroundings, tally)?;
     }
