@@ -75,9 +75,10 @@ document_module() {
 
 	command=$(sed -n 's/^savedcmd_[^ ]* := //p' "$out/rust-module/.proc_events_main.o.cmd" |
 		sed -E "s|; .*||; s|^(.*) $RUSTC |\1 ${RUSTDOC:-/usr/bin/rustdoc} |; s/--(remap-path-scope|emit)=[^ ]*//g; s/ (-o|--out-dir) [^ ]+//g")
-	(cd "$out" && RUSTC_BOOTSTRAP=1 bash -c "$command -Arustdoc::private_intra_doc_links -Zunstable-options \
-		--document-private-items --output $out/doc") >"$log" 2>&1 && ! grep -qE "$COMPLAINT" "$log" ||
+	if ! (cd "$out" && RUSTC_BOOTSTRAP=1 bash -c "$command -Arustdoc::private_intra_doc_links -Zunstable-options \
+		--document-private-items --output $out/doc") >"$log" 2>&1 || grep -qE "$COMPLAINT" "$log"; then
 		explain_failure "$log" "rustdoc of the module" "$COMPLAINT"
+	fi
 }
 
 document() {
