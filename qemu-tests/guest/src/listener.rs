@@ -76,9 +76,14 @@ impl Listener {
     /// Opens and binds a socket that has not asked for anything yet.
     pub fn open() -> Result<Self, ListenerError> {
         let listener = Self::open_unprivileged()?;
-        setsockopt(&listener, sockopt::RcvBufForce, &RECEIVE_BUFFER)
-            .map_err(|error| ListenerError::System("setsockopt(SO_RCVBUFFORCE)", error.into()))?;
+        listener.enlarge_buffer()?;
         Ok(listener)
+    }
+
+    /// Makes the receive buffer larger than unprivileged users may.
+    pub fn enlarge_buffer(&self) -> Result<(), ListenerError> {
+        setsockopt(self, sockopt::RcvBufForce, &RECEIVE_BUFFER)
+            .map_err(|error| ListenerError::System("setsockopt(SO_RCVBUFFORCE)", error.into()))
     }
 
     /// As [`Self::open`], but with the receive buffer that every user has.

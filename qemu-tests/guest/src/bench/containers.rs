@@ -29,7 +29,10 @@ pub fn run() -> Result<()> {
         }
         for container in &containers[listeners.len()..] {
             match container.listen(mask::ALL) {
-                Ok(listener) => listeners.push(Crowd::of(listener)),
+                Ok(listener) => {
+                    listener.enlarge_buffer()?;
+                    listeners.push(Crowd::of(listener));
+                }
                 Err(failure) => {
                     let left = CROWDS.len() - index;
                     return missing(left, Situation::Containers, failure.to_string());

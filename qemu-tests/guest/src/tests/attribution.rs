@@ -100,7 +100,9 @@ fn by_proc(pid: i32) -> Option<(i32, i32)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut words = stat.rsplit_once(") ")?.1.split(' ').skip(1);
     let (parent, _group, session) = (words.next()?, words.next()?, words.next()?);
-    Some((parent.parse().ok()?, session.parse().ok()?))
+    let (parent, session) = (parent.parse().ok()?, session.parse().ok()?);
+    // -1: it was released while it was looked at.
+    (session > 0).then_some((parent, session))
 }
 
 fn leaders_that_are_gone_are_attributed_by_their_events() -> TestResult {
