@@ -122,6 +122,8 @@ pub struct Figure {
     pub instructions: f64,
     /// Half of the batches are no further from the median than that.
     pub spread: f64,
+    /// The cheapest of all times that it was done: what comes now and then is not in it.
+    pub least: f64,
 }
 
 /// A line of the benchmark's output.

@@ -67,21 +67,28 @@ fn measure_in(container: &Container, listener: Option<&mut Crowd>) -> Result<Mea
     let (reader, writer) = pipe()?;
     let mut writer = File::from(writer);
     let outcome = container.run(|| {
-        let Measured { median, spread } =
-            measure_renames(listener).map_err(|error| Failure::new(format!("{error:#}")))?;
-        for number in [median, spread] {
+        let Measured {
+            median,
+            spread,
+            least,
+        } = measure_renames(listener).map_err(|error| Failure::new(format!("{error:#}")))?;
+        for number in [median, spread, least] {
             writer.write_all(&number.to_ne_bytes())?;
         }
         Ok(())
     });
     outcome.map_err(|failure| anyhow!("in a container: {failure}"))?;
-    let mut numbers = [[0; 8]; 2];
+    let mut numbers = [[0; 8]; 3];
     let mut reader = File::from(reader);
     for number in &mut numbers {
         reader.read_exact(number)?;
     }
-    let [median, spread] = numbers.map(f64::from_ne_bytes);
-    Ok(Measured { median, spread })
+    let [median, spread, least] = numbers.map(f64::from_ne_bytes);
+    Ok(Measured {
+        median,
+        spread,
+        least,
+    })
 }
 
 fn measure_renames(mut listener: Option<&mut Crowd>) -> Result<Measured> {

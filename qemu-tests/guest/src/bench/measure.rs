@@ -24,6 +24,8 @@ pub struct Measured {
     pub median: f64,
     /// The median of their distances from it.
     pub spread: f64,
+    /// The cheapest time of all.
+    pub least: f64,
 }
 
 impl Measured {
@@ -32,6 +34,7 @@ impl Measured {
         Self {
             median: self.median / many as f64,
             spread: self.spread / many as f64,
+            least: self.least / many as f64,
         }
     }
 }
@@ -51,23 +54,27 @@ pub fn measure(
     let repetitions =
         (BATCH_INSTRUCTIONS / cost.max(1)).clamp(*REPETITIONS.start(), *REPETITIONS.end());
     let mut means = Vec::with_capacity(BATCHES);
+    let mut least = u64::MAX;
     for _ in 0..BATCHES {
         let mut sum = 0;
         for _ in 0..repetitions {
-            sum += operation()?;
+            let taken = operation()?;
+            sum += taken;
+            least = least.min(taken);
         }
         between(repetitions)?;
         means.push(sum as f64 / repetitions as f64);
     }
-    Ok(summarize(&mut means))
+    Ok(summarize(&mut means, least))
 }
 
-fn summarize(means: &mut [f64]) -> Measured {
+fn summarize(means: &mut [f64], least: u64) -> Measured {
     let center = median(means);
     let mut distances: Vec<_> = means.iter().map(|mean| (mean - center).abs()).collect();
     Measured {
         median: center,
         spread: median(&mut distances),
+        least: least as f64,
     }
 }
 
@@ -88,10 +95,11 @@ mod tests {
         let expected = Measured {
             median: 100.0,
             spread: 0.0,
+            least: 70.0,
         };
-        assert_eq!(summarize(&mut means), expected);
-        assert_eq!(summarize(&mut [1.0, 9.0, 4.0]).median, 4.0);
-        assert_eq!(summarize(&mut [1.0, 9.0, 4.0]).spread, 3.0);
+        assert_eq!(summarize(&mut means, 70), expected);
+        assert_eq!(summarize(&mut [1.0, 9.0, 4.0], 1).median, 4.0);
+        assert_eq!(summarize(&mut [1.0, 9.0, 4.0], 1).spread, 3.0);
     }
 
     #[test]

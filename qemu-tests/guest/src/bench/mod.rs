@@ -154,6 +154,7 @@ fn crowd(bench: &mut Bench, count: u32) -> Result<()> {
         tell(*operation, Situation::Everything, count, measured)?;
     }
     crowd.change(mask::SID)?;
+    thread::sleep(LINGER);
     for operation in operations
         .iter()
         .filter(|operation| **operation != Operation::Sid)
@@ -164,6 +165,7 @@ fn crowd(bench: &mut Bench, count: u32) -> Result<()> {
         tell(*operation, Situation::Filtered, count, measured)?;
     }
     crowd.change(mask::UID)?;
+    thread::sleep(LINGER);
     let measured = measure(&mut || bench.run(Operation::Sid), &mut |_| {
         crowd.expect_nothing()
     })?;
@@ -247,6 +249,7 @@ fn tell(
         listeners,
         instructions: measured.median,
         spread: measured.spread,
+        least: measured.least,
     }))
 }
 

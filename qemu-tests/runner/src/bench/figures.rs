@@ -87,6 +87,12 @@ impl Figures {
         self.whole(which, operation, Situation::Nobody, 0)
     }
 
+    /// What the cheapest time took with nobody listening.
+    pub fn least_alone(&self, which: Which, operation: Operation) -> Option<f64> {
+        let key = (which, operation, Situation::Nobody, 0);
+        Some(self.figures.get(&key)?.least)
+    }
+
     /// Instructions above those of the same operation with nobody listening.
     pub fn cost(
         &self,
@@ -133,6 +139,7 @@ pub mod tests {
             listeners,
             instructions,
             spread: 0.0,
+            least: instructions,
         })
     }
 

@@ -113,7 +113,8 @@ fn nobody(figures: &Figures) -> Section {
         title: "Nobody listens",
         about: format!(
             "Whole operations, in instructions. The floor has CONFIG_PROC_EVENTS=n; a hook may \
-             cost {HOOK} above it.\nsetsid and exit pass two: ids are taken before they are lost."
+             cost {HOOK} above it, each\noperation's cheapest time compared with the floor's. setsid \
+             and exit pass two: ids are taken before they are lost."
         ),
         head: heads(&[
             "operation",
