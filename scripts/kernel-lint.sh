@@ -15,7 +15,7 @@ once() {
 	local stamp=$1 key
 	shift
 
-	key=$( (echo "$IDENTITY"; touched_files .; sparse --version 2>&1; tools_identity) | hash_of)
+	key=$( (echo "$IDENTITY"; touched_files .; "${SPARSE:-:}" --version; tools_identity) | hash_of)
 	if [[ -n $IDENTITY && -e $stamp && $(<"$stamp") == "$key" ]]; then
 		return
 	fi
@@ -34,8 +34,30 @@ set_up_lint() {
 		explain_failure "$BUILD.log" "preparing to lint"
 }
 
-# Writes to $BUILD/messages what is said of the C files that the series touches. The
-# kernel's make leaves a sparse out that is missing or, like Debian's, too old for it.
+make_sparse() {
+	cd "$APT/package" &&
+		private_apt source --download-only sparse &&
+		tar -xf sparse_*.orig.tar.* --strip-components=1 &&
+		make -j"$JOBS" HAVE_SQLITE=no HAVE_LLVM=no HAVE_GTK=no HAVE_LIBXML=no sparse &&
+		mkdir -p "$CACHE/sparse" &&
+		mv sparse "$CACHE/sparse/"
+}
+
+# Sets SPARSE: the system's one or, where that is missing or too old for the
+# kernel, as in Debian 12 and 13, a newer one from the source.
+choose_sparse() {
+	local otherwise="or install a newer sparse yourself"
+
+	for SPARSE in sparse "$CACHE/sparse/sparse"; do
+		[[ $(sh "$SOURCE/scripts/checker-valid.sh" "$SPARSE" 2>/dev/null) != 1 ]] || return 0
+	done
+	open_private_apt deb-src sid "$otherwise"
+	long_step "building sparse" far_unknown "$LOGS/sparse.log" make_sparse ||
+		die "sparse cannot be built: see $LOGS/sparse.log, $otherwise"
+	rm -rf "$APT"
+}
+
+# Writes to $BUILD/messages what is said of the C files that the series touches.
 lint_files() {
 	local objects
 
@@ -43,7 +65,7 @@ lint_files() {
 	mapfile -t objects < <(touched_files '\.c$' | grep -vE '^(rust|Documentation)/' | sed 's/c$/o/')
 	(cd "$BUILD" && rm -f "${objects[@]}")
 	long_step "compiling with sparse and W=1 ($TITLE)" far_unknown "$BUILD.log" \
-		kernel_make C=1 W=1 CHECK=sparse "${objects[@]}" ||
+		kernel_make C=1 W=1 CHECK="$SPARSE" "${objects[@]}" ||
 		explain_failure "$BUILD.log" "compiling with sparse and W=1"
 	# Lines move: only what is said of which file counts.
 	sed -nE 's/^(\.\.\/)?([^ :]+):[0-9]+:[0-9]+: (warning|error)/\2: \3/p' "$BUILD.log" |
@@ -52,6 +74,7 @@ lint_files() {
 
 # Prints the path of a file with the messages.
 lint() {
+	choose_sparse
 	BUILD=${BUILD%/*}/build-lint TITLE="$( ((STOCK)) && echo stock || echo patched), lint"
 	once "$BUILD/.proc-events-linted" lint_files
 	echo "$BUILD/messages"

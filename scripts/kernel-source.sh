@@ -10,23 +10,6 @@ SUITE=trixie-backports
 DOWNLOAD_MEGABYTES=400
 SOURCE_MEGABYTES=5000
 
-private_apt() {
-	apt-get -q -o APT::Sandbox::User=root -o Dir::Etc::sourcelist="$APT/sources.list" \
-		-o Dir::Etc::sourceparts=/dev/null -o Dir::State::lists="$APT/lists" \
-		-o Dir::Cache="$APT/cache" -o APT::Update::Error-Mode=any "$@"
-}
-
-# Prints the mirror that the system's apt uses for its release.
-debian_mirror() {
-	local codename
-
-	# shellcheck source=/dev/null
-	codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
-	# shellcheck disable=SC2016
-	apt-get indextargets "$@" --format '$(REPO_URI) $(RELEASE)' |
-		awk -v codename="$codename" '$2 == codename { print $1; exit }'
-}
-
 download_far() {
 	du -cm "$APT/package" | awk '/total/ { print $1 " of about 150 MB" }'
 }
@@ -35,36 +18,16 @@ download_package() {
 	cd "$APT/package" && private_apt download "linux-source-$SERIES"
 }
 
-# Fetches the Debian package with the source into $APT/package, with an apt
-# directory of its own: the newer suite never gets into the system's apt.
+# Fetches the Debian package with the source into $APT/package.
 download_source() {
-	local by_hand="or give a source tree with KDIR=" mirror
+	local otherwise="or give a $SERIES source tree with KDIR="
 
-	command -v apt-get >/dev/null ||
-		die "without apt the kernel's source cannot be fetched: give a $SERIES source tree with KDIR="
-	rm -rf "$APT"
-	mkdir -p "$APT"/{lists,cache,package}
-	mirror=$(debian_mirror)
-	if [[ -z $mirror ]]; then
-		# The system's own lists were never fetched, or were cleaned away.
-		long_step "asking which mirror to use" far_unknown "$LOGS/apt-mirror.log" \
-			apt-get -q -o APT::Sandbox::User=root -o Dir::State::lists="$APT/lists" update || true
-		mirror=$(debian_mirror -o Dir::State::lists="$APT/lists")
-		[[ -n $mirror ]] || die "apt knows no Debian mirror: $NETWORK_HINT, $by_hand"
-	fi
-	echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $SUITE main" \
-		>"$APT/sources.list"
-	long_step "looking for linux-source-$SERIES in $SUITE" far_unknown "$LOGS/apt-lists.log" \
-		private_apt update || {
-		network_trouble "$LOGS/apt-lists.log" &&
-			die "cannot read $SUITE from $mirror: $NETWORK_HINT, $by_hand"
-		die "cannot read $SUITE from $mirror: $(grep -m1 '^E: ' "$LOGS/apt-lists.log"); give a source tree with KDIR="
-	}
+	open_private_apt deb "$SUITE" "$otherwise"
 	long_step "downloading linux-source-$SERIES" download_far "$LOGS/apt-download.log" \
 		download_package || {
 		network_trouble "$LOGS/apt-download.log" &&
-			die "cannot download linux-source-$SERIES from $mirror: $NETWORK_HINT, $by_hand"
-		die "$SUITE has no linux-source-$SERIES: $(grep -m1 '^E: ' "$LOGS/apt-download.log"); give a source tree with KDIR="
+			die "cannot download linux-source-$SERIES: $NETWORK_HINT, $otherwise"
+		die "$SUITE has no linux-source-$SERIES: $(grep -m1 '^E: ' "$LOGS/apt-download.log"); $otherwise"
 	}
 }
 
