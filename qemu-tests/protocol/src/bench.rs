@@ -74,12 +74,25 @@ impl Operation {
         }
     }
 
+    /// Whether a process begins, ends or runs another program in it. That takes more than a hundred
+    /// thousand instructions, some thousands more or less, so that of such an operation the
+    /// cheapest times are compared.
+    pub fn is_of_processes(self) -> bool {
+        match self {
+            Self::Fork | Self::Exit | Self::ForkExit | Self::Exec | Self::Coredump => true,
+            Self::Storm => true,
+            Self::Uid | Self::Gid | Self::Sid | Self::Ptrace | Self::Comm => false,
+            Self::SystemCall | Self::Listen | Self::Ignore | Self::Read => false,
+        }
+    }
+
     /// How many hooks of the patched kernel it passes: one a kind of event, but two for setsid()
-    /// and the exit, whose ids are taken before they are lost.
+    /// and the exit, whose ids are taken before they are lost, and for both changes of ids, where
+    /// user and group ids are compared.
     pub fn hooks(self) -> u32 {
         match self {
-            Self::Fork | Self::Exec | Self::Uid | Self::Gid | Self::Ptrace | Self::Comm => 1,
-            Self::Exit | Self::Sid => 2,
+            Self::Fork | Self::Exec | Self::Ptrace | Self::Comm => 1,
+            Self::Uid | Self::Gid | Self::Exit | Self::Sid => 2,
             Self::Coredump | Self::ForkExit => 3,
             Self::Storm => 5,
             Self::SystemCall | Self::Listen | Self::Ignore | Self::Read => 0,

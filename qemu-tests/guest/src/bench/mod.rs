@@ -16,7 +16,8 @@ use protocol::bench::{Figure, Line, Operation, Situation};
 
 use crate::bench::crowd::Crowd;
 use crate::bench::measure::{Measured, measure};
-use crate::bench::operations::{Bench, rename};
+use crate::bench::operations::rename;
+use crate::bench::worker::Worker;
 use crate::listener::Listener;
 use crate::wire::{LISTEN, mask};
 
@@ -29,6 +30,7 @@ mod operations;
 mod peer;
 mod requests;
 mod tiny;
+mod worker;
 
 /// How many listeners there are, in turn.
 const CROWDS: [u32; 4] = [1, 8, 64, 256];
@@ -74,26 +76,27 @@ pub fn run(options: &Options) -> Result<()> {
     clock::no_preemption()?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     say(&Line::Total(total(options)))?;
-    let mut bench = Bench::new()?;
-    nobody(&mut bench)?;
+    let mut worker = Worker::start()?;
+    nobody(&mut worker)?;
     if options.nobody {
         return Ok(());
     }
     requests::run(&[])?;
-    sockets_that_never_listened(&mut bench)?;
+    thread::sleep(LINGER);
+    sockets_that_never_listened(&mut worker)?;
     for count in CROWDS {
-        crowd(&mut bench, count)?;
+        crowd(&mut worker, count)?;
     }
     reading()?;
-    listener_that_never_reads(&mut bench)?;
+    listener_that_never_reads(&mut worker)?;
     thread::sleep(LINGER);
     containers::run()?;
     thread::sleep(LINGER);
     if let Some(peer) = &options.peer {
-        peer::run(&mut bench, peer)?;
+        peer::run(&mut worker, peer)?;
     }
     // The last, because an unpatched kernel counts it for ever.
-    dead_listener(&mut bench)
+    dead_listener(&mut worker)
 }
 
 /// How many figures there will be.
@@ -120,18 +123,18 @@ fn total(options: &Options) -> u32 {
         + peer) as u32
 }
 
-fn nobody(bench: &mut Bench) -> Result<()> {
+fn nobody(worker: &mut Worker) -> Result<()> {
     for operation in Operation::KINDS.into_iter().chain(OTHERS) {
-        let measured = measure(&mut || bench.run(operation), &mut |_| Ok(()))?;
+        let measured = measure(&mut || worker.run(operation), &mut |_| Ok(()))?;
         tell(operation, Situation::Nobody, 0, measured)?;
     }
     Ok(())
 }
 
-fn sockets_that_never_listened(bench: &mut Bench) -> Result<()> {
+fn sockets_that_never_listened(worker: &mut Worker) -> Result<()> {
     for count in SOCKETS {
         let mut sockets = Crowd::silent(count)?;
-        let measured = measure(&mut || bench.run(Operation::Comm), &mut |_| {
+        let measured = measure(&mut || worker.run(Operation::Comm), &mut |_| {
             sockets.expect_nothing()
         })?;
         tell(Operation::Comm, Situation::NeverListened, count, measured)?;
@@ -140,7 +143,7 @@ fn sockets_that_never_listened(bench: &mut Bench) -> Result<()> {
 }
 
 /// That many listeners: for everything, and for nothing of what happens.
-fn crowd(bench: &mut Bench, count: u32) -> Result<()> {
+fn crowd(worker: &mut Worker, count: u32) -> Result<()> {
     let mut crowd = Crowd::listening(count, mask::ALL)?;
     let mut operations = Operation::KINDS.to_vec();
     if count == CROWDS[0] {
@@ -148,7 +151,7 @@ fn crowd(bench: &mut Bench, count: u32) -> Result<()> {
     }
     for operation in &operations {
         let kind = kind_of(*operation);
-        let measured = measure(&mut || bench.run(*operation), &mut |times| {
+        let measured = measure(&mut || worker.run(*operation), &mut |times| {
             crowd.drain(kind, times)
         })?;
         tell(*operation, Situation::Everything, count, measured)?;
@@ -159,14 +162,14 @@ fn crowd(bench: &mut Bench, count: u32) -> Result<()> {
         .iter()
         .filter(|operation| **operation != Operation::Sid)
     {
-        let measured = measure(&mut || bench.run(*operation), &mut |_| {
+        let measured = measure(&mut || worker.run(*operation), &mut |_| {
             crowd.expect_nothing()
         })?;
         tell(*operation, Situation::Filtered, count, measured)?;
     }
     crowd.change(mask::UID)?;
     thread::sleep(LINGER);
-    let measured = measure(&mut || bench.run(Operation::Sid), &mut |_| {
+    let measured = measure(&mut || worker.run(Operation::Sid), &mut |_| {
         crowd.expect_nothing()
     })?;
     tell(Operation::Sid, Situation::Filtered, count, measured)?;
@@ -198,25 +201,25 @@ fn reading() -> Result<()> {
     crowd.end()
 }
 
-fn listener_that_never_reads(bench: &mut Bench) -> Result<()> {
+fn listener_that_never_reads(worker: &mut Worker) -> Result<()> {
     /// More than any default buffer holds.
     const TOO_MANY: u32 = 4096;
     let listener = Listener::open_unprivileged()?;
     listener.request(&[LISTEN, mask::COMM])?;
     for _ in 0..TOO_MANY {
-        bench.run(Operation::Comm)?;
+        worker.run(Operation::Comm)?;
     }
-    let measured = measure(&mut || bench.run(Operation::Comm), &mut |_| Ok(()))?;
+    let measured = measure(&mut || worker.run(Operation::Comm), &mut |_| Ok(()))?;
     tell(Operation::Comm, Situation::NeverReads, 1, measured)?;
     listener.ignore()?;
     Ok(())
 }
 
-fn dead_listener(bench: &mut Bench) -> Result<()> {
+fn dead_listener(worker: &mut Worker) -> Result<()> {
     drop(Listener::listen(mask::SID)?);
     thread::sleep(LINGER);
     for operation in [Operation::Comm, Operation::Storm] {
-        let measured = measure(&mut || bench.run(operation), &mut |_| Ok(()))?;
+        let measured = measure(&mut || worker.run(operation), &mut |_| Ok(()))?;
         tell(operation, Situation::Dead, 1, measured)?;
     }
     Ok(())

@@ -9,25 +9,28 @@ use anyhow::{Context, Result, ensure};
 use protocol::bench::{Operation, Situation};
 
 use crate::bench::measure::{Measured, measure};
-use crate::bench::operations::{Bench, rename};
+use crate::bench::operations::rename;
+use crate::bench::worker::Worker;
 use crate::bench::{RECORDED, missing, tell};
 
 /// How many figures there are: each kind, all of them, a system call, and reading.
 pub const FIGURES: usize = RECORDED.len() + 3;
 
 /// Measures each kind with its program alone, and all with all of them.
-pub fn run(bench: &mut Bench, program: &Path) -> Result<()> {
+pub fn run(worker: &mut Worker, program: &Path) -> Result<()> {
     let mut left = FIGURES;
     for operation in RECORDED {
         let mut peer = match Peer::start(program, &[operation]) {
             Ok(peer) => peer,
             Err(error) => return missing(left, Situation::Peer, format!("{error:#}")),
         };
-        let measured = measure(&mut || bench.run(operation), &mut |times| peer.drain(times))?;
+        let measured = measure(&mut || worker.run(operation), &mut |times| {
+            peer.drain(times)
+        })?;
         tell(operation, Situation::Peer, 1, measured)?;
         left -= 1;
         if operation == Operation::Sid {
-            let measured = measure(&mut || bench.run(Operation::SystemCall), &mut |_| Ok(()))?;
+            let measured = measure(&mut || worker.run(Operation::SystemCall), &mut |_| Ok(()))?;
             tell(Operation::SystemCall, Situation::Peer, 1, measured)?;
             left -= 1;
         }
@@ -39,7 +42,7 @@ pub fn run(bench: &mut Bench, program: &Path) -> Result<()> {
         peer.end()?;
     }
     let mut peer = Peer::start(program, &RECORDED)?;
-    let measured = measure(&mut || bench.run(Operation::Storm), &mut |times| {
+    let measured = measure(&mut || worker.run(Operation::Storm), &mut |times| {
         peer.drain(4 * times)
     })?;
     tell(Operation::Storm, Situation::Peer, 1, measured)?;

@@ -68,7 +68,8 @@ impl Figures {
         entries.map(|((which, situation), reason)| (*which, *situation, reason.as_str()))
     }
 
-    /// Instructions of an operation, all of them.
+    /// Instructions of an operation, all of them: the median, or of what is done to processes the
+    /// cheapest time.
     pub fn whole(
         &self,
         which: Which,
@@ -79,7 +80,11 @@ impl Figures {
         let figure = self
             .figures
             .get(&(which, operation, situation, listeners))?;
-        Some(figure.instructions)
+        Some(if operation.is_of_processes() {
+            figure.least
+        } else {
+            figure.instructions
+        })
     }
 
     /// Instructions of an operation with nobody listening.

@@ -112,9 +112,10 @@ fn nobody(figures: &Figures) -> Section {
     Section {
         title: "Nobody listens",
         about: format!(
-            "Whole operations, in instructions. The floor has CONFIG_PROC_EVENTS=n; a hook may \
-             cost {HOOK} above it, each\noperation's cheapest time compared with the floor's. setsid \
-             and exit pass two: ids are taken before they are lost."
+            "Whole operations, in instructions; of fork, exec and exit, here and below, the cheapest \
+             times. The floor has\nCONFIG_PROC_EVENTS=n; a hook may cost {HOOK} above it, by the \
+             cheapest times. setsid and exit pass two, because\nids are taken before they are lost, \
+             and so do uid and gid, which are compared for each other's sake."
         ),
         head: heads(&[
             "operation",
@@ -263,7 +264,7 @@ fn flood(figures: &Figures, parallel: Accelerator) -> Option<Section> {
 pub fn write_page(directory: &Path, made: &Made, sections: &[Section]) -> Result<()> {
     let text = format!(
         "# What events cost\n\nWritten by a run of the benchmark (`make bench`).\n{}\n\n\
-         A figure is the median of 15 batches after a warm-up; see \
+         A figure is the median of 15 batches after a warm-up, or the cheapest time of all; see \
          `qemu-tests/guest/src/bench/measure.rs`.\n\n![Instructions of a COMM event]({CHART})\n{}",
         surroundings(made),
         markdown(sections)

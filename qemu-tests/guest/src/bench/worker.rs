@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The process that does the operations. It has no listener's socket: a child would inherit each of
+//! them, and what that costs fork(2), execve(2) and the end is none of the events' costs.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+
+use anyhow::{Context, Result, anyhow};
+use nix::unistd::pipe;
+use protocol::bench::Operation;
+
+use crate::bench::operations::Operations;
+use crate::child;
+
+/// The worker, as the benchmark sees it. It ends when this is dropped.
+pub struct Worker {
+    requests: File,
+    answers: BufReader<File>,
+}
+
+impl Worker {
+    /// Starts it, while there is no listener yet.
+    pub fn start() -> Result<Self> {
+        let (requests, requests_writer) = pipe()?;
+        let (answers, answers_writer) = pipe()?;
+        let mut ours = Some((requests_writer, answers));
+        // Whoever notices that it has ended reports that, so that nobody needs to wait for it.
+        let _ = child::fork(|| {
+            drop(ours.take());
+            let requests = BufReader::new(File::from(requests));
+            match serve(requests, File::from(answers_writer)) {
+                Ok(()) => 0,
+                Err(error) => {
+                    eprintln!("bench: {error:#}");
+                    1
+                }
+            }
+        })?;
+        let (requests, answers) = ours.context("only the child takes them")?;
+        Ok(Self {
+            requests: File::from(requests),
+            answers: BufReader::new(File::from(answers)),
+        })
+    }
+
+    /// Does an operation once; the instructions that it took.
+    pub fn run(&mut self, operation: Operation) -> Result<u64> {
+        send(&mut self.requests, &operation)?;
+        let mut line = String::new();
+        self.answers.read_line(&mut line)?;
+        let answer: Result<u64, String> =
+            serde_json::from_str(&line).context("the benchmark's worker has ended")?;
+        answer.map_err(|error| anyhow!("{}: {error}", operation.name()))
+    }
+}
+
+/// Does what is asked for, until nobody can ask any more.
+fn serve(requests: BufReader<File>, mut answers: File) -> Result<()> {
+    let mut operations = Operations::new()?;
+    for line in requests.lines() {
+        let operation = serde_json::from_str(&line?)?;
+        let answer = operations.run(operation);
+        send(&mut answers, &answer.map_err(|error| format!("{error:#}")))?;
+    }
+    Ok(())
+}
+
+fn send(pipe: &mut File, message: &impl serde::Serialize) -> Result<()> {
+    let line = format!("{}\n", serde_json::to_string(message)?);
+    Ok(pipe.write_all(line.as_bytes())?)
+}
