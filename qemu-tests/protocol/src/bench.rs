@@ -76,7 +76,7 @@ impl Operation {
 
     /// Whether a process begins, ends or runs another program in it. That takes more than a hundred
     /// thousand instructions, some thousands more or less, so that of such an operation the
-    /// cheapest times are compared.
+    /// cheapest tenth is compared.
     pub fn is_of_processes(self) -> bool {
         match self {
             Self::Fork | Self::Exit | Self::ForkExit | Self::Exec | Self::Coredump => true,
@@ -135,8 +135,8 @@ pub struct Figure {
     pub instructions: f64,
     /// Half of the batches are no further from the median than that.
     pub spread: f64,
-    /// The cheapest of all times that it was done: what comes now and then is not in it.
-    pub least: f64,
+    /// What the cheapest tenth of all times took at most: what comes now and then is not in it.
+    pub low: f64,
 }
 
 /// A line of the benchmark's output.

@@ -70,9 +70,9 @@ fn measure_in(container: &Container, listener: Option<&mut Crowd>) -> Result<Mea
         let Measured {
             median,
             spread,
-            least,
+            low,
         } = measure_renames(listener).map_err(|error| Failure::new(format!("{error:#}")))?;
-        for number in [median, spread, least] {
+        for number in [median, spread, low] {
             writer.write_all(&number.to_ne_bytes())?;
         }
         Ok(())
@@ -83,11 +83,11 @@ fn measure_in(container: &Container, listener: Option<&mut Crowd>) -> Result<Mea
     for number in &mut numbers {
         reader.read_exact(number)?;
     }
-    let [median, spread, least] = numbers.map(f64::from_ne_bytes);
+    let [median, spread, low] = numbers.map(f64::from_ne_bytes);
     Ok(Measured {
         median,
         spread,
-        least,
+        low,
     })
 }
 

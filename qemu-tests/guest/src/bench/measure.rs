@@ -24,8 +24,8 @@ pub struct Measured {
     pub median: f64,
     /// The median of their distances from it.
     pub spread: f64,
-    /// The cheapest time of all.
-    pub least: f64,
+    /// What the cheapest tenth of all times took at most.
+    pub low: f64,
 }
 
 impl Measured {
@@ -34,7 +34,7 @@ impl Measured {
         Self {
             median: self.median / many as f64,
             spread: self.spread / many as f64,
-            least: self.least / many as f64,
+            low: self.low / many as f64,
         }
     }
 }
@@ -54,33 +54,38 @@ pub fn measure(
     let repetitions =
         (BATCH_INSTRUCTIONS / cost.max(1)).clamp(*REPETITIONS.start(), *REPETITIONS.end());
     let mut means = Vec::with_capacity(BATCHES);
-    let mut least = u64::MAX;
+    let mut all = Vec::new();
     for _ in 0..BATCHES {
         let mut sum = 0;
         for _ in 0..repetitions {
             let taken = operation()?;
             sum += taken;
-            least = least.min(taken);
+            all.push(taken as f64);
         }
         between(repetitions)?;
         means.push(sum as f64 / repetitions as f64);
     }
-    Ok(summarize(&mut means, least))
+    Ok(summarize(&mut means, &mut all))
 }
 
-fn summarize(means: &mut [f64], least: u64) -> Measured {
+fn summarize(means: &mut [f64], all: &mut [f64]) -> Measured {
     let center = median(means);
     let mut distances: Vec<_> = means.iter().map(|mean| (mean - center).abs()).collect();
     Measured {
         median: center,
         spread: median(&mut distances),
-        least: least as f64,
+        low: part(all, 10),
     }
 }
 
 fn median(values: &mut [f64]) -> f64 {
+    part(values, 2)
+}
+
+/// The smallest value that is above one in so many.
+fn part(values: &mut [f64], one_in: usize) -> f64 {
     values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+    values[values.len() / one_in]
 }
 
 #[cfg(test)]
@@ -92,14 +97,18 @@ mod tests {
         let mut means = vec![100.0; 15];
         means[3] = 5000.0;
         means[9] = 90.0;
+        let mut all = vec![100.0; 20];
+        all[7] = 30.0;
+        all[8] = 40.0;
+        all[9] = 70.0;
         let expected = Measured {
             median: 100.0,
             spread: 0.0,
-            least: 70.0,
+            low: 70.0,
         };
-        assert_eq!(summarize(&mut means, 70), expected);
-        assert_eq!(summarize(&mut [1.0, 9.0, 4.0], 1).median, 4.0);
-        assert_eq!(summarize(&mut [1.0, 9.0, 4.0], 1).spread, 3.0);
+        assert_eq!(summarize(&mut means, &mut all), expected);
+        assert_eq!(summarize(&mut [1.0, 9.0, 4.0], &mut [1.0]).median, 4.0);
+        assert_eq!(summarize(&mut [1.0, 9.0, 4.0], &mut [1.0]).spread, 3.0);
     }
 
     #[test]

@@ -25,6 +25,7 @@ mod clock;
 mod containers;
 mod crowd;
 mod flood;
+mod layout;
 mod measure;
 mod operations;
 mod peer;
@@ -72,6 +73,7 @@ pub fn run(options: &Options) -> Result<()> {
     if options.flood {
         return flood::run();
     }
+    layout::without_random_addresses()?;
     clock::check()?;
     clock::no_preemption()?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
@@ -252,7 +254,7 @@ fn tell(
         listeners,
         instructions: measured.median,
         spread: measured.spread,
-        least: measured.least,
+        low: measured.low,
     }))
 }
 

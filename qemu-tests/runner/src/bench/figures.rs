@@ -68,8 +68,8 @@ impl Figures {
         entries.map(|((which, situation), reason)| (*which, *situation, reason.as_str()))
     }
 
-    /// Instructions of an operation, all of them: the median, or of what is done to processes the
-    /// cheapest time.
+    /// Instructions of an operation, all of them: the median, or of what is done to processes what
+    /// the cheapest tenth took.
     pub fn whole(
         &self,
         which: Which,
@@ -81,7 +81,7 @@ impl Figures {
             .figures
             .get(&(which, operation, situation, listeners))?;
         Some(if operation.is_of_processes() {
-            figure.least
+            figure.low
         } else {
             figure.instructions
         })
@@ -92,10 +92,10 @@ impl Figures {
         self.whole(which, operation, Situation::Nobody, 0)
     }
 
-    /// What the cheapest time took with nobody listening.
-    pub fn least_alone(&self, which: Which, operation: Operation) -> Option<f64> {
+    /// What the cheapest tenth took with nobody listening.
+    pub fn low_alone(&self, which: Which, operation: Operation) -> Option<f64> {
         let key = (which, operation, Situation::Nobody, 0);
-        Some(self.figures.get(&key)?.least)
+        Some(self.figures.get(&key)?.low)
     }
 
     /// Instructions above those of the same operation with nobody listening.
@@ -144,7 +144,7 @@ pub mod tests {
             listeners,
             instructions,
             spread: 0.0,
-            least: instructions,
+            low: instructions,
         })
     }
 

@@ -112,9 +112,9 @@ fn nobody(figures: &Figures) -> Section {
     Section {
         title: "Nobody listens",
         about: format!(
-            "Whole operations, in instructions; of fork, exec and exit, here and below, the cheapest \
-             times. The floor has\nCONFIG_PROC_EVENTS=n; a hook may cost {HOOK} above it, by the \
-             cheapest times. setsid and exit pass two, because\nids are taken before they are lost, \
+            "Whole operations, in instructions; of fork, exec and exit, here and below, what the \
+             cheapest tenth took. The floor has\nCONFIG_PROC_EVENTS=n; a hook may cost {HOOK} above \
+             it, by the cheapest tenth, too. setsid and exit pass two, because\nids are taken before they are lost, \
              and so do uid and gid, which are compared for each other's sake."
         ),
         head: heads(&[
@@ -264,7 +264,7 @@ fn flood(figures: &Figures, parallel: Accelerator) -> Option<Section> {
 pub fn write_page(directory: &Path, made: &Made, sections: &[Section]) -> Result<()> {
     let text = format!(
         "# What events cost\n\nWritten by a run of the benchmark (`make bench`).\n{}\n\n\
-         A figure is the median of 15 batches after a warm-up, or the cheapest time of all; see \
+         A figure is the median of 15 batches after a warm-up, or what the cheapest tenth took; see \
          `qemu-tests/guest/src/bench/measure.rs`.\n\n![Instructions of a COMM event]({CHART})\n{}",
         surroundings(made),
         markdown(sections)

@@ -85,11 +85,11 @@ fn no_listener(figures: &Figures) -> Target {
     }
 }
 
-/// What each hook of an operation costs on our kernel when nobody listens. The cheapest times are
+/// What each hook of an operation costs on our kernel when nobody listens. The cheapest tenths are
 /// compared: a hook is passed each time, and what else differs between two times is left out.
 pub fn hook(figures: &Figures, operation: Operation) -> Option<f64> {
-    let ours = figures.least_alone(Which::Ours, operation)?;
-    let floor = figures.least_alone(Which::Floor, operation)?;
+    let ours = figures.low_alone(Which::Ours, operation)?;
+    let floor = figures.low_alone(Which::Floor, operation)?;
     Some((ours - floor) / f64::from(operation.hooks()))
 }
 

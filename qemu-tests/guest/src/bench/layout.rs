@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Where this program lies in memory, which decides how much fork(2) copies and an exit frees.
+
+use std::env;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use nix::sys::personality::{self, Persona};
+
+/// Runs this program again without random addresses, so that it lies in each boot where it lay in
+/// the last one. Returns when that is so.
+pub fn without_random_addresses() -> Result<()> {
+    let persona = personality::get()?;
+    if persona.contains(Persona::ADDR_NO_RANDOMIZE) {
+        return Ok(());
+    }
+    personality::set(persona | Persona::ADDR_NO_RANDOMIZE)?;
+    let error = Command::new("/proc/self/exe")
+        .args(env::args_os().skip(1))
+        .exec();
+    Err(error).context("cannot run this program again without random addresses")
+}
