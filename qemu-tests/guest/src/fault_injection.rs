@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Allocations that fail on demand, see Documentation/fault-injection/ in the kernel's source.
 
+use std::cell::Cell;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -100,9 +101,15 @@ fn require(directory: &str, option: &str) -> Result<(), Failure> {
     )))
 }
 
+/// Tells how many faults were injected, for the table of the flavors.
+pub fn tell(failures: u64) {
+    println!("faults: {failures} allocations failed");
+}
+
 /// Lets a single allocation of the thread fail, whichever is wanted.
 pub struct FailNth {
     counter: File,
+    failures: Cell<u64>,
     _settings: Vec<Setting>,
 }
 
@@ -114,6 +121,7 @@ impl FailNth {
         mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE)?;
         Ok(Self {
             counter: File::options().read(true).write(true).open(FAIL_NTH)?,
+            failures: Cell::new(0),
             _settings: change(SLABS, &[("ignore-gfp-wait", "N")])?,
         })
     }
@@ -126,7 +134,15 @@ impl FailNth {
         let result = function();
         let length = self.counter.read_at(&mut left, 0)?;
         self.counter.write_all_at(b"0", 0)?;
-        Ok((result, &left[..length] == b"0\n"))
+        let failed = &left[..length] == b"0\n";
+        self.failures.set(self.failures.get() + u64::from(failed));
+        Ok((result, failed))
+    }
+}
+
+impl Drop for FailNth {
+    fn drop(&mut self) {
+        tell(self.failures.get());
     }
 }
 

@@ -105,6 +105,9 @@ enum Command {
         /// Where to write it, in Markdown.
         #[arg(long, value_name = "FILE")]
         table: PathBuf,
+        /// What a run at length wrote.
+        #[arg(long, value_name = "FILE")]
+        at_length: Vec<PathBuf>,
         /// What `test --json` wrote, by flavor.
         #[arg(required = true, value_name = "NAME=FILE")]
         reports: Vec<flavors::Source>,
@@ -221,7 +224,11 @@ fn run(command: Command) -> Result<u8> {
                 &selection,
             )
         }
-        Command::Flavors { table, reports } => flavors::write(&reports, &table).map(|()| 0),
+        Command::Flavors {
+            table,
+            at_length,
+            reports,
+        } => flavors::write(&reports, &at_length, &table).map(|()| 0),
         Command::Bench {
             kernel,
             module,

@@ -14,7 +14,7 @@ use super::counting::expect_count;
 use super::module::{self, Changed};
 use super::numbers::{missing, number};
 use super::scenario::{mark, own_task};
-use crate::fault_injection::{FailNth, NoPages, QuietConsole};
+use crate::fault_injection::{FailNth, NoPages, QuietConsole, tell};
 use crate::harness::{Failure, Test, TestResult, expect, expect_eq};
 use crate::listener::{Listener, ListenerError};
 use crate::listing::{self, Line, Listing};
@@ -190,7 +190,6 @@ fn listen_without_memory_changes_nothing() -> TestResult {
 /// Expects that the failures were those that the test is about.
 #[track_caller]
 fn expect_each_seen(outcomes: &[Outcome], wanted: &[Outcome]) -> TestResult {
-    println!("{} allocations failed", outcomes.len() - 1);
     let seen = wanted.iter().all(|outcome| outcomes.contains(outcome));
     expect(seen, format!("{wanted:?} to come about, got {outcomes:?}"))
 }
@@ -268,7 +267,6 @@ fn expect_ended(end: impl Fn(&mut Option<Listener>) -> Result<bool, ListenerErro
             break;
         }
     }
-    println!("{failures} allocations failed");
     expect(failures > 0, "a failed allocation while a listener ends")?;
     drop(stays);
     expect_count(0)?;
@@ -445,6 +443,8 @@ fn accounts_balance_when_pages_run_out() -> TestResult {
     messages.extend(read(&mut listener)?.messages);
     let line = Listing::of(listener.port_id()?)?;
     println!("{} of {marks} events lost", line.lost);
+    // Each for want of a page.
+    tell(line.lost);
     expect(line.lost > 0, "the pages to run out")?;
     expect_eq("delivered, as read", line.delivered, messages.len() as u64)?;
     let missing = missing(&messages, &[(cpu, seq.wrapping_add(1))].into())?;
