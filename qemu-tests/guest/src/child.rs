@@ -14,6 +14,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, gettid, pipe};
 
+use crate::patience;
+
 /// How long the other side of a handshake may take.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 
@@ -128,7 +130,7 @@ impl Gate {
 
     /// Waits until the gate is opened; the number that was handed over.
     pub fn pass(&self) -> io::Result<i32> {
-        self.pass_within(HANDSHAKE_LIMIT)
+        self.pass_within(patience::stretched(HANDSHAKE_LIMIT))
     }
 
     /// As [`Self::pass`], when the other side has much to do first.

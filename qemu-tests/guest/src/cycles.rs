@@ -14,6 +14,7 @@ use crate::child::{self, Child, Gate};
 use crate::harness::{Failure, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::listing::Listing;
+use crate::patience;
 use crate::tests::module;
 use crate::wire::{LISTEN, mask};
 
@@ -71,7 +72,7 @@ pub fn repeat(what: &str, times: usize, run: fn(usize) -> TestResult) -> TestRes
 /// What is used once it is no more than it may be; until then, what is freed after a grace period may
 /// still be there.
 fn settled_kb(before: i64) -> Result<i64, Failure> {
-    let limit = Instant::now() + SETTLE_LIMIT;
+    let limit = patience::deadline(SETTLE_LIMIT);
     loop {
         let used = used_kb()?;
         if used - before < GROWTH_LIMIT_KB || Instant::now() > limit {

@@ -14,6 +14,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::dup;
 use zerocopy::IntoBytes;
 
+use crate::patience;
 use crate::wire::{
     CN_PROC, ConnectorHeader, Event, IGNORE, LISTEN, MESSAGE_SIZE, NLMSG_DONE, NetlinkHeader,
     Received, RequestHeader,
@@ -220,7 +221,7 @@ impl Listener {
         what: &str,
         wanted: impl Fn(&Received) -> bool,
     ) -> Result<Received, ListenerError> {
-        self.wait_until(what, Instant::now() + EVENT_LIMIT, wanted)
+        self.wait_until(what, patience::deadline(EVENT_LIMIT), wanted)
     }
 
     /// Waits for the first message that is wanted, until a deadline. The others stay.
@@ -252,7 +253,7 @@ impl Listener {
         what: &str,
         wanted: impl Fn(&Received) -> bool,
     ) -> Result<Vec<Received>, ListenerError> {
-        let deadline = Instant::now() + EVENT_LIMIT;
+        let deadline = patience::deadline(EVENT_LIMIT);
         let mut taken = Vec::new();
         while let Some(received) = self.receive(deadline)? {
             taken.push(received);

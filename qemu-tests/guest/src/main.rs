@@ -21,6 +21,7 @@ mod harness;
 mod listen;
 mod listener;
 mod listing;
+mod patience;
 mod storm;
 mod stress;
 mod supervisor;
@@ -50,6 +51,9 @@ enum Command {
         /// What to multiply all time limits with, on a slow machine.
         #[arg(long, default_value_t = 1)]
         time_factor: u32,
+        /// What to multiply the limits within tests with, on a kernel that checks itself.
+        #[arg(long, default_value_t = 1)]
+        patience: u32,
         /// Full names of the tests to run; without any, all of them.
         names: Vec<String>,
     },
@@ -87,7 +91,12 @@ fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Agent => agent::run().map(|()| ExitCode::SUCCESS),
         Command::List { json } => list(json).map(|()| ExitCode::SUCCESS),
-        Command::Test { time_factor, names } => {
+        Command::Test {
+            time_factor,
+            patience,
+            names,
+        } => {
+            patience::set(patience);
             let all_passed = harness::run(
                 &select(&names)?,
                 time_factor,

@@ -24,6 +24,7 @@ use crate::child::{self, Child};
 use crate::harness::Failure;
 use crate::listener::Listener;
 use crate::listing::Listing;
+use crate::patience;
 use crate::stress::{cpus, execute_true, pin};
 use crate::tests::container::{Container, PID};
 use crate::wire::{LISTEN, mask};
@@ -207,7 +208,7 @@ fn weather(time: Duration) -> Result<()> {
         }
     }
     drop(teller);
-    read_until_over(&mut readers, storms, stop + END_LIMIT)?;
+    read_until_over(&mut readers, storms, stop + patience::stretched(END_LIMIT))?;
     raised += collect(tallies)?;
     // What is lost at the end shows by the number of what comes after it: gusts for which everybody
     // has room.
@@ -285,7 +286,7 @@ fn read_until_over(readers: &mut [Account], storms: Vec<Child>, limit: Instant) 
 /// The EXIT of a child may come a moment after its parent has waited for it: until then an account
 /// may not balance. One that is wrong never does.
 fn settle(readers: &mut [Account], raised: &Raised, time: Duration) -> Result<()> {
-    let limit = Instant::now() + END_LIMIT;
+    let limit = patience::deadline(END_LIMIT);
     let (figures, wrong) = loop {
         read(readers)?;
         let (figures, wrong) = compare(readers, raised)?;

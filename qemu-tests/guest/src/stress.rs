@@ -20,6 +20,7 @@ use crate::account::{Account, read};
 use crate::child::{self, Child, Gate};
 use crate::listener::{Listener, ListenerError};
 use crate::listing::{Line, Listing};
+use crate::patience;
 use crate::wire::{IGNORE, LISTEN, mask};
 
 /// How much is to happen.
@@ -82,7 +83,11 @@ pub fn run(options: &Options) -> Result<()> {
         })?);
     }
     workers.push(child::fork(|| report(&operated, kill_listeners(stop)))?);
-    read_until(&mut staying, &workers, stop + END_LIMIT)?;
+    read_until(
+        &mut staying,
+        &workers,
+        stop + patience::stretched(END_LIMIT),
+    )?;
     for worker in workers {
         let ended = worker.wait()?;
         ensure!(
@@ -138,7 +143,7 @@ fn read_until(staying: &mut [Account], workers: &[Child], limit: Instant) -> Res
 /// The EXIT of a child may come a moment after its parent has waited for it: until then an account
 /// may not balance. One that is wrong never does.
 fn settle(staying: &mut [Account], tally: &Tally) -> Result<()> {
-    let limit = Instant::now() + SETTLE_LIMIT;
+    let limit = patience::deadline(SETTLE_LIMIT);
     let (figures, wrong) = loop {
         read(staying)?;
         let (figures, wrong) = compare(staying, tally)?;

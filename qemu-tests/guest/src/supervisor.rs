@@ -22,6 +22,7 @@ use nix::unistd::{Pid, execvp, setsid};
 use crate::child;
 use crate::describe::ending;
 use crate::listener::{EVENT_LIMIT, Listener};
+use crate::patience;
 use crate::wire::{Event, LISTEN, Left, mask};
 
 /// `PROC_CN_FEATURE_SID_ORIGIN` and `PROC_CN_FEATURE_SESSION_END`.
@@ -90,7 +91,7 @@ fn follow_sessions() -> Result<Listener> {
     // The large buffer needs rights that who runs in a container has not.
     let mut listener = Listener::open().or_else(|_| Listener::open_unprivileged())?;
     listener.request(&[LISTEN, mask::SID | mask::SESSION_END])?;
-    let answer = listener.receive(Instant::now() + EVENT_LIMIT)?;
+    let answer = listener.receive(patience::deadline(EVENT_LIMIT))?;
     let Some(answer) = answer.filter(|answer| answer.event.bit() == 0) else {
         bail!("this kernel does not answer those who follow sessions: it is too old");
     };

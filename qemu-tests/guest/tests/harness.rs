@@ -14,9 +14,11 @@ use nix::unistd::{pause, setsid};
 mod child;
 #[path = "../src/harness.rs"]
 mod harness;
+#[path = "../src/patience.rs"]
+mod patience;
 
 /// Where [`fails`] finds out that it does.
-const FAILING_LINE: u32 = 28;
+const FAILING_LINE: u32 = 30;
 
 fn passes() -> TestResult {
     Ok(())

@@ -279,6 +279,7 @@ impl Session {
         let guest = settings.guest.to_string_lossy().into_owned();
         let mut command = vec![guest, "test".into()];
         command.extend(["--time-factor".into(), factor.to_string()]);
+        command.extend(["--patience".into(), kernel.time_factor().to_string()]);
         command.extend(names);
         vm.start(vm::job(kernel, command)?)?;
         let (parser, output, errors) = Default::default();

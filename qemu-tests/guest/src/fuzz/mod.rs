@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::child::{self, Child};
 use crate::harness::{Failure, TestResult, expect_eq};
 use crate::listing::Listing;
+use crate::patience;
 use crate::tests::container::{Container, NET, PID, status};
 use crate::tests::namespaces_lifetimes::Account;
 use peer::Surroundings;
@@ -192,10 +193,11 @@ fn follow(reader: &OwnedFd, started: Instant) -> Result<Tally, Failure> {
     let mut total = Tally::default();
     let mut progress = Instant::now();
     let mut rest = Vec::new();
-    let limit = PollTimeout::try_from(SILENCE_LIMIT).unwrap_or(PollTimeout::MAX);
+    let silence = patience::stretched(SILENCE_LIMIT);
+    let limit = PollTimeout::try_from(silence).unwrap_or(PollTimeout::MAX);
     loop {
         if poll(&mut [PollFd::new(reader.as_fd(), PollFlags::POLLIN)], limit)? == 0 {
-            let what = format!("no worker ended a round in {SILENCE_LIMIT:?}");
+            let what = format!("no worker ended a round in {silence:?}");
             return Err(Failure::new(what));
         }
         let mut bytes = [0; 4096];

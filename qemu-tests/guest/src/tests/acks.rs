@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Acknowledgements (C19, C20): exactly one for each request, to the requester alone.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::unistd::setsid;
@@ -10,6 +10,7 @@ use zerocopy::IntoBytes;
 use super::scenario::{in_child, in_self};
 use crate::harness::{Failure, Test, TestResult, expect_eq};
 use crate::listener::Listener;
+use crate::patience;
 use crate::test;
 use crate::wire::{Event, IGNORE, LISTEN, Received, mask};
 
@@ -57,7 +58,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 const UNKNOWN: u32 = 3;
 
 fn answer(listener: &mut Listener) -> Result<Received, Failure> {
-    let deadline = Instant::now() + ANSWER_LIMIT;
+    let deadline = patience::deadline(ANSWER_LIMIT);
     Ok(listener.wait_until("answer", deadline, |received| received.event.bit() == 0)?)
 }
 

@@ -20,6 +20,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::container::{ALL, Container, Handover, NET};
 use crate::harness::{Failure, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
+use crate::patience;
 use crate::test;
 use crate::wire::{ConnectorHeader, NLMSG_DONE, NetlinkHeader, RequestHeader};
 
@@ -121,7 +122,7 @@ fn next_number(member: &mut Listener, deadline: Instant) -> Result<Option<u32>, 
 fn expect_messages(member: &mut Listener) -> TestResult {
     let mut numbers = Vec::new();
     for _ in 0..2 {
-        let number = next_number(member, Instant::now() + MESSAGE_LIMIT)?;
+        let number = next_number(member, patience::deadline(MESSAGE_LIMIT))?;
         numbers.push(number.ok_or_else(|| Failure::new("cn_test sent nothing"))?);
     }
     expect_eq("the second number", numbers[1], numbers[0] + 1)

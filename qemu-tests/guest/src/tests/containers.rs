@@ -14,6 +14,7 @@ use crate::child::{self, Gate, own_pid};
 use crate::harness::{Test, TestResult, expect_eq};
 use crate::listener::Listener;
 use crate::listing::Listing;
+use crate::patience;
 use crate::test;
 use crate::wire::{Event, LISTEN, Task, mask};
 
@@ -46,7 +47,7 @@ fn fork_and_listen(cues: &Cues) -> TestResult {
     let requested = listener.request(&[LISTEN, mask::FORK | mask::EXIT]);
     cues.listening.open(i32::from(requested.is_err()))?;
     requested?;
-    cues.begin.pass_within(ALL_LIMIT)?;
+    cues.begin.pass_within(patience::stretched(ALL_LIMIT))?;
     let parent = Task::leader(own_pid());
     let mut expected = Vec::new();
     for number in 0..FORKS {
@@ -65,7 +66,7 @@ fn fork_and_listen(cues: &Cues) -> TestResult {
     }
     expect_exactly("inside", &mut listener, &expected, |_| true)?;
     cues.done.open(0)?;
-    cues.end.pass_within(ALL_LIMIT)?;
+    cues.end.pass_within(patience::stretched(ALL_LIMIT))?;
     let nothing: &[Event] = &[];
     expect_exactly("inside, at the end", &mut listener, nothing, |_| true)
 }
@@ -95,7 +96,11 @@ fn two_hundred_containers_get_their_own_events() -> TestResult {
     }
     let mut outside = Listener::listen(mask::FORK | mask::EXIT)?;
     (0..CONTAINERS).try_for_each(|_| cues.begin.open(0))?;
-    (0..CONTAINERS).try_for_each(|_| cues.done.pass_within(ALL_LIMIT).map(drop))?;
+    (0..CONTAINERS).try_for_each(|_| {
+        cues.done
+            .pass_within(patience::stretched(ALL_LIMIT))
+            .map(drop)
+    })?;
     expect_accounts()?;
     expect_all_outside(&mut outside, &firsts)?;
     (0..CONTAINERS).try_for_each(|_| cues.end.open(0))?;

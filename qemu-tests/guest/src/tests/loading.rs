@@ -4,7 +4,7 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
@@ -18,6 +18,7 @@ use super::scenario::{in_self, mark};
 use crate::child::{self, has_ended, pidfd};
 use crate::harness::{Failure, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
+use crate::patience;
 use crate::test;
 use crate::wire::{Event, IGNORE, LISTEN, Received, mask};
 use zerocopy::IntoBytes;
@@ -102,7 +103,7 @@ const NO_CPU: u32 = u32::MAX;
 #[track_caller]
 fn expect_answer(listener: &mut Listener, words: &[u32], err: u32) -> Result<Received, Failure> {
     listener.send(words.as_bytes(), SEQ, ACK)?;
-    let deadline = Instant::now() + Duration::from_secs(2);
+    let deadline = patience::deadline(Duration::from_secs(2));
     let answer = listener.wait_until("answer", deadline, |received| received.event.bit() == 0)?;
     expect_eq("answer", answer.event, Event::Ack { err })?;
     let connector = answer.message.connector;
@@ -200,7 +201,7 @@ fn who_waits_for_the_module_can_be_killed() -> TestResult {
     let loading = fs::read_to_string(&started)?;
     let end = pidfd(waiting.pid())?;
     kill(waiting.pid(), Signal::SIGKILL)?;
-    let ended = has_ended(&end, Duration::from_secs(2))?;
+    let ended = has_ended(&end, patience::stretched(Duration::from_secs(2)))?;
     kill(Pid::from_raw(loading.trim_end().parse()?), Signal::SIGKILL)?;
     waiting.wait()?;
     expect(ended, "the killed process to end before modprobe does")

@@ -20,6 +20,7 @@ use super::module::Changed;
 use crate::child::{self, Child, Gate};
 use crate::harness::{Failure, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
+use crate::patience;
 use crate::test;
 use crate::wire::{LISTEN, mask};
 
@@ -126,10 +127,11 @@ impl Account {
     /// Waits until all namespaces of the user are gone.
     pub fn expect_nothing_left(&self) -> TestResult {
         self.allow(1)?;
-        let deadline = Instant::now() + FREE_LIMIT;
+        let limit = patience::stretched(FREE_LIMIT);
+        let deadline = Instant::now() + limit;
         while !self.is_empty()? {
             let in_time = Instant::now() < deadline;
-            expect(in_time, format!("namespaces to be free in {FREE_LIMIT:?}"))?;
+            expect(in_time, format!("namespaces to be free in {limit:?}"))?;
             thread::sleep(GLANCE);
         }
         self.allow(MANY)

@@ -17,6 +17,7 @@ use crate::child;
 use crate::harness::{Failure, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::listing::Listing;
+use crate::patience;
 use crate::stress::{cpus, pin};
 use crate::test;
 use crate::wire::{LISTEN, Received, mask};
@@ -101,7 +102,7 @@ fn listen(listener: &mut Listener, mask: u32) -> Result<BTreeMap<u32, u32>, Fail
 }
 
 fn answer(listener: &mut Listener) -> Result<Received, Failure> {
-    let deadline = Instant::now() + Duration::from_secs(2);
+    let deadline = patience::deadline(Duration::from_secs(2));
     Ok(listener.wait_until("the answer", deadline, |received| received.event.bit() == 0)?)
 }
 

@@ -3,7 +3,7 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::wait::WaitStatus;
@@ -17,6 +17,7 @@ use crate::child::{self, own_pid};
 use crate::harness::{Failure, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::listing::{Line, Listing};
+use crate::patience;
 use crate::test;
 use crate::wire::{Event, LISTEN, mask};
 
@@ -87,7 +88,7 @@ fn listen() -> Result<(Listener, u32), Failure> {
 
 fn listen_on(listener: &mut Listener) -> Result<u32, Failure> {
     listener.request(&[LISTEN, mask::COMM])?;
-    let deadline = Instant::now() + Duration::from_secs(2);
+    let deadline = patience::deadline(Duration::from_secs(2));
     let answer = listener.wait_until("answer", deadline, |received| received.event.bit() == 0)?;
     match answer.event {
         Event::Ack { err } => Ok(err),

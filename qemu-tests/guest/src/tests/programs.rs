@@ -14,6 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, pipe};
 
 use crate::harness::{Failure, expect};
+use crate::patience;
 
 /// How long a program may take to say what it has to.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -63,7 +64,7 @@ impl Program {
     /// Waits until it says this, after what was waited for before.
     #[track_caller]
     pub fn wait_for(&mut self, what: &str) -> Result<(), Failure> {
-        let deadline = Instant::now() + LIMIT;
+        let deadline = patience::deadline(LIMIT);
         loop {
             if let Some(at) = self.text[self.seen..].find(what) {
                 self.seen += at + what.len();
@@ -82,7 +83,7 @@ impl Program {
         what: &str,
         wanted: impl Fn(&str) -> Option<T>,
     ) -> Result<T, Failure> {
-        let deadline = Instant::now() + LIMIT;
+        let deadline = patience::deadline(LIMIT);
         loop {
             while let Some(length) = self.text[self.seen..].find('\n') {
                 let found = wanted(&self.text[self.seen..self.seen + length]);
@@ -120,7 +121,7 @@ impl Program {
     /// request then, for it does not sleep in between.
     #[track_caller]
     pub fn wait_until_it_listens(&self) -> Result<(), Failure> {
-        let deadline = Instant::now() + LIMIT;
+        let deadline = patience::deadline(LIMIT);
         while !(has_socket(self.pid())? && sleeps(self.pid())?) {
             if Instant::now() > deadline {
                 return Err(self.failure("does not listen"));
@@ -132,7 +133,7 @@ impl Program {
 
     /// Waits for its end; all that it said, and whether it succeeded.
     pub fn wait(mut self) -> Result<(String, bool), Failure> {
-        let deadline = Instant::now() + LIMIT;
+        let deadline = patience::deadline(LIMIT);
         while self.read(deadline)? {}
         expect(Instant::now() < deadline, format!("{} to end", self.name))?;
         Ok((self.text, self.child.wait()?.success()))

@@ -21,6 +21,7 @@ use crate::child::{self, Child};
 use crate::harness::{Failure, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::listing::Listing;
+use crate::patience;
 use crate::test;
 use crate::wire::{Event, LISTEN, Left, Received, Task, mask};
 
@@ -218,7 +219,7 @@ fn fork_as(pid: i32, deadline: Instant, function: impl FnOnce() -> i32) -> TestR
 /// begin of the next one with the same number.
 fn comes_before_the_number_is_used_again() -> TestResult {
     const SESSIONS_IN_A_ROW: usize = 300;
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = patience::deadline(Duration::from_secs(20));
     let mut listener = Listener::listen(SESSIONS)?;
     ignore_children()?;
     let pid = lead(|| 0)?.into_pid().as_raw();

@@ -20,6 +20,7 @@ use nix::unistd::{Pid, getsid};
 use super::container::{ALL, Container, PID};
 use super::programs::Program;
 use crate::harness::{Failure, Test, TestResult, expect, expect_eq};
+use crate::patience;
 use crate::test;
 
 pub const TESTS: &[Test] = &[
@@ -232,7 +233,7 @@ impl Login {
     fn expect_answer(&mut self) -> TestResult {
         const WORD: &[u8] = b"alive\n";
         self.input.write_all(WORD)?;
-        let deadline = Instant::now() + ANSWER_LIMIT;
+        let deadline = patience::deadline(ANSWER_LIMIT);
         let mut answer = Vec::new();
         while answer.len() < WORD.len() {
             let left = deadline.saturating_duration_since(Instant::now());
