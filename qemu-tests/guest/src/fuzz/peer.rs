@@ -158,12 +158,17 @@ impl Peer {
         }
     }
 
-    /// One that others had before: it may listen already, and have events to read.
+    /// One that listens already, for others: what they have not read tells which numbers come next.
     pub fn adopt(mut listener: Listener, mask: u32, is_foreign: bool) -> Result<Self, Failure> {
-        listener.take_queued()?;
+        let queued = listener.take_queued()?;
+        let next = queued.iter().map(|received| {
+            let seq = received.message.connector.seq;
+            (received.message.body.cpu, seq.wrapping_add(1))
+        });
         Ok(Self {
             is_foreign,
             mask: Some(mask),
+            next: next.collect(),
             ..Self::new(listener, true)
         })
     }
