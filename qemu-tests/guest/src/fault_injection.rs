@@ -22,6 +22,16 @@ const MAKE_IT_FAIL: &str = "/proc/thread-self/make-it-fail";
 const SLABS: &str = "/sys/kernel/debug/failslab";
 const PAGES: &str = "/sys/kernel/debug/fail_page_alloc";
 
+/// The kernel's caches of slab objects.
+const CACHES: &str = "/sys/kernel/slab";
+
+/// Those of its checkers, which have a reserve of objects: a fault there is nobody's.
+const CHECKERS: [&str; 3] = [
+    "kmemleak_object",
+    "kmemleak_scan_area",
+    "debug_objects_cache",
+];
+
 /// A file of a setting with another value, until this is dropped.
 struct Setting {
     file: PathBuf,
@@ -51,6 +61,22 @@ fn change(directory: &str, settings: &[(&str, &str)]) -> Result<Vec<Setting>, Fa
     let changed = quiet.iter().chain(settings);
     let changed = changed.map(|(name, value)| Setting::change(directory, name, value));
     Ok(changed.collect::<io::Result<_>>()?)
+}
+
+/// Injects no faults into the kernel's checkers, if there are any.
+fn spare_checkers() -> io::Result<Option<Setting>> {
+    let caches = Path::new(CACHES);
+    if !CHECKERS.iter().any(|name| caches.join(name).exists()) {
+        return Ok(None);
+    }
+    for entry in fs::read_dir(caches)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if !CHECKERS.iter().any(|checker| name == **checker) {
+            fs::write(entry.path().join("failslab"), "1")?;
+        }
+    }
+    Setting::change(SLABS, "cache-filter", "Y").map(Some)
 }
 
 /// Keeps off the console, which the runner watches, that the kernel's own code says a word when
@@ -119,10 +145,12 @@ impl FailNth {
         require(SLABS, "CONFIG_FAILSLAB")?;
         // No page fault is to take a failure that is meant for a system call.
         mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE)?;
+        let mut settings = change(SLABS, &[("ignore-gfp-wait", "N")])?;
+        settings.extend(spare_checkers()?);
         Ok(Self {
             counter: File::options().read(true).write(true).open(FAIL_NTH)?,
             failures: Cell::new(0),
-            _settings: change(SLABS, &[("ignore-gfp-wait", "N")])?,
+            _settings: settings,
         })
     }
 
