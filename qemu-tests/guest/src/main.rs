@@ -15,7 +15,6 @@ mod cycles;
 mod demo;
 mod describe;
 mod fault_injection;
-mod follow;
 mod fuzz;
 mod harness;
 mod listen;
@@ -73,8 +72,6 @@ enum Command {
     Listen(listen::Options),
     /// Keep a service running, and leave alone what detached from it.
     Supervise(supervisor::Options),
-    /// Start a daemon, and tell its end from that of the children that detached from it.
-    Follow(follow::Options),
 }
 
 fn main() -> ExitCode {
@@ -117,7 +114,6 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Cycles(options) => succeed(cycles::run(&options)),
         Command::Listen(options) => listen::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Supervise(options) => supervisor::run(&options),
-        Command::Follow(options) => follow::run(&options).map(|()| ExitCode::SUCCESS),
     }
 }
 

@@ -30,11 +30,11 @@ pub const TESTS: &[Test] = &[
         .stock_fails(REFUSED)
         .limit(Duration::from_secs(60)),
     test!(a_supervisor_works_in_a_bubblewrap_container)
-        .covers(&["C11", "C21", "C22", "C23"])
+        .covers(&["C11", "C17", "C21", "C22", "C23"])
         .stock_fails(REFUSED)
         .limit(Duration::from_secs(60)),
     test!(a_supervisor_works_in_an_oci_container)
-        .covers(&["C11", "C21", "C22", "C23"])
+        .covers(&["C11", "C17", "C21", "C22", "C23"])
         .stock_fails(REFUSED)
         .limit(Duration::from_secs(60)),
 ];
@@ -176,15 +176,25 @@ fn forkstat_follows_a_bubblewrap_container() -> TestResult {
     expect_forkstat_to_follow(bubblewrap(&["/bin/sh", "-c", SCRIPT]))
 }
 
-/// A directory of its own, which goes when this is dropped.
+/// A directory of the user's own, which goes when this is dropped.
 struct Directory(PathBuf);
 
 impl Directory {
     fn new(name: &str) -> Result<Self, Failure> {
         let directory = Self(env::temp_dir().join(format!("{name}-{}", own_pid())));
         fs::create_dir(&directory.0)?;
+        give(&directory.0)?;
         Ok(directory)
     }
+}
+
+/// Gives a directory to the user.
+fn give(directory: &Path) -> TestResult {
+    chown(directory, Some(NOBODY), Some(NOBODY))?;
+    Ok(fs::set_permissions(
+        directory,
+        fs::Permissions::from_mode(0o755),
+    )?)
 }
 
 impl Drop for Directory {
@@ -214,10 +224,7 @@ impl Bundle {
             symlink(format!("usr/{link}"), root.join(link))?;
         }
         fs::write(bundle.0.join("config.json"), configuration(words))?;
-        for directory in [&bundle.0, &root, &state.0] {
-            chown(directory, Some(NOBODY), Some(NOBODY))?;
-            fs::set_permissions(directory, fs::Permissions::from_mode(0o755))?;
-        }
+        give(&root)?;
         Ok(Self { bundle, state })
     }
 
@@ -277,24 +284,32 @@ fn forkstat_follows_an_oci_container() -> TestResult {
     expect_forkstat_to_follow(bundle.command())
 }
 
-/// A daemon with children that do not detach, that detach from somebody else, that detach and end,
-/// and that detach and kill it.
-const DAEMON: &str = "
-exec 3<&0
-echo script: daemon $$
+/// A service in two lives, which have a file in common that is $0 here. In the first, some of its
+/// children do not detach, one detaches from a child, one detaches and ends, and one detaches, leaves
+/// its number in the file and kills the service. In the second, the service kills that one and then
+/// ends well, both when it reads a line. All tell their numbers, one after the other.
+const SERVICE: &str = "
+echo script: $$
+if [ -e $0 ]; then
+    read -r go
+    kill $(cat $0)
+    read -r end
+    exit 0
+fi
 true &
-(setsid true & wait) &
+(setsid true & echo script: $!; wait) &
 wait
 setsid true &
-echo script: first $!
+echo script: $!
 wait
-setsid sh -c 'echo script: second $$; kill $PPID; read -r end' <&3 &
+setsid sh -c 'echo $$ >$0; echo script: $$; kill $PPID; exec sleep infinity' $0 &
 wait
 ";
 
-/// The words that run this program's supervisor on the daemon, which leads a session as many do.
-fn follow(program: &str) -> [&str; 7] {
-    [program, "follow", "--", "setsid", "/bin/sh", "-c", DAEMON]
+/// The words that run this program's supervisor on the service.
+fn supervise<'a>(program: &'a str, file: &'a str) -> [&'a str; 7] {
+    let shell = "/bin/sh";
+    [program, "supervise", "--", shell, "-c", SERVICE, file]
 }
 
 /// What makes processes that lead sessions, on the host and in a container, until it is dropped.
@@ -331,44 +346,44 @@ impl Drop for Busy {
     }
 }
 
-/// Expects a supervisor in a container that a command makes to tell the daemon from those who
-/// detached from it, and to notice nobody else, while the host and a sibling are busy.
+/// Expects a supervisor in a container that a command makes to tell the service from those who
+/// detached from it, to start it again, and to notice nobody else, while the host and a sibling are
+/// busy.
 fn expect_supervisor_to_work(command: Command) -> TestResult {
     let sibling = Container::idle(ALL)?;
     let _busy = Busy::start(&sibling)?;
     let mut container = Running::start(command)?;
-    let (mut daemon, mut first, mut second) = (None, None, None);
-    let mut noticed = Vec::new();
+    let (mut numbers, mut noticed) = (Vec::new(), Vec::new());
     for line in &mut container.lines {
         let line = line?;
-        match line.split_whitespace().collect::<Vec<_>>().as_slice() {
-            ["script:", "daemon", pid] => daemon = Some((*pid).to_owned()),
-            ["script:", "first", pid] => first = Some((*pid).to_owned()),
-            ["script:", "second", pid] => second = Some((*pid).to_owned()),
-            _ => {
-                if line.contains("the daemon ended") {
-                    writeln!(container.input, "end")?;
-                }
-                noticed.push(line);
-            }
+        if let Some(number) = line.strip_prefix("script: ") {
+            numbers.push(number.to_owned());
+            continue;
+        }
+        let is_killers_end = line.starts_with("session") && line.contains("was killed");
+        let is_begin = line.ends_with("started");
+        noticed.push(line);
+        if is_killers_end || (is_begin && noticed.len() > 1) {
+            writeln!(container.input, "go on")?;
         }
     }
     container.finish()?;
-    let (Some(daemon), Some(first), Some(second)) = (daemon, first, second) else {
-        return Err(Failure::new(format!("the daemon did not run: {noticed:?}")));
+    let [first, grandchild, child, killer, second] = numbers.as_slice() else {
+        let what = format!("two lives of the service, it told {numbers:?}, noticed: {noticed:?}");
+        return Err(Failure::new(what));
     };
-    let mut expected = vec![
-        format!("{daemon} is the daemon"),
-        "the daemon leads a session".to_owned(),
-        format!("{first} detached"),
-        format!("{first} ended, which had detached"),
-        format!("{second} detached"),
-        format!("the daemon ended with status {:#x}", Signal::SIGTERM as i32),
-        format!("{second} ended, which had detached"),
+    let expected = vec![
+        format!("service {first} started"),
+        format!("session {grandchild} detached from {first}"),
+        format!("session {grandchild} ended with status 0"),
+        format!("session {child} detached from {first}"),
+        format!("session {child} ended with status 0"),
+        format!("session {killer} detached from {first}"),
+        format!("service {first} was killed by SIGTERM"),
+        format!("service {second} started"),
+        format!("session {killer} was killed by SIGTERM"),
+        format!("service {second} ended with status 0"),
     ];
-    // The daemon may go on before the event of the end that it waited for.
-    expected.sort();
-    noticed.sort();
     expect_eq("what the supervisor noticed", noticed, expected)
 }
 
@@ -381,12 +396,13 @@ fn install(directory: &Path) -> Result<PathBuf, Failure> {
 
 fn a_supervisor_works_in_a_bubblewrap_container() -> TestResult {
     let directory = Directory::new("supervisor")?;
-    let program = install(&directory.0)?;
-    expect_supervisor_to_work(bubblewrap(&follow(&program.to_string_lossy())))
+    let (program, file) = (install(&directory.0)?, directory.0.join("killer"));
+    let (program, file) = (program.to_string_lossy(), file.to_string_lossy());
+    expect_supervisor_to_work(bubblewrap(&supervise(&program, &file)))
 }
 
 fn a_supervisor_works_in_an_oci_container() -> TestResult {
-    let bundle = Bundle::new(&follow("/supervisor"))?;
+    let bundle = Bundle::new(&supervise("/supervisor", "/killer"))?;
     install(&bundle.root())?;
     expect_supervisor_to_work(bundle.command())
 }
