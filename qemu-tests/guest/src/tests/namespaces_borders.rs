@@ -11,8 +11,8 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Gid, Pid, Uid, getpgrp, getsid, setresgid, setresuid, setsid};
 
 use super::container::{
-    ALL, Container, FIRST_ID, Handover, IDS, NET, PID, USER, expect_exactly, open, require, sleep,
-    status, succeed,
+    ALL, Container, FIRST_ID, Handover, IDS, NET, PID, USER, events, expect_exactly, numbers_at,
+    open, require, sleep, status, succeed,
 };
 use super::scenario::{comm, mark, own_task};
 use crate::child::{self, Gate, own_pid};
@@ -24,6 +24,9 @@ use crate::wire::{Event, LISTEN, Left, Task, mask};
 pub const TESTS: &[Test] = &[
     test!(fork_into_a_new_pid_namespace_has_the_number_outside).covers(&["C21"]),
     test!(fork_after_unshare_has_the_number_outside).covers(&["C21"]),
+    test!(forks_into_nested_pid_namespaces_have_the_number_in_between)
+        .covers(&["C21", "C22"])
+        .stock_fails(REFUSED),
     test!(a_parent_outside_is_0)
         .covers(&["C21"])
         .stock_fails(REFUSED),
@@ -47,6 +50,13 @@ pub const TESTS: &[Test] = &[
         .covers(&["C21", "C22"])
         .stock_fails(REFUSED)
         .limit(Duration::from_secs(20)),
+    test!(the_end_of_an_outer_namespace_tells_all_exits_within_once)
+        .covers(&["C21", "C22"])
+        .stock_fails(REFUSED)
+        .limit(Duration::from_secs(20)),
+    test!(an_orphan_ends_as_a_child_of_its_first_process)
+        .covers(&["C15", "C21"])
+        .stock_fails(REFUSED),
     test!(ids_are_those_of_the_listeners_user_namespace)
         .covers(&["C21"])
         .stock_fails(REFUSED),
@@ -102,6 +112,16 @@ fn fork_after_unshare_has_the_number_outside() -> TestResult {
     expect_exactly("outside", &mut outside, &expected, |event| {
         event.subject() == child
     })
+}
+
+fn forks_into_nested_pid_namespaces_have_the_number_in_between() -> TestResult {
+    for fork in [
+        fork_into_a_new_pid_namespace_has_the_number_outside,
+        fork_after_unshare_has_the_number_outside,
+    ] {
+        Container::start(PID | NET, fork)?.finish()?;
+    }
+    Ok(())
 }
 
 /// A process in a container whose parent is outside.
@@ -274,14 +294,19 @@ fn whoever_entered_a_pid_namespace_listens_outside() -> TestResult {
     succeed(entering)
 }
 
+/// Listens to exits, and hands the listener over.
+fn hand_over_listener(handover: &Handover) -> TestResult {
+    let listener = open()?;
+    listener.request(&[LISTEN, mask::EXIT])?;
+    handover.send(&listener)
+}
+
 fn an_auto_reaped_child_keeps_its_numbers() -> TestResult {
     let handover = Handover::new()?;
     let (ready, go_on) = (Gate::new()?, Gate::new()?);
     let mut outside = Listener::listen(mask::EXIT)?;
     let container = Container::start(ALL, || {
-        let inside = open()?;
-        inside.request(&[LISTEN, mask::EXIT])?;
-        handover.send(&inside)?;
+        hand_over_listener(&handover)?;
         // SAFETY: No handler is installed.
         unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }?;
         let child = child::fork(|| go_on.pass().map_or(1, |_| 5))?;
@@ -307,9 +332,7 @@ fn the_end_of_the_first_process_tells_all_exits_once() -> TestResult {
     let ready = Gate::new()?;
     let mut outside = Listener::listen(mask::EXIT)?;
     let container = Container::start(ALL, || {
-        let inside = open()?;
-        inside.request(&[LISTEN, mask::EXIT])?;
-        handover.send(&inside)?;
+        hand_over_listener(&handover)?;
         for _ in 0..PROCESSES {
             ready.open(child::fork(|| status(sleep))?.into_pid().as_raw())?;
         }
@@ -331,6 +354,77 @@ fn the_end_of_the_first_process_tells_all_exits_once() -> TestResult {
     let ours: Vec<_> = out_here.iter().map(Event::subject).collect();
     expect_exactly("outside", &mut outside, &out_here, |event| {
         ours.contains(&event.subject())
+    })
+}
+
+fn the_end_of_an_outer_namespace_tells_all_exits_within_once() -> TestResult {
+    let handover = Handover::new()?;
+    let ready = Gate::new()?;
+    let mut outside = Listener::listen(mask::EXIT)?;
+    let container = Container::start(PID | NET, || {
+        hand_over_listener(&handover)?;
+        // A process more on this level, so that numbers differ.
+        succeed(child::fork(|| 0)?)?;
+        Container::start(PID | NET, || {
+            hand_over_listener(&handover)?;
+            child::fork(|| status(sleep))?.into_pid();
+            ready.open(0)?;
+            sleep()
+        })?
+        .finish()
+    })?;
+    let mut between = handover.receive_from(&container)?;
+    let mut within = handover.receive_from(&container)?;
+    ready.pass()?;
+    // The inner namespace's first process and its child, on each level from here on.
+    let (firsts, children) = (numbers_at(2, 1)?, numbers_at(2, 2)?);
+    // Whoever ended before is no part of this.
+    events(&mut between)?;
+    let parents = [container.task(), Task::leader(1), Task::NONE];
+    container.kill()?;
+    let code = Signal::SIGKILL as u32;
+    let listeners = [&mut outside, &mut between, &mut within];
+    for (level, listener) in listeners.into_iter().enumerate() {
+        let (first, child) = (Task::leader(firsts[level]), Task::leader(children[level]));
+        let parent = parents[level];
+        let mut expected = vec![exit(child, code, first), exit(first, code, parent)];
+        match level {
+            0 => expected.push(exit(parent, code, own_task())),
+            1 => expected.push(exit(parent, code, Task::NONE)),
+            _ => {}
+        }
+        let ours: Vec<_> = expected.iter().map(Event::subject).collect();
+        expect_exactly(&format!("level {level}"), listener, &expected, |event| {
+            level > 0 || ours.contains(&event.subject())
+        })?;
+    }
+    Ok(())
+}
+
+fn an_orphan_ends_as_a_child_of_its_first_process() -> TestResult {
+    let handover = Handover::new()?;
+    let (ready, go_on) = (Gate::new()?, Gate::new()?);
+    let mut outside = Listener::listen(mask::EXIT)?;
+    let container = Container::start(ALL, || {
+        let parent = child::fork(|| {
+            status(|| {
+                let orphan = child::fork(|| status(|| Ok(go_on.pass().map(drop)?)))?;
+                Ok(ready.open(orphan.into_pid().as_raw())?)
+            })
+        })?;
+        succeed(parent)?;
+        hand_over_listener(&handover)?;
+        sleep()
+    })?;
+    let mut inside = handover.receive_from(&container)?;
+    let inner = Task::leader(ready.pass()?);
+    let outer = Task::leader(container.outer(inner.pid)?);
+    go_on.open(0)?;
+    let expected = [exit(inner, 0, Task::leader(1))];
+    expect_exactly("inside", &mut inside, &expected, |_| true)?;
+    let expected = [exit(outer, 0, container.task())];
+    expect_exactly("outside", &mut outside, &expected, |event| {
+        event.subject() == outer
     })
 }
 

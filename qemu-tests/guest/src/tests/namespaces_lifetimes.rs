@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sched::unshare;
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::wait::WaitStatus;
 
 use super::container::{
@@ -70,6 +70,9 @@ const REFUSED_STATUS: i32 = 2;
 /// What may be made while namespaces are not counted.
 const MANY: u32 = 1000;
 
+/// What is counted.
+const COUNTED: CloneFlags = USER.union(PID).union(NET);
+
 /// A user who makes namespaces, and whose namespaces can be counted.
 pub struct Account {
     users: Container,
@@ -78,7 +81,7 @@ pub struct Account {
 impl Account {
     /// A user without namespaces.
     pub fn new() -> Result<Self, Failure> {
-        require(PID | NET)?;
+        require(COUNTED)?;
         Ok(Self {
             users: Container::idle(USER)?,
         })
@@ -91,7 +94,7 @@ impl Account {
 
     fn allow(&self, number: u32) -> TestResult {
         self.users.run(|| {
-            for kind in ["pid", "net"] {
+            for kind in ["user", "pid", "net"] {
                 let file = format!("/proc/sys/user/max_{kind}_namespaces");
                 fs::write(file, number.to_string())?;
             }
@@ -99,10 +102,10 @@ impl Account {
         })
     }
 
-    /// Whether that user has no pid or network namespace now.
+    /// Whether that user has no namespace now.
     fn is_empty(&self) -> Result<bool, Failure> {
         let attempt = child::fork(|| {
-            let made = self.users.enter(USER).map(|()| unshare(PID | NET));
+            let made = self.users.enter(USER).map(|()| unshare(COUNTED));
             match made {
                 Ok(Ok(())) => 0,
                 Ok(Err(Errno::ENOSPC)) => REFUSED_STATUS,
@@ -157,6 +160,8 @@ impl Tenant {
     fn new(account: &Account, owner: Owner) -> Result<(Self, Option<Listener>), Failure> {
         let (ready, leave, handover) = (Gate::new()?, Gate::new()?, Handover::new()?);
         let maker = account.spawn(|| {
+            // What is counted has to be made here: who makes a container maps ids from outside.
+            unshare(USER)?;
             let container = Container::start(PID | NET, || {
                 let listener = open()?;
                 let requested = listener.request(&[LISTEN, mask::FORK | mask::EXIT]);

@@ -39,6 +39,12 @@ pub const TESTS: &[Test] = &[
     test!(a_socket_from_outside_sees_what_its_listener_inside_sees)
         .covers(&["C21", "C22"])
         .stock_fails("LISTEN from another pid namespace is ignored"),
+    test!(a_socket_from_outside_listens_from_a_user_namespace_within)
+        .covers(&["C21", "C22", "C23"])
+        .stock_fails("LISTEN from another user namespace is ignored"),
+    test!(a_socket_does_not_listen_from_a_sibling_container)
+        .covers(&["C21", "C22"])
+        .stock_fails("LISTEN from a sibling gets no answer"),
     test!(a_socket_from_inside_does_not_listen_from_outside)
         .covers(&["C21", "C22"])
         .stock_fails("LISTEN from outside gets a container's socket nothing, and no answer"),
@@ -221,7 +227,16 @@ fn expect_view_from_outside(container: &Container, listener: &mut Listener) -> T
 }
 
 fn a_socket_from_outside_sees_what_its_listener_inside_sees() -> TestResult {
-    let container = Container::idle(PID)?;
+    listen_inside(PID)
+}
+
+fn a_socket_from_outside_listens_from_a_user_namespace_within() -> TestResult {
+    listen_inside(ALL)
+}
+
+/// Lets a process in a container ask for a socket from outside.
+fn listen_inside(kinds: CloneFlags) -> TestResult {
+    let container = Container::idle(kinds)?;
     let mut socket = Listener::open()?;
     container.run(|| Ok(socket.request(&[LISTEN, mask::COMM])?))?;
     expect_view_from_inside(&container, &mut socket, 3)
@@ -234,17 +249,35 @@ fn socket_of(container: &Container) -> Result<Listener, Failure> {
     handover.receive()
 }
 
-fn a_socket_from_inside_does_not_listen_from_outside() -> TestResult {
-    const SEQ: u32 = 42;
-    let container = Container::idle(ALL)?;
-    let mut socket = socket_of(&container)?;
-    // A process with more rights, tricked into asking for us, gives nothing away.
-    socket.send([LISTEN, mask::COMM].as_bytes(), SEQ, 0)?;
+/// Expects that a LISTEN which was written meanwhile was refused, and that nothing else came.
+#[track_caller]
+fn expect_refusal(socket: &mut Listener) -> TestResult {
     mark("unheard")?;
     let messages = socket.take_queued()?;
     let messages: Vec<_> = messages.iter().map(|received| received.event).collect();
     let err = Errno::EPERM as u32;
-    expect_eq("messages", messages, vec![Event::Ack { err }])?;
+    expect_eq("messages", messages, vec![Event::Ack { err }])
+}
+
+fn a_socket_does_not_listen_from_a_sibling_container() -> TestResult {
+    let (opener, sibling) = (Container::idle(ALL)?, Container::idle(ALL)?);
+    let mut socket = socket_of(&opener)?;
+    sibling.run(|| Ok(socket.request(&[LISTEN, mask::COMM])?))?;
+    expect_refusal(&mut socket)?;
+    // Further inside, it does.
+    opener.run(|| {
+        unshare(USER)?;
+        Ok(socket.request(&[LISTEN, mask::COMM])?)
+    })?;
+    expect_view_from_inside(&opener, &mut socket, 4)
+}
+
+fn a_socket_from_inside_does_not_listen_from_outside() -> TestResult {
+    let container = Container::idle(ALL)?;
+    let mut socket = socket_of(&container)?;
+    // A process with more rights, tricked into asking for us, gives nothing away.
+    socket.request(&[LISTEN, mask::COMM])?;
+    expect_refusal(&mut socket)?;
     container.run(|| Ok(socket.request(&[LISTEN, mask::COMM])?))?;
     expect_view_from_inside(&container, &mut socket, 4)
 }
