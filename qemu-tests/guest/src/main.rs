@@ -110,7 +110,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Stress(options) => stress::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Bench(options) => bench::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Fuzz(options) => succeed(fuzz::run(&options)),
-        Command::Storm(options) => storm::run(&options).map(|()| ExitCode::SUCCESS),
+        Command::Storm(options) => succeed(storm::run(&options)),
         Command::Cycles(options) => succeed(cycles::run(&options)),
         Command::Listen(options) => listen::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Supervise(options) => supervisor::run(&options),

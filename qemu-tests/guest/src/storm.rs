@@ -13,7 +13,7 @@ use std::os::fd::OwnedFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Result, ensure};
 use clap::Args;
 use nix::sys::prctl;
 use nix::unistd::{Gid, Uid, pipe, setresgid, setresuid, setsid};
@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::account::{Account, read};
 use crate::child::{self, Child};
-use crate::harness::Failure;
+use crate::harness::{Failure, TestResult};
 use crate::listener::Listener;
 use crate::listing::Listing;
 use crate::patience;
@@ -175,14 +175,12 @@ fn sessions(raised: &mut Raised) -> Result<()> {
 }
 
 /// Runs it, prints the figures, and fails when an event is neither read nor counted as lost.
-pub fn run(options: &Options) -> Result<()> {
+pub fn run(options: &Options) -> TestResult {
     let storm = || {
         weather(Duration::from_secs(options.seconds))
             .map_err(|error| Failure::new(format!("{error:#}")))
     };
-    Container::start(PID, storm)
-        .and_then(Container::finish)
-        .map_err(|failure| anyhow!("{failure}"))
+    Container::start(PID, storm)?.finish()
 }
 
 /// The first process of the namespace: makes the storms, and reads.
