@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::wait::WaitStatus;
+use nix::unistd::setsid;
 
 use super::container::{
     Container, Handover, NET, PID, USER, open, require, sleep, status, succeed,
@@ -164,16 +165,24 @@ impl Tenant {
             unshare(USER)?;
             let container = Container::start(PID | NET, || {
                 let listener = open()?;
-                let requested = listener.request(&[LISTEN, mask::FORK | mask::EXIT]);
+                let requested = listener.request(&[LISTEN, mask::FORK | mask::SID | mask::EXIT]);
                 handover.send(&listener)?;
                 ready.open(i32::from(requested.is_err()))?;
                 requested?;
                 let kept = (owner == Owner::Container).then_some(listener);
-                child::fork(|| status(sleep))?.into_pid();
-                ready.open(0)?;
+                // So that those leave a session of this namespace who lead one.
+                setsid()?;
+                let sleeper = child::fork(|| {
+                    status(|| {
+                        setsid()?;
+                        ready.open(0)?;
+                        sleep()
+                    })
+                })?;
+                sleeper.into_pid();
                 // Busy until it is killed.
                 while kept.is_some() {
-                    succeed(child::fork(|| 0)?)?;
+                    succeed(child::fork(|| status(|| Ok(setsid().map(drop)?)))?)?;
                 }
                 sleep()
             })?;
