@@ -63,13 +63,18 @@ fn change(directory: &str, settings: &[(&str, &str)]) -> Result<Vec<Setting>, Fa
     Ok(changed.collect::<io::Result<_>>()?)
 }
 
+/// Whether the kernel checks itself, and allocates for that what it can do without.
+pub fn has_checkers() -> bool {
+    let caches = Path::new(CACHES);
+    CHECKERS.iter().any(|name| caches.join(name).exists())
+}
+
 /// Injects no faults into the kernel's checkers, if there are any.
 fn spare_checkers() -> io::Result<Option<Setting>> {
-    let caches = Path::new(CACHES);
-    if !CHECKERS.iter().any(|name| caches.join(name).exists()) {
+    if !has_checkers() {
         return Ok(None);
     }
-    for entry in fs::read_dir(caches)? {
+    for entry in fs::read_dir(CACHES)? {
         let entry = entry?;
         let name = entry.file_name();
         if !CHECKERS.iter().any(|checker| name == **checker) {
