@@ -38,6 +38,11 @@ pub fn arguments(
         "--append=panic=-1 oops=panic".to_owned(),
         "--verbose".to_owned(),
     ]);
+    if kernel.checks_itself {
+        // While the kernel finds out what the first CPU is, it forgets for a moment that page tables
+        // have five levels. An interrupt then touches addresses that KASAN takes for wild.
+        arguments.push("--append=no5lvl".to_owned());
+    }
     Ok(arguments)
 }
 
