@@ -16,6 +16,7 @@ use super::tally::Tally;
 use crate::harness::{Failure, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::listing::{Line, Listing, open};
+use crate::patience;
 use crate::stress::cpus;
 use crate::wire::{
     CN_PROC, ConnectorHeader, Event, EventBody, IGNORE, MESSAGE_SIZE, NLMSG_DONE, NetlinkHeader,
@@ -27,6 +28,9 @@ const NO_CPU: u32 = u32::MAX;
 
 /// Where answers have the word that says what the kernel can do.
 const FEATURES: std::ops::Range<usize> = 4..8;
+
+/// How long who sends an event may take to count it.
+const COUNT_LIMIT: Duration = Duration::from_secs(5);
 
 /// What does not change during a run.
 pub struct Surroundings {
@@ -238,12 +242,20 @@ impl Peer {
         surroundings: &Surroundings,
         tally: &mut Tally,
     ) -> TestResult {
-        self.drain(surroundings, tally)?;
-        let before = self.events;
         let port_id = self.socket()?.port_id()?;
-        let lines = surroundings.lines(net_ns, &[port_id])?;
-        // What was sent while we looked is told, or is not.
-        self.drain(surroundings, tally)?;
+        let limit = patience::deadline(COUNT_LIMIT);
+        let (lines, before) = loop {
+            self.drain(surroundings, tally)?;
+            let before = self.events;
+            let lines = surroundings.lines(net_ns, &[port_id])?;
+            // What was sent while we looked is told, or is not.
+            self.drain(surroundings, tally)?;
+            // An event is counted a moment after it can be read. A count that is wrong stays wrong.
+            let counted = |line: &Line| (before..=self.events).contains(&line.delivered);
+            if lines.iter().all(counted) || Instant::now() > limit {
+                break (lines, before);
+            }
+        };
         let masks: Vec<u32> = lines.iter().map(|line| line.mask).collect();
         expect_eq("masks in the listing", masks, Vec::from_iter(self.mask))?;
         for line in lines {
