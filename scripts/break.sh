@@ -1,28 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
 #
-# What scripts/mutants and scripts/planted share: a clone in which the module, or
-# the series, is broken, and a tree of the kernel to build it in, which is not
-# the one that others use.
+# What scripts/mutants and scripts/planted share: to break the module, or the
+# series, in a clone.
 
-SERIES=7.3
-
-# Sets scratch, clone and source, the patched kernel.
-# Usage: make_clone
-make_clone() {
-	source=$("$PROJECT/scripts/kernel" source)
-	scratch=$(mktemp -d)
-	clone=$scratch/clone
-	git clone --quiet "$PROJECT" "$clone"
-}
-
-# Removes a tree that scripts/kernel made for --tree, with what was built there.
-# Usage: remove_tree NAME
-remove_tree() {
-	if [[ -d ${source%/*}/$1 ]]; then
-		git -C "$source" worktree remove --force "${source%/*}/$1"
-	fi
-}
+# shellcheck source=scripts/clone.sh
+. "$PROJECT/scripts/clone.sh"
 
 # Usage: is_of_kernel FILE
 # The kernel's files are in folders, those of the module are not.

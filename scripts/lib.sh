@@ -12,6 +12,9 @@ LOGS=$CACHE/log
 # What set-up unpacks and does not install is found like everything else.
 PATH=$PATH:$CACHE/openssh/usr/sbin
 
+# The kernel that is built, and the folder of its patches in linux-patch/.
+SERIES=7.3
+
 # Programs and their versions that set-up puts into the cache.
 BINDGEN_VERSION=0.73.2
 VIRTME_NG_VERSION=1.42
