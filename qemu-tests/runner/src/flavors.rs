@@ -3,13 +3,15 @@
 //! the runs at length said beside them.
 
 use std::collections::BTreeMap;
-use std::fmt::{Display, Write};
+use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context, Error, Result, ensure};
 use serde::Deserialize;
+
+use crate::number::grouped;
 
 /// A flavor's report, as `NAME=FILE`.
 #[derive(Clone)]
@@ -135,15 +137,16 @@ impl Figures {
     /// What each is called, and how many there are.
     fn rows(&self) -> [(&'static str, String); 8] {
         [
-            ("faults injected", number(self.faults)),
-            ("messages fuzzed", number(self.messages)),
-            ("events generated", number(self.generated)),
-            ("events delivered", number(self.delivered)),
-            ("events lost", number(self.lost)),
-            ("events unaccounted", number(self.unaccounted)),
-            ("listeners killed", number(self.kills)),
-            ("loads and unloads", number(self.loads)),
+            ("faults injected", self.faults),
+            ("messages fuzzed", self.messages),
+            ("events generated", self.generated),
+            ("events delivered", self.delivered),
+            ("events lost", self.lost),
+            ("events unaccounted", self.unaccounted),
+            ("listeners killed", self.kills),
+            ("loads and unloads", self.loads),
         ]
+        .map(|(what, many)| (what, grouped(many as f64, 0)))
     }
 }
 
@@ -158,20 +161,6 @@ fn behind<T: FromStr>(line: &str, what: &str) -> Option<T> {
     let (_, rest) = line.split_once(what)?;
     let end = rest.find([',', ' ']).unwrap_or(rest.len());
     rest[..end].parse().ok()
-}
-
-/// A number with its thousands apart.
-fn number(number: impl Display) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        let left = digits.len() - index;
-        if left % 3 == 0 && text.ends_with(|last: char| last.is_ascii_digit()) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 /// Writes the table of these flavors, in Markdown, with what the runs at length wrote.
@@ -382,13 +371,6 @@ mod tests {
             loads: 10,
         };
         assert_eq!(Figures::of(lines), expected);
-    }
-
-    #[test]
-    fn thousands_are_apart() {
-        for (plain, text) in [(0, "0"), (999, "999"), (-1000, "-1,000"), (-100, "-100")] {
-            assert_eq!(number(plain), text);
-        }
     }
 
     #[test]

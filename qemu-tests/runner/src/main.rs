@@ -20,6 +20,7 @@ mod contract;
 mod flavors;
 mod guard;
 mod ktap;
+mod number;
 mod report;
 mod settings;
 mod terminal;

@@ -12,8 +12,9 @@ use serde_json::json;
 use crate::accelerator::Accelerator;
 use crate::bench::figures::{Figures, Which};
 use crate::bench::made::Made;
-use crate::bench::table::{Section, grouped, markdown, number, ratio, surroundings};
+use crate::bench::table::{Section, markdown, number, ratio, surroundings};
 use crate::bench::targets::{HOOK, Target, hook};
+use crate::number::grouped;
 
 /// The page's file.
 pub const PAGE: &str = "benchmark.md";

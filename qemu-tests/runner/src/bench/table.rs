@@ -4,6 +4,7 @@
 use std::fmt::Write;
 
 use crate::bench::made::Made;
+use crate::number::grouped;
 
 /// A table with a title and some words about it.
 pub struct Section {
@@ -96,22 +97,6 @@ pub fn number(value: Option<f64>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| grouped(value, 0))
 }
 
-/// A number with that many digits behind the point.
-pub fn grouped(value: f64, digits: usize) -> String {
-    let plain = format!("{:.digits$}", value.abs());
-    let (whole, fraction) = plain.split_at(plain.find('.').unwrap_or(plain.len()));
-    let mut grouped = String::new();
-    for (index, digit) in whole.chars().enumerate() {
-        if index > 0 && (whole.len() - index) % 3 == 0 {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    let is_zero = plain.chars().all(|c| !c.is_ascii_digit() || c == '0');
-    let sign = if value < 0.0 && !is_zero { "-" } else { "" };
-    format!("{sign}{grouped}{fraction}")
-}
-
 /// How many times as much ours is as stock.
 pub fn ratio(ours: Option<f64>, stock: Option<f64>) -> String {
     match (ours, stock) {
@@ -125,12 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_grouped() {
-        assert_eq!(grouped(1234567.4, 0), "1,234,567");
-        assert_eq!(grouped(999.0, 0), "999");
-        assert_eq!(grouped(-1000.0, 0), "-1,000");
-        assert_eq!(grouped(-0.2, 0), "0");
-        assert_eq!(grouped(1.049, 2), "1.05");
+    fn what_is_missing_is_a_dash() {
         assert_eq!(number(None), "-");
         assert_eq!(ratio(Some(1.0), Some(2.0)), "0.50");
         assert_eq!(ratio(Some(1.0), Some(0.0)), "-");
