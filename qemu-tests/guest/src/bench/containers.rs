@@ -2,7 +2,6 @@
 //! What an event costs in one of many containers that listen, each in namespaces of its own.
 
 use std::fs::File;
-use std::io::{Read, Write};
 
 use anyhow::{Context, Result, anyhow};
 use nix::unistd::pipe;
@@ -65,30 +64,13 @@ fn start() -> Result<Container> {
 /// Measures in a new process of the container, which tells the figure over a pipe.
 fn measure_in(container: &Container, listener: Option<&mut Crowd>) -> Result<Measured> {
     let (reader, writer) = pipe()?;
-    let mut writer = File::from(writer);
-    let outcome = container.run(|| {
-        let Measured {
-            median,
-            spread,
-            low,
-        } = measure_renames(listener).map_err(|error| Failure::new(format!("{error:#}")))?;
-        for number in [median, spread, low] {
-            writer.write_all(&number.to_ne_bytes())?;
-        }
-        Ok(())
+    let outcome = container.run(move || {
+        let measured =
+            measure_renames(listener).map_err(|error| Failure::new(format!("{error:#}")))?;
+        Ok(serde_json::to_writer(File::from(writer), &measured)?)
     });
     outcome.map_err(|failure| anyhow!("in a container: {failure}"))?;
-    let mut numbers = [[0; 8]; 3];
-    let mut reader = File::from(reader);
-    for number in &mut numbers {
-        reader.read_exact(number)?;
-    }
-    let [median, spread, low] = numbers.map(f64::from_ne_bytes);
-    Ok(Measured {
-        median,
-        spread,
-        low,
-    })
+    Ok(serde_json::from_reader(File::from(reader))?)
 }
 
 fn measure_renames(mut listener: Option<&mut Crowd>) -> Result<Measured> {

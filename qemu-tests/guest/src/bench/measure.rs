@@ -6,6 +6,7 @@
 //! its share of what comes regularly, and the median of the batches leaves out what comes seldom.
 
 use anyhow::Result;
+use serde::{Deserialize, Serialize};
 
 /// Batches of a figure.
 const BATCHES: usize = 15;
@@ -18,7 +19,7 @@ const BATCH_INSTRUCTIONS: u64 = 1_000_000;
 const REPETITIONS: std::ops::RangeInclusive<u64> = 4..=512;
 
 /// A figure, in instructions.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Measured {
     /// The median of the batches' means.
     pub median: f64,
