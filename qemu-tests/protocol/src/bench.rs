@@ -78,12 +78,10 @@ impl Operation {
     /// thousand instructions, some thousands more or less, so that of such an operation the
     /// cheapest tenth is compared.
     pub fn is_of_processes(self) -> bool {
-        match self {
-            Self::Fork | Self::Exit | Self::ForkExit | Self::Exec | Self::Coredump => true,
-            Self::Storm => true,
-            Self::Uid | Self::Gid | Self::Sid | Self::Ptrace | Self::Comm => false,
-            Self::SystemCall | Self::Listen | Self::Ignore | Self::Read => false,
-        }
+        matches!(
+            self,
+            Self::Fork | Self::Exit | Self::ForkExit | Self::Exec | Self::Coredump | Self::Storm
+        )
     }
 
     /// How many hooks of the patched kernel it passes: one a kind of event, but two for setsid()
