@@ -21,7 +21,7 @@ use crate::child::{self, Child};
 use crate::harness::{Failure, TestResult, expect_eq};
 use crate::listing::Listing;
 use crate::patience;
-use crate::tests::container::{Container, NET, PID, status};
+use crate::tests::container::{self, ALL, Container, NET, PID, status};
 use crate::tests::namespaces_lifetimes::Account;
 use peer::Surroundings;
 use tally::Tally;
@@ -74,6 +74,7 @@ enum News {
 /// Runs it, prints the figures, and fails when something was not as it has to be.
 pub fn run(options: &Options) -> TestResult {
     let started = Instant::now();
+    container::require(ALL)?;
     let surroundings = Surroundings::new()?;
     if let Some(seed) = options.round {
         let mut tally = Tally::default();

@@ -40,6 +40,7 @@ mod session_end;
 mod session_end_namespaces;
 mod session_end_threads;
 mod sid;
+mod slabs;
 mod sshd;
 mod storm;
 mod stress;

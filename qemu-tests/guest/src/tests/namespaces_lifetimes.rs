@@ -18,6 +18,7 @@ use super::container::{
 };
 use super::counting::expect_count;
 use super::module::Changed;
+use super::slabs;
 use crate::child::{self, Child, Gate};
 use crate::harness::{Failure, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
@@ -50,6 +51,10 @@ pub const TESTS: &[Test] = &[
         .covers(&["C25", "C32"])
         .not_on_stock(NO_MODULE)
         .limit(LIMIT),
+    test!(namespaces_that_are_gone_left_no_sockets)
+        .covers(&["C23", "C25"])
+        .stock_fails(REFUSED)
+        .limit(Duration::from_secs(60)),
 ];
 
 const REFUSED: &str = "LISTEN from another network namespace is refused";
@@ -273,4 +278,35 @@ fn the_module_stays_for_a_listener_whose_namespace_has_no_tasks() -> TestResult 
     account.expect_nothing_left()?;
     drop(unloaded);
     expect_count(0)
+}
+
+/// The connector's own socket in a network namespace keeps no namespace alive: it is counted itself,
+/// and so is what it would keep of its namespace.
+fn namespaces_that_are_gone_left_no_sockets() -> TestResult {
+    const NAMESPACES: u64 = 64;
+    slabs::require()?;
+    let account = Account::new()?;
+    let round = || {
+        for _ in 0..NAMESPACES {
+            Tenant::new(&account, Owner::Container)?.0.end()?;
+        }
+        expect_count(0)?;
+        account.expect_nothing_left()
+    };
+    // Fills what keeps free objects for the next one who wants some.
+    round()?;
+    let before = slabs::objects()?;
+    round()?;
+    // A namespace is gone for its user before the memory of all that was in it is free.
+    let deadline = patience::deadline(FREE_LIMIT);
+    loop {
+        let (name, more) = slabs::objects()?.most_more_than(&before);
+        if more < NAMESPACES / 2 {
+            return Ok(());
+        }
+        let in_time = Instant::now() < deadline;
+        let what = format!("{name} not to grow with {NAMESPACES} namespaces, got {more} more");
+        expect(in_time, what)?;
+        thread::sleep(GLANCE);
+    }
 }
