@@ -10,7 +10,7 @@ CACHE=${PROC_EVENTS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/proc-events}
 LOGS=$CACHE/log
 
 # What set-up unpacks and does not install is found like everything else.
-PATH=$PATH:$CACHE/openssh/usr/sbin
+PATH=$CACHE/qemu/bin:$PATH:$CACHE/openssh/usr/sbin
 
 # The kernel that is built, and the folder of its patches in linux-patch/.
 SERIES=7.3

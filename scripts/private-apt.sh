@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
 #
-# Part of scripts/kernel: packages of a newer suite, through an apt directory of
-# its own, $APT: the suite never gets into the system's apt.
+# Part of scripts/kernel and scripts/setup: packages of a newer suite, through an
+# apt directory of its own: the suite never gets into the system's apt.
+
+APT=$CACHE/apt
 
 private_apt() {
 	apt-get -q -o APT::Sandbox::User=root -o Dir::Etc::sourcelist="$APT/sources.list" \
