@@ -156,6 +156,8 @@ pub enum Line {
     },
     /// Events raised without a pause on one CPU, and read on another one.
     Flood(Flood),
+    /// Events raised one by one on one CPU, and waited for on another one.
+    Latency(Latency),
 }
 
 /// What one listener with the default buffer got before its first loss.
@@ -167,4 +169,11 @@ pub struct Flood {
     pub seconds: f64,
     /// Whether there was a loss before the time was up.
     pub lost: bool,
+}
+
+/// How long after its event a listener that waits has a message.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Latency {
+    /// From the message's time stamp until the listener has read it: the median.
+    pub nanoseconds: f64,
 }

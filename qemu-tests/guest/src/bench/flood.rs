@@ -3,37 +3,21 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
-use protocol::bench::{Flood, Line};
+use protocol::bench::Flood;
 
-use crate::bench::{LINGER, say};
 use crate::child;
 use crate::listener::Listener;
-use crate::stress::{cpus, pin};
+use crate::stress::pin;
 use crate::wire::{LISTEN, mask};
 
 /// How long a flood is if nothing is lost.
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// How often it is done.
-const ROUNDS: usize = 5;
-
-/// Measures, and writes what came of each round.
-pub fn run() -> Result<()> {
-    let cpus = cpus()?;
-    ensure!(cpus.len() > 1, "a reader needs a CPU of its own");
-    pin(cpus[0])?;
-    say(&Line::Total(ROUNDS as u32))?;
-    for _ in 0..ROUNDS {
-        say(&Line::Flood(flood(cpus[1])?))?;
-        std::thread::sleep(LINGER);
-    }
-    Ok(())
-}
-
-fn flood(cpu: usize) -> Result<Flood> {
+/// Lets a child raise events on that CPU; the caller reads on another one.
+pub fn run(cpu: usize) -> Result<Flood> {
     let mut listener = Listener::open_unprivileged()?;
     listener.request(&[LISTEN, mask::COMM])?;
     let writer = child::fork(|| {

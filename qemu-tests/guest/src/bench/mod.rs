@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use nix::sys::resource::{Resource, setrlimit};
 use protocol::bench::{Figure, Line, Operation, Situation};
@@ -19,12 +19,14 @@ use crate::bench::measure::{Measured, measure};
 use crate::bench::operations::rename;
 use crate::bench::worker::Worker;
 use crate::listener::Listener;
+use crate::stress::{cpus, pin};
 use crate::wire::{LISTEN, mask};
 
 mod clock;
 mod containers;
 mod crowd;
 mod flood;
+mod latency;
 mod layout;
 mod measure;
 mod operations;
@@ -63,15 +65,15 @@ pub struct Options {
     /// Measure only what everything costs when nobody listens.
     #[arg(long)]
     nobody: bool,
-    /// Measure how long a listener keeps up with all events that a CPU can raise.
+    /// Measure, in time, what takes a CPU that raises events and one that reads them.
     #[arg(long)]
-    flood: bool,
+    parallel: bool,
 }
 
 /// Measures, and writes the figures to the standard output.
 pub fn run(options: &Options) -> Result<()> {
-    if options.flood {
-        return flood::run();
+    if options.parallel {
+        return in_parallel();
     }
     layout::without_random_addresses()?;
     clock::check()?;
@@ -99,6 +101,25 @@ pub fn run(options: &Options) -> Result<()> {
     }
     // The last, because an unpatched kernel counts it for ever.
     dead_listener(&mut worker)
+}
+
+/// Measures what takes two CPUs.
+fn in_parallel() -> Result<()> {
+    const ROUNDS: u32 = 5;
+    let [reader, writer, ..] = cpus()?[..] else {
+        bail!("a reader needs a CPU of its own");
+    };
+    pin(reader)?;
+    say(&Line::Total(2 * ROUNDS))?;
+    for _ in 0..ROUNDS {
+        say(&Line::Flood(flood::run(writer)?))?;
+        thread::sleep(LINGER);
+    }
+    for _ in 0..ROUNDS {
+        say(&Line::Latency(latency::run(writer)?))?;
+        thread::sleep(LINGER);
+    }
+    Ok(())
 }
 
 /// How many figures there will be.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use protocol::bench::{Figure, Flood, Line, Operation, Situation};
+use protocol::bench::{Figure, Flood, Latency, Line, Operation, Situation};
 
 /// Which kernel a figure is of.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -35,6 +35,7 @@ pub struct Figures {
     figures: BTreeMap<Key, Figure>,
     missing: BTreeMap<(Which, Situation), String>,
     floods: BTreeMap<Which, Vec<Flood>>,
+    latencies: BTreeMap<Which, Vec<Latency>>,
 }
 
 impl Figures {
@@ -51,6 +52,7 @@ impl Figures {
                     situation, reason, ..
                 } => _ = self.missing.insert((which, situation), reason),
                 Line::Flood(flood) => self.floods.entry(which).or_default().push(flood),
+                Line::Latency(latency) => self.latencies.entry(which).or_default().push(latency),
             }
         }
     }
@@ -117,14 +119,24 @@ impl Figures {
     /// Events a second until the first loss: the median of the rounds, and how many had a loss.
     pub fn flood(&self, which: Which) -> Option<(f64, usize, usize)> {
         let floods = self.floods.get(&which)?;
-        let mut rates: Vec<_> = floods
+        let rates = floods
             .iter()
-            .map(|flood| flood.events as f64 / flood.seconds)
-            .collect();
-        rates.sort_by(f64::total_cmp);
+            .map(|flood| flood.events as f64 / flood.seconds);
         let lost = floods.iter().filter(|flood| flood.lost).count();
-        Some((*rates.get(rates.len() / 2)?, lost, floods.len()))
+        Some((median(rates)?, lost, floods.len()))
     }
+
+    /// Nanoseconds from an event until a waiting listener has read it: the median of the rounds.
+    pub fn latency(&self, which: Which) -> Option<f64> {
+        let latencies = self.latencies.get(&which)?.iter();
+        median(latencies.map(|latency| latency.nanoseconds))
+    }
+}
+
+fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let mut values: Vec<_> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
 }
 
 #[cfg(test)]
@@ -187,5 +199,14 @@ pub mod tests {
         );
         assert_eq!(figures.flood(Which::Ours), Some((20.0, 2, 3)));
         assert_eq!(figures.flood(Which::Stock), None);
+    }
+
+    #[test]
+    fn the_median_latency_counts() {
+        let mut figures = Figures::default();
+        let lines = [3.0, 100.0, 1.0].map(|nanoseconds| Line::Latency(Latency { nanoseconds }));
+        figures.add(Which::Ours, lines.to_vec());
+        assert_eq!(figures.latency(Which::Ours), Some(3.0));
+        assert_eq!(figures.latency(Which::Stock), None);
     }
 }

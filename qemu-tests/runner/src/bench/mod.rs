@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use protocol::FromGuest;
-use protocol::bench::{Flood, Line};
+use protocol::bench::Line;
 
 use crate::accelerator::{self, Accelerator};
 use crate::bench::figures::{Figures, Which};
@@ -77,7 +77,7 @@ pub fn run(settings: &Settings, subjects: &Subjects, files: &Files<'_>, check: b
     }
     let accelerator = accelerator::choose(settings, &subjects.ours)?;
     for (which, kernel) in &kernels[1..] {
-        let lines = measure(settings, kernel, accelerator, vec!["--flood".to_owned()])?;
+        let lines = measure(settings, kernel, accelerator, vec!["--parallel".to_owned()])?;
         figures.add(*which, lines);
     }
     let made = made::Made::new(
@@ -203,7 +203,7 @@ impl<'a> Output<'a> {
     fn count(&mut self, line: Line) -> Result<()> {
         match &line {
             Line::Total(total) => self.total = *total,
-            Line::Figure(_) | Line::Flood(Flood { .. }) => self.done += 1,
+            Line::Figure(_) | Line::Flood(_) | Line::Latency(_) => self.done += 1,
             Line::Missing { figures, .. } => self.done += figures,
         }
         if self.done > self.total {

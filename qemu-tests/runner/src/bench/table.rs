@@ -88,7 +88,7 @@ pub fn surroundings(made: &Made) -> String {
     let options = options.join(", ");
     format!(
         "Made on {date} in {seconds} s, from Linux {kernel} and {stock_kernel}\n({compiler}; flavor \
-         bench: {options})\nin {qemu}, -icount shift=0,sleep=off; the flood: {parallel}."
+         bench: {options})\nin {qemu}, -icount shift=0,sleep=off; on two CPUs: {parallel}."
     )
 }
 
