@@ -23,6 +23,7 @@
 #: OUT=DIR                  make bench writes a page and a chart there
 #: CHECK=1                  make bench fails when a target is missed
 #: ARGS='...'               options of fuzz, storm and cycles, as in ARGS='--seed 1'
+#: SERIES=7.2               another kernel than Linux 7.3: 7.2
 #: KDIR=DIR                 your own source tree, a git tree, clean or already patched
 #: KDIR_STOCK=DIR           the same for the unpatched kernel
 #: V=1                      show the output of the builds
@@ -35,7 +36,7 @@ FLAVOR ?= release
 # Variables reach the scripts through the environment, and as they were typed:
 # make would expand the dollar signs of CMD.
 override CMD := $(value CMD)
-export ARGS CHECK CMD FLAVOR JOBS KDIR KDIR_STOCK OUT STOCK T TABLE V
+export ARGS CHECK CMD FLAVOR JOBS KDIR KDIR_STOCK OUT SERIES STOCK T TABLE V
 
 .PHONY: module run boot fuzz storm cycles test test-all check bench clean help
 

@@ -4,6 +4,7 @@
 # Part of scripts/kernel: fetches the kernel's source and makes it a git
 # repository with two work trees, stock and patched.
 
+# Debian's suite with the sources of all series. It keeps the older ones for a while.
 SUITE=trixie-backports
 
 # Measured: what the steps leave in the cache, and some to spare.

@@ -13,7 +13,7 @@ LOGS=$CACHE/log
 PATH=$CACHE/qemu/bin:$PATH:$CACHE/openssh/usr/sbin
 
 # The kernel that is built, and the folder of its patches in linux-patch/.
-SERIES=7.3
+SERIES=${SERIES:-7.3}
 
 # Programs and their versions that set-up puts into the cache.
 BINDGEN_VERSION=0.73.2
@@ -41,6 +41,9 @@ die() {
 	printf '%s: error: %s\n' "${0##*/}" "$*" >&2
 	exit 1
 }
+
+[[ -d $PROJECT/linux-patch/$SERIES ]] ||
+	die "there is no series for Linux '$SERIES': set SERIES to one of $(cd "$PROJECT/linux-patch" && echo *)"
 
 # Prints a number of seconds as 7s or 3m07s.
 duration() {
