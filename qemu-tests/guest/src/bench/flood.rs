@@ -8,7 +8,7 @@ use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use protocol::bench::Flood;
 
-use crate::child;
+use crate::child::{self, Gate};
 use crate::listener::Listener;
 use crate::stress::pin;
 use crate::wire::{LISTEN, mask};
@@ -20,12 +20,24 @@ const LIMIT: Duration = Duration::from_secs(2);
 pub fn run(cpu: usize) -> Result<Flood> {
     let mut listener = Listener::open_unprivileged()?;
     listener.request(&[LISTEN, mask::COMM])?;
+    let gate = Gate::new()?;
     let writer = child::fork(|| {
-        if pin(cpu).is_ok() {
+        let ready = || -> Result<()> {
+            pin(cpu)?;
+            gate.pass()?;
+            prctl::set_name(c"ready")?;
+            Ok(gate.pass().map(drop)?)
+        };
+        if ready().is_ok() {
             while prctl::set_name(c"flood").is_ok() {}
         }
         1
     })?;
+    // A first event, so that the reader has all its pages again after the fork: a buffer is full
+    // within a millisecond.
+    gate.open(0)?;
+    listener.wait_for("a rename", |received| received.event.bit() != 0)?;
+    gate.open(0)?;
     let (mut events, mut lost) = (0, false);
     let mut started = Instant::now();
     while !lost && started.elapsed() < LIMIT {

@@ -105,19 +105,18 @@ pub fn run(options: &Options) -> Result<()> {
 
 /// Measures what takes two CPUs.
 fn in_parallel() -> Result<()> {
-    const ROUNDS: u32 = 5;
+    const FLOODS: u32 = 20;
+    const LATENCIES: u32 = 5;
     let [reader, writer, ..] = cpus()?[..] else {
         bail!("a reader needs a CPU of its own");
     };
     pin(reader)?;
-    say(&Line::Total(2 * ROUNDS))?;
-    for _ in 0..ROUNDS {
+    say(&Line::Total(FLOODS + LATENCIES))?;
+    for _ in 0..FLOODS {
         say(&Line::Flood(flood::run(writer)?))?;
-        thread::sleep(LINGER);
     }
-    for _ in 0..ROUNDS {
+    for _ in 0..LATENCIES {
         say(&Line::Latency(latency::run(writer)?))?;
-        thread::sleep(LINGER);
     }
     Ok(())
 }

@@ -247,10 +247,11 @@ fn in_parallel(figures: &Figures, parallel: Accelerator) -> Option<Section> {
         title: "COMM, one CPU raising and one reading",
         about: format!(
             "One listener with the default buffer, two CPUs ({}), in this machine's time: only the \
-             ratios say something.\nAs fast as the one can raise them: events a second until the \
-             first loss or for 2 s, the median of the rounds. One\nby one: from the event's time \
-             stamp until it was read. Where one thread emulates both CPUs (QEMU before 8.1), each\n\
-             turn of the raising one overruns the buffer.",
+             ratios say something,\nand that of the events little, since each pause of the reading \
+             CPU ends a round. As fast as the one can raise them:\nevents a second until the first \
+             loss or for 2 s, all rounds together. One by one: from the event's time stamp until\nit \
+             was read. Where one thread emulates both CPUs (QEMU before 8.1), each turn of the \
+             raising one overruns the buffer.",
             parallel.name()
         ),
         head: heads(&["", "stock", "ours", "ours/stock"]),
