@@ -27,6 +27,14 @@ pub enum Operation {
     Comm,
     /// A child's end by a signal that dumps core.
     Coredump,
+    /// clone(2) of a task that shares its parent's memory, until it returns to the parent.
+    ShortFork,
+    /// The end of such a task, from its last instruction until its parent has waited.
+    ShortExit,
+    /// execve(2) in such a task.
+    ShortExec,
+    /// The end of such a task by a signal that dumps core.
+    ShortCoredump,
     /// fork(2), a new name, execve(2), and the end.
     Storm,
     /// getppid(2), which raises no event.
@@ -40,33 +48,48 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// Those that raise one kind of event, or come as near to that as can be.
+    /// Those that raise one kind of event, or come as near to that as can be, in as few
+    /// instructions as it takes.
     pub const KINDS: [Self; 9] = [
-        Self::Fork,
-        Self::Exec,
+        Self::ShortFork,
+        Self::ShortExec,
         Self::Uid,
         Self::Gid,
         Self::Sid,
         Self::Ptrace,
         Self::Comm,
+        Self::ShortCoredump,
+        Self::ShortExit,
+    ];
+
+    /// What is done to whole processes, as programs do it.
+    pub const WHOLE: [Self; 6] = [
+        Self::Fork,
+        Self::Exec,
         Self::Coredump,
         Self::Exit,
+        Self::ForkExit,
+        Self::Storm,
     ];
 
     /// The name in tables.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Fork => "fork",
-            Self::Exit => "exit",
-            Self::ForkExit => "fork + exit",
-            Self::Exec => "exec",
+            Self::ShortFork => "fork",
+            Self::ShortExec => "exec",
+            Self::ShortExit => "exit",
+            Self::ShortCoredump => "coredump + exit",
             Self::Uid => "uid",
             Self::Gid => "gid",
             Self::Sid => "setsid",
             Self::Ptrace => "ptrace",
             Self::Comm => "comm",
-            Self::Coredump => "coredump + exit",
-            Self::Storm => "fork, rename, exec, exit",
+            Self::Fork => "fork(2)",
+            Self::Exec => "execve(2)",
+            Self::Exit => "a process's exit",
+            Self::Coredump => "a process's coredump + exit",
+            Self::ForkExit => "fork(2) + exit",
+            Self::Storm => "fork(2), rename, execve(2), exit",
             Self::SystemCall => "any system call (getppid)",
             Self::Listen => "LISTEN",
             Self::Ignore => "IGNORE",
@@ -74,25 +97,27 @@ impl Operation {
         }
     }
 
-    /// Whether a process begins, ends or runs another program in it. That takes more than a hundred
-    /// thousand instructions, some thousands more or less, so that of such an operation the
-    /// cheapest tenth is compared.
+    /// Whether a task begins, ends or runs another program in it. Now and then that takes some
+    /// hundreds or thousands of instructions more, for allocators and RCU, so that of such an
+    /// operation the cheapest tenth is compared.
     pub fn is_of_processes(self) -> bool {
         matches!(
             self,
-            Self::Fork | Self::Exit | Self::ForkExit | Self::Exec | Self::Coredump | Self::Storm
-        )
+            Self::ShortFork | Self::ShortExec | Self::ShortExit | Self::ShortCoredump
+        ) || Self::WHOLE.contains(&self)
     }
 
-    /// How many hooks of the patched kernel it passes: one a kind of event, but two for setsid()
-    /// and the exit, whose ids are taken before they are lost, and for both changes of ids, where
-    /// user and group ids are compared.
+    /// How many hooks of the patched kernel it passes: one a kind of event, but two for setsid(),
+    /// whose ids are taken before they are lost, three for the exit, where the end of a session is
+    /// told, too, and two where ids may change, since user and group ids are compared: so with an
+    /// exec, which may change both.
     pub fn hooks(self) -> u32 {
         match self {
-            Self::Fork | Self::Exec | Self::Ptrace | Self::Comm => 1,
-            Self::Uid | Self::Gid | Self::Exit | Self::Sid => 2,
-            Self::Coredump | Self::ForkExit => 3,
-            Self::Storm => 5,
+            Self::ShortFork | Self::Fork | Self::Ptrace | Self::Comm => 1,
+            Self::Uid | Self::Gid | Self::Sid => 2,
+            Self::ShortExec | Self::Exec | Self::ShortExit | Self::Exit => 3,
+            Self::ShortCoredump | Self::Coredump | Self::ForkExit => 4,
+            Self::Storm => 8,
             Self::SystemCall | Self::Listen | Self::Ignore | Self::Read => 0,
         }
     }
@@ -135,6 +160,18 @@ pub struct Figure {
     pub spread: f64,
     /// What the cheapest tenth of all times took at most: what comes now and then is not in it.
     pub low: f64,
+    /// What that is above the same with nobody listening, if both were measured in turn.
+    #[serde(default)]
+    pub cost: Option<Cost>,
+}
+
+/// What an operation takes above the same with nobody listening.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Cost {
+    /// The median of the rounds.
+    pub instructions: f64,
+    /// No round is further from it.
+    pub spread: f64,
 }
 
 /// A line of the benchmark's output.

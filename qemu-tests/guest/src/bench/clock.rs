@@ -38,9 +38,18 @@ pub fn check() -> Result<()> {
 /// Lets neither a new child nor a woken process preempt another one before its time is up, so that
 /// what a parent does is not interrupted by what its child does.
 pub fn no_preemption() -> Result<()> {
-    let parameter = libc::sched_param { sched_priority: 0 };
+    schedule(libc::SCHED_BATCH, 0)
+}
+
+/// Lets nothing but an interrupt preempt this process, and its children neither.
+pub fn real_time() -> Result<()> {
+    schedule(libc::SCHED_FIFO, 1)
+}
+
+fn schedule(policy: libc::c_int, sched_priority: libc::c_int) -> Result<()> {
+    let parameter = libc::sched_param { sched_priority };
     // SAFETY: The parameter outlives the call.
-    let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameter) };
+    let result = unsafe { libc::sched_setscheduler(0, policy, &raw const parameter) };
     Errno::result(result)?;
     Ok(())
 }

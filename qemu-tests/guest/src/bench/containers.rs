@@ -8,7 +8,7 @@ use nix::unistd::pipe;
 use protocol::bench::{Operation, Situation};
 
 use crate::bench::crowd::Crowd;
-use crate::bench::measure::{Measured, measure};
+use crate::bench::measure::{Measured, measure, repeated};
 use crate::bench::operations::rename;
 use crate::bench::{CROWDS, missing, tell};
 use crate::harness::Failure;
@@ -78,7 +78,7 @@ fn measure_renames(mut listener: Option<&mut Crowd>) -> Result<Measured> {
     if let Some(listener) = &mut listener {
         listener.drain(0, 0)?;
     }
-    measure(&mut rename, &mut |times| match &mut listener {
+    measure(&mut repeated(rename), &mut |times| match &mut listener {
         Some(listener) => listener.drain(mask::COMM, times),
         None => Ok(()),
     })

@@ -46,10 +46,7 @@ impl Crowd {
         for listener in &self.0 {
             listener.request(&[LISTEN, mask])?;
         }
-        for listener in &self.0 {
-            drain(listener, 0)?;
-        }
-        Ok(())
+        self.forget()
     }
 
     /// Reads all they were sent: at least so many events of this kind each, and nothing was lost.
@@ -76,10 +73,17 @@ impl Crowd {
         Ok(())
     }
 
-    /// Ends them properly.
-    pub fn end(self) -> Result<()> {
+    /// Lets them listen no longer, and forgets what came until then.
+    pub fn ignore(&self) -> Result<()> {
         for listener in &self.0 {
             listener.ignore()?;
+        }
+        self.forget()
+    }
+
+    fn forget(&self) -> Result<()> {
+        for listener in &self.0 {
+            drain(listener, 0)?;
         }
         Ok(())
     }

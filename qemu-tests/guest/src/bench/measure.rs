@@ -30,6 +30,17 @@ pub struct Measured {
 }
 
 impl Measured {
+    /// The figure of several rounds.
+    pub fn of_rounds(rounds: &[Self]) -> Self {
+        let middle =
+            |part: fn(&Self) -> f64| median(&mut rounds.iter().map(part).collect::<Vec<_>>());
+        Self {
+            median: middle(|round| round.median),
+            spread: middle(|round| round.spread),
+            low: middle(|round| round.low),
+        }
+    }
+
     /// The figure of each of so many things that were measured together.
     pub fn of_each(self, many: u64) -> Self {
         Self {
@@ -40,33 +51,57 @@ impl Measured {
     }
 }
 
-/// Measures an operation that tells how many instructions it took. What is to happen `between` the
-/// batches is told how often the operation was done.
+/// Does an operation as often as it is told to.
+pub fn repeated(mut operation: impl FnMut() -> Result<u64>) -> impl FnMut(u64) -> Result<Vec<u64>> {
+    move |times| (0..times).map(|_| operation()).collect()
+}
+
+/// How many instructions an operation took, each time that it was done.
+#[derive(Default)]
+pub struct Times {
+    means: Vec<f64>,
+    all: Vec<f64>,
+}
+
+impl Times {
+    /// Does the operation in so many batches. It is told how often it is to be done, and tells how
+    /// many instructions it took each time. What is to happen `between` the batches is told how
+    /// often it was.
+    pub fn take(
+        &mut self,
+        batches: usize,
+        operation: &mut dyn FnMut(u64) -> Result<Vec<u64>>,
+        between: &mut dyn FnMut(u64) -> Result<()>,
+    ) -> Result<()> {
+        // Warms up, and tells how many fit into a batch.
+        let few = *REPETITIONS.start();
+        let cost = operation(few)?.pop().unwrap_or(0);
+        between(few)?;
+        let repetitions = (BATCH_INSTRUCTIONS / cost.max(1)).clamp(few, *REPETITIONS.end());
+        for _ in 0..batches {
+            let taken = operation(repetitions)?;
+            between(repetitions)?;
+            self.means
+                .push(taken.iter().sum::<u64>() as f64 / repetitions as f64);
+            self.all.extend(taken.into_iter().map(|taken| taken as f64));
+        }
+        Ok(())
+    }
+
+    /// The figure.
+    pub fn measured(mut self) -> Measured {
+        summarize(&mut self.means, &mut self.all)
+    }
+}
+
+/// Measures an operation at once.
 pub fn measure(
-    operation: &mut dyn FnMut() -> Result<u64>,
+    operation: &mut dyn FnMut(u64) -> Result<Vec<u64>>,
     between: &mut dyn FnMut(u64) -> Result<()>,
 ) -> Result<Measured> {
-    // Warms up, and tells how many fit into a batch.
-    let mut cost = 0;
-    for _ in 0..*REPETITIONS.start() {
-        cost = operation()?;
-    }
-    between(*REPETITIONS.start())?;
-    let repetitions =
-        (BATCH_INSTRUCTIONS / cost.max(1)).clamp(*REPETITIONS.start(), *REPETITIONS.end());
-    let mut means = Vec::with_capacity(BATCHES);
-    let mut all = Vec::new();
-    for _ in 0..BATCHES {
-        let mut sum = 0;
-        for _ in 0..repetitions {
-            let taken = operation()?;
-            sum += taken;
-            all.push(taken as f64);
-        }
-        between(repetitions)?;
-        means.push(sum as f64 / repetitions as f64);
-    }
-    Ok(summarize(&mut means, &mut all))
+    let mut times = Times::default();
+    times.take(BATCHES, operation, between)?;
+    Ok(times.measured())
 }
 
 fn summarize(means: &mut [f64], all: &mut [f64]) -> Measured {
@@ -79,7 +114,8 @@ fn summarize(means: &mut [f64], all: &mut [f64]) -> Measured {
     }
 }
 
-fn median(values: &mut [f64]) -> f64 {
+/// The value in the middle.
+pub fn median(values: &mut [f64]) -> f64 {
     part(values, 2)
 }
 
@@ -119,7 +155,7 @@ mod tests {
             batches.push(times);
             Ok(())
         };
-        let measured = measure(&mut || Ok(10_000), &mut between).unwrap();
+        let measured = measure(&mut repeated(|| Ok(10_000)), &mut between).unwrap();
         assert_eq!((measured.median, measured.spread), (10_000.0, 0.0));
         assert_eq!(batches.len(), BATCHES + 1);
         assert_eq!((batches[0], batches[1]), (4, 100));
@@ -128,13 +164,13 @@ mod tests {
             batches.push(times);
             Ok(())
         };
-        measure(&mut || Ok(9_000_000), &mut between).unwrap();
+        measure(&mut repeated(|| Ok(9_000_000)), &mut between).unwrap();
         assert!(batches.iter().all(|times| *times == 4));
     }
 
     #[test]
     fn errors_end_it() {
-        assert!(measure(&mut || Ok(1), &mut |_| anyhow::bail!("lost")).is_err());
-        assert!(measure(&mut || anyhow::bail!("failed"), &mut |_| Ok(())).is_err());
+        assert!(measure(&mut repeated(|| Ok(1)), &mut |_| anyhow::bail!("lost")).is_err());
+        assert!(measure(&mut |_| anyhow::bail!("failed"), &mut |_| Ok(())).is_err());
     }
 }

@@ -5,18 +5,20 @@
 //! another one. Each figure is of an operation with somebody listening; what the same operation
 //! takes with nobody listening is a figure of its own, and subtracted by who reads them.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 use nix::sys::resource::{Resource, setrlimit};
 use protocol::bench::{Figure, Line, Operation, Situation};
 
 use crate::bench::crowd::Crowd;
-use crate::bench::measure::{Measured, measure};
+use crate::bench::measure::{Measured, Times, measure, repeated};
 use crate::bench::operations::rename;
+use crate::bench::rounds::Rounds;
 use crate::bench::worker::Worker;
 use crate::listener::Listener;
 use crate::stress::{cpus, pin};
@@ -32,6 +34,8 @@ mod measure;
 mod operations;
 mod peer;
 mod requests;
+mod rounds;
+mod short;
 mod tiny;
 mod worker;
 
@@ -41,17 +45,28 @@ const CROWDS: [u32; 4] = [1, 8, 64, 256];
 /// What listeners are there for that nothing is to reach.
 const SOCKETS: [u32; 2] = [1, 64];
 
-/// Operations other than those of one kind.
-const OTHERS: [Operation; 3] = [Operation::ForkExit, Operation::Storm, Operation::SystemCall];
+/// What is measured after a listener died.
+const BEREFT: [Operation; 4] = [
+    Operation::Comm,
+    Operation::ShortFork,
+    Operation::ShortExec,
+    Operation::ShortExit,
+];
 
 /// What is measured with an eBPF program that records it.
 const RECORDED: [Operation; 5] = [
-    Operation::Fork,
-    Operation::Exit,
-    Operation::Exec,
+    Operation::ShortFork,
+    Operation::ShortExit,
+    Operation::ShortExec,
     Operation::Sid,
     Operation::Comm,
 ];
+
+/// How often everything is measured in turn, with nobody and with somebody listening.
+const ROUNDS: usize = 3;
+
+/// Batches of an operation in a round.
+const ROUND_BATCHES: usize = 5;
 
 /// Hooks that nobody waits for any more are switched off a second late.
 const LINGER: Duration = Duration::from_millis(1500);
@@ -123,32 +138,48 @@ fn in_parallel() -> Result<()> {
 
 /// How many figures there will be.
 fn total(options: &Options) -> u32 {
-    let nobody = Operation::KINDS.len() + OTHERS.len();
+    let nobody = alone().count();
     if options.nobody {
         return nobody as u32;
     }
     let crowds = 2 * CROWDS.len() * Operation::KINDS.len();
-    let storms = 2;
+    let whole = 2 * Operation::WHOLE.len();
     let requests = 2 * 2;
     let reading_and_never_reading = 2;
-    let dead = 2;
     let containers = 1 + CROWDS.len();
     let peer = options.peer.iter().count() * peer::FIGURES;
     (nobody
         + crowds
-        + storms
+        + whole
         + requests
         + SOCKETS.len()
         + reading_and_never_reading
-        + dead
+        + BEREFT.len()
         + containers
         + peer) as u32
 }
 
+/// What is measured with nobody listening.
+fn alone() -> impl Iterator<Item = Operation> {
+    let kinds = Operation::KINDS.into_iter();
+    kinds.chain(Operation::WHOLE).chain([Operation::SystemCall])
+}
+
+/// In rounds, since the allocators may for a while be at a point where each fork or exec has to
+/// fetch more.
 fn nobody(worker: &mut Worker) -> Result<()> {
-    for operation in Operation::KINDS.into_iter().chain(OTHERS) {
-        let measured = measure(&mut || worker.run(operation), &mut |_| Ok(()))?;
-        tell(operation, Situation::Nobody, 0, measured)?;
+    let mut times: BTreeMap<_, Times> = BTreeMap::new();
+    for _ in 0..ROUNDS {
+        for operation in alone() {
+            times.entry(operation).or_default().take(
+                ROUND_BATCHES,
+                &mut |times| worker.run(operation, times),
+                &mut |_| Ok(()),
+            )?;
+        }
+    }
+    for (operation, times) in times {
+        tell(operation, Situation::Nobody, 0, times.measured())?;
     }
     Ok(())
 }
@@ -156,7 +187,7 @@ fn nobody(worker: &mut Worker) -> Result<()> {
 fn sockets_that_never_listened(worker: &mut Worker) -> Result<()> {
     for count in SOCKETS {
         let mut sockets = Crowd::silent(count)?;
-        let measured = measure(&mut || worker.run(Operation::Comm), &mut |_| {
+        let measured = measure(&mut |times| worker.run(Operation::Comm, times), &mut |_| {
             sockets.expect_nothing()
         })?;
         tell(Operation::Comm, Situation::NeverListened, count, measured)?;
@@ -164,42 +195,53 @@ fn sockets_that_never_listened(worker: &mut Worker) -> Result<()> {
     Ok(())
 }
 
-/// That many listeners: for everything, and for nothing of what happens.
+/// That many listeners: for everything, and for nothing of what happens. In each round everything is
+/// done with nobody listening, too, so that what changes in the course of time is in both.
 fn crowd(worker: &mut Worker, count: u32) -> Result<()> {
-    let mut crowd = Crowd::listening(count, mask::ALL)?;
+    let mut crowd = Crowd::silent(count)?;
     let mut operations = Operation::KINDS.to_vec();
     if count == CROWDS[0] {
-        operations.push(Operation::Storm);
+        operations.extend(Operation::WHOLE);
     }
-    for operation in &operations {
-        let kind = kind_of(*operation);
-        let measured = measure(&mut || worker.run(*operation), &mut |times| {
-            crowd.drain(kind, times)
-        })?;
-        tell(*operation, Situation::Everything, count, measured)?;
+    let mut rounds = Rounds::default();
+    for _ in 0..ROUNDS {
+        for operation in &operations {
+            rounds.measure(worker, *operation, Situation::Nobody, &mut |_| {
+                crowd.expect_nothing()
+            })?;
+        }
+        crowd.change(mask::ALL)?;
+        for operation in &operations {
+            let kind = kind_of(*operation);
+            rounds.measure(worker, *operation, Situation::Everything, &mut |times| {
+                crowd.drain(kind, times)
+            })?;
+        }
+        for (other, is_meant) in [(mask::SID, false), (mask::UID, true)] {
+            crowd.change(other)?;
+            thread::sleep(LINGER);
+            for operation in &operations {
+                if (*operation == Operation::Sid) == is_meant {
+                    rounds.measure(worker, *operation, Situation::Filtered, &mut |_| {
+                        crowd.expect_nothing()
+                    })?;
+                }
+            }
+        }
+        crowd.ignore()?;
+        thread::sleep(LINGER);
     }
-    crowd.change(mask::SID)?;
-    thread::sleep(LINGER);
-    for operation in operations
-        .iter()
-        .filter(|operation| **operation != Operation::Sid)
-    {
-        let measured = measure(&mut || worker.run(*operation), &mut |_| {
-            crowd.expect_nothing()
-        })?;
-        tell(*operation, Situation::Filtered, count, measured)?;
+    for operation in operations {
+        for situation in [Situation::Everything, Situation::Filtered] {
+            rounds.tell(operation, situation, count)?;
+        }
     }
-    crowd.change(mask::UID)?;
-    thread::sleep(LINGER);
-    let measured = measure(&mut || worker.run(Operation::Sid), &mut |_| {
-        crowd.expect_nothing()
-    })?;
-    tell(Operation::Sid, Situation::Filtered, count, measured)?;
     if count == CROWDS[CROWDS.len() - 1] {
+        crowd.change(mask::UID)?;
         requests::run(crowd.listeners())?;
+        crowd.ignore()?;
+        thread::sleep(LINGER);
     }
-    crowd.end()?;
-    thread::sleep(LINGER);
     Ok(())
 }
 
@@ -208,41 +250,45 @@ fn reading() -> Result<()> {
     const EVENTS: u64 = 64;
     let mut crowd = Crowd::listening(1, mask::COMM)?;
     let measured = measure(
-        &mut || {
+        &mut repeated(|| {
             for _ in 0..EVENTS {
                 rename()?;
             }
             let started = clock::instructions();
             crowd.drain(mask::COMM, EVENTS)?;
             Ok(clock::instructions() - started)
-        },
+        }),
         &mut |_| Ok(()),
     )?;
     let measured = measured.of_each(EVENTS);
     tell(Operation::Read, Situation::Everything, 1, measured)?;
-    crowd.end()
+    crowd.ignore()
 }
 
 fn listener_that_never_reads(worker: &mut Worker) -> Result<()> {
     /// More than any default buffer holds.
-    const TOO_MANY: u32 = 4096;
+    const TOO_MANY: u64 = 4096;
     let listener = Listener::open_unprivileged()?;
     listener.request(&[LISTEN, mask::COMM])?;
-    for _ in 0..TOO_MANY {
-        worker.run(Operation::Comm)?;
-    }
-    let measured = measure(&mut || worker.run(Operation::Comm), &mut |_| Ok(()))?;
+    worker.run(Operation::Comm, TOO_MANY)?;
+    let measured = measure(&mut |times| worker.run(Operation::Comm, times), &mut |_| {
+        Ok(())
+    })?;
     tell(Operation::Comm, Situation::NeverReads, 1, measured)?;
     listener.ignore()?;
     Ok(())
 }
 
 fn dead_listener(worker: &mut Worker) -> Result<()> {
+    let mut rounds = Rounds::default();
+    for operation in BEREFT {
+        rounds.measure(worker, operation, Situation::Nobody, &mut |_| Ok(()))?;
+    }
     drop(Listener::listen(mask::SID)?);
     thread::sleep(LINGER);
-    for operation in [Operation::Comm, Operation::Storm] {
-        let measured = measure(&mut || worker.run(operation), &mut |_| Ok(()))?;
-        tell(operation, Situation::Dead, 1, measured)?;
+    for operation in BEREFT {
+        rounds.measure(worker, operation, Situation::Dead, &mut |_| Ok(()))?;
+        rounds.tell(operation, Situation::Dead, 1)?;
     }
     Ok(())
 }
@@ -250,14 +296,14 @@ fn dead_listener(worker: &mut Worker) -> Result<()> {
 /// The bit of the event that an operation raises; 0 if it is several.
 fn kind_of(operation: Operation) -> u32 {
     match operation {
-        Operation::Fork => mask::FORK,
-        Operation::Exec => mask::EXEC,
+        Operation::Fork | Operation::ShortFork => mask::FORK,
+        Operation::Exec | Operation::ShortExec => mask::EXEC,
         Operation::Uid => mask::UID,
         Operation::Gid => mask::GID,
         Operation::Sid => mask::SID,
         Operation::Ptrace => mask::PTRACE,
         Operation::Comm => mask::COMM,
-        Operation::Coredump => mask::COREDUMP,
+        Operation::Coredump | Operation::ShortCoredump => mask::COREDUMP,
         _ => mask::EXIT,
     }
 }
@@ -275,6 +321,7 @@ fn tell(
         instructions: measured.median,
         spread: measured.spread,
         low: measured.low,
+        cost: None,
     }))
 }
 
@@ -291,25 +338,4 @@ fn say(line: &Line) -> Result<()> {
     let line = serde_json::to_string(line)?;
     println!("{line}");
     Ok(())
-}
-
-/// Runs a function in a child process and takes the number that it computes.
-fn in_child(function: impl FnOnce() -> Result<u64>) -> Result<u64> {
-    use crate::child::{Gate, fork};
-    let gate = Gate::new()?;
-    let child = fork(|| {
-        let told = function().and_then(|number| Ok(gate.open(i32::try_from(number)?)?));
-        match told {
-            Ok(()) => 0,
-            Err(error) => {
-                eprintln!("bench: {error:#}");
-                1
-            }
-        }
-    })?;
-    let number = gate
-        .pass()
-        .map_err(|error| anyhow!("a child tells nothing: {error}"));
-    child.wait().context("cannot wait for a child")?;
-    Ok(u64::try_from(number?)?)
 }

@@ -12,13 +12,12 @@ use nix::sys::prctl;
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill, raise};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
-use nix::unistd::{
-    Gid, Pid, Uid, dup2_stdout, execv, getppid, pause, pipe, setresgid, setresuid, setsid,
-};
+use nix::unistd::{Gid, Pid, Uid, dup2_stdout, execv, getppid, pipe, setresgid, setresuid};
 use protocol::bench::Operation;
 
 use crate::bench::clock::instructions;
-use crate::bench::{in_child, tiny};
+use crate::bench::short::{self, Short};
+use crate::bench::tiny;
 use crate::child;
 
 /// Where the program is put that is executed: not on the host's file system.
@@ -32,6 +31,7 @@ pub struct Operations {
     program: CString,
     reader: File,
     writer: OwnedFd,
+    short: Short,
     /// A child to be traced, which does nothing.
     tracee: Pid,
     /// The saved ids, which change from one time to the next.
@@ -44,16 +44,13 @@ impl Operations {
     pub fn new() -> Result<Self> {
         tiny::install(Path::new(PROGRAM))?;
         let (reader, writer) = pipe()?;
-        let tracee = child::fork(|| {
-            loop {
-                pause();
-            }
-        })?;
+        let tracee = short::neighbor()?;
         Ok(Self {
             program: CString::new(PROGRAM)?,
             reader: File::from(reader),
+            short: Short::new(Path::new(PROGRAM), writer.try_clone()?)?,
             writer,
-            tracee: tracee.into_pid(),
+            tracee,
             saved_uid: 0,
             saved_gid: 0,
         })
@@ -72,14 +69,14 @@ impl Operations {
             Operation::Exec => self.exec(),
             Operation::Uid => self.change_uid(),
             Operation::Gid => self.change_gid(),
-            Operation::Sid => in_child(|| {
-                let started = instructions();
-                setsid()?;
-                Ok(instructions() - started)
-            }),
+            Operation::Sid => self.short.setsid(),
             Operation::Ptrace => self.seize(),
             Operation::Comm => rename(),
             Operation::Storm => self.storm(),
+            Operation::ShortFork => self.short.fork(),
+            Operation::ShortExit => self.short.exit(),
+            Operation::ShortCoredump => self.short.coredump(),
+            Operation::ShortExec => self.short.exec(|| read_count(&mut self.reader)),
             Operation::SystemCall => {
                 let started = instructions();
                 getppid();
@@ -104,8 +101,8 @@ impl Operations {
             };
             i32::from(started().is_err())
         })?;
-        let started = self.read_count()?;
-        let executed = self.read_count()?;
+        let started = read_count(&mut self.reader)?;
+        let executed = read_count(&mut self.reader)?;
         child.wait()?;
         Ok(executed - started)
     }
@@ -120,16 +117,8 @@ impl Operations {
         })?;
         child.wait()?;
         let taken = instructions() - started;
-        self.read_count()?;
+        read_count(&mut self.reader)?;
         Ok(taken)
-    }
-
-    fn read_count(&mut self) -> Result<u64> {
-        let mut bytes = [0; 8];
-        self.reader
-            .read_exact(&mut bytes)
-            .context("cannot read what a program counted")?;
-        Ok(u64::from_ne_bytes(bytes))
     }
 
     /// Changes only the saved id, back and forth: as many events, and no change of rights.
@@ -171,6 +160,15 @@ impl Drop for Operations {
         let _ = kill(self.tracee, Signal::SIGKILL);
         let _ = waitpid(self.tracee, None);
     }
+}
+
+/// What a program that was executed counted.
+fn read_count(reader: &mut File) -> Result<u64> {
+    let mut bytes = [0; 8];
+    reader
+        .read_exact(&mut bytes)
+        .context("cannot read what a program counted")?;
+    Ok(u64::from_ne_bytes(bytes))
 }
 
 /// Root's id or [`OTHER_ID`], whichever it is not.

@@ -8,8 +8,9 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use protocol::bench::{Operation, Situation};
 
-use crate::bench::measure::{Measured, measure};
+use crate::bench::measure::{Measured, measure, repeated};
 use crate::bench::operations::rename;
+use crate::bench::rounds::Rounds;
 use crate::bench::worker::Worker;
 use crate::bench::{RECORDED, missing, tell};
 
@@ -19,40 +20,46 @@ pub const FIGURES: usize = RECORDED.len() + 3;
 /// Measures each kind with its program alone, and all with all of them.
 pub fn run(worker: &mut Worker, program: &Path) -> Result<()> {
     let mut left = FIGURES;
+    let mut rounds = Rounds::default();
     for operation in RECORDED {
-        let mut peer = match Peer::start(program, &[operation]) {
-            Ok(peer) => peer,
-            Err(error) => return missing(left, Situation::Peer, format!("{error:#}")),
-        };
-        let measured = measure(&mut || worker.run(operation), &mut |times| {
-            peer.drain(times)
-        })?;
-        tell(operation, Situation::Peer, 1, measured)?;
+        for _ in 0..ROUNDS {
+            rounds.measure(worker, operation, Situation::Nobody, &mut |_| Ok(()))?;
+            let mut peer = match Peer::start(program, &[operation]) {
+                Ok(peer) => peer,
+                Err(error) => return missing(left, Situation::Peer, format!("{error:#}")),
+            };
+            rounds.measure(worker, operation, Situation::Peer, &mut |times| {
+                peer.drain(times)
+            })?;
+            peer.end()?;
+        }
+        rounds.tell(operation, Situation::Peer, 1)?;
         left -= 1;
-        if operation == Operation::Sid {
-            let measured = measure(&mut || worker.run(Operation::SystemCall), &mut |_| Ok(()))?;
-            tell(Operation::SystemCall, Situation::Peer, 1, measured)?;
-            left -= 1;
-        }
-        if operation == Operation::Comm {
-            let measured = reading(&mut peer)?;
-            tell(Operation::Read, Situation::Peer, 1, measured)?;
-            left -= 1;
-        }
+    }
+    let mut peer = Peer::start(program, &[Operation::Sid])?;
+    let system_call = Operation::SystemCall;
+    let measured = measure(&mut |times| worker.run(system_call, times), &mut |_| Ok(()))?;
+    tell(system_call, Situation::Peer, 1, measured)?;
+    peer.end()?;
+    peer = Peer::start(program, &[Operation::Comm])?;
+    let measured = reading(&mut peer)?;
+    tell(Operation::Read, Situation::Peer, 1, measured)?;
+    peer.end()?;
+    for _ in 0..ROUNDS {
+        rounds.measure(worker, Operation::Storm, Situation::Nobody, &mut |_| Ok(()))?;
+        let mut peer = Peer::start(program, &RECORDED)?;
+        rounds.measure(worker, Operation::Storm, Situation::Peer, &mut |times| {
+            peer.drain(4 * times)
+        })?;
         peer.end()?;
     }
-    let mut peer = Peer::start(program, &RECORDED)?;
-    let measured = measure(&mut || worker.run(Operation::Storm), &mut |times| {
-        peer.drain(4 * times)
-    })?;
-    tell(Operation::Storm, Situation::Peer, 1, measured)?;
-    peer.end()
+    rounds.tell(Operation::Storm, Situation::Peer, 1)
 }
 
 fn reading(peer: &mut Peer) -> Result<Measured> {
     const EVENTS: u64 = 64;
     let measured = measure(
-        &mut || {
+        &mut repeated(|| {
             for _ in 0..EVENTS {
                 rename()?;
             }
@@ -62,11 +69,14 @@ fn reading(peer: &mut Peer) -> Result<Measured> {
                 "eBPF recorded {records} of {EVENTS} events"
             );
             Ok(instructions)
-        },
+        }),
         &mut |_| Ok(()),
     )?;
     Ok(measured.of_each(EVENTS))
 }
+
+/// How often each is measured in turn with and without its program.
+const ROUNDS: usize = 3;
 
 /// The program that has eBPF programs in the kernel.
 struct Peer {
@@ -140,6 +150,9 @@ impl Peer {
 /// What the program calls this kind.
 fn kind(operation: Operation) -> &'static str {
     match operation {
+        Operation::ShortFork => "fork",
+        Operation::ShortExit => "exit",
+        Operation::ShortExec => "exec",
         Operation::Sid => "sid",
         other => other.name(),
     }

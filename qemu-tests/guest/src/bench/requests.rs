@@ -6,7 +6,7 @@ use nix::time::{ClockId, clock_gettime};
 use protocol::bench::{Operation, Situation};
 
 use crate::bench::crowd::Crowd;
-use crate::bench::measure::measure;
+use crate::bench::measure::{measure, repeated};
 use crate::bench::tell;
 use crate::listener::Listener;
 use crate::wire::{IGNORE, LISTEN, mask};
@@ -21,20 +21,20 @@ pub fn run(others: &[Listener]) -> Result<()> {
         (Operation::Ignore, LISTEN, IGNORE),
     ] {
         let measured = measure(
-            &mut || {
+            &mut repeated(|| {
                 let listener = &crowd.listeners()[0];
                 listener.request(&[before, mask::COMM])?;
                 let started = own_time()?;
                 listener.request(&[request, mask::COMM])?;
                 Ok(own_time()? - started)
-            },
+            }),
             &mut |_| Ok(()),
         )?;
         tell(operation, Situation::Everything, others, measured)?;
         crowd.change(mask::COMM)?;
     }
     crowd.drain(0, 0)?;
-    crowd.end()
+    crowd.ignore()
 }
 
 /// Nanoseconds, and so instructions, that this thread has been running.

@@ -43,12 +43,12 @@ impl Worker {
         })
     }
 
-    /// Does an operation once; the instructions that it took.
-    pub fn run(&mut self, operation: Operation) -> Result<u64> {
-        send(&mut self.requests, &operation)?;
+    /// Does an operation so many times; the instructions that each took.
+    pub fn run(&mut self, operation: Operation, times: u64) -> Result<Vec<u64>> {
+        send(&mut self.requests, &(operation, times))?;
         let mut line = String::new();
         self.answers.read_line(&mut line)?;
-        let answer: Result<u64, String> =
+        let answer: Result<Vec<u64>, String> =
             serde_json::from_str(&line).context("the benchmark's worker has ended")?;
         answer.map_err(|error| anyhow!("{}: {error}", operation.name()))
     }
@@ -58,8 +58,8 @@ impl Worker {
 fn serve(requests: BufReader<File>, mut answers: File) -> Result<()> {
     let mut operations = Operations::new()?;
     for line in requests.lines() {
-        let operation = serde_json::from_str(&line?)?;
-        let answer = operations.run(operation);
+        let (operation, times): (_, u64) = serde_json::from_str(&line?)?;
+        let answer: Result<Vec<u64>> = (0..times).map(|_| operations.run(operation)).collect();
         send(&mut answers, &answer.map_err(|error| format!("{error:#}")))?;
     }
     Ok(())

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use protocol::bench::{Figure, Flood, Latency, Line, Operation, Situation};
+use protocol::bench::{Cost, Figure, Flood, Latency, Line, Operation, Situation};
 
 /// Which kernel a figure is of.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -100,7 +100,8 @@ impl Figures {
         Some(self.figures.get(&key)?.low)
     }
 
-    /// Instructions above those of the same operation with nobody listening.
+    /// Instructions above those of the same operation with nobody listening: as measured in turn
+    /// with it, if so it was.
     pub fn cost(
         &self,
         which: Which,
@@ -108,12 +109,27 @@ impl Figures {
         situation: Situation,
         listeners: u32,
     ) -> Option<f64> {
+        if let Some(cost) = self.in_turn(which, operation, situation, listeners) {
+            return Some(cost.instructions);
+        }
         let whole = self.whole(which, operation, situation, listeners)?;
         let alone = match situation {
             Situation::Containers => self.whole(which, operation, situation, 0)?,
             _ => self.alone(which, operation)?,
         };
         Some(whole - alone)
+    }
+
+    /// The same with how far apart the rounds were; `None` if it was not measured in rounds.
+    pub fn in_turn(
+        &self,
+        which: Which,
+        operation: Operation,
+        situation: Situation,
+        listeners: u32,
+    ) -> Option<Cost> {
+        let key = (which, operation, situation, listeners);
+        self.figures.get(&key)?.cost
     }
 
     /// Events a second until the first loss, all rounds together, and how many of them had a loss.
@@ -156,6 +172,7 @@ pub mod tests {
             instructions,
             spread: 0.0,
             low: instructions,
+            cost: None,
         })
     }
 
@@ -180,6 +197,23 @@ pub mod tests {
             figures.cost(Which::Stock, comm, Situation::Everything, 8),
             None
         );
+    }
+
+    #[test]
+    fn costs_measured_in_turn_count() {
+        let mut figures = Figures::default();
+        let mut with = line(Operation::ShortFork, Situation::Filtered, 1, 20_600.0);
+        let Line::Figure(figure) = &mut with else {
+            panic!("a figure was made");
+        };
+        figure.cost = Some(Cost {
+            instructions: 1.0,
+            spread: 2.0,
+        });
+        let alone = line(Operation::ShortFork, Situation::Nobody, 0, 20_000.0);
+        figures.add(Which::Ours, vec![alone, with]);
+        let cost = figures.cost(Which::Ours, Operation::ShortFork, Situation::Filtered, 1);
+        assert_eq!(cost, Some(1.0));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use protocol::bench::{Operation, Situation};
+use protocol::bench::{Cost, Operation, Situation};
 use serde_json::json;
 
 use crate::accelerator::Accelerator;
@@ -33,8 +33,9 @@ pub fn sections(figures: &Figures, targets: &[Target], parallel: Accelerator) ->
         crowds(
             figures,
             "Delivered",
-            "Instructions above the same with nobody listening, each listener getting everything \
-             and losing nothing.\neBPF: a program that writes a record of the same content into a \
+            "Instructions above the same with nobody listening, both measured in turn, three times; \
+             each listener gets everything\nand loses nothing. ±: no time was further from the \
+             median of the three than that, where it is more than 2 and a twentieth.\neBPF: a program that writes a record of the same content into a \
              ring buffer and wakes nobody.",
             Situation::Everything,
         ),
@@ -45,6 +46,7 @@ pub fn sections(figures: &Figures, targets: &[Target], parallel: Accelerator) ->
              setsid.",
             Situation::Filtered,
         ),
+        processes(figures),
         others(figures),
     ];
     sections.extend(in_parallel(figures, parallel));
@@ -90,10 +92,9 @@ fn must_show(targets: &[Target]) -> Section {
 }
 
 fn nobody(figures: &Figures) -> Section {
-    let operations = [Operation::ForkExit, Operation::Storm, Operation::SystemCall];
     let rows = Operation::KINDS
         .into_iter()
-        .chain(operations)
+        .chain([Operation::SystemCall])
         .map(|operation| {
             let alone = |which| number(figures.alone(which, operation));
             let hooks = operation.hooks();
@@ -113,10 +114,12 @@ fn nobody(figures: &Figures) -> Section {
     Section {
         title: "Nobody listens",
         about: format!(
-            "Whole operations, in instructions; of fork, exec and exit, here and below, what the \
-             cheapest tenth took. The floor has\nCONFIG_PROC_EVENTS=n; a hook may cost {HOOK} above \
-             it, by the cheapest tenth, too. setsid and exit pass two, because\nids are taken before they are lost, \
-             and so do uid and gid, which are compared for each other's sake."
+            "Whole operations, in instructions. Here and below, fork, exec, coredump and exit are \
+             those of a task that shares its\nparent's memory, so that nothing is copied or freed, \
+             and what the cheapest tenth of them took. The floor has\nCONFIG_PROC_EVENTS=n; a hook \
+             may cost {HOOK} above it, by the cheapest tenth. setsid and exit take ids in a hook of \
+             its own\nbefore they are lost; an exit tells the end of a session, too; user and group \
+             ids are compared for each other's sake,\nand by an exec."
         ),
         head: heads(&[
             "operation",
@@ -127,6 +130,23 @@ fn nobody(figures: &Figures) -> Section {
             "ours a hook",
         ]),
         rows: rows.collect(),
+    }
+}
+
+/// What a cost was in the rounds, and how far they were apart where that is more than a trifle.
+fn with_spread(cost: Option<Cost>) -> String {
+    /// Instructions, and a part of the cost, that are not worth a mention.
+    const TRIFLE: (f64, f64) = (2.0, 0.05);
+    match cost {
+        None => "-".to_owned(),
+        Some(cost) => {
+            let value = grouped(cost.instructions, 0);
+            let (least, part) = TRIFLE;
+            match cost.spread > least.max(part * cost.instructions) {
+                true => format!("{value} ±{}", grouped(cost.spread, 0)),
+                false => value,
+            }
+        }
     }
 }
 
@@ -141,30 +161,67 @@ fn crowds(figures: &Figures, title: &'static str, about: &str, situation: Situat
     if is_delivered {
         head.push("eBPF".to_owned());
     }
-    let rows = Operation::KINDS
-        .into_iter()
-        .chain([Operation::Storm])
-        .map(|operation| {
-            let mut row = vec![operation.name().to_owned()];
-            for count in CROWDS {
-                let cost = |which| figures.cost(which, operation, situation, count);
-                let (stock, ours) = (cost(Which::Stock), cost(Which::Ours));
-                row.extend([number(stock), number(ours), ratio(ours, stock)]);
-            }
-            if is_delivered {
-                row.push(number(figures.cost(
-                    Which::Ours,
-                    operation,
-                    Situation::Peer,
-                    1,
-                )));
-            }
-            row
-        });
+    let rows = Operation::KINDS.into_iter().map(|operation| {
+        let mut row = vec![operation.name().to_owned()];
+        for count in CROWDS {
+            let cost = |which| figures.in_turn(which, operation, situation, count);
+            let (stock, ours) = (cost(Which::Stock), cost(Which::Ours));
+            let only = |cost: Option<Cost>| cost.map(|cost| cost.instructions);
+            row.extend([
+                with_spread(stock),
+                with_spread(ours),
+                ratio(only(ours), only(stock)),
+            ]);
+        }
+        if is_delivered {
+            let cost = figures.in_turn(Which::Ours, operation, Situation::Peer, 1);
+            row.push(with_spread(cost));
+        }
+        row
+    });
     Section {
         title,
         about: about.to_owned(),
         head,
+        rows: rows.collect(),
+    }
+}
+
+/// What is done to processes as programs do it.
+fn processes(figures: &Figures) -> Section {
+    let rows = Operation::WHOLE.into_iter().map(|operation| {
+        let alone = |which| number(figures.alone(which, operation));
+        let cost = |which, situation| with_spread(figures.in_turn(which, operation, situation, 1));
+        vec![
+            operation.name().to_owned(),
+            alone(Which::Floor),
+            alone(Which::Stock),
+            alone(Which::Ours),
+            cost(Which::Stock, Situation::Everything),
+            cost(Which::Ours, Situation::Everything),
+            cost(Which::Stock, Situation::Filtered),
+            cost(Which::Ours, Situation::Filtered),
+            cost(Which::Ours, Situation::Peer),
+        ]
+    });
+    Section {
+        title: "Whole processes",
+        about: "The same of processes with memory of their own, as fork(2) makes them: whole \
+                operations, of which the cheapest tenth\nvaries by thousands from boot to boot, \
+                hooks or not; and what one listener adds, which gets everything or asked for\n\
+                another kind."
+            .to_owned(),
+        head: heads(&[
+            "operation",
+            "floor",
+            "stock",
+            "ours",
+            "delivered: stock",
+            "delivered: ours",
+            "filtered: stock",
+            "filtered: ours",
+            "eBPF",
+        ]),
         rows: rows.collect(),
     }
 }
@@ -181,7 +238,12 @@ fn others(figures: &Figures) -> Section {
         let (stock, ours) = (value(Which::Stock), value(Which::Ours));
         rows.push(vec![case, number(stock), number(ours), ratio(ours, stock)]);
     };
-    for operation in [Operation::Comm, Operation::Storm] {
+    for operation in [
+        Operation::Comm,
+        Operation::ShortFork,
+        Operation::ShortExec,
+        Operation::ShortExit,
+    ] {
         let case = format!(
             "{}: a listener for SID was closed without IGNORE",
             operation.name()
@@ -276,7 +338,7 @@ fn in_parallel(figures: &Figures, parallel: Accelerator) -> Option<Section> {
 pub fn write_page(directory: &Path, made: &Made, sections: &[Section]) -> Result<()> {
     let text = format!(
         "# What events cost\n\nWritten by a run of the benchmark (`make bench`).\n{}\n\n\
-         A figure is the median of 15 batches after a warm-up, or what the cheapest tenth took; see \
+         A figure is the median of 15 batches, in three rounds, or what the cheapest tenth took; see \
          `qemu-tests/guest/src/bench/measure.rs`.\n\n![Instructions of a COMM event]({CHART})\n{}",
         surroundings(made),
         markdown(sections)

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What an operation costs above the same with nobody listening, both measured in turn.
+//!
+//! What an operation takes changes while a machine runs: tables of processes grow, lists of free
+//! pages become others. A round measures everything with and without listeners within the same few
+//! seconds, and the rounds tell how much they differ.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use protocol::bench::{Cost, Figure, Line, Operation, Situation};
+
+use crate::bench::measure::{Measured, Times, median};
+use crate::bench::worker::Worker;
+use crate::bench::{ROUND_BATCHES, say};
+
+/// What was measured until now.
+#[derive(Default)]
+pub struct Rounds(BTreeMap<(Operation, Situation), Vec<Measured>>);
+
+impl Rounds {
+    /// Measures an operation for this round. What is to happen `between` the batches is told how
+    /// often it was done.
+    pub fn measure(
+        &mut self,
+        worker: &mut Worker,
+        operation: Operation,
+        situation: Situation,
+        between: &mut dyn FnMut(u64) -> Result<()>,
+    ) -> Result<()> {
+        let mut times = Times::default();
+        times.take(
+            ROUND_BATCHES,
+            &mut |times| worker.run(operation, times),
+            between,
+        )?;
+        let rounds = self.0.entry((operation, situation)).or_default();
+        rounds.push(times.measured());
+        Ok(())
+    }
+
+    /// Tells what all rounds said.
+    pub fn tell(&self, operation: Operation, situation: Situation, listeners: u32) -> Result<()> {
+        let of = |situation| {
+            let rounds = self.0.get(&(operation, situation));
+            rounds.with_context(|| format!("{} was not measured", operation.name()))
+        };
+        let (with, alone) = (of(situation)?, of(Situation::Nobody)?);
+        let all = Measured::of_rounds(with);
+        say(&Line::Figure(Figure {
+            operation,
+            situation,
+            listeners,
+            instructions: all.median,
+            spread: all.spread,
+            low: all.low,
+            cost: Some(cost(operation, with, alone)),
+        }))
+    }
+}
+
+/// What the rounds with somebody listening took above those with nobody.
+fn cost(operation: Operation, with: &[Measured], alone: &[Measured]) -> Cost {
+    let figure = |measured: &Measured| match operation.is_of_processes() {
+        true => measured.low,
+        false => measured.median,
+    };
+    let mut costs: Vec<_> = with
+        .iter()
+        .zip(alone)
+        .map(|(with, alone)| figure(with) - figure(alone))
+        .collect();
+    let instructions = median(&mut costs);
+    let distances = costs.iter().map(|cost| (cost - instructions).abs());
+    Cost {
+        instructions,
+        spread: distances.fold(0.0, f64::max),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn measured(median: f64, low: f64) -> Measured {
+        Measured {
+            median,
+            spread: 0.0,
+            low,
+        }
+    }
+
+    #[test]
+    fn what_changes_in_the_course_of_time_is_in_both() {
+        let alone = [100.0, 130.0, 150.0].map(|time| measured(time, time - 10.0));
+        let with = [110.0, 138.0, 161.0].map(|time| measured(time, time - 20.0));
+        let expected = Cost {
+            instructions: 10.0,
+            spread: 2.0,
+        };
+        assert_eq!(cost(Operation::Comm, &with, &alone), expected);
+        let expected = Cost {
+            instructions: 0.0,
+            spread: 2.0,
+        };
+        assert_eq!(cost(Operation::ShortFork, &with, &alone), expected);
+    }
+}

@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Tasks that are made, run a program and end in as few instructions as that takes.
+//!
+//! A task that shares its parent's memory has nothing copied when it is made, and nothing freed when
+//! it ends. What is left is almost the same each time and in each boot, so that what a hook adds is
+//! told to the instruction.
+
+use std::arch::asm;
+use std::ffi::{c_char, c_int};
+use std::fs::File;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+use std::{mem, ptr, thread};
+
+use anyhow::{Context, Result, ensure};
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::unistd::{Pid, pause};
+
+use crate::bench::clock::{self, instructions};
+use crate::child;
+
+/// Room for what little a task does.
+const STACK_SIZE: usize = 64 << 10;
+
+/// A few of RCU's grace periods. It costs the guest no more than its timer's ticks.
+const SETTLED: Duration = Duration::from_millis(20);
+
+/// Tasks before one that is measured are fewer than this.
+const OTHERS: u32 = 8;
+
+/// For a task of its own, of which only the task itself is new.
+const ALL_SHARED: c_int = libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_FILES | libc::CLONE_SIGHAND;
+
+/// The same, but with what execve(2) would have to separate: a table of open files, and handlers.
+const MEMORY_SHARED: c_int = libc::CLONE_VM | libc::CLONE_FS;
+
+/// The number of each task, which nobody has meanwhile: how long it takes to find a free one depends
+/// on how many there were before.
+const NUMBER: libc::pid_t = 20_000;
+
+/// The number of a task that stays, so that the tables of numbers need not grow for the others.
+const NEIGHBOR: libc::pid_t = NUMBER + 1;
+
+/// Makes a process that does nothing until it is killed. It has to be there before the first task.
+pub fn neighbor() -> Result<Pid> {
+    let arguments = arguments(&NEIGHBOR);
+    // SAFETY: Without CLONE_VM the child has its own copy of the memory, as after fork(2), and
+    // without a stack it goes on on its copy of ours.
+    let child = unsafe {
+        libc::syscall(
+            libc::SYS_clone3,
+            &raw const arguments,
+            size_of_val(&arguments),
+        )
+    };
+    match Errno::result(child).context("cannot make a process with a number of its own")? {
+        0 => child::exit(|| {
+            loop {
+                pause();
+            }
+        }),
+        child => Ok(Pid::from_raw(child as i32)),
+    }
+}
+
+/// For clone3(2), to make a child with that number.
+fn arguments(number: &libc::pid_t) -> libc::clone_args {
+    libc::clone_args {
+        exit_signal: libc::SIGCHLD as u64,
+        set_tid: (&raw const *number).addr() as u64,
+        set_tid_size: 1,
+        // SAFETY: All fields are numbers, of which 0 stands for nothing.
+        ..unsafe { mem::zeroed() }
+    }
+}
+
+/// Makes such tasks, one at a time.
+pub struct Short {
+    stack: Vec<u128>,
+    shared: Box<Shared>,
+    others: u32,
+}
+
+/// What the tasks know.
+struct Shared {
+    /// When the last one began with what is measured, or how long that took.
+    count: AtomicU64,
+    program: File,
+    output: OwnedFd,
+}
+
+type Function = extern "C" fn(&Shared) -> c_int;
+
+impl Short {
+    /// They are to run that program, with that standard output.
+    pub fn new(program: &Path, output: OwnedFd) -> Result<Self> {
+        let program = File::open(program).context("cannot open the program to run")?;
+        Ok(Self {
+            stack: vec![0; STACK_SIZE / size_of::<u128>()],
+            shared: Box::new(Shared {
+                count: AtomicU64::new(0),
+                program,
+                output,
+            }),
+            others: 0,
+        })
+    }
+
+    /// clone(2), until it returns to the parent.
+    pub fn fork(&mut self) -> Result<u64> {
+        self.settled(|short| {
+            let started = instructions();
+            let child = short.start(ALL_SHARED, end)?;
+            let taken = instructions() - started;
+            waitpid(child, None)?;
+            Ok(taken)
+        })
+    }
+
+    /// setsid(2) in a task.
+    pub fn setsid(&mut self) -> Result<u64> {
+        let child = self.start(ALL_SHARED, lead)?;
+        let ended = waitpid(child, None)?;
+        ensure!(
+            ended == WaitStatus::Exited(child, 0),
+            "setsid(2) failed: {ended:?}"
+        );
+        Ok(self.counted())
+    }
+
+    /// A task's end, from its own last instruction until its parent has waited for it.
+    pub fn exit(&mut self) -> Result<u64> {
+        self.end_of(end)
+    }
+
+    /// The same by a signal that dumps core.
+    pub fn coredump(&mut self) -> Result<u64> {
+        self.end_of(dump_core)
+    }
+
+    /// execve(2) in a task, to the program's first instruction, whose count is read here.
+    pub fn exec(&mut self, mut read_count: impl FnMut() -> Result<u64>) -> Result<u64> {
+        self.settled(|short| {
+            let child = short.start(MEMORY_SHARED, execute)?;
+            let executed = read_count()?;
+            waitpid(child, None)?;
+            Ok(executed - short.counted())
+        })
+    }
+
+    /// What the last task counted.
+    fn counted(&self) -> u64 {
+        self.shared.count.load(Relaxed)
+    }
+
+    /// The task first runs when its parent waits, unless the timer lets it: then another one is
+    /// made.
+    fn end_of(&mut self, function: Function) -> Result<u64> {
+        loop {
+            let child = self.start(ALL_SHARED, function)?;
+            let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+            let ended = waitid(Id::Pid(child), flags)?;
+            waitpid(child, None)?;
+            let waited = instructions();
+            if ended == WaitStatus::StillAlive {
+                return Ok(waited - self.counted());
+            }
+        }
+    }
+
+    /// Waits until what the last tasks had is really free, so that the allocators need not fetch
+    /// more. Which of it the next one gets decides how some bytes lie that are copied; there are now
+    /// more and now fewer tasks before it, so that this is not the same each time. A real-time task
+    /// has no load that is averaged, and no timer for its slice.
+    fn settled<T>(&mut self, function: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        for _ in 0..self.others {
+            let other = self.start(ALL_SHARED, end)?;
+            waitpid(other, None)?;
+        }
+        self.others = (self.others + 1) % OTHERS;
+        clock::real_time()?;
+        thread::sleep(SETTLED);
+        let result = function(self);
+        clock::no_preemption()?;
+        result
+    }
+
+    fn start(&mut self, flags: c_int, function: Function) -> Result<Pid> {
+        let stack = self.stack.as_mut_ptr_range();
+        let number = NUMBER;
+        let arguments = libc::clone_args {
+            flags: flags as u64,
+            stack: stack.start.addr() as u64,
+            stack_size: (stack.end.addr() - stack.start.addr()) as u64,
+            ..arguments(&number)
+        };
+        let child: i64;
+        // SAFETY: The stack is large enough and used by one task at a time, since each is waited for
+        // before the next one starts. What the functions touch outlives them, or is atomic. The task
+        // ends where its function returns, so that it never gets to the parent's code.
+        unsafe {
+            asm!(
+                "syscall",
+                "test rax, rax",
+                "jnz 2f",
+                "mov rdi, r9",
+                "call r8",
+                "mov edi, eax",
+                "mov eax, {exit}",
+                "syscall",
+                "ud2",
+                "2:",
+                exit = const libc::SYS_exit,
+                inlateout("rax") libc::SYS_clone3 => child,
+                in("rdi") &raw const arguments,
+                in("rsi") size_of_val(&arguments),
+                in("r8") function,
+                in("r9") &raw const *self.shared,
+                lateout("rcx") _,
+                lateout("r11") _,
+            );
+        }
+        if child < 0 {
+            let error = Errno::from_raw(-child as i32);
+            return Err(error).context("cannot make a task with a number of its own");
+        }
+        Ok(Pid::from_raw(child as i32))
+    }
+}
+
+extern "C" fn end(shared: &Shared) -> c_int {
+    shared.count.store(instructions(), Relaxed);
+    0
+}
+
+extern "C" fn lead(shared: &Shared) -> c_int {
+    let started = instructions();
+    // SAFETY: The call has no arguments. It cannot fail for a task that is no group's leader.
+    let session = unsafe { libc::setsid() };
+    shared.count.store(instructions() - started, Relaxed);
+    c_int::from(session < 0)
+}
+
+extern "C" fn dump_core(shared: &Shared) -> c_int {
+    // raise(3) would take the parent's thread for this one.
+    let own = Pid::this();
+    shared.count.store(instructions(), Relaxed);
+    // SAFETY: The calls take numbers. The first one does not return.
+    unsafe { libc::kill(own.as_raw(), libc::SIGQUIT) }
+}
+
+extern "C" fn execute(shared: &Shared) -> c_int {
+    let nothing: [*const c_char; 1] = [ptr::null()];
+    // SAFETY: The calls take numbers, and arrays that end with a null pointer.
+    unsafe {
+        if libc::dup2(shared.output.as_raw_fd(), libc::STDOUT_FILENO) < 0 {
+            return 1;
+        }
+        shared.count.store(instructions(), Relaxed);
+        // By its descriptor: how long the look-up of a name takes depends on what else has been
+        // looked up.
+        libc::fexecve(
+            shared.program.as_raw_fd(),
+            nothing.as_ptr(),
+            nothing.as_ptr(),
+        );
+    }
+    1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::tiny;
+    use std::{env, fs, process};
+
+    #[test]
+    fn tasks_begin_run_and_end() {
+        let program = env::temp_dir().join(format!("proc-events-short.{}", process::id()));
+        tiny::install(&program).unwrap();
+        let (reader, writer) = nix::unistd::pipe().unwrap();
+        let short = Short::new(&program, writer);
+        fs::remove_file(&program).unwrap();
+        let mut short = short.unwrap();
+        let made = (|| {
+            short.fork()?;
+            short.exit()?;
+            short.exec(|| {
+                let mut count = [0; 8];
+                nix::unistd::read(&reader, &mut count)?;
+                Ok(u64::from_ne_bytes(count))
+            })
+        })();
+        match made {
+            Ok(taken) => assert_ne!(taken, 0),
+            // It takes privileges to choose a number, which somebody may have here, and a sandbox
+            // may not know how to.
+            Err(error) => assert!(
+                matches!(
+                    error.downcast_ref(),
+                    Some(Errno::EPERM | Errno::EEXIST | Errno::ENOSYS)
+                ),
+                "{error:#}"
+            ),
+        }
+    }
+}
