@@ -58,6 +58,12 @@ impl Operations {
 
     /// Does it once; the instructions that it took.
     pub fn run(&mut self, operation: Operation) -> Result<u64> {
+        if matches!(
+            operation,
+            Operation::Exec | Operation::ShortExec | Operation::Storm
+        ) {
+            self.restore_ids()?;
+        }
         match operation {
             Operation::Fork => fork(),
             Operation::Exit => exit(|| 0),
@@ -138,6 +144,18 @@ impl Operations {
         let started = instructions();
         setresgid(root, root, saved)?;
         Ok(instructions() - started)
+    }
+
+    /// An exec makes the saved ids those that are in effect: if they were others, that would be an
+    /// event of its own.
+    fn restore_ids(&mut self) -> Result<()> {
+        if self.saved_uid != 0 {
+            self.change_uid()?;
+        }
+        if self.saved_gid != 0 {
+            self.change_gid()?;
+        }
+        Ok(())
     }
 
     fn seize(&mut self) -> Result<u64> {
