@@ -19,7 +19,7 @@ const TAIL_LINES: usize = 40;
 const LINES_BEFORE: usize = 5;
 
 /// What a kernel says when something is wrong with it.
-const COMPLAINTS: [&str; 28] = [
+const COMPLAINTS: [&str; 29] = [
     "BUG:",
     "WARNING:",
     "Oops",
@@ -42,6 +42,7 @@ const COMPLAINTS: [&str; 28] = [
     "scheduling while atomic",
     "KASAN:",
     "KCSAN:",
+    "KMSAN:",
     "KFENCE:",
     "UBSAN:",
     "new suspected memory leaks",
@@ -50,11 +51,14 @@ const COMPLAINTS: [&str; 28] = [
     "panicked at",
 ];
 
-/// How KCSAN frames each of its reports.
-const KCSAN_FRAME: &str = "==================================";
+/// Checkers of all the kernel, whose reports are framed: data races, and values that were never set.
+const CHECKERS: [&str; 2] = ["KCSAN:", "KMSAN:"];
 
-/// What names our code in a stack trace. KCSAN reports all data races in the kernel: those that are
-/// not ours are nobody's trouble here.
+/// The frame.
+const FRAME: &str = "==================================";
+
+/// What names our code in a stack trace. Reports of these checkers that are not ours are nobody's
+/// trouble here.
 const OURS: [&str; 4] = ["proc_event", "connector", " cn_", "netlink_deliver"];
 
 /// What in a console line shows that the kernel is in trouble.
@@ -78,20 +82,20 @@ struct State {
     /// Whether that complaint came.
     has_complaint: bool,
     complaints: Vec<String>,
-    /// The report of KCSAN that is being read.
-    race: Option<Vec<String>>,
+    /// The report of such a checker that is being read.
+    report: Option<Vec<String>>,
 }
 
 impl State {
     fn take(&mut self, line: String) {
-        if line.contains("KCSAN:") {
-            self.race = Some(vec![line]);
+        if CHECKERS.iter().any(|checker| line.contains(checker)) {
+            self.report = Some(vec![line]);
             return;
         }
-        if let Some(mut report) = self.race.take() {
-            if !line.contains(KCSAN_FRAME) {
+        if let Some(mut report) = self.report.take() {
+            if !line.contains(FRAME) {
                 report.push(line);
-                self.race = Some(report);
+                self.report = Some(report);
                 return;
             }
             let names_us = |line: &String| OURS.iter().any(|name| line.contains(name));
@@ -225,26 +229,28 @@ mod tests {
     }
 
     #[test]
-    fn only_data_races_that_name_our_code_are_trouble() {
-        let mut state = State::default();
-        let report = |state: &mut State, function: &str| {
+    fn only_reports_that_name_our_code_are_trouble() {
+        let report = |state: &mut State, what: &str, function: &str| {
             let frame = "=".repeat(66);
             for line in [
                 frame.as_str(),
-                "BUG: KCSAN: data-race in a / b",
+                &format!("BUG: {what}"),
                 &format!(" {function}+0x1/0x2"),
                 &frame,
             ] {
                 state.take(line.to_owned());
             }
         };
-        report(&mut state, "schedule");
-        assert!(state.complaints.is_empty());
-        report(&mut state, "__proc_exit_connector");
-        assert_eq!(state.complaints.len(), 1);
-        assert!(state.excerpt.iter().any(|line| line.contains("connector")));
-        state.take("BUG: after it".into());
-        assert_eq!(state.complaints.len(), 2);
+        for what in ["KCSAN: data-race in a / b", "KMSAN: uninit-value in a"] {
+            let mut state = State::default();
+            report(&mut state, what, "schedule");
+            assert!(state.complaints.is_empty());
+            report(&mut state, what, "__proc_exit_connector");
+            assert_eq!(state.complaints.len(), 1);
+            assert!(state.excerpt.iter().any(|line| line.contains("connector")));
+            state.take("BUG: after it".into());
+            assert_eq!(state.complaints.len(), 2);
+        }
     }
 
     #[test]

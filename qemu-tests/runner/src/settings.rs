@@ -25,7 +25,12 @@ const HIDDEN: [&str; 10] = [
 ];
 
 /// Options with which a kernel checks itself, at the cost of time and memory.
-const CHECKERS: [&str; 3] = ["CONFIG_KASAN=y", "CONFIG_KCSAN=y", "CONFIG_PROVE_LOCKING=y"];
+const CHECKERS: [&str; 4] = [
+    "CONFIG_KASAN=y",
+    "CONFIG_KCSAN=y",
+    "CONFIG_KMSAN=y",
+    "CONFIG_PROVE_LOCKING=y",
+];
 
 /// Programs and places, all known to exist.
 pub struct Settings {
