@@ -11,7 +11,7 @@
 #: make test T=NAME         the tests in the VM whose name contains NAME
 #: make test-all            the tests on all flavors of the kernel, one after the other: hours
 #: make check               what needs no VM: format, lints, patches, unit tests
-#: make fuzz                a million hostile messages in the VM
+#: make fuzz                a million hostile messages in the VM, guided by what they run through
 #: make storm               minutes of events, each accounted for
 #: make cycles              load, unload and kill listeners, thousands of times
 #: make bench               what events cost, beside the unpatched kernel and eBPF

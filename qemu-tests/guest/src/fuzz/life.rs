@@ -1,22 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 //! One thread leads several sockets through their lives, and knows at each step what has to be.
 
-use arbitrary::Unstructured;
-use fastrand::Rng;
 use netlink_sys::SocketAddr;
 
+use super::coverage::Following;
 use super::message::Message;
+use super::own_namespace;
 use super::peer::{Peer, Surroundings};
+use super::program::{Program, Step};
 use super::tally::Tally;
-use super::{message, own_namespace};
-use crate::harness::{Failure, TestResult, expect_eq};
+use crate::harness::{TestResult, expect_eq};
 use crate::listener::Listener;
 use crate::tests::container::{self, Handover};
 use crate::tests::scenario::{comm, mark, own_task};
 use crate::wire::{CN_PROC, Event, mask};
-
-/// Steps of a round.
-const STEPS: usize = 200;
 
 /// Sockets at one time.
 const SOCKETS: usize = 6;
@@ -27,7 +24,6 @@ const HANDLES: usize = 3;
 /// Sockets and those who know what has to be true of them.
 struct Life<'a> {
     peers: Vec<Peer>,
-    random: Rng,
     net_ns: u64,
     /// How many times this task was renamed.
     names: u32,
@@ -35,51 +31,59 @@ struct Life<'a> {
     tally: &'a mut Tally,
 }
 
-/// Runs a round.
-pub fn run(random: Rng, surroundings: &Surroundings, tally: &mut Tally) -> TestResult {
+/// Runs a program, and notes what it runs through if somebody follows.
+pub fn run(
+    program: &Program,
+    surroundings: &Surroundings,
+    tally: &mut Tally,
+    mut following: Option<&mut Following<'_, '_>>,
+) -> TestResult {
     let mut life = Life {
         peers: Vec::new(),
-        random,
         net_ns: own_namespace("net")?,
         names: 0,
         surroundings,
         tally,
     };
-    for _ in 0..STEPS {
-        life.step()?;
+    for step in program.steps() {
+        let step = step?;
+        match &mut following {
+            Some(following) => following.note(|| life.step(&step))?,
+            None => life.step(&step)?,
+        }
     }
     life.check_listing()?;
     while !life.peers.is_empty() {
-        life.close()?;
+        life.close(0)?;
     }
     Ok(())
 }
 
 impl Life<'_> {
-    fn step(&mut self) -> TestResult {
+    fn step(&mut self, step: &Step) -> TestResult {
         if self.peers.is_empty() {
-            return self.open();
+            return self.open(true);
         }
-        match self.random.u8(..100) {
-            0..4 if self.peers.len() < SOCKETS => self.open(),
-            4..6 => self.close(),
-            6..8 => self.duplicate(),
-            8..10 => self.pass_on(),
-            10..12 => self.leave(),
-            12..14 => self.join(),
-            14..16 => self.bind(),
-            16..19 => self.rename(),
-            19..21 => self.check_listing(),
-            _ => self.send(),
+        let any = |socket: usize| socket % self.peers.len();
+        match step {
+            Step::Open { bound } => match self.peers.len() {
+                SOCKETS => Ok(()),
+                _ => self.open(*bound),
+            },
+            Step::Close { socket } => self.close(any(*socket)),
+            Step::Duplicate { socket } => self.duplicate(any(*socket)),
+            Step::PassOn { socket, is_read } => self.pass_on(any(*socket), *is_read),
+            Step::Leave { socket } => self.leave(any(*socket)),
+            Step::Join { socket } => self.join(any(*socket)),
+            Step::Bind { socket, in_group } => self.bind(any(*socket), *in_group),
+            Step::Rename => self.rename(),
+            Step::CheckListing => self.check_listing(),
+            Step::Send { socket, message } => self.send(any(*socket), message),
         }
     }
 
-    fn any(&mut self) -> usize {
-        self.random.usize(..self.peers.len())
-    }
-
-    fn open(&mut self) -> TestResult {
-        self.peers.push(if self.random.u8(..4) > 0 {
+    fn open(&mut self, bound: bool) -> TestResult {
+        self.peers.push(if bound {
             Peer::new(container::open()?, true)
         } else {
             Peer::new(Listener::open_unbound()?, false)
@@ -87,9 +91,7 @@ impl Life<'_> {
         Ok(())
     }
 
-    /// Closes one descriptor, which ends a listener if it is the last one.
-    fn close(&mut self) -> TestResult {
-        let index = self.any();
+    fn close(&mut self, index: usize) -> TestResult {
         let peer = &mut self.peers[index];
         peer.drain(self.surroundings, self.tally)?;
         let port_id = peer.socket()?.port_id()?;
@@ -102,8 +104,7 @@ impl Life<'_> {
         Ok(())
     }
 
-    fn duplicate(&mut self) -> TestResult {
-        let index = self.any();
+    fn duplicate(&mut self, index: usize) -> TestResult {
         let peer = &mut self.peers[index];
         if peer.handles.len() < HANDLES {
             let another = peer.socket()?.duplicate()?;
@@ -112,47 +113,41 @@ impl Life<'_> {
         Ok(())
     }
 
-    /// Passes one descriptor on, so that for a while only the message holds it, or lets it end in
-    /// a message that nobody reads.
-    fn pass_on(&mut self) -> TestResult {
-        let index = self.any();
+    /// The last descriptor is read in any case, so that the socket stays.
+    fn pass_on(&mut self, index: usize, is_read: bool) -> TestResult {
         let peer = &mut self.peers[index];
         peer.drain(self.surroundings, self.tally)?;
         let handover = Handover::new()?;
         handover.send(peer.socket()?)?;
         let is_last = peer.handles.len() == 1;
         peer.handles.pop();
-        if is_last || self.random.bool() {
+        if is_last || is_read {
             peer.handles.push(handover.receive()?);
         }
         drop(handover);
         self.check_line(index)
     }
 
-    fn leave(&mut self) -> TestResult {
-        let index = self.any();
+    fn leave(&mut self, index: usize) -> TestResult {
         let peer = &mut self.peers[index];
         peer.socket()?.socket().drop_membership(CN_PROC)?;
         self.left(index)
     }
 
-    fn join(&mut self) -> TestResult {
-        let index = self.any();
+    fn join(&mut self, index: usize) -> TestResult {
         let peer = &mut self.peers[index];
         peer.socket()?.socket().add_membership(CN_PROC)?;
         peer.is_member = true;
         self.check_line(index)
     }
 
-    /// Binds a socket to its own address once more, with the group or without.
-    fn bind(&mut self) -> TestResult {
-        let index = self.any();
+    fn bind(&mut self, index: usize, in_group: bool) -> TestResult {
         let peer = &mut self.peers[index];
         let socket = peer.socket()?;
         let port_id = socket.port_id()?;
-        let group = if self.random.bool() { CN_PROC } else { 0 };
+        let group = u32::from(in_group) * CN_PROC;
         socket.socket().bind(&SocketAddr::new(port_id, group))?;
-        if group == 0 {
+        if !in_group {
             return self.left(index);
         }
         self.peers[index].is_member = true;
@@ -198,10 +193,8 @@ impl Life<'_> {
         self.peers[index].check_line(self.net_ns, self.surroundings, self.tally)
     }
 
-    fn send(&mut self) -> TestResult {
-        let index = self.any();
-        let message = any_message(&mut self.random)?;
-        self.peers[index].send(&message, self.surroundings, self.tally)
+    fn send(&mut self, index: usize, message: &Message) -> TestResult {
+        self.peers[index].send(message, self.surroundings, self.tally)
     }
 }
 
@@ -212,11 +205,4 @@ fn own_names(events: &[Event]) -> Vec<[u8; 16]> {
         _ => None,
     });
     names.collect()
-}
-
-/// The next message that follows from a seed.
-pub fn any_message(random: &mut Rng) -> Result<Message, Failure> {
-    let mut bytes = [0; message::ENTROPY];
-    random.fill(&mut bytes);
-    Ok(Unstructured::new(&bytes).arbitrary()?)
 }

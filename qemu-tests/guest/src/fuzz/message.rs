@@ -16,9 +16,6 @@ const HEADERS: usize = size_of::<RequestHeader>();
 /// `CONNECTOR_MAX_MSG_SIZE`: the bytes that may follow netlink's header.
 const LARGEST: usize = 16384;
 
-/// Random bytes that make a message: as good as always enough, two messages in a datagram included.
-pub const ENTROPY: usize = 512;
-
 /// The bits of a mask that are looked at.
 const KNOWN: u32 = mask::ALL | mask::SESSION_END;
 

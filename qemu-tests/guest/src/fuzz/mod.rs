@@ -1,34 +1,44 @@
 // SPDX-License-Identifier: GPL-2.0
 //! A fuzzer that knows what a message is made of, and what has to become of it.
 //!
-//! All that is random in a round follows from one number, the round's seed. Only how threads and
-//! processes interleave is up to the kernel, so that a failing round may have to be repeated.
+//! All that is random in a round follows from one number, the round's seed, or is written down as a
+//! program. Only how threads and processes interleave is up to the kernel, so that a failing round
+//! may have to be repeated.
+//!
+//! On a kernel with CONFIG_KCOV programs are made of those that ran through something new.
 
-use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::fmt;
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
+use std::str::FromStr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use fastrand::Rng;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::pipe;
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
 use serde::{Deserialize, Serialize};
 
 use crate::child::{self, Child};
-use crate::harness::{Failure, TestResult, expect_eq};
+use crate::harness::{Failure, TestResult, expect, expect_eq};
 use crate::listing::Listing;
 use crate::patience;
 use crate::tests::container::{self, ALL, Container, NET, PID, status};
 use crate::tests::namespaces_lifetimes::Account;
+use corpus::Corpus;
+use coverage::{Coverage, Functions, Kcov};
 use peer::Surroundings;
+use program::Program;
 use tally::Tally;
 
+mod corpus;
+mod coverage;
 mod life;
 mod message;
 mod peer;
+mod program;
 mod race;
 mod tally;
 mod teardown;
@@ -44,7 +54,7 @@ pub struct Options {
     pub seed: Option<u64>,
     /// Repeat this round only, as a failure names it.
     #[arg(long)]
-    pub round: Option<u64>,
+    pub round: Option<Round>,
     /// Processes that send at the same time.
     #[arg(long, default_value_t = 8)]
     pub workers: usize,
@@ -59,16 +69,59 @@ const PROGRESS: Duration = Duration::from_secs(10);
 /// How long nobody may have anything to tell.
 const SILENCE_LIMIT: Duration = Duration::from_secs(120);
 
-/// How many characters a worker tells of a failure: fewer than a pipe takes at once.
+/// How many characters a worker tells of what went wrong, besides the round.
 const FAILURE_LIMIT: usize = 1000;
+
+/// Bytes that a worker tells at once, at most: a program has some thousands.
+const NEWS_LIMIT: usize = 1 << 17;
+
+/// Steps of a program that follows from a seed.
+const STEPS: usize = 200;
+
+/// What is written before the seed of a round; a program begins with digits.
+const SEED: &str = "seed:";
+
+/// One round, as it can be repeated.
+#[derive(Clone, Debug)]
+pub enum Round {
+    /// All follows from this number.
+    Seed(u64),
+    /// This program.
+    Program(Program),
+}
+
+impl fmt::Display for Round {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Seed(seed) => write!(formatter, "{SEED}{seed}"),
+            Self::Program(program) => program.fmt(formatter),
+        }
+    }
+}
+
+impl FromStr for Round {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong =
+            |error: &dyn fmt::Display| format!("neither {SEED}NUMBER nor a program: {error}");
+        match text.strip_prefix(SEED) {
+            Some(seed) => seed.parse().map(Self::Seed).map_err(|error| wrong(&error)),
+            None => text
+                .parse()
+                .map(Self::Program)
+                .map_err(|error| wrong(&error)),
+        }
+    }
+}
 
 /// What a worker tells.
 #[derive(Deserialize, Serialize)]
 enum News {
     /// It ended a round.
     Round(Tally),
-    /// It gave up.
-    Failure(String),
+    /// It gave up in a round.
+    Failure { round: String, what: String },
 }
 
 /// Runs it, prints the figures, and fails when something was not as it has to be.
@@ -76,9 +129,9 @@ pub fn run(options: &Options) -> TestResult {
     let started = Instant::now();
     container::require(ALL)?;
     let surroundings = Surroundings::new()?;
-    if let Some(seed) = options.round {
+    if let Some(kept) = &options.round {
         let mut tally = Tally::default();
-        round(seed, &surroundings, &mut tally)?;
+        round(kept, &surroundings, &mut tally, None)?;
         println!("fuzz: {tally}");
         return expect_nobody();
     }
@@ -86,15 +139,34 @@ pub fn run(options: &Options) -> TestResult {
         Some(seed) => seed,
         None => SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs(),
     };
-    println!("fuzz: seed {seed}, {} workers", options.workers);
+    // Opened here, since some workers may not: one for each, on a kernel that has it.
+    let kcovs = (0..options.workers)
+        .map(|_| Kcov::open())
+        .collect::<Result<Vec<_>, _>>()?;
+    let functions = Functions::new()?;
+    let is_guided = kcovs.iter().all(Option::is_some);
+    let guide = match is_guided {
+        true => "guided by what programs run through",
+        false => "by chance alone: the kernel has no KCOV",
+    };
+    println!("fuzz: seed {seed}, {} workers, {guide}", options.workers);
     // A user whose namespaces can be counted.
     let account = Account::new()?;
-    let (reader, writer) = pipe()?;
+    let (reader, writer) = socketpair(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        None,
+        SockFlag::empty(),
+    )?;
     let share = options.messages / options.workers.max(1) as u64;
     let mut seeds = Rng::with_seed(seed);
     let mut workers = Vec::new();
-    for index in 0..options.workers {
-        let rounds = rounds(seeds.fork(), index, options.workers)?;
+    for (index, kcov) in kcovs.iter().enumerate() {
+        let rounds = Rounds {
+            kept: kept(index, options.workers)?.into_iter(),
+            random: seeds.fork(),
+            corpus: kcov.as_ref().map(|kcov| Corpus::new(Coverage::new(kcov))),
+        };
         let work = || work(rounds, share, &surroundings, &writer);
         workers.push(match index % 2 {
             0 => child::fork(|| status(work))?,
@@ -117,28 +189,66 @@ pub fn run(options: &Options) -> TestResult {
     let rate = tally.messages as f64 / seconds;
     println!("fuzz: {tally}");
     println!("fuzz: {seconds:.1} s, {rate:.0} messages/s; nobody listens, no namespace is left");
+    if is_guided {
+        tell_reached(&functions, &tally)?;
+    }
     Ok(())
 }
 
-/// A worker's share of the kept rounds, and new ones without end.
-fn rounds(
-    mut seeds: Rng,
-    index: usize,
-    workers: usize,
-) -> Result<impl Iterator<Item = u64>, Failure> {
-    let kept = KEPT
+/// Prints which functions of the module programs ran through. Some of them they can't have missed:
+/// then what they run through is not what guides us.
+fn tell_reached(functions: &Functions, tally: &Tally) -> TestResult {
+    const SURE: [&str; 3] = ["::control", "::gone", "::comm"];
+    let (reached, missed) = functions.reached(&tally.blocks);
+    let (some, all) = (reached.len(), reached.len() + missed.len());
+    println!("fuzz: programs reached {some} of {all} functions of the module, and not");
+    missed.iter().for_each(|name| println!("fuzz:   {name}"));
+    for part in SURE {
+        let is_there = reached.iter().any(|name| name.contains(part));
+        expect(is_there, format!("programs to run through {part}"))?;
+    }
+    Ok(())
+}
+
+/// A worker's share of the kept rounds.
+fn kept(index: usize, workers: usize) -> Result<Vec<Round>, Failure> {
+    let rounds = KEPT
         .lines()
         .filter(|line| !line.starts_with('#'))
-        .filter_map(|line| line.split_whitespace().next())
-        .map(str::parse)
-        .collect::<Result<Vec<u64>, _>>()?;
-    let kept = kept.into_iter().skip(index).step_by(workers);
-    Ok(kept.chain(std::iter::repeat_with(move || seeds.u64(..))))
+        .filter_map(|line| line.split_whitespace().next());
+    let share = rounds.skip(index).step_by(workers);
+    share
+        .map(|round| round.parse().map_err(Failure::new))
+        .collect()
+}
+
+/// A worker's rounds: those that were kept, and new ones without end.
+struct Rounds<'a> {
+    kept: std::vec::IntoIter<Round>,
+    random: Rng,
+    corpus: Option<Corpus<'a>>,
+}
+
+impl Rounds<'_> {
+    /// One in so many is not a program of the corpus, but of any kind.
+    const OTHERS: u8 = 4;
+
+    fn next(&mut self) -> Result<Round, Failure> {
+        if let Some(round) = self.kept.next() {
+            return Ok(round);
+        }
+        match &self.corpus {
+            Some(corpus) if self.random.u8(..Self::OTHERS) > 0 => {
+                Ok(Round::Program(corpus.next(&mut self.random)?))
+            }
+            _ => Ok(Round::Seed(self.random.u64(..))),
+        }
+    }
 }
 
 /// Runs rounds until so many messages are sent.
 fn work(
-    mut rounds: impl Iterator<Item = u64>,
+    mut rounds: Rounds<'_>,
     messages: u64,
     surroundings: &Surroundings,
     news: &OwnedFd,
@@ -146,13 +256,11 @@ fn work(
     let mut sent = 0;
     while sent < messages {
         let mut tally = Tally::default();
-        let Some(seed) = rounds.next() else {
-            return Ok(());
-        };
-        if let Err(failure) = round(seed, surroundings, &mut tally) {
-            let what = format!("round {seed}: {failure}");
-            let what = what.chars().take(FAILURE_LIMIT).collect();
-            return tell(news, &News::Failure(what));
+        let next = rounds.next()?;
+        if let Err(failure) = round(&next, surroundings, &mut tally, rounds.corpus.as_mut()) {
+            let what = failure.to_string().chars().take(FAILURE_LIMIT).collect();
+            let round = next.to_string();
+            return tell(news, &News::Failure { round, what });
         }
         sent += tally.messages;
         tell(news, &News::Round(tally))?;
@@ -161,39 +269,77 @@ fn work(
 }
 
 /// One round, of one kind.
-fn round(seed: u64, surroundings: &Surroundings, tally: &mut Tally) -> TestResult {
-    let mut random = Rng::with_seed(seed);
-    let kind = match random.u8(..10) {
-        0..6 => {
-            life::run(random, surroundings, tally)?;
-            "lives"
+fn round(
+    round: &Round,
+    surroundings: &Surroundings,
+    tally: &mut Tally,
+    corpus: Option<&mut Corpus<'_>>,
+) -> TestResult {
+    let kind = match round {
+        Round::Program(program) => {
+            life(program, surroundings, tally, corpus)?;
+            "programs"
         }
-        6..9 => {
-            race::run(random, surroundings, tally)?;
-            "races"
-        }
-        _ => {
-            teardown::run(random, surroundings, tally)?;
-            "teardowns"
+        Round::Seed(seed) => {
+            let mut random = Rng::with_seed(*seed);
+            match random.u8(..10) {
+                0..6 => {
+                    let program = Program::random(&mut random, STEPS)?;
+                    life::run(&program, surroundings, tally, None)?;
+                    "lives"
+                }
+                6..9 => {
+                    race::run(random, surroundings, tally)?;
+                    "races"
+                }
+                _ => {
+                    teardown::run(random, surroundings, tally)?;
+                    "teardowns"
+                }
+            }
         }
     };
     tally.rounds.insert(kind.to_owned(), 1);
     Ok(())
 }
 
-/// Tells the parent, in one write, so that lines of several workers do not mix.
-fn tell(pipe: &OwnedFd, news: &News) -> TestResult {
-    let mut line = serde_json::to_vec(news)?;
-    line.push(b'\n');
-    Ok(File::from(pipe.try_clone()?).write_all(&line)?)
+/// Runs a program, and keeps it if it ran through something new.
+fn life(
+    program: &Program,
+    surroundings: &Surroundings,
+    tally: &mut Tally,
+    corpus: Option<&mut Corpus<'_>>,
+) -> TestResult {
+    let Some(corpus) = corpus else {
+        return life::run(program, surroundings, tally, None);
+    };
+    let mut following = corpus.coverage.follow()?;
+    life::run(program, surroundings, tally, Some(&mut following))?;
+    let new = following.new_blocks().clone();
+    drop(following);
+    if !new.is_empty() {
+        corpus.keep(program.clone());
+        tally.kept += 1;
+        tally.blocks = new;
+    }
+    Ok(())
+}
+
+/// Tells the parent.
+fn tell(socket: &OwnedFd, news: &News) -> TestResult {
+    send(
+        socket.as_raw_fd(),
+        &serde_json::to_vec(news)?,
+        MsgFlags::empty(),
+    )?;
+    Ok(())
 }
 
 /// Adds up what the workers tell, until they have ended.
 fn follow(reader: &OwnedFd, started: Instant) -> Result<Tally, Failure> {
-    let mut reader = File::from(reader.try_clone()?);
     let mut total = Tally::default();
     let mut progress = Instant::now();
-    let mut rest = Vec::new();
+    let mut news = vec![0; NEWS_LIMIT];
     let silence = patience::stretched(SILENCE_LIMIT);
     let limit = PollTimeout::try_from(silence).unwrap_or(PollTimeout::MAX);
     loop {
@@ -201,20 +347,15 @@ fn follow(reader: &OwnedFd, started: Instant) -> Result<Tally, Failure> {
             let what = format!("no worker ended a round in {silence:?}");
             return Err(Failure::new(what));
         }
-        let mut bytes = [0; 4096];
-        let length = reader.read(&mut bytes)?;
+        let length = recv(reader.as_raw_fd(), &mut news, MsgFlags::empty())?;
         if length == 0 {
             return Ok(total);
         }
-        rest.extend(&bytes[..length]);
-        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = rest.drain(..=end).collect();
-            match serde_json::from_slice(&line)? {
-                News::Round(tally) => total += tally,
-                News::Failure(failure) => {
-                    let how = "repeat it with: proc-events-guest fuzz --round N";
-                    return Err(Failure::new(format!("{failure}\n  {how}")));
-                }
+        match serde_json::from_slice(&news[..length])? {
+            News::Round(tally) => total += tally,
+            News::Failure { round, what } => {
+                let how = "repeat it with: proc-events-guest fuzz --round";
+                return Err(Failure::new(format!("{what}\n  {how} {round}")));
             }
         }
         if progress.elapsed() > PROGRESS {
@@ -238,4 +379,23 @@ fn expect_nobody() -> TestResult {
 /// A namespace of this process, by its inode.
 fn own_namespace(kind: &str) -> Result<u64, Failure> {
     Ok(fs::metadata(format!("/proc/thread-self/ns/{kind}"))?.ino())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounds_can_be_repeated_as_they_are_told() {
+        let kept = kept(0, 1).unwrap();
+        assert!(!kept.is_empty());
+        let program = Program::random(&mut Rng::with_seed(1), 3).unwrap();
+        for round in kept.into_iter().chain([Round::Program(program)]) {
+            let told = round.to_string();
+            assert_eq!(told.parse::<Round>().unwrap().to_string(), told);
+        }
+        for wrong in ["seed:", "seed:x", "10758071481185895328x"] {
+            assert!(wrong.parse::<Round>().is_err(), "{wrong}");
+        }
+    }
 }

@@ -11,10 +11,10 @@ use std::time::Instant;
 use fastrand::Rng;
 use netlink_sys::SocketAddr;
 
-use super::life::any_message;
 use super::message::{Command, Fate, Request};
 use super::own_namespace;
 use super::peer::{Surroundings, check_sent};
+use super::program::any_message;
 use super::tally::Tally;
 use crate::harness::{Failure, TestResult, expect_eq};
 use crate::listener::Listener;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What a run has done so far.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::AddAssign;
 
@@ -27,6 +27,10 @@ pub struct Tally {
     pub events: u64,
     /// Rounds, by their kind.
     pub rounds: BTreeMap<String, u64>,
+    /// Programs that were kept for what they ran through.
+    pub kept: u64,
+    /// Blocks of our code in the kernel that they ran through.
+    pub blocks: BTreeSet<u64>,
 }
 
 impl Tally {
@@ -47,6 +51,8 @@ impl AddAssign for Tally {
         self.unanswered += other.unanswered;
         self.listeners += other.listeners;
         self.events += other.events;
+        self.kept += other.kept;
+        self.blocks.extend(other.blocks);
         for (errno, count) in other.answers {
             *self.answers.entry(errno).or_default() += count;
         }
@@ -75,6 +81,13 @@ impl fmt::Display for Tally {
         )?;
         for (kind, count) in &self.rounds {
             write!(formatter, " {count} {kind}")?;
+        }
+        if self.kept > 0 {
+            let (kept, blocks) = (self.kept, self.blocks.len());
+            write!(
+                formatter,
+                "; {kept} programs kept, {blocks} blocks of our code"
+            )?;
         }
         Ok(())
     }

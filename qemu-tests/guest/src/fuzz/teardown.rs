@@ -9,9 +9,9 @@ use std::time::Duration;
 use fastrand::Rng;
 use nix::sched::unshare;
 
-use super::life::any_message;
 use super::message::Message;
 use super::peer::{Peer, Surroundings};
+use super::program::any_message;
 use super::tally::Tally;
 use crate::child::{self, Gate};
 use crate::harness::{Failure, TestResult, expect};

@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What one thread does in a round, step by step. A program is bytes, of which its steps are made:
+//! so it can be written down, and changed a little.
+
+use std::fmt;
+use std::str::FromStr;
+
+use arbitrary::{Arbitrary, Result, Unstructured};
+use fastrand::Rng;
+use mutatis::{Candidates, Context, Generate, Mutate, Session, mutators};
+
+use super::message::Message;
+use crate::harness::Failure;
+
+/// Random bytes that make a step: as good as always enough, two messages in a datagram included.
+const ENTROPY: usize = 512;
+
+/// Changes that make a new program of another one, at most.
+const CHANGES: u32 = 8;
+
+/// Between the steps of a program that is written down.
+const SEPARATOR: &str = "-";
+
+/// One step. A socket is told by any number, of which the remainder counts.
+#[derive(Debug)]
+pub enum Step {
+    /// Opens one more socket, bound to the group of process events or not at all.
+    Open { bound: bool },
+    /// Closes one descriptor, which ends a listener if it is the last one.
+    Close { socket: usize },
+    /// Makes another descriptor of the same socket.
+    Duplicate { socket: usize },
+    /// Passes one descriptor on, so that for a while only the message holds it, or lets it end in
+    /// a message that nobody reads.
+    PassOn { socket: usize, is_read: bool },
+    /// Leaves the group.
+    Leave { socket: usize },
+    /// Joins the group.
+    Join { socket: usize },
+    /// Binds a socket to its own address once more, with the group or without.
+    Bind { socket: usize, in_group: bool },
+    /// Renames the task.
+    Rename,
+    /// Looks whether the listing tells what is.
+    CheckListing,
+    /// Sends a message.
+    Send { socket: usize, message: Message },
+}
+
+impl<'a> Arbitrary<'a> for Step {
+    fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
+        let (choice, socket) = (u.int_in_range(0..=99)?, u.arbitrary::<u8>()?.into());
+        Ok(match choice {
+            0..4 => Self::Open {
+                bound: u.ratio(3, 4)?,
+            },
+            4..6 => Self::Close { socket },
+            6..8 => Self::Duplicate { socket },
+            8..10 => Self::PassOn {
+                socket,
+                is_read: u.arbitrary()?,
+            },
+            10..12 => Self::Leave { socket },
+            12..14 => Self::Join { socket },
+            14..16 => Self::Bind {
+                socket,
+                in_group: u.arbitrary()?,
+            },
+            16..19 => Self::Rename,
+            19..21 => Self::CheckListing,
+            _ => Self::Send {
+                socket,
+                message: u.arbitrary()?,
+            },
+        })
+    }
+}
+
+impl Step {
+    /// Makes a step of bytes. Where they are too few, others follow from them.
+    fn decode(bytes: &[u8]) -> Result<Self> {
+        Unstructured::new(&lengthened(bytes)).arbitrary()
+    }
+
+    /// Bytes that make any step, and no more than it takes.
+    fn random(random: &mut Rng) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; ENTROPY];
+        random.fill(&mut bytes);
+        let mut unstructured = Unstructured::new(&bytes);
+        unstructured.arbitrary::<Self>()?;
+        let used = bytes.len() - unstructured.len();
+        bytes.truncate(used);
+        Ok(bytes)
+    }
+}
+
+fn lengthened(bytes: &[u8]) -> Vec<u8> {
+    // FNV-1a, which is the same for ever: a program that was kept must not become another one.
+    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
+    });
+    let mut random = Rng::with_seed(hash);
+    let mut bytes = bytes.to_vec();
+    let missing = ENTROPY.saturating_sub(bytes.len());
+    bytes.extend(std::iter::repeat_with(|| random.u8(..)).take(missing));
+    bytes
+}
+
+/// The next message that follows from a seed.
+pub fn any_message(random: &mut Rng) -> std::result::Result<Message, Failure> {
+    let mut bytes = [0; ENTROPY];
+    random.fill(&mut bytes);
+    Ok(Unstructured::new(&bytes).arbitrary()?)
+}
+
+/// The steps of a round.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Program(Vec<Vec<u8>>);
+
+impl Program {
+    /// Any program of that many steps.
+    pub fn random(random: &mut Rng, steps: usize) -> std::result::Result<Self, Failure> {
+        let steps = (0..steps).map(|_| Step::random(random));
+        Ok(Self(steps.collect::<Result<_>>()?))
+    }
+
+    /// A program that is like this one, or begins like this one and ends like the other one, and
+    /// has that many steps at most.
+    pub fn changed(
+        &self,
+        other: &Self,
+        random: &mut Rng,
+        steps: usize,
+    ) -> std::result::Result<Self, Failure> {
+        let mut program = self.clone();
+        if random.u8(..4) == 0 {
+            program.0.truncate(random.usize(..=self.0.len()));
+            program
+                .0
+                .extend_from_slice(&other.0[random.usize(..=other.0.len())..]);
+        }
+        let mut session = Session::new().seed(random.u64(..));
+        let mut mutator = mutators::vec(StepMutator);
+        for _ in 0..random.u32(1..=CHANGES) {
+            session.mutate_with(&mut mutator, &mut program.0)?;
+        }
+        program.0.truncate(steps);
+        Ok(program)
+    }
+
+    /// Its steps.
+    pub fn steps(&self) -> impl Iterator<Item = Result<Step>> {
+        self.0.iter().map(|bytes| Step::decode(bytes))
+    }
+}
+
+/// Changes the bytes of a step, one at a time.
+struct StepMutator;
+
+impl Mutate<Vec<u8>> for StepMutator {
+    fn mutate(
+        &mut self,
+        candidates: &mut Candidates<'_>,
+        step: &mut Vec<u8>,
+    ) -> mutatis::Result<()> {
+        step.iter_mut()
+            .try_for_each(|byte| mutators::u8().mutate(candidates, byte))
+    }
+}
+
+impl Generate<Vec<u8>> for StepMutator {
+    fn generate(&mut self, context: &mut Context) -> mutatis::Result<Vec<u8>> {
+        let mut random = Rng::with_seed(context.rng().gen_u64());
+        Step::random(&mut random).map_err(|_| mutatis::Error::invalid_range())
+    }
+}
+
+impl fmt::Display for Program {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let steps: Vec<_> = self.0.iter().map(hex::encode).collect();
+        formatter.write_str(&steps.join(SEPARATOR))
+    }
+}
+
+impl FromStr for Program {
+    type Err = hex::FromHexError;
+
+    fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
+        let steps = text.split(SEPARATOR).map(hex::decode);
+        Ok(Self(steps.collect::<std::result::Result<_, _>>()?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn any_program(random: &mut Rng) -> Program {
+        Program::random(random, 20).unwrap()
+    }
+
+    /// What a program does, as text.
+    fn told(program: &Program) -> Vec<String> {
+        let steps = program.steps().map(|step| format!("{:?}", step.unwrap()));
+        steps.collect()
+    }
+
+    #[test]
+    fn a_program_can_be_written_down() {
+        let mut random = Rng::with_seed(1);
+        for _ in 0..100 {
+            let program = any_program(&mut random);
+            let read: Program = program.to_string().parse().unwrap();
+            assert_eq!(read, program);
+            assert_eq!(told(&read), told(&program));
+        }
+        assert!("0g".parse::<Program>().is_err());
+        assert!("0-1".parse::<Program>().is_err());
+    }
+
+    #[test]
+    fn all_bytes_make_a_program() {
+        for text in ["", "ff", "00-ffffff", "14-ff-00"] {
+            let program: Program = text.parse().unwrap();
+            assert_eq!(told(&program).len(), text.split('-').count());
+        }
+    }
+
+    #[test]
+    fn a_step_takes_no_more_than_its_bytes() {
+        let mut random = Rng::with_seed(2);
+        for _ in 0..1000 {
+            let mut bytes = Step::random(&mut random).unwrap();
+            assert!(bytes.len() < ENTROPY, "{}", bytes.len());
+            let step = format!("{:?}", Step::decode(&bytes).unwrap());
+            bytes.push(random.u8(..));
+            assert_eq!(format!("{:?}", Step::decode(&bytes).unwrap()), step);
+        }
+    }
+
+    #[test]
+    fn a_changed_program_keeps_most_of_its_steps() {
+        let mut random = Rng::with_seed(3);
+        let (one, other) = (any_program(&mut random), any_program(&mut random));
+        let (mut same, mut all) = (0, 0);
+        for _ in 0..200 {
+            let changed = one.changed(&other, &mut random, 25).unwrap();
+            assert!(changed.0.len() <= 25);
+            all += changed.0.len();
+            let known = |step: &&Vec<u8>| one.0.contains(step) || other.0.contains(step);
+            same += changed.0.iter().filter(known).count();
+        }
+        assert!(same > all / 2, "{same} of {all}");
+        assert!(same < all, "{same} of {all}");
+    }
+}
