@@ -81,10 +81,19 @@ fn exit(task: Task, code: u32, parent: Task) -> Event {
     }
 }
 
+/// To be called before a child is reaped: the unpatched kernel does not know the parent of one that
+/// was, by the time that it tells the exit.
+fn wait_for_exit(witness: &mut Listener, child: Task) -> TestResult {
+    witness.wait_for("the exit", |received| received.event.subject() == child)?;
+    Ok(())
+}
+
 fn fork_into_a_new_pid_namespace_has_the_number_outside() -> TestResult {
     let mut outside = Listener::listen(mask::FORK | mask::EXIT)?;
+    let mut witness = Listener::listen(mask::EXIT)?;
     let container = Container::start(PID, || expect_eq("own id", own_pid(), 1))?;
     let child = container.task();
+    wait_for_exit(&mut witness, child)?;
     container.finish()?;
     let parent = own_task();
     let expected = [Event::Fork { parent, child }, exit(child, 0, parent)];
@@ -96,17 +105,21 @@ fn fork_into_a_new_pid_namespace_has_the_number_outside() -> TestResult {
 fn fork_after_unshare_has_the_number_outside() -> TestResult {
     require(PID)?;
     let mut outside = Listener::listen(mask::FORK | mask::EXIT)?;
-    let number = Gate::new()?;
+    let mut witness = Listener::listen(mask::EXIT)?;
+    let (number, told) = (Gate::new()?, Gate::new()?);
     let maker = child::fork(|| {
         status(|| {
             unshare(PID)?;
             let first = child::fork(|| status(|| expect_eq("own id", own_pid(), 1)))?;
             number.open(first.pid().as_raw())?;
+            told.pass()?;
             succeed(first)
         })
     })?;
     let parent = Task::leader(maker.pid().as_raw());
     let child = Task::leader(number.pass()?);
+    wait_for_exit(&mut witness, child)?;
+    told.open(0)?;
     succeed(maker)?;
     let expected = [Event::Fork { parent, child }, exit(child, 0, parent)];
     expect_exactly("outside", &mut outside, &expected, |event| {
