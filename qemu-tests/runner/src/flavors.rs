@@ -3,7 +3,7 @@
 //! the runs at length said beside them.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -253,23 +253,39 @@ fn table(reports: &[(&str, Report)], at_length: &str) -> Result<String> {
 
     text += "\n## Figures\n\nWhat tests that passed have to tell.\n";
     for (name, report) in reports {
-        write!(text, "\n### {name}\n")?;
-        for test in report.passed() {
-            if !test.diagnostics.is_empty() {
-                write!(text, "\n`{}`:\n\n", test.name)?;
-                for line in &test.diagnostics {
-                    writeln!(text, "    {line}")?;
+        text += &folded(name, |text| {
+            for test in report.passed() {
+                if !test.diagnostics.is_empty() {
+                    write!(text, "\n`{}`:\n\n", test.name)?;
+                    indented(text, test.diagnostics.iter().map(String::as_str))?;
                 }
             }
-        }
+            Ok(())
+        })?;
     }
     if !at_length.is_empty() {
-        write!(text, "\n### {AT_LENGTH}\n\n")?;
-        for line in at_length.lines() {
-            writeln!(text, "    {line}")?;
-        }
+        text += &folded(AT_LENGTH, |text| {
+            text.push('\n');
+            indented(text, at_length.lines())
+        })?;
     }
     Ok(text)
+}
+
+/// A part that the reader has to open: a thousand lines would bury the table.
+fn folded(title: &str, write: impl FnOnce(&mut String) -> fmt::Result) -> Result<String> {
+    let mut text = format!("\n<details>\n<summary>{title}</summary>\n");
+    write(&mut text)?;
+    text += "\n</details>\n";
+    Ok(text)
+}
+
+/// Lines that Markdown shows as they are.
+fn indented<'a>(text: &mut String, lines: impl Iterator<Item = &'a str>) -> fmt::Result {
+    for line in lines {
+        writeln!(text, "    {line}")?;
+    }
+    Ok(())
 }
 
 /// The suites of all reports, in the order in which they ran.
@@ -336,6 +352,7 @@ mod tests {
             "| messages fuzzed | 0 | 0 | 1,234,567 |",
             "| messages of the kernel | 0 | **some** | 0 |",
             "| minutes | 1.5, tcg | 1.0, tcg |  |",
+            "<summary>release</summary>",
             "    lost 7",
         ] {
             assert!(text.lines().any(|own| own == line), "{line} in {text}");
