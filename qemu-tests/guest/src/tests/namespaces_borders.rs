@@ -11,8 +11,8 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Gid, Pid, Uid, getpgrp, getsid, setresgid, setresuid, setsid};
 
 use super::container::{
-    ALL, Container, FIRST_ID, Handover, IDS, NET, PID, USER, events, expect_exactly, numbers_at,
-    open, require, sleep, status, succeed,
+    ALL, Container, FIRST_ID, Handover, IDS, NET, PID, USER, expect_exactly, numbers_at, open,
+    require, sleep, status, succeed,
 };
 use super::scenario::{comm, mark, own_task};
 use crate::child::{self, Gate, own_pid};
@@ -377,7 +377,9 @@ fn the_end_of_an_outer_namespace_tells_all_exits_within_once() -> TestResult {
     let container = Container::start(PID | NET, || {
         hand_over_listener(&handover)?;
         // A process more on this level, so that numbers differ.
-        succeed(child::fork(|| 0)?)?;
+        let other = child::fork(|| 0)?;
+        ready.open(other.pid().as_raw())?;
+        succeed(other)?;
         Container::start(PID | NET, || {
             hand_over_listener(&handover)?;
             child::fork(|| status(sleep))?.into_pid();
@@ -388,11 +390,12 @@ fn the_end_of_an_outer_namespace_tells_all_exits_within_once() -> TestResult {
     })?;
     let mut between = handover.receive_from(&container)?;
     let mut within = handover.receive_from(&container)?;
+    // Told even after it was reaped.
+    let expected = [exit(Task::leader(ready.pass()?), 0, Task::leader(1))];
+    expect_exactly("the other", &mut between, &expected, |_| true)?;
     ready.pass()?;
     // The inner namespace's first process and its child, on each level from here on.
     let (firsts, children) = (numbers_at(2, 1)?, numbers_at(2, 2)?);
-    // Whoever ended before is no part of this.
-    events(&mut between)?;
     let parents = [container.task(), Task::leader(1), Task::NONE];
     container.kill()?;
     let code = Signal::SIGKILL as u32;
@@ -416,20 +419,24 @@ fn the_end_of_an_outer_namespace_tells_all_exits_within_once() -> TestResult {
 
 fn an_orphan_ends_as_a_child_of_its_first_process() -> TestResult {
     let handover = Handover::new()?;
-    let (ready, go_on) = (Gate::new()?, Gate::new()?);
+    let (left, ready, go_on) = (Gate::new()?, Gate::new()?, Gate::new()?);
     let mut outside = Listener::listen(mask::EXIT)?;
     let container = Container::start(ALL, || {
+        hand_over_listener(&handover)?;
         let parent = child::fork(|| {
             status(|| {
                 let orphan = child::fork(|| status(|| Ok(go_on.pass().map(drop)?)))?;
                 Ok(ready.open(orphan.into_pid().as_raw())?)
             })
         })?;
+        left.open(parent.pid().as_raw())?;
         succeed(parent)?;
-        hand_over_listener(&handover)?;
         sleep()
     })?;
     let mut inside = handover.receive_from(&container)?;
+    let parent = Task::leader(left.pass()?);
+    let expected = [exit(parent, 0, Task::leader(1))];
+    expect_exactly("its parent", &mut inside, &expected, |_| true)?;
     let inner = Task::leader(ready.pass()?);
     let outer = Task::leader(container.outer(inner.pid)?);
     go_on.open(0)?;
