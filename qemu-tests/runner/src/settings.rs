@@ -33,6 +33,7 @@ const CHECKERS: [&str; 4] = [
 ];
 
 /// Programs and places, all known to exist.
+#[derive(Clone)]
 pub struct Settings {
     /// virtme-ng.
     pub vng: PathBuf,
@@ -88,6 +89,7 @@ impl Settings {
 }
 
 /// A kernel to boot.
+#[derive(Clone)]
 pub struct Kernel {
     /// What it is called in messages.
     pub name: String,

@@ -75,7 +75,7 @@ impl Vm {
         limit: Duration,
     ) -> Result<Self> {
         let started = Instant::now();
-        let socket = Socket::new()?;
+        let socket = Socket::new(&kernel.name)?;
         remove_old_logs(&settings.cache);
         let (console, console_writer) = pipe2(OFlag::O_CLOEXEC)?;
         let log = settings
@@ -348,8 +348,9 @@ struct Socket {
 }
 
 impl Socket {
-    fn new() -> Result<Self> {
-        let directory = env::temp_dir().join(format!("proc-events-vm.{}", process::id()));
+    /// For the virtual machine of this name, of which this process has one at a time.
+    fn new(name: &str) -> Result<Self> {
+        let directory = env::temp_dir().join(format!("proc-events-vm.{}.{name}", process::id()));
         let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
         ensure!(
             directory

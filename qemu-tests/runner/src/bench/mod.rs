@@ -6,6 +6,8 @@
 //! of this one, and only as ratios of any worth.
 
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -57,28 +59,17 @@ pub struct Files<'a> {
 pub fn run(settings: &Settings, subjects: &Subjects, files: &Files<'_>, check: bool) -> Result<u8> {
     let started = Instant::now();
     let mut figures = Figures::default();
-    let kernels = [
-        (Which::Floor, &subjects.floor),
-        (Which::Stock, &subjects.stock),
-        (Which::Ours, &subjects.ours),
-    ];
-    eprintln!("bench: three kernels on one emulated CPU, a few minutes in all");
-    for (which, kernel) in kernels {
-        let mut options = Vec::new();
-        match (which, &subjects.peer) {
-            (Which::Floor, _) => options.push("--nobody".to_owned()),
-            (Which::Ours, Some(peer)) => {
-                options.extend(["--peer".to_owned(), text(peer)?]);
-            }
-            _ => {}
-        }
-        let lines = measure(settings, kernel, Accelerator::Counting, options)?;
+    eprintln!("bench: three kernels on one emulated CPU each, a few minutes in all");
+    for (which, lines) in count_all(settings, subjects)? {
         figures.add(which, lines);
     }
     let accelerator = accelerator::choose(settings, &subjects.ours)?;
-    for (which, kernel) in &kernels[1..] {
+    for (which, kernel) in [
+        (Which::Stock, &subjects.stock),
+        (Which::Ours, &subjects.ours),
+    ] {
         let lines = measure(settings, kernel, accelerator, vec!["--parallel".to_owned()])?;
-        figures.add(*which, lines);
+        figures.add(which, lines);
     }
     let made = made::Made::new(
         settings,
@@ -104,6 +95,41 @@ pub fn run(settings: &Settings, subjects: &Subjects, files: &Files<'_>, check: b
         .filter(|target| target.is_met() == Some(false))
         .count();
     Ok(u8::from(check && missed > 0))
+}
+
+/// What each kernel's benchmark says on a CPU that counts instructions. All run at once: how fast they
+/// do makes no difference to what they count.
+fn count_all(settings: &Settings, subjects: &Subjects) -> Result<Vec<(Which, Vec<Line>)>> {
+    let kernels = [
+        (Which::Floor, &subjects.floor, vec!["--nobody".to_owned()]),
+        (Which::Stock, &subjects.stock, Vec::new()),
+        (
+            Which::Ours,
+            &subjects.ours,
+            match &subjects.peer {
+                Some(peer) => vec!["--peer".to_owned(), text(peer)?],
+                None => Vec::new(),
+            },
+        ),
+    ];
+    let expected = kernels.len();
+    let (sender, results) = mpsc::channel();
+    for (which, kernel, options) in kernels {
+        let (settings, kernel, sender) = (settings.clone(), kernel.clone(), sender.clone());
+        thread::spawn(move || {
+            let lines = measure(&settings, &kernel, Accelerator::Counting, options);
+            // After another one's failure, nobody listens any more.
+            let _ = sender.send((which, lines));
+        });
+    }
+    drop(sender);
+    // The first failure ends this program, and so the other virtual machines.
+    let counted = results
+        .iter()
+        .map(|(which, lines)| Ok((which, lines?)))
+        .collect::<Result<Vec<_>>>()?;
+    ensure!(counted.len() == expected, "a kernel's benchmark panicked");
+    Ok(counted)
 }
 
 /// Lets the guest's benchmark run, and takes its lines.
