@@ -3,7 +3,6 @@
 //! the runs at length said beside them.
 
 use std::collections::BTreeMap;
-use std::fmt::{self, Write};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -176,7 +175,7 @@ pub fn write(sources: &[Source], at_length: &[PathBuf], file: &Path) -> Result<(
         })
         .collect::<Result<Vec<_>>>()?
         .concat();
-    fs::write(file, table(&reports, &at_length)?)
+    fs::write(file, table(&reports, &at_length))
         .with_context(|| format!("cannot write {}", file.display()))
 }
 
@@ -192,7 +191,7 @@ fn suite(test: &Test) -> &str {
 /// How the column of the runs at length is called.
 const AT_LENGTH: &str = "at length";
 
-fn table(reports: &[(&str, Report)], at_length: &str) -> Result<String> {
+fn table(reports: &[(&str, Report)], at_length: &str) -> String {
     let mut text = String::from(
         "# The flavors\n\nWritten by test runs (`make test-all`), on the patched kernel with the \
          module: how many tests passed,\nby suite and by how the kernel was built, and what they \
@@ -253,39 +252,29 @@ fn table(reports: &[(&str, Report)], at_length: &str) -> Result<String> {
 
     text += "\n## Figures\n\nWhat tests that passed have to tell.\n";
     for (name, report) in reports {
-        text += &folded(name, |text| {
-            for test in report.passed() {
-                if !test.diagnostics.is_empty() {
-                    write!(text, "\n`{}`:\n\n", test.name)?;
-                    indented(text, test.diagnostics.iter().map(String::as_str))?;
-                }
+        let mut said = String::new();
+        for test in report.passed() {
+            if !test.diagnostics.is_empty() {
+                let lines = indented(test.diagnostics.iter().map(String::as_str));
+                said += &format!("\n`{}`:\n\n{lines}", test.name);
             }
-            Ok(())
-        })?;
+        }
+        text += &folded(name, &said);
     }
     if !at_length.is_empty() {
-        text += &folded(AT_LENGTH, |text| {
-            text.push('\n');
-            indented(text, at_length.lines())
-        })?;
+        text += &folded(AT_LENGTH, &format!("\n{}", indented(at_length.lines())));
     }
-    Ok(text)
+    text
 }
 
 /// A part that the reader has to open: a thousand lines would bury the table.
-fn folded(title: &str, write: impl FnOnce(&mut String) -> fmt::Result) -> Result<String> {
-    let mut text = format!("\n<details>\n<summary>{title}</summary>\n");
-    write(&mut text)?;
-    text += "\n</details>\n";
-    Ok(text)
+fn folded(title: &str, text: &str) -> String {
+    format!("\n<details>\n<summary>{title}</summary>\n{text}\n</details>\n")
 }
 
 /// Lines that Markdown shows as they are.
-fn indented<'a>(text: &mut String, lines: impl Iterator<Item = &'a str>) -> fmt::Result {
-    for line in lines {
-        writeln!(text, "    {line}")?;
-    }
-    Ok(())
+fn indented<'a>(lines: impl Iterator<Item = &'a str>) -> String {
+    lines.map(|line| format!("    {line}\n")).collect()
 }
 
 /// The suites of all reports, in the order in which they ran.
@@ -341,7 +330,7 @@ mod tests {
         ];
         let at_length =
             "fuzz: 10 s: 12 messages: 12 refused\nfuzz: 1234567 messages: all refused\n";
-        let text = table(&reports, at_length).unwrap();
+        let text = table(&reports, at_length);
 
         for line in [
             "| suite | release | small | at length |",
@@ -359,7 +348,7 @@ mod tests {
         }
         assert!(!text.contains("lost 8"));
 
-        let alone = table(&reports, "").unwrap();
+        let alone = table(&reports, "");
         assert!(alone.lines().any(|own| own == "| sid | 1 | 0 |"), "{alone}");
     }
 
