@@ -63,13 +63,16 @@ pause() {
 
 TICKER=
 
+# How often a step is reported on where that takes a line each.
+REPORT_SECONDS=10
+
 # Reports on a step until it is stopped: every second on a terminal, in place;
 # else every ten seconds, on a line of its own.
 ticker() {
 	local what=$1 far=$2 owner=$$ line
 
 	while pause 1; kill -0 "$owner" 2>/dev/null; do
-		if [[ ! -t 2 ]] && ((SECONDS % 10)); then continue; fi
+		if [[ ! -t 2 ]] && ((SECONDS % REPORT_SECONDS)); then continue; fi
 		line="$what: $($far 2>/dev/null) ($(duration $SECONDS))"
 		if [[ -t 2 ]]; then
 			printf '\r\033[K%s: %s' "${0##*/}" "$line" >&2
@@ -93,7 +96,7 @@ stop_ticker() {
 # output instead. COMMAND runs in a subshell, and where errexit is off: a
 # function joins its commands with &&.
 watched() {
-	local what=$1 far=$2 log=$3 status=0
+	local what=$1 far=$2 log=$3 status=0 start=$EPOCHSECONDS
 	shift 3
 
 	mkdir -p "${log%/*}"
@@ -106,6 +109,10 @@ watched() {
 	TICKER=$!
 	("$@") >"$log" 2>&1 || status=$?
 	stop_ticker
+	# A shorter time found all but done, and says nothing of one that is reported on.
+	if ((status == 0 && EPOCHSECONDS - start >= REPORT_SECONDS)); then
+		remember_seconds "$what" $((EPOCHSECONDS - start))
+	fi
 	return "$status"
 }
 
@@ -120,9 +127,27 @@ long_step() {
 	say "$1: done in $(duration $((EPOCHSECONDS - start)))"
 }
 
-# For steps that cannot tell how far they are.
+# Prints the file with the seconds that a step took the last time.
+seconds_file() {
+	echo "$CACHE/seconds/${1//[^A-Za-z0-9.]/-}"
+}
+
+# Usage: remember_seconds WHAT SECONDS
+remember_seconds() {
+	mkdir -p "$CACHE/seconds"
+	echo "$2" >"$(seconds_file "$1")"
+}
+
+# For steps that cannot tell how far they are: how long $what, the ticker's, took the
+# last time, if it was done before.
 far_unknown() {
-	echo "running"
+	local seconds
+
+	if seconds=$(cat "$(seconds_file "$what")" 2>/dev/null); then
+		echo "running, took $(duration "$seconds") the last time"
+	else
+		echo "running"
+	fi
 }
 
 # Whether a log shows that the network, not the command, is at fault. Who gets as
