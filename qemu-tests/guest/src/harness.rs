@@ -204,23 +204,38 @@ macro_rules! test {
 /// Looks, when the processes of a test are gone, for what it left behind in the kernel; says what.
 pub type Remains<'a> = &'a mut dyn FnMut() -> std::result::Result<(), String>;
 
-/// Runs the tests one after the other and reports them in KTAP. True when none failed.
+/// How the tests ended.
+#[derive(Debug, PartialEq)]
+pub enum Conclusion {
+    /// None failed.
+    Passed,
+    /// Some did.
+    Failed,
+    /// The last that was reported had to be killed; those after it were not run.
+    Killed,
+}
+
+/// Runs the tests one after the other and reports them in KTAP, up to one that has to be killed:
+/// what it changed may still be changed.
 pub fn run(
     tests: &[Test],
     time_factor: u32,
     remains: Remains<'_>,
     mut output: impl Write,
-) -> Result<bool> {
+) -> Result<Conclusion> {
     // Daemons of a test become our children, so that none of them can outlive it.
     set_child_subreaper(true).context("cannot become the reaper of the tests' processes")?;
     writeln!(output, "KTAP version 1\n1..{}", tests.len())?;
-    let mut all_passed = true;
+    let mut conclusion = Conclusion::Passed;
     for (index, test) in tests.iter().enumerate() {
         output.flush()?;
         let (outcome, log) = run_one(test, time_factor)?;
+        let killed = matches!(outcome, Outcome::Killed(_));
         let outcome = match (outcome, remains()) {
             (outcome, Ok(())) => outcome,
-            (Outcome::Failed(reason), Err(left)) => Outcome::Failed(format!("{reason}\n{left}")),
+            (Outcome::Failed(reason) | Outcome::Killed(reason), Err(left)) => {
+                Outcome::Failed(format!("{reason}\n{left}"))
+            }
             (_, Err(left)) => Outcome::Failed(left),
         };
         for line in log.lines() {
@@ -230,23 +245,28 @@ pub fn run(
         match outcome {
             Outcome::Passed => writeln!(output, "ok {number} {name}")?,
             Outcome::Skipped(reason) => writeln!(output, "ok {number} {name} # SKIP {reason}")?,
-            Outcome::Failed(reason) => {
-                all_passed = false;
+            Outcome::Failed(reason) | Outcome::Killed(reason) => {
+                conclusion = Conclusion::Failed;
                 for line in reason.lines() {
                     writeln!(output, "# {line}")?;
                 }
                 writeln!(output, "not ok {number} {name}")?;
             }
         }
+        if killed {
+            conclusion = Conclusion::Killed;
+            break;
+        }
     }
     output.flush()?;
-    Ok(all_passed)
+    Ok(conclusion)
 }
 
 enum Outcome {
     Passed,
     Skipped(String),
     Failed(String),
+    Killed(String),
 }
 
 /// Runs one test in a child; the outcome, and what the test wrote.
@@ -275,7 +295,7 @@ fn run_one(test: &Test, time_factor: u32) -> Result<(Outcome, String)> {
     read_available(&verdict_reader, &mut verdict)?;
     let verdict = String::from_utf8_lossy(&verdict).into_owned();
     let outcome = match verdict.split_once('\n') {
-        _ if !ended => Outcome::Failed(format!("timed out after {limit:?}")),
+        _ if !ended => Outcome::Killed(format!("timed out after {limit:?}")),
         Some(("P", _)) => Outcome::Passed,
         Some(("S", reason)) => Outcome::Skipped(reason.replace('\n', " ")),
         Some((_, reason)) => Outcome::Failed(reason.to_owned()),

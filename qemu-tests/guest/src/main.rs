@@ -6,6 +6,8 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
+use harness::Conclusion;
+use protocol::TEST_KILLED;
 
 mod account;
 mod agent;
@@ -94,16 +96,16 @@ fn run(command: Command) -> Result<ExitCode> {
             names,
         } => {
             patience::set(patience);
-            let all_passed = harness::run(
+            let conclusion = harness::run(
                 &select(&names)?,
                 time_factor,
                 &mut listing::leaks(),
                 std::io::stdout(),
             )?;
-            Ok(if all_passed {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::FAILURE
+            Ok(match conclusion {
+                Conclusion::Passed => ExitCode::SUCCESS,
+                Conclusion::Failed => ExitCode::FAILURE,
+                Conclusion::Killed => ExitCode::from(TEST_KILLED),
             })
         }
         Command::Demo => demo::run(),

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use harness::{Failure, TestResult, expect_eq};
+use harness::{Conclusion, Failure, TestResult, expect_eq};
 use nix::unistd::{pause, setsid};
 
 #[path = "../src/child.rs"]
@@ -67,6 +67,11 @@ fn leaves_a_daemon() -> TestResult {
     Ok(())
 }
 
+/// Would pass, if it were run behind one that is killed.
+fn is_not_run() -> TestResult {
+    Ok(())
+}
+
 /// Passes by itself; [`main`] says that it left something.
 fn leaves_something_in_the_kernel() -> TestResult {
     Ok(())
@@ -80,29 +85,30 @@ fn main() {
         test!(is_skipped),
         test!(panics),
         test!(exits),
-        test!(hangs).limit(Duration::from_millis(300)),
         test!(leaves_a_daemon),
         test!(leaves_something_in_the_kernel),
+        test!(hangs).limit(Duration::from_millis(300)),
+        test!(is_not_run),
     ];
     let mut report = Vec::new();
     let mut ended = 0;
     let mut remains = || {
         ended += 1;
-        if ended == tests.len() {
+        if ended == 8 {
             Err("1 thing is left".to_owned())
         } else {
             Ok(())
         }
     };
-    let all_passed =
+    let conclusion =
         harness::run(&tests, 1, &mut remains, &mut report).expect("the framework itself works");
-    assert!(!all_passed);
+    assert_eq!(conclusion, Conclusion::Killed);
     let report = String::from_utf8(report).expect("a report is text");
     println!("{report}");
     let lines: Vec<&str> = report.lines().collect();
     assert_eq!(
         &lines[..3],
-        ["KTAP version 1", "1..9", "ok 1 harness::passes"]
+        ["KTAP version 1", "1..10", "ok 1 harness::passes"]
     );
     let index = |start: &str| {
         lines
@@ -120,14 +126,15 @@ fn main() {
     let panic = &lines[..index("not ok 5 harness::panics")];
     assert!(panic.iter().any(|line| line.contains("on purpose")));
     assert!(lines[index("not ok 6 harness::exits") - 1].contains("ended early"));
-    assert!(lines[index("not ok 7 harness::hangs") - 1].contains("timed out after 300ms"));
-    let left = index("ok 8 harness::leaves_a_daemon");
+    let left = index("ok 7 harness::leaves_a_daemon");
     let daemon = lines[left - 1].trim_start_matches("# ");
     assert!(
         !std::path::Path::new("/proc").join(daemon).exists(),
         "the daemon {daemon} is left"
     );
-    let left = index("not ok 9 harness::leaves_something_in_the_kernel");
+    let left = index("not ok 8 harness::leaves_something_in_the_kernel");
     assert_eq!(lines[left - 1], "# 1 thing is left");
+    assert!(lines[index("not ok 9 harness::hangs") - 1].contains("timed out after 300ms"));
+    assert!(!report.contains("is_not_run"));
     println!("the framework reports all of them as what they are");
 }

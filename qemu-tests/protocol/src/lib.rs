@@ -23,6 +23,10 @@ pub const MODULE_VARIABLE: &str = "PROC_EVENTS_MODULE";
 /// Name of the environment variable that tells it where the kernel was built.
 pub const BUILD_VARIABLE: &str = "PROC_EVENTS_BUILD";
 
+/// Exit status of the guest's tests that ended early, after a test that had to be killed: what it
+/// changed may still be changed.
+pub const TEST_KILLED: u8 = 4;
+
 /// How often the agent tells that the guest lives.
 pub const HEARTBEAT_SECONDS: u16 = 5;
 

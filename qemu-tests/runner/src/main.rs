@@ -22,6 +22,7 @@ mod guard;
 mod ktap;
 mod number;
 mod report;
+mod session;
 mod settings;
 mod terminal;
 mod test_run;

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! `test`: each guest test as a test of the host, on our kernel and on the stock one.
 //!
-//! One boot a kernel. The guest runs the selected tests in their order, and each trial waits for
-//! its own result. What a test declares about the stock kernel is a claim that its stock trial
-//! checks.
+//! The guest runs the selected tests in their order, and each trial waits for its own result. What a
+//! test declares about the stock kernel is a claim that its stock trial checks.
 
 use std::path::Path;
 use std::process::Command;
@@ -12,17 +11,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::{Arguments, Completion, Conclusion, Failed, Trial};
-use protocol::{FromGuest, StockExpectation, TestDescription};
+use protocol::{StockExpectation, TestDescription};
 
 use crate::accelerator::{self, Accelerator};
-use crate::ktap::{Outcome, Parser, TestResult};
+use crate::ktap::{Outcome, TestResult};
 use crate::report::{Column, Report, Row};
+use crate::session::{NoResult, Session};
 use crate::settings::{Kernel, Settings};
-use crate::vm::{self, BOOT_LIMIT, Vm};
-
-/// What a result may come later than the test's own limit: the guest's clean-up after a time-out.
-/// Both are multiplied on slow machines.
-const RESULT_GRACE: Duration = Duration::from_secs(30);
 
 /// Name of the trial that fails when a kernel complained.
 const KERNEL_LOG: &str = "kernel_log_is_clean";
@@ -139,7 +134,6 @@ fn run_column(
     let session = if wanted.is_empty() {
         None
     } else {
-        eprintln!("{}: booting {}", column.name(), kernel.directory.display());
         let session = Session::start(settings, kernel, accelerator, factor, wanted)?;
         Some(Arc::new(Mutex::new(session)))
     };
@@ -159,7 +153,7 @@ fn run_column(
                 return not_applicable(&expectation);
             }
             let asked = Instant::now();
-            let result = lock(&session).result_of(&name, limit + RESULT_GRACE * factor);
+            let result = lock(&session).result_of(&name, limit);
             let seconds = asked.elapsed().as_secs_f64();
             let (outcome, diagnostics) = match &result {
                 Ok(result) => (Some(result.outcome.clone()), result.diagnostics.clone()),
@@ -176,7 +170,7 @@ fn run_column(
                 Err(NoResult::Failure(reason)) => Err(reason.into()),
                 // The run is red already; the reason stands with the test that broke it.
                 Err(NoResult::TooLate) => Ok(Completion::ignored_with(
-                    "not run: the virtual machine failed in a test before",
+                    "not run: too many virtual machines failed in tests before",
                 )),
             }
         }));
@@ -244,135 +238,6 @@ fn judge(
         .into()),
         (Outcome::Failed, StockExpectation::Passes) => Err(diagnostics.into()),
         _ => Ok(Completion::Completed),
-    }
-}
-
-/// Why there is no result of a test.
-enum NoResult {
-    /// The virtual machine, or the test program, failed in this test.
-    Failure(String),
-    /// It failed before.
-    TooLate,
-}
-
-/// The tests in one virtual machine.
-struct Session {
-    /// Gone after a failure, and after the end.
-    vm: Option<Vm>,
-    parser: Parser,
-    /// Output that is no whole line yet.
-    output: Vec<u8>,
-    /// What the test program itself wrote to its standard error.
-    errors: String,
-    status: Option<i32>,
-}
-
-impl Session {
-    fn start(
-        settings: &Settings,
-        kernel: &Kernel,
-        accelerator: Accelerator,
-        factor: u32,
-        names: Vec<String>,
-    ) -> Result<Self> {
-        let mut vm = Vm::boot(settings, kernel, accelerator, BOOT_LIMIT)?;
-        let guest = settings.guest.to_string_lossy().into_owned();
-        let mut command = vec![guest, "test".into()];
-        command.extend(["--time-factor".into(), factor.to_string()]);
-        command.extend(["--patience".into(), kernel.time_factor().to_string()]);
-        command.extend(names);
-        vm.start(vm::job(kernel, command)?)?;
-        let (parser, output, errors) = Default::default();
-        Ok(Self {
-            vm: Some(vm),
-            parser,
-            output,
-            errors,
-            status: None,
-        })
-    }
-
-    /// Waits for the next result, which has to be that of this test.
-    fn result_of(
-        &mut self,
-        name: &str,
-        limit: Duration,
-    ) -> std::result::Result<TestResult, NoResult> {
-        if self.vm.is_none() {
-            return Err(NoResult::TooLate);
-        }
-        let result = self.next_result(Instant::now() + limit).and_then(|result| {
-            ensure!(
-                result.name == name,
-                "the guest reported {} instead",
-                result.name
-            );
-            Ok(result)
-        });
-        result.map_err(|error| NoResult::Failure(self.give_up(&error)))
-    }
-
-    /// Ends the machine after something that makes further results worthless.
-    fn give_up(&mut self, reason: &anyhow::Error) -> String {
-        let text = match self.vm.take() {
-            Some(mut vm) => vm.failure(format!("{reason:#}")).to_string(),
-            None => reason.to_string(),
-        };
-        format!("{text}{}", self.errors)
-    }
-
-    fn next_result(&mut self, deadline: Instant) -> Result<TestResult> {
-        loop {
-            while let Some(end) = self.output.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.output.drain(..=end).collect();
-                let line = String::from_utf8_lossy(&line[..end]).into_owned();
-                if let Some(result) = self.parser.line(&line)? {
-                    return Ok(result);
-                }
-            }
-            if let Some(status) = self.status {
-                bail!("the test program ended with status {status} and without this result");
-            }
-            self.receive(deadline)?;
-        }
-    }
-
-    fn receive(&mut self, deadline: Instant) -> Result<()> {
-        let vm = self.vm.as_mut().context("the virtual machine is gone")?;
-        match vm.next_until(deadline)? {
-            Some(FromGuest::Output(bytes)) => self.output.extend(bytes),
-            Some(FromGuest::Errors(bytes)) => self.errors += &String::from_utf8_lossy(&bytes),
-            Some(FromGuest::Exited(status)) => self.status = Some(status),
-            Some(FromGuest::ModuleLoaded(_)) => {}
-            Some(message) => bail!("the agent said {message:?}"),
-            None => bail!("no result came in time"),
-        }
-        Ok(())
-    }
-
-    /// Waits for the end of the guest; an error when anything is wrong with it.
-    fn finish(&mut self) -> Result<()> {
-        let deadline = Instant::now() + RESULT_GRACE;
-        while self.status.is_none() {
-            ensure!(
-                self.vm.is_some(),
-                "the virtual machine failed in a test before"
-            );
-            if let Err(error) = self.receive(deadline) {
-                bail!(self.give_up(&error));
-            }
-        }
-        let Some(vm) = self.vm.take() else {
-            bail!("the virtual machine failed before")
-        };
-        vm.finish()?;
-        ensure!(self.parser.is_complete(), "results are missing");
-        ensure!(
-            matches!(self.status, Some(0 | 1)),
-            "the test program said: {}",
-            self.errors
-        );
-        Ok(())
     }
 }
 

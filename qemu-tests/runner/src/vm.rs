@@ -253,7 +253,8 @@ impl Vm {
         end(&mut self.guard);
         let name = &self.name;
         let Some(console) = self.console.take() else {
-            return anyhow!("{name}: {reason}");
+            // It ended before, and the reason is what was told then.
+            return anyhow!("{reason}");
         };
         let complaint = console.complaints().into_iter().next();
         let complaint = complaint.map(|line| format!("; the kernel complained: {line}"));
