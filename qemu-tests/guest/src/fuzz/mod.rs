@@ -5,10 +5,12 @@
 //! program. Only how threads and processes interleave is up to the kernel, so that a failing round
 //! may have to be repeated.
 //!
-//! On a kernel with CONFIG_KCOV programs are made of those that ran through something new.
+//! On a kernel with CONFIG_KCOV programs are made of those that ran through something new. On one
+//! without some kind of namespaces, what needs them is left out.
 
 use std::fmt;
 use std::fs;
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::str::FromStr;
@@ -17,6 +19,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use clap::Args;
 use fastrand::Rng;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::CloneFlags;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
 use serde::{Deserialize, Serialize};
@@ -25,7 +28,7 @@ use crate::child::{self, Child};
 use crate::harness::{Failure, TestResult, expect, expect_eq};
 use crate::listing::Listing;
 use crate::patience;
-use crate::tests::container::{self, ALL, Container, NET, PID, status};
+use crate::tests::container::{ALL, Container, NET, PID, USER, available, lacking, status};
 use crate::tests::namespaces_lifetimes::Account;
 use corpus::Corpus;
 use coverage::{Coverage, Functions, Kcov};
@@ -127,7 +130,6 @@ enum News {
 /// Runs it, prints the figures, and fails when something was not as it has to be.
 pub fn run(options: &Options) -> TestResult {
     let started = Instant::now();
-    container::require(ALL)?;
     let surroundings = Surroundings::new()?;
     if let Some(kept) = &options.round {
         let mut tally = Tally::default();
@@ -149,8 +151,14 @@ pub fn run(options: &Options) -> TestResult {
         false => "by chance alone: the kernel has no KCOV",
     };
     println!("fuzz: seed {seed}, {} workers, {guide}", options.workers);
+    if let Some(option) = lacking(ALL) {
+        println!("fuzz: the kernel has no {option}, so namespaces are not counted");
+    }
     // A user whose namespaces can be counted.
-    let account = Account::new()?;
+    let account = match lacking(ALL) {
+        None => Some(Account::new()?),
+        Some(_) => None,
+    };
     let (reader, writer) = socketpair(
         AddressFamily::Unix,
         SockType::SeqPacket,
@@ -167,9 +175,10 @@ pub fn run(options: &Options) -> TestResult {
             corpus: kcov.as_ref().map(|kcov| Corpus::new(Coverage::new(kcov))),
         };
         let work = || work(rounds, share, &surroundings, &writer);
-        workers.push(match index % 2 {
-            0 => child::fork(|| status(work))?,
-            _ => account.spawn(|| Container::start(PID | NET, work)?.finish())?,
+        workers.push(match (index % 2, &account) {
+            (0, _) => child::fork(|| status(work))?,
+            (_, Some(account)) => account.spawn(|| Container::start(PID | NET, work)?.finish())?,
+            (_, None) => child::fork(|| status(|| Container::start(apart(), work)?.finish()))?,
         });
     }
     drop(writer);
@@ -183,15 +192,32 @@ pub fn run(options: &Options) -> TestResult {
     let tally = followed?;
     workers.into_iter().try_for_each(expect_end)?;
     expect_nobody()?;
-    account.expect_nothing_left()?;
+    let none_is_left = match account {
+        Some(account) => {
+            account.expect_nothing_left()?;
+            ", no namespace is left"
+        }
+        None => "",
+    };
     let seconds = started.elapsed().as_secs_f64();
     let rate = tally.messages as f64 / seconds;
     println!("fuzz: {tally}");
-    println!("fuzz: {seconds:.1} s, {rate:.0} messages/s; nobody listens, no namespace is left");
+    println!("fuzz: {seconds:.1} s, {rate:.0} messages/s; nobody listens{none_is_left}");
     if is_guided {
         tell_reached(&tally)?;
     }
     Ok(())
+}
+
+/// The namespaces of half of the workers, on a kernel that lacks some.
+///
+/// Sockets get their port ids by the process's number. In a pid namespace without a network
+/// namespace, they would be those that another worker's had a moment ago.
+fn apart() -> CloneFlags {
+    match lacking(NET) {
+        None => available(ALL),
+        Some(_) => available(USER),
+    }
 }
 
 /// Prints which functions of the module programs ran through. Some of them they can't have missed:
@@ -288,13 +314,13 @@ fn round(
                     life::run(&program, surroundings, tally, None)?;
                     "lives"
                 }
-                6..9 => {
-                    race::run(random, surroundings, tally)?;
-                    "races"
-                }
-                _ => {
+                9 if lacking(PID).is_none() => {
                     teardown::run(random, surroundings, tally)?;
                     "teardowns"
+                }
+                _ => {
+                    race::run(random, surroundings, tally)?;
+                    "races"
                 }
             }
         }
@@ -376,9 +402,19 @@ fn expect_nobody() -> TestResult {
     expect_eq("listeners at the end", Listing::read()?.count, 0)
 }
 
-/// A namespace of this process, by its inode.
+/// Inodes of the initial namespaces, from `enum init_ns_ino` of linux/nsfs.h.
+const INITIAL: [(&str, u64); 2] = [("net", 0xefff_fff9), ("user", 0xefff_fffd)];
+
+/// A namespace of this process, by its inode. A kernel without namespaces of that kind has the
+/// initial one, and no file that tells.
 fn own_namespace(kind: &str) -> Result<u64, Failure> {
-    Ok(fs::metadata(format!("/proc/thread-self/ns/{kind}"))?.ino())
+    let file = format!("/proc/thread-self/ns/{kind}");
+    let initial = INITIAL.iter().find(|(name, _)| *name == kind);
+    match (fs::metadata(&file), initial) {
+        (Ok(metadata), _) => Ok(metadata.ino()),
+        (Err(error), Some((_, inode))) if error.kind() == ErrorKind::NotFound => Ok(*inode),
+        (Err(error), _) => Err(Failure::new(format!("{file}: {error}"))),
+    }
 }
 
 #[cfg(test)]

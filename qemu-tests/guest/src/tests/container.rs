@@ -43,13 +43,23 @@ pub const USER: CloneFlags = CloneFlags::CLONE_NEWUSER;
 /// What a container usually has.
 pub const ALL: CloneFlags = PID.union(NET).union(USER);
 
-/// The option that the kernel lacks for one of these kinds of namespaces.
-pub fn lacking(kinds: CloneFlags) -> Option<&'static str> {
+/// Those of these kinds of namespaces that the kernel lacks, each with its option.
+fn lacks(kinds: CloneFlags) -> impl Iterator<Item = (CloneFlags, &'static str)> {
     let exists = |name: &str| Path::new("/proc/self/ns").join(name).exists();
     KINDS
         .into_iter()
-        .find(|(kind, name, _)| kinds.contains(*kind) && !exists(name))
-        .map(|(_, _, option)| option)
+        .filter(move |(kind, name, _)| kinds.contains(*kind) && !exists(name))
+        .map(|(kind, _, option)| (kind, option))
+}
+
+/// The option that the kernel lacks for one of these kinds of namespaces.
+pub fn lacking(kinds: CloneFlags) -> Option<&'static str> {
+    lacks(kinds).map(|(_, option)| option).next()
+}
+
+/// Those of these kinds of namespaces that the kernel has.
+pub fn available(kinds: CloneFlags) -> CloneFlags {
+    lacks(kinds).fold(kinds, |kinds, (kind, _)| kinds.difference(kind))
 }
 
 /// Skips a test that needs a kind of namespaces that the kernel lacks.
