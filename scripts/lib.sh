@@ -69,11 +69,12 @@ REPORT_SECONDS=10
 # Reports on a step until it is stopped: every second on a terminal, in place;
 # else every ten seconds, on a line of its own.
 ticker() {
-	local what=$1 far=$2 owner=$$ line
+	local what=$1 far=$2 owner=$$ line last
 
+	last=$(last_seconds "$what") && last=", the last time $(duration "$last")"
 	while pause 1; kill -0 "$owner" 2>/dev/null; do
 		if [[ ! -t 2 ]] && ((SECONDS % REPORT_SECONDS)); then continue; fi
-		line="$what: $($far 2>/dev/null) ($(duration $SECONDS))"
+		line="$what: $($far 2>/dev/null) ($(duration $SECONDS)$last)"
 		if [[ -t 2 ]]; then
 			printf '\r\033[K%s: %s' "${0##*/}" "$line" >&2
 		else
@@ -92,7 +93,7 @@ stop_ticker() {
 
 # Usage: watched WHAT FAR LOG COMMAND...
 # Runs COMMAND with its output in LOG. Meanwhile says WHAT, what the function
-# FAR prints about how far it is, and how long it has been. V=1 shows the whole
+# FAR prints about how far it is, how long it has been, and was the last time. V=1 shows the whole
 # output instead. COMMAND runs in a subshell, and where errexit is off: a
 # function joins its commands with &&.
 watched() {
@@ -138,16 +139,14 @@ remember_seconds() {
 	echo "$2" >"$(seconds_file "$1")"
 }
 
-# For steps that cannot tell how far they are: how long $what, the ticker's, took the
-# last time, if it was done before.
-far_unknown() {
-	local seconds
+# Prints how many seconds a step took the last time; fails if there was none.
+last_seconds() {
+	cat "$(seconds_file "$1")" 2>/dev/null
+}
 
-	if seconds=$(cat "$(seconds_file "$what")" 2>/dev/null); then
-		echo "running, took $(duration "$seconds") the last time"
-	else
-		echo "running"
-	fi
+# For steps that cannot tell how far they are.
+far_unknown() {
+	echo "running"
 }
 
 # Whether a log shows that the network, not the command, is at fault. Who gets as
