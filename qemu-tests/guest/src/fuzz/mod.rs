@@ -151,13 +151,13 @@ pub fn run(options: &Options) -> TestResult {
         false => "by chance alone: the kernel has no KCOV",
     };
     println!("fuzz: seed {seed}, {} workers, {guide}", options.workers);
-    if let Some(option) = lacking(ALL) {
-        println!("fuzz: the kernel has no {option}, so namespaces are not counted");
-    }
     // A user whose namespaces can be counted.
     let account = match lacking(ALL) {
         None => Some(Account::new()?),
-        Some(_) => None,
+        Some(option) => {
+            println!("fuzz: the kernel has no {option}, so namespaces are not counted");
+            None
+        }
     };
     let (reader, writer) = socketpair(
         AddressFamily::Unix,

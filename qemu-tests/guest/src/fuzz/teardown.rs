@@ -86,6 +86,7 @@ fn count(sent: i32, tally: &mut Tally) -> TestResult {
 /// Sends until it is killed.
 fn send(mut random: Rng, surroundings: &Surroundings, told: &Gate) -> Result<(), Failure> {
     let mut tally = Tally::default();
+    let own = available(NET);
     loop {
         let mut peers = Vec::new();
         for _ in 0..SOCKETS {
@@ -99,6 +100,6 @@ fn send(mut random: Rng, surroundings: &Surroundings, told: &Gate) -> Result<(),
             told.open(BATCH)?;
         }
         // The namespace that is left goes with its last socket.
-        unshare(available(NET))?;
+        unshare(own)?;
     }
 }
