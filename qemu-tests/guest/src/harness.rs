@@ -229,13 +229,14 @@ pub fn run(
     let mut conclusion = Conclusion::Passed;
     for (index, test) in tests.iter().enumerate() {
         output.flush()?;
-        let (outcome, log) = run_one(test, time_factor)?;
-        let killed = matches!(outcome, Outcome::Killed(_));
+        let Ended {
+            outcome,
+            log,
+            killed,
+        } = run_one(test, time_factor)?;
         let outcome = match (outcome, remains()) {
             (outcome, Ok(())) => outcome,
-            (Outcome::Failed(reason) | Outcome::Killed(reason), Err(left)) => {
-                Outcome::Failed(format!("{reason}\n{left}"))
-            }
+            (Outcome::Failed(reason), Err(left)) => Outcome::Failed(format!("{reason}\n{left}")),
             (_, Err(left)) => Outcome::Failed(left),
         };
         for line in log.lines() {
@@ -245,7 +246,7 @@ pub fn run(
         match outcome {
             Outcome::Passed => writeln!(output, "ok {number} {name}")?,
             Outcome::Skipped(reason) => writeln!(output, "ok {number} {name} # SKIP {reason}")?,
-            Outcome::Failed(reason) | Outcome::Killed(reason) => {
+            Outcome::Failed(reason) => {
                 conclusion = Conclusion::Failed;
                 for line in reason.lines() {
                     writeln!(output, "# {line}")?;
@@ -266,11 +267,19 @@ enum Outcome {
     Passed,
     Skipped(String),
     Failed(String),
-    Killed(String),
 }
 
-/// Runs one test in a child; the outcome, and what the test wrote.
-fn run_one(test: &Test, time_factor: u32) -> Result<(Outcome, String)> {
+/// One test's end.
+struct Ended {
+    outcome: Outcome,
+    /// What it wrote.
+    log: String,
+    /// Whether it had to be killed, which is a failure.
+    killed: bool,
+}
+
+/// Runs one test in a child.
+fn run_one(test: &Test, time_factor: u32) -> Result<Ended> {
     let (verdict_reader, verdict_writer) = pipe()?;
     let (log_reader, log_writer) = pipe()?;
     let run = test.run;
@@ -295,13 +304,17 @@ fn run_one(test: &Test, time_factor: u32) -> Result<(Outcome, String)> {
     read_available(&verdict_reader, &mut verdict)?;
     let verdict = String::from_utf8_lossy(&verdict).into_owned();
     let outcome = match verdict.split_once('\n') {
-        _ if !ended => Outcome::Killed(format!("timed out after {limit:?}")),
+        _ if !ended => Outcome::Failed(format!("timed out after {limit:?}")),
         Some(("P", _)) => Outcome::Passed,
         Some(("S", reason)) => Outcome::Skipped(reason.replace('\n', " ")),
         Some((_, reason)) => Outcome::Failed(reason.to_owned()),
         None => Outcome::Failed(format!("the test's process ended early: {status:?}")),
     };
-    Ok((outcome, String::from_utf8_lossy(&log).into_owned()))
+    Ok(Ended {
+        outcome,
+        log: String::from_utf8_lossy(&log).into_owned(),
+        killed: !ended,
+    })
 }
 
 /// What the test's process tells about its end: a letter, a newline, the reason.

@@ -45,7 +45,7 @@ pub struct Session {
     machine: Option<Machine>,
     /// How many were booted.
     machines: usize,
-    /// The first thing that was wrong with a machine, if no test's result tells.
+    /// The first thing that was wrong with a machine before this one.
     wrong: Option<anyhow::Error>,
 }
 
@@ -147,13 +147,8 @@ impl Session {
 
     /// Waits for the end of the guest; an error when anything is or was wrong with one.
     pub fn finish(&mut self) -> Result<()> {
-        if let Some(machine) = self.machine.take() {
-            let end = machine.finish();
-            if self.wrong.is_none() {
-                end?;
-            }
-        }
-        self.wrong.take().map_or(Ok(()), Err)
+        let end = self.machine.take().map_or(Ok(()), Machine::finish);
+        self.wrong.take().map_or(end, Err)
     }
 }
 
