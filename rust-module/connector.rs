@@ -26,7 +26,7 @@ use kernel::{
     pid::Pid,
     prelude::*,
     proc_events::{
-        ExitIds,
+        ExitInfo,
         Handler,
         Request,
         Section,
@@ -52,6 +52,18 @@ impl<'a> Ids<'a> {
         Self {
             thread: task.thread_id(rcu),
             group: task.thread_group_id(rcu),
+        }
+    }
+
+    /// The ids of a task's parent: none if the task was released.
+    #[inline]
+    fn of_parent(task: &Task, rcu: &'a rcu::Guard) -> Self {
+        match task.real_parent(rcu) {
+            Some(parent) => Self::of(parent, rcu),
+            None => Self {
+                thread: None,
+                group: None,
+            },
         }
     }
 
@@ -113,11 +125,34 @@ impl Connector {
             }
         }
     }
+
+    /// Sends the end of a thread or a process with this code and signal.
+    #[inline]
+    fn report_exit(
+        &self,
+        section: &Section<'_>,
+        subject: Ids<'_>,
+        parent: Ids<'_>,
+        (code, signal): (i32, i32),
+    ) {
+        let lists: &[List] = match code {
+            0 => &[List::Exit],
+            _ => &[List::Exit, List::NonzeroExit],
+        };
+
+        self.report(section, lists, subject, |process, view| Event::Exit {
+            process,
+            exit_code: code as u32,
+            exit_signal: signal as u32,
+            parent: parent.seen_from(view),
+        });
+    }
 }
 
+#[vtable]
 impl Handler for Connector {
     fn fork(&self, section: &Section<'_>, child: &Task) {
-        let parent = Ids::of(child.real_parent(section.rcu()), section.rcu());
+        let parent = Ids::of_parent(child, section.rcu());
         let subject = Ids::of(child, section.rcu());
 
         self.report(section, &[List::Fork], subject, |child, view| Event::Fork {
@@ -136,23 +171,23 @@ impl Handler for Connector {
 
     fn uid(&self, section: &Section<'_>, task: &Task) {
         let subject = Ids::of(task, section.rcu());
-        let cred = task.objective_cred(section.rcu());
+        let ids = task.cred_ids(section.rcu());
 
         self.report(section, &[List::Uid], subject, |process, view| Event::Uid {
             process,
-            ruid: view.users().uid(cred.uid()),
-            euid: view.users().uid(cred.euid()),
+            ruid: view.users().uid(ids.uid),
+            euid: view.users().uid(ids.euid),
         });
     }
 
     fn gid(&self, section: &Section<'_>, task: &Task) {
         let subject = Ids::of(task, section.rcu());
-        let cred = task.objective_cred(section.rcu());
+        let ids = task.cred_ids(section.rcu());
 
         self.report(section, &[List::Gid], subject, |process, view| Event::Gid {
             process,
-            rgid: view.users().gid(cred.gid()),
-            egid: view.users().gid(cred.egid()),
+            rgid: view.users().gid(ids.gid),
+            egid: view.users().gid(ids.egid),
         });
     }
 
@@ -195,7 +230,7 @@ impl Handler for Connector {
 
     fn coredump(&self, section: &Section<'_>, task: &Task) {
         let subject = Ids::of(task, section.rcu());
-        let parent = Ids::of(task.real_parent(section.rcu()), section.rcu());
+        let parent = Ids::of_parent(task, section.rcu());
 
         self.report(section, &[List::Coredump], subject, |process, view| {
             Event::Coredump {
@@ -205,28 +240,26 @@ impl Handler for Connector {
         });
     }
 
-    fn exit(&self, section: &Section<'_>, task: &Task, ids: &ExitIds) {
+    fn thread_exit(&self, section: &Section<'_>, task: &Task) {
+        let subject = Ids::of(task, section.rcu());
+        let parent = Ids::of_parent(task, section.rcu());
+        let status = (task.exit_code(), task.exit_signal());
+
+        self.report_exit(section, subject, parent, status);
+    }
+
+    fn process_exit(&self, section: &Section<'_>, info: &ExitInfo) {
         let subject = Ids {
-            thread: ids.thread(),
-            group: ids.thread_group(),
+            thread: info.thread_group(),
+            group: info.thread_group(),
         };
         let parent = Ids {
-            thread: ids.parent(),
-            group: ids.parent_group(),
+            thread: info.parent(),
+            group: info.parent_group(),
         };
-        let exit_code = task.exit_code() as u32;
-        let exit_signal = task.exit_signal() as u32;
-        let lists: &[List] = match exit_code {
-            0 => &[List::Exit],
-            _ => &[List::Exit, List::NonzeroExit],
-        };
+        let status = (info.exit_code(), info.exit_signal());
 
-        self.report(section, lists, subject, |process, view| Event::Exit {
-            process,
-            exit_code,
-            exit_signal,
-            parent: parent.seen_from(view),
-        });
+        self.report_exit(section, subject, parent, status);
     }
 
     fn session_end(&self, section: &Section<'_>, leader: &Task, exit_code: i32) {

@@ -11,15 +11,16 @@ use kernel::{
     fmt,
     net::connector::{
         Delivery,
+        Sender,
         Socket, //
     },
     pid::Pid,
     pid_namespace::PidNamespace,
     prelude::*,
     proc_events::{
+        sender_for,
         Request,
-        Section,
-        GROUP, //
+        Section, //
     },
     sync::{
         aref::ARef,
@@ -124,6 +125,8 @@ impl Account {
 pub(crate) struct Listener {
     socket: ARef<Socket>,
     pub(crate) view: View,
+    /// Who events are from, in the view; [`None`] while that may change.
+    sender: Option<Sender>,
     accounts: KVec<Account>,
     /// Set once, when the listener ends, should it have to stay on the lists for a while.
     ended: Atomic<bool>,
@@ -143,9 +146,16 @@ impl Listener {
             accounts.push(Account::new(), GFP_KERNEL)?;
         }
 
+        let view = View::current()?;
+        let sender = match sender_for(view.users()) {
+            (sender, true) => Some(sender),
+            (_, false) => None,
+        };
+
         Ok(Self {
             socket: request.socket.into(),
-            view: View::current()?,
+            view,
+            sender,
             accounts,
             ended: Atomic::new(false),
             user: Kuid::current_euid(),
@@ -185,7 +195,16 @@ impl Listener {
         let next = account.next.load(Relaxed);
         message.number(next as u32);
 
-        match self.socket.deliver(GROUP, message.as_bytes(), GFP_NOWAIT) {
+        let other;
+        let sender = match &self.sender {
+            Some(sender) => sender,
+            None => {
+                other = sender_for(self.view.users()).0;
+                &other
+            }
+        };
+
+        match self.socket.deliver(sender, message.as_bytes(), GFP_NOWAIT) {
             // What the listener's own filter drops was not to get there, and leaves no gap.
             Ok(Delivery::Filtered) => return,
             Ok(Delivery::Queued) => {}
@@ -239,7 +258,8 @@ pub(crate) fn acknowledge(
     let message = Message::acknowledge(request.seq, request.ack, cpu, now_ns(), errno);
 
     // Should it be lost, the requester reads `ENOBUFS`.
-    let _ = request.socket.deliver(GROUP, message.as_bytes(), flags);
+    let (sender, _) = sender_for(&UserNamespace::current());
+    let _ = request.socket.deliver(&sender, message.as_bytes(), flags);
 }
 
 /// The time that messages carry.

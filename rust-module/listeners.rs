@@ -18,6 +18,7 @@ use crate::{
         Receivers,
         Subscription, //
     },
+    LocalModule,
 };
 use kernel::{
     fmt,
@@ -68,17 +69,16 @@ pub(crate) struct Limits {
 impl Limits {
     /// Checks whether the sender of a request may have one more listener.
     fn check(&self, request: &Request<'_>, subscriptions: &[Subscription]) -> Result {
-        // Who was handed somebody else's socket must not show its owner more than it may see.
-        if !request.socket.is_opened_around_current() {
+        if !request.may_view() {
             return Err(EPERM);
         }
-        if !self.unprivileged && !request.socket.is_net_admin() {
+        if !self.unprivileged && !request.is_from_net_admin() {
             return Err(EPERM);
         }
 
         let user = Kuid::current_euid();
         let own = subscriptions.iter().filter(|s| s.listener.is_of(user));
-        if own.count() >= self.per_user && !request.socket.is_init_net_admin() {
+        if own.count() >= self.per_user && !request.is_from_init_net_admin() {
             return Err(EUSERS);
         }
         Ok(())
@@ -94,7 +94,6 @@ struct Inner {
 /// The listeners, each once.
 #[pin_data]
 pub(crate) struct Listeners {
-    module: &'static ThisModule,
     limits: Limits,
     /// Serializes requests and the end of listeners.
     #[pin]
@@ -104,9 +103,8 @@ pub(crate) struct Listeners {
 }
 
 impl Listeners {
-    pub(crate) fn new(module: &'static ThisModule, limits: Limits) -> impl PinInit<Self, Error> {
+    pub(crate) fn new(limits: Limits) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
-            module,
             limits,
             inner <- new_mutex!(Inner {
                 subscriptions: KVec::new(),
@@ -140,7 +138,7 @@ impl Listeners {
 
             match Receivers::new(&inner.subscriptions) {
                 Ok(receivers) => {
-                    inner.watch(self.module);
+                    inner.watch();
                     _retired = self.receivers.replace(receivers);
                 }
                 Err(error) => {
@@ -162,7 +160,7 @@ impl Listeners {
 
         match Receivers::new(&inner.subscriptions) {
             Ok(receivers) => {
-                inner.watch(self.module);
+                inner.watch();
                 // Acknowledged before the first event can be sent.
                 Section::run(|section| listener.acknowledge_start(section, request));
                 _retired = self.receivers.replace(receivers);
@@ -177,25 +175,37 @@ impl Listeners {
 
     /// Ends the listener that `socket` is. Tells whether it was one.
     ///
-    /// Can't fail. May sleep, and waits for a grace period at the end.
+    /// Can't fail. May sleep, and waits for a grace period at the end: no event is queued after it
+    /// has returned, also if there was no memory for other lists.
     pub(crate) fn end(&self, socket: &Socket) -> Before {
-        let _retired;
-        let mut inner = self.inner.lock();
+        let retired = {
+            let mut inner = self.inner.lock();
 
-        let Some(known) = inner.position(socket) else {
-            return Before::Silent;
+            let Some(known) = inner.position(socket) else {
+                return Before::Silent;
+            };
+            let Ok(subscription) = inner.subscriptions.remove(known) else {
+                return Before::Silent;
+            };
+            subscription.listener.end();
+
+            inner.watch();
+
+            match Receivers::new(&inner.subscriptions) {
+                Ok(receivers) => Some(self.receivers.replace(receivers)),
+                // The listener stays on the lists until the next change, and is passed over.
+                Err(_) => {
+                    self.receivers.read(&rcu::read_lock()).set_stale();
+                    None
+                }
+            }
         };
-        let Ok(subscription) = inner.subscriptions.remove(known) else {
-            return Before::Silent;
-        };
-        subscription.listener.end();
 
-        inner.watch(self.module);
-
-        match Receivers::new(&inner.subscriptions) {
-            Ok(receivers) => _retired = self.receivers.replace(receivers),
-            // The listener stays on the lists until the next change, and is passed over.
-            Err(_) => self.receivers.read(&rcu::read_lock()).set_stale(),
+        // Either way an event that found the listener before is in its queue by the end of a
+        // grace period, and none is put there after it. It is awaited without the lock.
+        match retired {
+            Some(retired) => drop(retired),
+            None => rcu::synchronize_rcu(),
         }
         Before::Listening
     }
@@ -217,14 +227,14 @@ impl fmt::Display for Listeners {
 
 impl Inner {
     /// Switches on the hooks that somebody waits for, and off all others.
-    fn watch(&mut self, module: &'static ThisModule) {
+    fn watch(&mut self) {
         for list in List::ALL {
             let wanted = self.subscriptions.iter().any(|s| s.mask.is_on(list));
             let watch = &mut self.watches[list as usize];
 
             match (wanted, &watch) {
                 (false, Some(_)) => *watch = None,
-                (true, None) => *watch = Some(Watch::new(module, kind(list))),
+                (true, None) => *watch = Some(Watch::new::<LocalModule>(kind(list))),
                 _ => {}
             }
         }

@@ -66,17 +66,17 @@ struct ProcEvents {
 }
 
 impl kernel::InPlaceModule for ProcEvents {
-    fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
+    fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         pin_init::pin_init_scope(move || {
             let limits = Limits {
                 unprivileged: module_parameters::unprivileged.value() != 0,
                 per_user: module_parameters::max_listeners.value() as usize,
             };
-            let listeners = Arc::pin_init(Listeners::new(module, limits), GFP_KERNEL)?;
+            let listeners = Arc::pin_init(Listeners::new(limits), GFP_KERNEL)?;
             let directory = debugfs::Dir::new(c"proc_events");
 
             Ok(try_pin_init!(Self {
-                _registration <- Registration::new(module, Ok(Connector::new(listeners.clone()))),
+                _registration <- Registration::new(Ok(Connector::new(listeners.clone()))),
                 _listing <- directory.read_callback_file(
                     c"listeners",
                     listeners,
