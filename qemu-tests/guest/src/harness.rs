@@ -17,6 +17,7 @@ use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, dup2_stderr, dup2_stdout, getpid, pipe, setpgid};
+pub use protocol::contract::Line;
 use protocol::{StockExpectation, TestDescription};
 
 use crate::child::{self, Child};
@@ -123,8 +124,8 @@ pub struct Test {
     run: fn() -> TestResult,
     stock: Stock,
     limit: Duration,
-    /// Lines of the contract, as in `C27`.
-    covers: &'static [&'static str],
+    /// Lines of the contract.
+    covers: &'static [Line],
 }
 
 /// What the unpatched kernel is expected to do.
@@ -167,7 +168,7 @@ impl Test {
     }
 
     /// Declares which lines of the contract the test proves.
-    pub const fn covers(mut self, lines: &'static [&'static str]) -> Self {
+    pub const fn covers(mut self, lines: &'static [Line]) -> Self {
         self.covers = lines;
         self
     }
@@ -188,7 +189,7 @@ impl Test {
                 Stock::NotApplicable(reason) => StockExpectation::NotApplicable(reason.to_owned()),
             },
             limit_seconds: self.limit.as_secs(),
-            covers: self.covers.iter().map(|line| (*line).to_owned()).collect(),
+            covers: self.covers.to_vec(),
         }
     }
 }

@@ -8,11 +8,14 @@
 //! the bytes themselves for the streams, JSON for everything else.
 
 pub mod bench;
+pub mod contract;
 
 use std::io::{self, ErrorKind, Read, Write};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+use contract::Line;
 
 /// Name of the virtio-serial port, as found in `/sys/class/virtio-ports/*/name`.
 pub const PORT_NAME: &str = "proc-events.agent";
@@ -180,8 +183,8 @@ pub struct TestDescription {
     pub stock: StockExpectation,
     /// Time limit in seconds, before the runner's factor for slow machines.
     pub limit_seconds: u64,
-    /// Which lines of the contract it proves, as in `C27`.
-    pub covers: Vec<String>,
+    /// Which lines of the contract it proves.
+    pub covers: Vec<Line>,
 }
 
 /// What the unpatched kernel does in a test: a claim that the stock run checks.

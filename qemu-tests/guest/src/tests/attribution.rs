@@ -11,20 +11,20 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::setsid;
 
 use crate::child::{self, Child, Gate};
-use crate::harness::{Failure, Test, TestResult, expect, expect_eq};
+use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::test;
 use crate::wire::{Event, Left, mask};
 
 pub const TESTS: &[Test] = &[
     test!(leaders_that_are_gone_are_attributed_by_their_events)
-        .covers(&["C11"])
+        .covers(&[Line::C11])
         .stock_fails(NO_FIELDS),
     test!(leaders_whose_parents_are_gone_are_attributed_by_their_events)
-        .covers(&["C11"])
+        .covers(&[Line::C11])
         .stock_fails(NO_FIELDS),
     test!(short_sessions_outrun_a_reader_of_proc_and_not_their_events)
-        .covers(&["C11"])
+        .covers(&[Line::C11])
         .stock_fails(NO_FIELDS),
 ];
 

@@ -14,24 +14,26 @@ use nix::unistd::{Pid, getpid, mkfifo};
 
 use super::programs::Program;
 use crate::child;
-use crate::harness::{Failure, Test, TestResult, expect, expect_eq};
+use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::stress::{cpus, pin};
 use crate::test;
 
 pub const TESTS: &[Test] = &[
-    test!(forkstat_shows_fork_sid_exec_and_exit).limit(LIMIT),
+    test!(forkstat_shows_fork_sid_exec_and_exit)
+        .covers(&[Line::C1, Line::C7, Line::C8, Line::C11, Line::C15])
+        .limit(LIMIT),
     test!(extrace_shows_each_program_and_its_status)
         .limit(LIMIT)
-        .covers(&["C5"]),
+        .covers(&[Line::C5, Line::C8, Line::C15]),
     test!(pwait_tells_how_a_process_ended)
         .limit(LIMIT)
-        .covers(&["C5"]),
+        .covers(&[Line::C5, Line::C15]),
     test!(cgrulesengd_moves_a_program_into_its_cgroup)
         .limit(LIMIT)
-        .covers(&["C18"]),
+        .covers(&[Line::C2, Line::C18]),
     test!(keepalived_tracks_a_process)
         .limit(LIMIT)
-        .covers(&["C5", "C19"]),
+        .covers(&[Line::C4, Line::C5, Line::C19]),
 ];
 
 const LIMIT: Duration = Duration::from_secs(30);

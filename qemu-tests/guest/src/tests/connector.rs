@@ -18,16 +18,17 @@ use protocol::BUILD_VARIABLE;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::container::{ALL, Container, Handover, NET};
-use crate::harness::{Failure, Test, TestResult, expect, expect_eq};
+use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::patience;
 use crate::test;
 use crate::wire::{ConnectorHeader, NLMSG_DONE, NetlinkHeader, RequestHeader};
 
 pub const TESTS: &[Test] = &[
-    test!(another_callbacks_messages_arrive).covers(&["C33"]),
-    test!(another_callback_is_called).covers(&["C33"]),
-    test!(another_callback_is_in_the_initial_network_namespace_alone).covers(&["C26", "C33"]),
+    test!(another_callbacks_messages_arrive).covers(&[Line::C33]),
+    test!(another_callback_is_called).covers(&[Line::C33]),
+    test!(another_callback_is_in_the_initial_network_namespace_alone)
+        .covers(&[Line::C26, Line::C33]),
 ];
 
 /// cn_test's index, which is its group as well, and its values: it calls itself by both, and sends

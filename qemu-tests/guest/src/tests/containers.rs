@@ -11,7 +11,7 @@ use super::container::{Container, NET, PID, expect_exactly, open, succeed};
 use super::counting::expect_count;
 use super::namespaces_lifetimes::Account;
 use crate::child::{self, Gate, own_pid};
-use crate::harness::{Test, TestResult, expect_eq};
+use crate::harness::{Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
 use crate::listing::Listing;
 use crate::patience;
@@ -19,7 +19,7 @@ use crate::test;
 use crate::wire::{Event, LISTEN, Task, mask};
 
 pub const TESTS: &[Test] = &[test!(two_hundred_containers_get_their_own_events)
-    .covers(&["C21", "C22", "C25", "C30"])
+    .covers(&[Line::C21, Line::C22, Line::C25, Line::C30])
     .stock_fails(REFUSED)
     .limit(Duration::from_secs(120))];
 

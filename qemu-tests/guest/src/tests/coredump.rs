@@ -9,15 +9,15 @@ use nix::sys::signal::{Signal, raise};
 
 use super::scenario::{own_task, take_through_exit};
 use crate::child::{self, own_pid};
-use crate::harness::{Failure, Test, TestResult, expect, expect_eq};
+use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::test;
 use crate::wire::{Event, Task};
 
 pub const TESTS: &[Test] = &[
-    test!(names_process_and_parent_before_its_exit),
-    test!(comes_also_when_no_core_may_be_written),
-    test!(does_not_come_for_a_signal_without_core),
+    test!(names_process_and_parent_before_its_exit).covers(&[Line::C14]),
+    test!(comes_also_when_no_core_may_be_written).covers(&[Line::C14]),
+    test!(does_not_come_for_a_signal_without_core).covers(&[Line::C14]),
 ];
 
 /// Bit of an exit code that tells that a core was written.

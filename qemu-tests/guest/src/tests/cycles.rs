@@ -4,13 +4,13 @@
 use std::time::Duration;
 
 use crate::cycles::{kill_listeners, repeat};
-use crate::harness::{Test, TestResult};
+use crate::harness::{Line, Test, TestResult};
 use crate::test;
 
 pub const TESTS: &[Test] = &[test!(killed_listeners_leave_nothing)
     .not_on_stock("its count is not told, and never goes down")
     .limit(Duration::from_secs(30))
-    .covers(&["C27"])];
+    .covers(&[Line::C27])];
 
 fn killed_listeners_leave_nothing() -> TestResult {
     repeat("kills", 200, kill_listeners)

@@ -10,7 +10,7 @@ use nix::unistd::{Pid, getpgrp, getpid, getsid, setsid};
 
 use super::programs::Program;
 use crate::child::{self, Gate};
-use crate::harness::{Failure, Test, TestResult, expect_eq};
+use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
 use crate::stress::{cpus, pin};
 use crate::test;
 
@@ -18,19 +18,19 @@ pub const TESTS: &[Test] = &[
     test!(the_one_in_c_follows_sessions)
         .not_on_stock(NEEDS)
         .limit(LIMIT)
-        .covers(&["C11", "C15"]),
+        .covers(&[Line::C11, Line::C15]),
     test!(the_one_in_c_recovers_from_a_loss)
         .not_on_stock(NEEDS)
         .limit(LIMIT)
-        .covers(&["C5", "C6"]),
+        .covers(&[Line::C5, Line::C6]),
     test!(the_one_in_rust_follows_sessions)
         .not_on_stock(NEEDS)
         .limit(LIMIT)
-        .covers(&["C11", "C15"]),
+        .covers(&[Line::C11, Line::C15]),
     test!(the_one_in_rust_recovers_from_a_loss)
         .not_on_stock(NEEDS)
         .limit(LIMIT)
-        .covers(&["C5", "C6"]),
+        .covers(&[Line::C5, Line::C6]),
 ];
 
 const NEEDS: &str = "the programs say that they need newer features";

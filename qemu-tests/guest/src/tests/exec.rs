@@ -9,15 +9,15 @@ use nix::unistd::execv;
 
 use super::scenario::{events_of, in_child, take_through_exit};
 use crate::child;
-use crate::harness::{Test, TestResult, expect_eq};
+use crate::harness::{Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
 use crate::test;
 use crate::wire::{Event, Task, mask};
 
 pub const TESTS: &[Test] = &[
-    test!(names_the_process),
-    test!(names_the_leader_when_a_thread_executes),
-    test!(does_not_come_when_it_fails),
+    test!(names_the_process).covers(&[Line::C8]),
+    test!(names_the_leader_when_a_thread_executes).covers(&[Line::C8]),
+    test!(does_not_come_when_it_fails).covers(&[Line::C8]),
 ];
 
 fn names_the_process() -> TestResult {

@@ -16,9 +16,9 @@ use super::module::{self, Changed};
 use super::numbers::{missing, number};
 use super::scenario::{mark, own_task};
 use crate::fault_injection::{FailNth, NoPages, QuietConsole, has_checkers, tell};
-use crate::harness::{Failure, Test, TestResult, expect, expect_eq};
+use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::{Listener, ListenerError};
-use crate::listing::{self, Line, Listing};
+use crate::listing::{self, Listing};
 use crate::stress::{cpus, pin};
 use crate::test;
 use crate::wire::{CN_PROC, Event, IGNORE, LISTEN, Received, mask};
@@ -26,34 +26,34 @@ use crate::wire::{CN_PROC, Event, IGNORE, LISTEN, Received, mask};
 pub const TESTS: &[Test] = &[
     test!(listen_without_memory_changes_nothing)
         .stock_fails("nothing is answered when nobody listens")
-        .covers(&["C19", "C20", "C27"]),
+        .covers(&[Line::C19, Line::C20, Line::C27]),
     test!(listening_again_without_memory_changes_nothing)
         .not_on_stock(NO_LISTING)
-        .covers(&["C5", "C18", "C19", "C20"]),
+        .covers(&[Line::C5, Line::C18, Line::C19, Line::C20]),
     test!(ignore_without_memory_ends_a_listener)
         .not_on_stock(NO_LISTING)
-        .covers(&["C19", "C27"]),
+        .covers(&[Line::C19, Line::C27]),
     test!(closing_without_memory_ends_a_listener)
         .not_on_stock(NO_LISTING)
-        .covers(&["C27"]),
+        .covers(&[Line::C27]),
     test!(leaving_the_group_without_memory_ends_a_listener)
         .not_on_stock(NO_LISTING)
-        .covers(&["C27"]),
+        .covers(&[Line::C27]),
     test!(binding_without_memory_ends_a_listener)
         .not_on_stock(NO_LISTING)
-        .covers(&["C27"]),
+        .covers(&[Line::C27]),
     test!(an_event_without_memory_is_one_listeners_loss)
         .stock_fails("what finds no memory is lost for all, and nobody is told")
-        .covers(&["C5", "C6", "C30"]),
+        .covers(&[Line::C5, Line::C6, Line::C30]),
     test!(an_event_without_memory_and_enobufs_is_a_gap_still)
         .stock_fails("what finds no memory is lost for all")
-        .covers(&["C5", "C6", "C30"]),
+        .covers(&[Line::C5, Line::C6, Line::C30]),
     test!(accounts_balance_when_pages_run_out)
         .not_on_stock(NO_LISTING)
-        .covers(&["C5", "C6", "C30"]),
+        .covers(&[Line::C5, Line::C6, Line::C30]),
     test!(loading_without_memory_leaves_nothing)
         .not_on_stock("cn_proc is built in, there is no module")
-        .covers(&["C32"]),
+        .covers(&[Line::C32]),
 ];
 
 const NO_LISTING: &str = "nothing lists who listens, for what, and what was lost";
@@ -222,7 +222,7 @@ fn listening_again_without_memory_changes_nothing() -> TestResult {
                 DONE | Outcome::Unanswered => wanted,
                 _ => before,
             };
-            let Line { mask, lost, .. } = Listing::of(listener.port_id()?)?;
+            let listing::Line { mask, lost, .. } = Listing::of(listener.port_id()?)?;
             expect_eq("mask", mask, now)?;
             expect_eq("lost", lost, 0)?;
             expect_watches(now.count_ones() as usize)?;

@@ -5,32 +5,32 @@ use nix::unistd::setsid;
 
 use super::scenario::{every_kind, in_child, in_self, is_exit, mark, own_task, take_through_exit};
 use crate::child;
-use crate::harness::{Failure, Test, TestResult, expect, expect_eq};
+use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::test;
 use crate::wire::{Event, IGNORE, LISTEN, Received, mask};
 
 pub const TESTS: &[Test] = &[
-    test!(each_bit_alone_gets_that_kind_and_no_other),
-    test!(several_bits_get_exactly_their_kinds),
-    test!(nonzero_exit_alone_gets_only_failures),
-    test!(exit_and_nonzero_exit_together_get_each_exit_once),
-    test!(mask_zero_gets_everything).covers(&["C18"]),
-    test!(four_bytes_get_everything).covers(&["C18"]),
-    test!(unknown_bits_are_left_out_of_the_mask),
-    test!(listening_again_changes_the_mask).covers(&["C18"]),
-    test!(listening_again_loses_nothing_that_both_masks_want).covers(&["C18"]),
-    test!(ignore_stops_delivery).covers(&["C18"]),
-    test!(ignore_with_a_mask_stops_delivery).covers(&["C18"]),
-    test!(listening_after_ignore_starts_again).covers(&["C18"]),
+    test!(each_bit_alone_gets_that_kind_and_no_other).covers(&[Line::C18]),
+    test!(several_bits_get_exactly_their_kinds).covers(&[Line::C18]),
+    test!(nonzero_exit_alone_gets_only_failures).covers(&[Line::C16]),
+    test!(exit_and_nonzero_exit_together_get_each_exit_once).covers(&[Line::C16]),
+    test!(mask_zero_gets_everything).covers(&[Line::C18]),
+    test!(four_bytes_get_everything).covers(&[Line::C18]),
+    test!(unknown_bits_are_left_out_of_the_mask).covers(&[Line::C18]),
+    test!(listening_again_changes_the_mask).covers(&[Line::C18]),
+    test!(listening_again_loses_nothing_that_both_masks_want).covers(&[Line::C18]),
+    test!(ignore_stops_delivery).covers(&[Line::C18]),
+    test!(ignore_with_a_mask_stops_delivery).covers(&[Line::C18]),
+    test!(listening_after_ignore_starts_again).covers(&[Line::C18]),
     test!(a_socket_that_never_listened_gets_nothing)
         .stock_fails("a bound socket gets every event as soon as anybody listens")
-        .covers(&["C24"]),
-    test!(a_socket_that_stopped_listening_gets_nothing).covers(&["C24"]),
+        .covers(&[Line::C24]),
+    test!(a_socket_that_stopped_listening_gets_nothing).covers(&[Line::C24]),
     test!(a_socket_that_was_refused_gets_nothing)
         .stock_fails("a bound socket gets every event as soon as anybody listens")
-        .covers(&["C24"]),
-    test!(an_unbound_socket_gets_nothing_without_listening).covers(&["C24"]),
+        .covers(&[Line::C24]),
+    test!(an_unbound_socket_gets_nothing_without_listening).covers(&[Line::C24]),
 ];
 
 /// The events about one process, in their order.

@@ -4,13 +4,23 @@
 use std::time::Duration;
 
 use crate::fuzz::{self, Options};
-use crate::harness::{Test, TestResult};
+use crate::harness::{Line, Test, TestResult};
 use crate::test;
 
 pub const TESTS: &[Test] = &[test!(every_message_becomes_what_it_has_to)
     .not_on_stock("requests are not answered as they have to be, and listeners are not told")
     .limit(Duration::from_secs(60))
-    .covers(&["C3", "C5", "C18", "C19", "C20", "C24", "C25", "C27", "C30"])];
+    .covers(&[
+        Line::C3,
+        Line::C5,
+        Line::C18,
+        Line::C19,
+        Line::C20,
+        Line::C24,
+        Line::C25,
+        Line::C27,
+        Line::C30,
+    ])];
 
 fn every_message_becomes_what_it_has_to() -> TestResult {
     fuzz::run(&Options {

@@ -7,25 +7,25 @@
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid, setresgid, setresuid};
 
 use super::scenario::in_child;
-use crate::harness::{Failure, Test, TestResult, expect_eq};
+use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
 use crate::test;
 use crate::wire::{Event, mask};
 
 pub const TESTS: &[Test] = &[
-    test!(uid_comes_for_the_real_id),
-    test!(uid_comes_for_the_effective_id),
-    test!(uid_comes_for_the_saved_id),
-    test!(uid_comes_for_the_file_system_id),
-    test!(uid_comes_once_for_all_ids_together),
-    test!(uid_does_not_come_when_nothing_changes),
-    test!(gid_comes_for_the_real_id),
-    test!(gid_comes_for_the_effective_id),
-    test!(gid_comes_for_the_saved_id),
-    test!(gid_comes_for_the_file_system_id),
-    test!(gid_comes_once_for_all_ids_together),
-    test!(gid_does_not_come_when_nothing_changes),
-    test!(uid_and_gid_both_come_when_both_change),
+    test!(uid_comes_for_the_real_id).covers(&[Line::C9]),
+    test!(uid_comes_for_the_effective_id).covers(&[Line::C9]),
+    test!(uid_comes_for_the_saved_id).covers(&[Line::C9]),
+    test!(uid_comes_for_the_file_system_id).covers(&[Line::C9]),
+    test!(uid_comes_once_for_all_ids_together).covers(&[Line::C9]),
+    test!(uid_does_not_come_when_nothing_changes).covers(&[Line::C9]),
+    test!(gid_comes_for_the_real_id).covers(&[Line::C10]),
+    test!(gid_comes_for_the_effective_id).covers(&[Line::C10]),
+    test!(gid_comes_for_the_saved_id).covers(&[Line::C10]),
+    test!(gid_comes_for_the_file_system_id).covers(&[Line::C10]),
+    test!(gid_comes_once_for_all_ids_together).covers(&[Line::C10]),
+    test!(gid_does_not_come_when_nothing_changes).covers(&[Line::C10]),
+    test!(uid_and_gid_both_come_when_both_change).covers(&[Line::C9, Line::C10]),
 ];
 
 const SAME: u32 = u32::MAX;

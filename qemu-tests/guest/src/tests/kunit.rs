@@ -4,19 +4,19 @@
 
 use std::fs;
 
-use crate::harness::{Test, TestResult, expect, expect_eq};
+use crate::harness::{Line, Test, TestResult, expect, expect_eq};
 use crate::test;
 
 pub const TESTS: &[Test] = &[
-    test!(rust_task).not_on_stock(NO_SUITE).covers(&["C41"]),
-    test!(rust_pid).not_on_stock(NO_SUITE).covers(&["C41"]),
+    test!(rust_task).not_on_stock(NO_SUITE).covers(&[Line::C41]),
+    test!(rust_pid).not_on_stock(NO_SUITE).covers(&[Line::C41]),
     test!(rust_user_namespace)
         .not_on_stock(NO_SUITE)
-        .covers(&["C41"]),
-    test!(rust_rcu).not_on_stock(NO_SUITE).covers(&["C41"]),
+        .covers(&[Line::C41]),
+    test!(rust_rcu).not_on_stock(NO_SUITE).covers(&[Line::C41]),
     test!(rust_proc_events)
         .not_on_stock(NO_SUITE)
-        .covers(&["C41"]),
+        .covers(&[Line::C41]),
 ];
 
 const NO_SUITE: &str = "the series adds the abstractions, and the suites with them";

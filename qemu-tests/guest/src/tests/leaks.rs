@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::module::Changed;
-use crate::harness::{Failure, Test, TestResult, expect};
+use crate::harness::{Failure, Line, Test, TestResult, expect};
 use crate::listener::Listener;
 use crate::test;
 
@@ -16,7 +16,7 @@ use crate::test;
 pub const TESTS: &[Test] = &[test!(nothing_is_leaked)
     .not_on_stock("what the stock kernel leaks is not tested")
     .limit(Duration::from_secs(60))
-    .covers(&["C25", "C32"])];
+    .covers(&[Line::C25, Line::C32])];
 
 /// Where kmemleak takes commands and tells what it found.
 const KMEMLEAK: &str = "/sys/kernel/debug/kmemleak";

@@ -5,16 +5,16 @@ use nix::unistd::setsid;
 
 use super::scenario::{ListeningChild, in_child, in_self, mark, own_task};
 use crate::child;
-use crate::harness::{Test, TestResult, expect_eq};
+use crate::harness::{Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
 use crate::test;
 use crate::wire::{Event, LISTEN, mask};
 
 pub const TESTS: &[Test] = &[
-    test!(each_gets_what_it_asked_for),
-    test!(closing_one_leaves_the_other),
-    test!(killing_one_leaves_the_other),
-    test!(a_child_may_use_its_parents_socket),
+    test!(each_gets_what_it_asked_for).covers(&[Line::C18]),
+    test!(closing_one_leaves_the_other).covers(&[Line::C27]),
+    test!(killing_one_leaves_the_other).covers(&[Line::C27]),
+    test!(a_child_may_use_its_parents_socket).covers(&[Line::C18]),
 ];
 
 fn each_gets_what_it_asked_for() -> TestResult {

@@ -16,7 +16,7 @@ use super::counting::expect_count;
 use super::module::{self, Changed};
 use super::scenario::{in_self, mark};
 use crate::child::{self, has_ended, pidfd};
-use crate::harness::{Failure, Test, TestResult, expect, expect_eq};
+use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::patience;
 use crate::test;
@@ -26,25 +26,25 @@ use zerocopy::IntoBytes;
 pub const TESTS: &[Test] = &[
     test!(listen_loads_the_module)
         .not_on_stock(NO_MODULE)
-        .covers(&["C33"]),
+        .covers(&[Line::C33]),
     test!(listen_without_a_module_is_answered_enodev)
         .not_on_stock(NO_MODULE)
-        .covers(&["C33"]),
+        .covers(&[Line::C33]),
     test!(other_requests_without_a_module_are_answered_enodev_and_load_nothing)
         .not_on_stock(NO_MODULE)
-        .covers(&["C33"]),
+        .covers(&[Line::C33]),
     test!(a_socket_that_was_refused_may_listen_later)
         .not_on_stock(NO_MODULE)
-        .covers(&["C33"]),
+        .covers(&[Line::C33]),
     test!(listen_in_a_container_loads_the_module)
         .not_on_stock(NO_MODULE)
-        .covers(&["C23", "C33"]),
+        .covers(&[Line::C23, Line::C33]),
     test!(listen_in_a_container_without_a_module_is_answered_enodev)
         .not_on_stock(NO_MODULE)
-        .covers(&["C23", "C33"]),
+        .covers(&[Line::C23, Line::C33]),
     test!(who_waits_for_the_module_can_be_killed)
         .not_on_stock(NO_MODULE)
-        .covers(&["C33"]),
+        .covers(&[Line::C33]),
 ];
 
 const NO_MODULE: &str = "cn_proc is built in, there is no module";

@@ -93,15 +93,45 @@ pub fn all() -> Vec<Test> {
 
 #[cfg(test)]
 mod unit {
+    use std::collections::BTreeSet;
+
+    use crate::harness::{Line, Test};
+
+    /// Lines whose tests come with the commits that follow. A line goes from here with its first
+    /// test, and this list with the last line.
+    const AWAITED: &[Line] = &[Line::C46, Line::C47, Line::C48, Line::C49];
+
+    #[test]
+    fn each_test_declares_a_line_and_none_twice() {
+        for test in super::all() {
+            let covers = test.description().covers;
+            assert!(!covers.is_empty(), "{} declares no line", test.full_name());
+            let distinct: BTreeSet<_> = covers.iter().collect();
+            let name = test.full_name();
+            assert_eq!(distinct.len(), covers.len(), "{name} declares one twice");
+        }
+    }
+
+    #[test]
+    fn each_line_of_the_contract_is_shown() {
+        let tests: BTreeSet<_> = super::all()
+            .iter()
+            .flat_map(|test| test.description().covers)
+            .collect();
+        for line in Line::ALL {
+            let is_shown = tests.contains(line) || !line.shown_by().is_empty();
+            let is_awaited = AWAITED.contains(line);
+            assert!(is_shown || is_awaited, "no test declares {line}");
+            assert!(!is_shown || !is_awaited, "{line} is awaited and has come");
+        }
+    }
+
     /// What names tests and is written by hand.
     const THREAT_MODEL: &str = include_str!("../../../../Documentation/threat-model.md");
 
     #[test]
     fn the_threat_model_names_tests_that_exist() {
-        let known: Vec<_> = super::all()
-            .iter()
-            .map(crate::harness::Test::full_name)
-            .collect();
+        let known: Vec<_> = super::all().iter().map(Test::full_name).collect();
         let named = THREAT_MODEL.split('`').skip(1).step_by(2);
         let tests: Vec<_> = named
             .filter(|name| name.contains("::") && name.starts_with(char::is_lowercase))

@@ -13,7 +13,7 @@ use protocol::MODULE_VARIABLE;
 
 use super::scenario::{ListeningChild, in_self, mark, own_task};
 use crate::child::{self, Gate};
-use crate::harness::{Failure, Test, TestResult, expect, expect_eq};
+use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::listing;
 use crate::stress::{cpus, pin};
@@ -23,29 +23,29 @@ use crate::wire::mask;
 pub const TESTS: &[Test] = &[
     test!(loading_it_twice_is_refused)
         .not_on_stock(NO_MODULE)
-        .covers(&["C32"]),
+        .covers(&[Line::C32]),
     test!(events_come_again_after_loading_it_again)
         .not_on_stock(NO_MODULE)
-        .covers(&["C32"]),
+        .covers(&[Line::C32]),
     test!(unloading_is_refused_while_somebody_listens)
         .not_on_stock(NO_MODULE)
-        .covers(&["C32"]),
+        .covers(&[Line::C32]),
     test!(unloading_is_possible_after_ignore)
         .not_on_stock(NO_MODULE)
-        .covers(&["C32"]),
+        .covers(&[Line::C32]),
     test!(unloading_is_possible_after_a_killed_listener)
         .not_on_stock(NO_MODULE)
-        .covers(&["C32"]),
+        .covers(&[Line::C32]),
     test!(nobody_listens_by_a_socket_alone)
         .not_on_stock(NO_MODULE)
-        .covers(&["C24", "C32"]),
+        .covers(&[Line::C24, Line::C32]),
     test!(unloading_is_possible_while_somebody_reads_the_listing)
         .not_on_stock(NO_MODULE)
-        .covers(&["C30", "C32"]),
+        .covers(&[Line::C30, Line::C32]),
     test!(it_loads_and_unloads_under_load)
         .not_on_stock(NO_MODULE)
         .limit(Duration::from_secs(30))
-        .covers(&["C32"]),
+        .covers(&[Line::C32]),
 ];
 
 const NO_MODULE: &str = "cn_proc is built in, there is no module";

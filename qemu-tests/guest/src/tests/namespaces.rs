@@ -18,36 +18,36 @@ use super::container::{
 };
 use super::scenario::{comm, every_kind, mark, own_task};
 use crate::child::{self, Gate, own_tid};
-use crate::harness::{Test, TestResult, expect, expect_eq};
+use crate::harness::{Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::test;
 use crate::wire::{Event, LISTEN, Left, Task, mask};
 
 pub const TESTS: &[Test] = &[
     test!(every_kind_of_event_has_the_listeners_own_numbers)
-        .covers(&["C21", "C23"])
+        .covers(&[Line::C21, Line::C23])
         .stock_fails(REFUSED)
         .limit(Duration::from_secs(20)),
     test!(every_kind_of_event_has_them_in_a_pid_namespace_alone)
-        .covers(&["C21", "C23"])
+        .covers(&[Line::C21, Line::C23])
         .stock_fails("LISTEN from another pid namespace is ignored")
         .limit(Duration::from_secs(20)),
     test!(nothing_of_parents_and_siblings_gets_into_a_container)
-        .covers(&["C22"])
+        .covers(&[Line::C22])
         .stock_fails(REFUSED)
         .limit(Duration::from_secs(20)),
     test!(a_socket_that_does_not_listen_gets_nothing_of_its_parents)
-        .covers(&["C24"])
+        .covers(&[Line::C24])
         .stock_fails("whoever is bound gets the host's events with the host's pids"),
     test!(two_levels_have_numbers_of_their_own)
-        .covers(&["C21", "C22"])
+        .covers(&[Line::C21, Line::C22])
         .stock_fails(REFUSED),
     test!(five_levels_have_numbers_of_their_own)
-        .covers(&["C21", "C22"])
+        .covers(&[Line::C21, Line::C22])
         .stock_fails(REFUSED)
         .limit(Duration::from_secs(20)),
     test!(thirty_two_levels_have_numbers_of_their_own)
-        .covers(&["C21", "C22"])
+        .covers(&[Line::C21, Line::C22])
         .stock_fails(REFUSED)
         .limit(Duration::from_secs(40)),
 ];

@@ -16,52 +16,52 @@ use super::container::{
 };
 use super::scenario::{comm, mark, own_task};
 use crate::child::{self, Gate, own_pid};
-use crate::harness::{Failure, Test, TestResult, expect_eq};
+use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
 use crate::test;
 use crate::wire::{Event, LISTEN, Left, Task, mask};
 
 pub const TESTS: &[Test] = &[
-    test!(fork_into_a_new_pid_namespace_has_the_number_outside).covers(&["C21"]),
-    test!(fork_after_unshare_has_the_number_outside).covers(&["C21"]),
+    test!(fork_into_a_new_pid_namespace_has_the_number_outside).covers(&[Line::C21]),
+    test!(fork_after_unshare_has_the_number_outside).covers(&[Line::C21]),
     test!(forks_into_nested_pid_namespaces_have_the_number_in_between)
-        .covers(&["C21", "C22"])
+        .covers(&[Line::C21, Line::C22])
         .stock_fails(REFUSED),
     test!(a_parent_outside_is_0)
-        .covers(&["C21"])
+        .covers(&[Line::C21])
         .stock_fails(REFUSED),
     test!(a_session_outside_is_0)
-        .covers(&["C11", "C21"])
+        .covers(&[Line::C11, Line::C21])
         .stock_fails(REFUSED),
     test!(a_tracer_outside_is_0)
-        .covers(&["C12", "C21"])
+        .covers(&[Line::C12, Line::C21])
         .stock_fails(REFUSED),
     test!(the_parent_of_a_coredump_outside_is_0)
-        .covers(&["C14", "C21"])
+        .covers(&[Line::C14, Line::C21])
         .stock_fails(REFUSED),
     test!(whoever_entered_a_pid_namespace_is_not_seen_in_it)
-        .covers(&["C22"])
+        .covers(&[Line::C22])
         .stock_fails(REFUSED),
-    test!(whoever_entered_a_pid_namespace_listens_outside).covers(&["C21"]),
+    test!(whoever_entered_a_pid_namespace_listens_outside).covers(&[Line::C21]),
     test!(an_auto_reaped_child_keeps_its_numbers)
-        .covers(&["C15", "C21"])
+        .covers(&[Line::C15, Line::C21])
         .stock_fails(REFUSED),
     test!(the_end_of_the_first_process_tells_all_exits_once)
-        .covers(&["C21", "C22"])
+        .covers(&[Line::C21, Line::C22, Line::C45])
         .stock_fails(REFUSED)
         .limit(Duration::from_secs(20)),
     test!(the_end_of_an_outer_namespace_tells_all_exits_within_once)
-        .covers(&["C21", "C22"])
+        .covers(&[Line::C21, Line::C22, Line::C45])
         .stock_fails(REFUSED)
         .limit(Duration::from_secs(20)),
     test!(an_orphan_ends_as_a_child_of_its_first_process)
-        .covers(&["C15", "C21"])
+        .covers(&[Line::C15, Line::C21])
         .stock_fails(REFUSED),
     test!(ids_are_those_of_the_listeners_user_namespace)
-        .covers(&["C21"])
+        .covers(&[Line::C21])
         .stock_fails(REFUSED),
     test!(ids_that_are_not_mapped_are_the_overflow_id)
-        .covers(&["C21"])
+        .covers(&[Line::C21])
         .stock_fails(REFUSED),
 ];
 

@@ -20,7 +20,7 @@ use super::counting::expect_count;
 use super::module::Changed;
 use super::slabs;
 use crate::child::{self, Child, Gate};
-use crate::harness::{Failure, Test, TestResult, expect, expect_eq};
+use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::patience;
 use crate::test;
@@ -28,31 +28,31 @@ use crate::wire::{LISTEN, mask};
 
 pub const TESTS: &[Test] = &[
     test!(the_tasks_end_and_then_the_listener)
-        .covers(&["C25", "C27"])
+        .covers(&[Line::C25, Line::C27])
         .stock_fails(REFUSED)
         .limit(LIMIT),
     test!(the_listener_ends_and_then_the_tasks)
-        .covers(&["C25", "C27"])
+        .covers(&[Line::C25, Line::C27])
         .stock_fails(REFUSED)
         .limit(LIMIT),
     test!(the_listener_is_killed_with_its_namespace)
-        .covers(&["C25", "C27"])
+        .covers(&[Line::C25, Line::C27])
         .stock_fails(REFUSED)
         .limit(LIMIT),
     test!(listeners_are_killed_with_busy_namespaces)
-        .covers(&["C25", "C27"])
+        .covers(&[Line::C25, Line::C27])
         .stock_fails(REFUSED)
         .limit(Duration::from_secs(60)),
     test!(the_module_goes_before_the_namespace)
-        .covers(&["C25", "C32"])
+        .covers(&[Line::C25, Line::C32])
         .not_on_stock(NO_MODULE)
         .limit(LIMIT),
     test!(the_module_stays_for_a_listener_whose_namespace_has_no_tasks)
-        .covers(&["C25", "C32"])
+        .covers(&[Line::C25, Line::C32])
         .not_on_stock(NO_MODULE)
         .limit(LIMIT),
     test!(namespaces_that_are_gone_left_no_sockets)
-        .covers(&["C23", "C25"])
+        .covers(&[Line::C23, Line::C25])
         .stock_fails(REFUSED)
         .limit(Duration::from_secs(60)),
 ];

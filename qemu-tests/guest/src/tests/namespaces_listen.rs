@@ -17,48 +17,48 @@ use super::container::{
 };
 use super::scenario::{comm, every_kind, mark, own_task};
 use crate::child::{self, Gate};
-use crate::harness::{Failure, Test, TestResult, expect_eq};
+use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
 use crate::test;
 use crate::wire::{Event, LISTEN, Task, mask};
 
 pub const TESTS: &[Test] = &[
     test!(listen_is_acknowledged_from_every_kind_of_namespace)
-        .covers(&["C19", "C23"])
+        .covers(&[Line::C19, Line::C23])
         .stock_fails(
             "LISTEN is not answered in another pid namespace, and refused in a network one",
         )
         .limit(Duration::from_secs(30)),
     test!(an_unprivileged_user_listens_in_a_container)
-        .covers(&["C21", "C22", "C23"])
+        .covers(&[Line::C21, Line::C22, Line::C23])
         .stock_fails(REFUSED),
     test!(an_unprivileged_container_has_many_processes_of_its_own_alone)
-        .covers(&["C22"])
+        .covers(&[Line::C22])
         .stock_fails(REFUSED)
         .limit(Duration::from_secs(20)),
     test!(a_socket_from_outside_sees_what_its_listener_inside_sees)
-        .covers(&["C21", "C22"])
+        .covers(&[Line::C21, Line::C22])
         .stock_fails("LISTEN from another pid namespace is ignored"),
     test!(a_socket_from_outside_listens_from_a_user_namespace_within)
-        .covers(&["C21", "C22", "C23"])
+        .covers(&[Line::C21, Line::C22, Line::C23])
         .stock_fails("LISTEN from another user namespace is ignored"),
     test!(a_socket_does_not_listen_from_a_sibling_container)
-        .covers(&["C21", "C22"])
+        .covers(&[Line::C21, Line::C22])
         .stock_fails(REFUSED),
     test!(a_socket_from_inside_does_not_listen_from_outside)
-        .covers(&["C21", "C22"])
+        .covers(&[Line::C21, Line::C22])
         .stock_fails(REFUSED),
     test!(without_user_namespaces_a_socket_sees_what_its_listener_outside_sees)
-        .covers(&["C21", "C22"])
+        .covers(&[Line::C21, Line::C22])
         .stock_fails(REFUSED),
     test!(listening_again_from_elsewhere_keeps_the_view)
-        .covers(&["C18", "C21"])
+        .covers(&[Line::C18, Line::C21])
         .stock_fails(REFUSED),
     test!(listening_after_ignore_has_a_new_view)
-        .covers(&["C21"])
+        .covers(&[Line::C21])
         .stock_fails("LISTEN from another pid namespace is ignored"),
     test!(the_connector_is_listed_in_every_network_namespace)
-        .covers(&["C26"])
+        .covers(&[Line::C26])
         .stock_fails("a new network namespace has no /proc/net/connector"),
 ];
 

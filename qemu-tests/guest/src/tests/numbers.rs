@@ -14,7 +14,7 @@ use zerocopy::IntoBytes;
 
 use super::scenario::mark;
 use crate::child;
-use crate::harness::{Failure, Test, TestResult, expect, expect_eq};
+use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::listing::Listing;
 use crate::patience;
@@ -25,32 +25,32 @@ use crate::wire::{LISTEN, Received, mask};
 pub const TESTS: &[Test] = &[
     test!(each_listener_and_cpu_counts_on_its_own)
         .stock_fails("all listeners share one count, and what they filter out takes numbers")
-        .covers(&["C5"]),
+        .covers(&[Line::C5]),
     test!(the_first_answer_starts_the_count_of_its_cpu)
         .stock_fails("the answer's numbers are not the request's")
-        .covers(&["C5", "C19"]),
+        .covers(&[Line::C5, Line::C19]),
     test!(other_answers_take_no_number)
         .stock_fails("answers take numbers, and filtered listeners get none")
-        .covers(&["C5", "C19"]),
+        .covers(&[Line::C5, Line::C19]),
     test!(listening_again_after_ignore_starts_anew)
         .stock_fails("the count goes on, whoever listens")
-        .covers(&["C5", "C19"]),
-    test!(an_overrun_is_a_gap_and_one_enobufs).covers(&["C5", "C6"]),
-    test!(an_overrun_without_enobufs_is_a_gap_still).covers(&["C5", "C6"]),
-    test!(an_overrun_is_nobody_elses_loss).covers(&["C5", "C6"]),
+        .covers(&[Line::C5, Line::C19]),
+    test!(an_overrun_is_a_gap_and_one_enobufs).covers(&[Line::C5, Line::C6]),
+    test!(an_overrun_without_enobufs_is_a_gap_still).covers(&[Line::C5, Line::C6]),
+    test!(an_overrun_is_nobody_elses_loss).covers(&[Line::C5, Line::C6]),
     test!(accounts_balance_after_an_overrun)
         .not_on_stock("there are no accounts")
-        .covers(&["C5", "C6", "C30"])
+        .covers(&[Line::C5, Line::C6, Line::C30])
         .limit(Duration::from_secs(20)),
     test!(accounts_count_only_what_was_asked_for)
         .not_on_stock("there are no accounts")
-        .covers(&["C5", "C30"]),
+        .covers(&[Line::C5, Line::C30]),
     test!(what_its_own_filter_drops_takes_no_number)
         .stock_fails("a filtered listener gets no answer, and what it drops takes a number")
-        .covers(&["C5"]),
+        .covers(&[Line::C5]),
     test!(an_answer_that_finds_no_room_is_told_by_enobufs)
         .not_on_stock("there are no accounts")
-        .covers(&["C6", "C19"]),
+        .covers(&[Line::C6, Line::C19]),
 ];
 
 /// Where a message was numbered, and how.

@@ -14,39 +14,39 @@ use super::counting::expect_count;
 use super::module::Changed;
 use super::scenario::{in_self, mark};
 use crate::child::{self, own_pid};
-use crate::harness::{Failure, Test, TestResult, expect, expect_eq};
+use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
-use crate::listing::{Line, Listing};
+use crate::listing::{self, Listing};
 use crate::patience;
 use crate::test;
 use crate::wire::{Event, LISTEN, mask};
 
 pub const TESTS: &[Test] = &[
-    test!(everybody_may_listen_by_default).covers(&["C31"]),
+    test!(everybody_may_listen_by_default).covers(&[Line::C31]),
     test!(unprivileged_zero_refuses_users)
         .not_on_stock(NO_MODULE)
-        .covers(&["C31"]),
+        .covers(&[Line::C31]),
     test!(unprivileged_zero_leaves_root_alone)
         .not_on_stock(NO_MODULE)
-        .covers(&["C31"]),
+        .covers(&[Line::C31]),
     test!(max_listeners_limits_a_user)
         .not_on_stock(NO_MODULE)
-        .covers(&["C31"]),
+        .covers(&[Line::C31]),
     test!(max_listeners_limits_each_user_alone)
         .not_on_stock(NO_MODULE)
-        .covers(&["C31"]),
+        .covers(&[Line::C31]),
     test!(max_listeners_does_not_limit_root)
         .not_on_stock(NO_MODULE)
-        .covers(&["C31"]),
+        .covers(&[Line::C31]),
     test!(the_listing_names_a_listener)
         .not_on_stock(NO_LISTING)
-        .covers(&["C30"]),
+        .covers(&[Line::C30]),
     test!(the_listing_follows_the_mask)
         .not_on_stock(NO_LISTING)
-        .covers(&["C30"]),
+        .covers(&[Line::C30]),
     test!(the_listing_is_for_root_alone)
         .not_on_stock(NO_LISTING)
-        .covers(&["C30"]),
+        .covers(&[Line::C30]),
 ];
 
 const NO_MODULE: &str = "cn_proc is built in and has no parameters";
@@ -208,7 +208,7 @@ fn the_listing_names_a_listener() -> TestResult {
     require(ALL)?;
     let listener = Listener::listen(mask::SID | mask::COMM)?;
     mark("delivered")?;
-    let expected = Line {
+    let expected = listing::Line {
         port_id: listener.port_id()?,
         pid: own_pid(),
         pid_ns: namespace("pid")?,

@@ -17,24 +17,24 @@ use serde_json::json;
 
 use super::container::{ALL, Container, status, succeed};
 use crate::child::{self, Gate, own_pid};
-use crate::harness::{Failure, Test, TestResult, expect, expect_eq};
+use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::test;
 
 pub const TESTS: &[Test] = &[
     test!(forkstat_follows_a_bubblewrap_container)
-        .covers(&["C21", "C22", "C23"])
+        .covers(&[Line::C21, Line::C22, Line::C23])
         .stock_fails(REFUSED)
         .limit(Duration::from_secs(60)),
     test!(forkstat_follows_an_oci_container)
-        .covers(&["C21", "C22", "C23"])
+        .covers(&[Line::C21, Line::C22, Line::C23])
         .stock_fails(REFUSED)
         .limit(Duration::from_secs(60)),
     test!(a_supervisor_works_in_a_bubblewrap_container)
-        .covers(&["C11", "C17", "C21", "C22", "C23"])
+        .covers(&[Line::C11, Line::C17, Line::C21, Line::C22, Line::C23])
         .stock_fails(REFUSED)
         .limit(Duration::from_secs(60)),
     test!(a_supervisor_works_in_an_oci_container)
-        .covers(&["C11", "C17", "C21", "C22", "C23"])
+        .covers(&[Line::C11, Line::C17, Line::C21, Line::C22, Line::C23])
         .stock_fails(REFUSED)
         .limit(Duration::from_secs(60)),
 ];

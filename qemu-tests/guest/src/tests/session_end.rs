@@ -18,7 +18,7 @@ use nix::unistd::{Pid, getpgrp, getsid, setpgid, setsid};
 use super::container::events;
 use super::scenario::{every_kind, own_task, take_through_exit};
 use crate::child::{self, Child};
-use crate::harness::{Failure, Test, TestResult, expect, expect_eq};
+use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::listing::Listing;
 use crate::patience;
@@ -27,33 +27,33 @@ use crate::wire::{Event, LISTEN, Left, Received, Task, mask};
 
 pub const TESTS: &[Test] = &[
     test!(comes_once_when_a_session_leader_ends)
-        .covers(&["C17"])
+        .covers(&[Line::C17])
         .stock_fails(UNKNOWN),
     test!(has_the_status_that_wait_reports)
-        .covers(&["C17"])
+        .covers(&[Line::C17])
         .stock_fails(UNKNOWN),
     test!(has_the_signal_that_the_parent_asked_for)
-        .covers(&["C17"])
+        .covers(&[Line::C17])
         .stock_fails(UNKNOWN),
     test!(comes_for_a_leader_that_nobody_waits_for)
-        .covers(&["C17"])
+        .covers(&[Line::C17])
         .stock_fails(UNKNOWN),
     test!(comes_before_the_number_is_used_again)
-        .covers(&["C17"])
+        .covers(&[Line::C17])
         .stock_fails(UNKNOWN)
         .limit(Duration::from_secs(30)),
     test!(does_not_come_for_who_leads_no_session)
-        .covers(&["C17"])
+        .covers(&[Line::C17])
         .stock_fails(UNKNOWN),
-    test!(does_not_come_unasked).covers(&["C17"]),
+    test!(does_not_come_unasked).covers(&[Line::C17]),
     test!(comes_beside_everything_else_and_before_exit)
-        .covers(&["C17"])
+        .covers(&[Line::C17])
         .stock_fails(UNKNOWN),
     test!(follows_the_mask)
-        .covers(&["C17", "C18"])
+        .covers(&[Line::C17, Line::C18])
         .stock_fails(UNKNOWN),
     test!(a_session_costs_its_follower_two_events)
-        .covers(&["C17"])
+        .covers(&[Line::C17])
         .stock_fails(UNKNOWN),
 ];
 

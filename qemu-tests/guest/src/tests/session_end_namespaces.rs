@@ -12,25 +12,25 @@ use super::container::{
 use super::session_end::{SESSIONS, UNKNOWN, end, lead, status_of};
 use super::session_end_threads::{await_end_of_thread, end_thread_as};
 use crate::child::{self, Gate};
-use crate::harness::{Failure, Test, TestResult, expect_eq};
+use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
 use crate::test;
 use crate::wire::{Event, LISTEN, Left, Task};
 
 pub const TESTS: &[Test] = &[
     test!(both_ends_of_a_session_have_each_levels_numbers)
-        .covers(&["C11", "C17", "C21", "C22"])
+        .covers(&[Line::C11, Line::C17, Line::C21, Line::C22])
         .stock_fails(REFUSED)
         .limit(Duration::from_secs(20)),
     test!(a_sibling_hears_of_no_session)
-        .covers(&["C17", "C22"])
+        .covers(&[Line::C17, Line::C22])
         .stock_fails(REFUSED),
     test!(all_sessions_of_a_dying_pid_namespace_end_once)
-        .covers(&["C17", "C22"])
+        .covers(&[Line::C17, Line::C22])
         .stock_fails(REFUSED)
         .limit(Duration::from_secs(20)),
     test!(a_namespace_ends_with_the_last_thread_of_its_first_process)
-        .covers(&["C17"])
+        .covers(&[Line::C17])
         .stock_fails(UNKNOWN),
 ];
 

@@ -12,29 +12,29 @@ use nix::unistd::execv;
 use super::container::events;
 use super::session_end::{SESSIONS, UNKNOWN, begin, end, lead, status_of};
 use crate::child::{Child, Gate};
-use crate::harness::{Test, TestResult, expect_eq};
+use crate::harness::{Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
 use crate::test;
 use crate::wire::mask;
 
 pub const TESTS: &[Test] = &[
     test!(comes_when_the_last_thread_ends_in_any_order)
-        .covers(&["C17"])
+        .covers(&[Line::C17])
         .stock_fails(UNKNOWN),
     test!(comes_once_when_threads_end_at_once)
-        .covers(&["C17"])
+        .covers(&[Line::C17])
         .stock_fails(UNKNOWN),
     test!(comes_once_when_a_thread_ends_them_all)
-        .covers(&["C17"])
+        .covers(&[Line::C17])
         .stock_fails(UNKNOWN),
     test!(comes_once_when_all_are_killed)
-        .covers(&["C17"])
+        .covers(&[Line::C17])
         .stock_fails(UNKNOWN),
     test!(does_not_come_when_a_thread_runs_another_program)
-        .covers(&["C17"])
+        .covers(&[Line::C17])
         .stock_fails(UNKNOWN),
     test!(does_not_come_when_the_leader_ends_and_a_thread_runs_another_program)
-        .covers(&["C17"])
+        .covers(&[Line::C17])
         .stock_fails(UNKNOWN),
 ];
 

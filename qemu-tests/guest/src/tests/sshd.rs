@@ -19,19 +19,19 @@ use nix::unistd::{Pid, getsid};
 
 use super::container::{ALL, Container, PID};
 use super::programs::Program;
-use crate::harness::{Failure, Test, TestResult, expect, expect_eq};
+use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::patience;
 use crate::test;
 
 pub const TESTS: &[Test] = &[
     test!(logins_survive_their_server_under_a_supervisor)
-        .covers(&["C11", "C17"])
+        .covers(&[Line::C11, Line::C17])
         .stock_fails(
             "the supervisor finds that the kernel tells neither origin nor end of a session",
         )
         .limit(LIMIT),
     test!(logins_survive_their_server_in_a_container)
-        .covers(&["C11", "C17", "C21", "C23"])
+        .covers(&[Line::C11, Line::C17, Line::C21, Line::C23])
         .stock_fails("LISTEN from another network namespace is refused")
         .limit(LIMIT),
 ];

@@ -3,14 +3,27 @@
 
 use std::time::Duration;
 
-use crate::harness::{Test, TestResult};
+use crate::harness::{Line, Test, TestResult};
 use crate::storm::{self, Options};
 use crate::test;
 
 pub const TESTS: &[Test] = &[test!(each_event_is_read_or_counted_as_lost)
     .not_on_stock("there are no accounts, and nobody hears anything in a pid namespace")
     .limit(Duration::from_secs(60))
-    .covers(&["C5", "C6", "C7", "C16", "C30"])];
+    .covers(&[
+        Line::C5,
+        Line::C6,
+        Line::C7,
+        Line::C8,
+        Line::C9,
+        Line::C10,
+        Line::C11,
+        Line::C13,
+        Line::C15,
+        Line::C16,
+        Line::C17,
+        Line::C30,
+    ])];
 
 fn each_event_is_read_or_counted_as_lost() -> TestResult {
     storm::run(&Options { seconds: 5 })

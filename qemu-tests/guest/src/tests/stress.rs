@@ -3,14 +3,14 @@
 
 use std::time::Duration;
 
-use crate::harness::{Failure, Test, TestResult};
+use crate::harness::{Failure, Line, Test, TestResult};
 use crate::stress::{self, Options};
 use crate::test;
 
 pub const TESTS: &[Test] = &[test!(accounts_balance_while_listeners_come_and_go)
     .not_on_stock("there are no accounts, and its count never goes down")
     .limit(Duration::from_secs(60))
-    .covers(&["C5", "C6", "C18", "C27", "C30"])];
+    .covers(&[Line::C5, Line::C6, Line::C18, Line::C27, Line::C30])];
 
 fn accounts_balance_while_listeners_come_and_go() -> TestResult {
     let options = Options {

@@ -6,19 +6,19 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 
 use super::scenario::{every_kind, in_child, in_self, mark, own_task};
-use crate::harness::{Failure, Test, TestResult, expect, expect_eq};
+use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::test;
 use crate::wire::{CN_PROC, MESSAGE_SIZE, NLMSG_DONE, Received, mask};
 
 pub const TESTS: &[Test] = &[
-    test!(headers_are_those_of_the_connector),
-    test!(sender_is_the_kernel_in_the_group_of_process_events),
-    test!(sequence_numbers_of_both_headers_are_equal),
-    test!(cpu_is_the_one_that_the_task_runs_on),
-    test!(timestamp_is_of_the_monotonic_clock),
-    test!(undefined_bytes_are_zero),
-    test!(undefined_bytes_of_a_short_name_are_zero),
+    test!(headers_are_those_of_the_connector).covers(&[Line::C1, Line::C4]),
+    test!(sender_is_the_kernel_in_the_group_of_process_events).covers(&[Line::C2]),
+    test!(sequence_numbers_of_both_headers_are_equal).covers(&[Line::C1]),
+    test!(cpu_is_the_one_that_the_task_runs_on).covers(&[Line::C3]),
+    test!(timestamp_is_of_the_monotonic_clock).covers(&[Line::C3]),
+    test!(undefined_bytes_are_zero).covers(&[Line::C3]),
+    test!(undefined_bytes_of_a_short_name_are_zero).covers(&[Line::C3]),
 ];
 
 /// The messages about a child that raises one event of every kind.
