@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The layouts that a program in Rust writes down itself, since it includes no header."""
+
+import re
+
+SIZES = {"u16": 2, "u32": 4, "u64": 8}
+# Fields that have other names in C.
+NAMES = {"op": "mcast_op", "mask": "event_type", "data": "event_data"}
+
+STRUCT = re.compile(r"^#\[repr\(C\)\]\n(?:pub )?struct (\w+) \{\n(.*?)^\}", re.MULTILINE | re.DOTALL)
+FIELD = re.compile(r"^    (\w+): (?:\[(\w+); (\d+)\]|(\w+)),$", re.MULTILINE)
+
+
+def parsed(text):
+    """The structs of a program: fields as (name, offset, size, line), and size. All of it has the
+    alignment of u32 or less, and no padding."""
+    structs = {}
+    for struct in STRUCT.finditer(text):
+        fields, offset = [], 0
+        for field in FIELD.finditer(struct[2]):
+            kind, number = field[2] or field[4], int(field[3] or 1)
+            inner, size = structs.get(kind, ([], SIZES.get(kind)))
+            line = text.count("\n", 0, struct.start(2) + field.start()) + 1
+            for name, at, length, _ in inner:
+                fields.append((name, offset + at, length, line))
+            if not inner:
+                fields.append((field[1], offset, size * number, line))
+            offset += size * number
+        structs[struct[1]] = fields, offset
+    return structs
+
+
+def check(text, structs, constants):
+    """What is wrong with the structs Headers, Request and Message: line numbers, and what."""
+    base, in_c = 0, {}
+    for name in ("nlmsghdr", "cn_msg"):
+        for field in structs[name].fields:
+            in_c[field.path[-1]] = base + field.offset, field.size
+        base += constants["NLMSG_HDRLEN"] if name == "nlmsghdr" else structs[name].size
+    headers = dict(in_c)
+    request = {field.path[-1]: (base + field.offset, field.size)
+               for field in structs["proc_input"].fields}
+    event = structs["proc_event"]
+    message = {field.path[-1]: (base + field.offset, field.size)
+               for field in event.fields if len(field.path) == 1}
+    data = event.offset("event_data")
+    message["event_data"] = base + data, event.size - data
+    known = {
+        "Headers": (headers, base),
+        "Request": (headers | request, base + structs["proc_input"].size),
+        "Message": (headers | message, base + event.size),
+    }
+    found = parsed(text)
+    for name, (places, size) in known.items():
+        if name not in found:
+            yield 1, f"no struct {name}"
+            continue
+        fields, length = found[name]
+        for field, at, width, line in fields:
+            place = places.get(NAMES.get(field, field))
+            if place != (at, width):
+                yield line, f"{name}.{field} is at {at} with {width} bytes, in C (offset, size) {place}"
+        if length != size:
+            yield fields[-1][3], f"{name} has {length} bytes, {size} in C"
+    for length in re.finditer(r"^ +len: (\d+),$", text, re.MULTILINE):
+        if int(length[1]) != structs["proc_input"].size:
+            yield (text.count("\n", 0, length.start()) + 1,
+                   f"len is {structs['proc_input'].size}, not {length[1]}")

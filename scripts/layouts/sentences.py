@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The lengths and offsets that sentences of a document state.
+
+Each number of 2 and more has to be a length or an offset that a pattern knows, and is
+compared, or one that is known to be none.
+"""
+
+import re
+
+# Not versions, hexadecimal numbers, or what is a part of a name.
+NUMBER = re.compile(r"(?<![\w.,/=*$-])\d+(?:,\d{3})*(?![\w.]*\w)")
+
+# In the patterns, a space stands for any white space.
+
+# Sentences with lengths and offsets, and what their numbers are.
+LENGTHS = [
+    (r"The length of the request: (\d+) without a mask, (\d+) with one",
+     ["request without mask", "request with mask"]),
+    (r"The length of what follows: (\d+) or (\d+)", ["op", "op and mask"]),
+    (r"(?:``len``|length) is neither (\d+) nor (\d+)", ["op", "op and mask"]),
+    (r"it takes (\d+) and (\d+) bytes for a request", ["op", "op and mask"]),
+    (r"its (\d+) bytes", ["event"]),
+    (r"one datagram of (\d+) bytes", ["event"]),
+    (r"struct proc_event is at offset (\d+)", ["offset of proc_event"]),
+    (r"``event_data``, (\d+) bytes at offset (\d+)", ["event_data", "offset of event_data"]),
+]
+
+# Numbers that are none.
+OTHERS = [
+    r"\(\d\)",                          # sections of the manual
+    r"^\s*\d+\.\s",                     # items of a list
+    r"In the order 2, 1",
+    r"overflow id \(65534\)",
+    r"max_listeners`+ (?:\| )?256",
+    r"\.TH .*",
+    r"forkstat [^`]*",                  # a command
+    r"Since 2005",
+    r"Debian 12 or 13", r"about 8 GB",
+    r"64 for each possible CPU",        # of the module's own memory, by the threat model
+]
+
+
+def expected(structs, constants):
+    """What the compiler says of each length and offset, from the start of the message."""
+    payload = constants["NLMSG_HDRLEN"] + structs["cn_msg"].size
+    event, request = structs["proc_event"], structs["proc_input"]
+    data = event.offset("event_data")
+    return {
+        "op": request.offset("event_type"),
+        "op and mask": request.size,
+        "request without mask": payload + request.offset("event_type"),
+        "request with mask": payload + request.size,
+        "event": payload + event.size,
+        "offset of proc_event": payload,
+        "event_data": event.size - data,
+        "offset of event_data": payload + data,
+    }
+
+
+def blank(match):
+    """The same number of lines and characters, without words."""
+    return re.sub(r"[^\n]", " ", match[0])
+
+
+def prose(name, text):
+    """A document without code, at the same lines."""
+    if name.endswith(".rst"):
+        # Literal blocks and those of directives.
+        return re.sub(r"(?<=::\n)(?:\n|  .*\n)+", blank, text)
+    if name.endswith(".md"):
+        return re.sub(r"^```.*?^```$", blank, text, flags=re.MULTILINE | re.DOTALL)
+    if name.endswith((".c", ".rs")):
+        comments = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
+        kept, at = "", 0
+        for comment in comments.finditer(text):
+            kept += re.sub(r"[^\n]", " ", text[at:comment.start()]) + comment[0]
+            at = comment.end()
+        return kept + re.sub(r"[^\n]", " ", text[at:])
+    return text
+
+
+def found(pattern, text):
+    return re.finditer(pattern.replace(" ", r"\s+"), text, re.MULTILINE)
+
+
+def line_of(text, at):
+    return text.count("\n", 0, at) + 1
+
+
+def check(name, text, structs, constants, used):
+    """What is wrong with the numbers of a document: line numbers, and what. Adds the patterns that
+    matched to USED."""
+    text = prose(name, text)
+    lengths = expected(structs, constants)
+    explained = set()
+    for pattern, meanings in LENGTHS:
+        for match in found(pattern, text):
+            used.add(pattern)
+            for group, meaning in enumerate(meanings, 1):
+                explained |= set(range(*match.span(group)))
+                if int(match[group]) != lengths[meaning]:
+                    yield (line_of(text, match.start(group)),
+                           f"{meaning}: {lengths[meaning]}, not {match[group]}")
+    for pattern in OTHERS:
+        for match in found(pattern, text):
+            used.add(pattern)
+            explained |= set(range(*match.span()))
+    for number in NUMBER.finditer(text):
+        if int(number[0].replace(",", "")) > 1 and number.start() not in explained:
+            yield line_of(text, number.start()), f"{number[0]}: nothing here says what it is"
+
+
+def unused(used):
+    """The patterns that no document has."""
+    return [pattern for pattern, _ in LENGTHS if pattern not in used] + \
+           [pattern for pattern in OTHERS if pattern not in used]

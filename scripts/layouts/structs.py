@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Where the fields of the interface's structs are, as the compiler puts them."""
+
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+INCLUDES = ["sys/socket.h", "linux/netlink.h", "linux/connector.h", "linux/cn_proc.h"]
+STRUCTS = ["nlmsghdr", "cn_msg", "proc_input", "proc_event"]
+# NLMSG_HDRLEN is what a program has between the start of a message and what it carries.
+CONSTANTS = ["NLMSG_HDRLEN", "NLMSG_DONE", "CN_IDX_PROC", "CN_VAL_PROC"]
+
+START = re.compile(r"^\s*(?:struct|union)(?: (\w+))? \{$")
+END = re.compile(r"^\s*\}\s*(\w+); */\* +(\d+) +(\d+) \*/$")
+FIELD = re.compile(r"^\s.*?(\w+)(?:\[\d*\])?(?: __attribute__\S*)?; */\* +(\d+) +(\d+) \*/$")
+SIZE = re.compile(r"/\* size: (\d+),")
+
+
+class Field(NamedTuple):
+    """A field that is no struct or union itself."""
+    path: tuple
+    offset: int
+    size: int
+
+
+class Struct(NamedTuple):
+    fields: list
+    size: int
+
+    def offset(self, member):
+        """Where the member starts that is a field, or the struct or union around some."""
+        return min(field.offset for field in self.fields if member in field.path)
+
+    def under(self, member):
+        """The fields of a member that is a struct or union."""
+        return [field for field in self.fields if member in field.path[:-1]]
+
+
+def parse(text):
+    """The structs that pahole printed, by name."""
+    structs, open_at, fields, name = {}, [], [], None
+    for line in text.splitlines():
+        if start := START.match(line):
+            if not open_at:
+                name, fields = start[1], []
+            open_at.append(len(fields))
+        elif end := END.match(line):
+            # What was in it has its name in front.
+            first = open_at.pop()
+            fields[first:] = [Field((end[1], *field.path), *field[1:]) for field in fields[first:]]
+        elif field := FIELD.match(line):
+            fields.append(Field((field[1],), int(field[2]), int(field[3])))
+        elif size := SIZE.search(line):
+            structs[name] = Struct(fields, int(size[1]))
+        elif line.startswith("}"):
+            open_at.pop()
+    return structs
+
+
+def compiled(headers):
+    """The structs by name, and the constants, as a program has them that includes HEADERS."""
+    includes = "".join(f"#include <{include}>\n" for include in INCLUDES)
+    values = "".join(f"char value_{name}[{name}];\n" for name in CONSTANTS)
+    instances = "".join(f"struct {name} a_{name};\n" for name in STRUCTS)
+    with tempfile.TemporaryDirectory() as directory:
+        compiled_file = Path(directory, "structs.o")
+        subprocess.run(["gcc", "-g", "-isystem", headers, "-xc", "-", "-c", "-o", compiled_file],
+                       input=includes + values + instances, text=True, check=True)
+        # One at a time: pahole prints them in its own order, and drops those that it does not find.
+        layouts = {}
+        for name in STRUCTS:
+            command = ["pahole", "--expand_types", "--class_name", name, compiled_file]
+            layouts.update(parse(subprocess.run(command, text=True, check=True,
+                                                capture_output=True).stdout))
+        symbols = subprocess.run(["nm", "--print-size", compiled_file], text=True, check=True,
+                                 capture_output=True).stdout
+    constants = {name: int(size, 16) for size, name in
+                 re.findall(r"^\w+ (\w+) \w value_(\w+)$", symbols, re.MULTILINE)}
+    missing = set(STRUCTS) - set(layouts) | set(CONSTANTS) - set(constants)
+    assert not missing, f"neither pahole nor nm says anything of {missing}"
+    return layouts, constants
