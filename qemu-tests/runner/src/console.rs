@@ -149,7 +149,25 @@ impl Console {
         Ok(Self { state, reader, log })
     }
 
-    /// What the kernel complained about so far.
+    /// Waits for the console's end, which comes with QEMU's. Only then is all of it known.
+    pub fn end(self) -> Transcript {
+        // A panic of the reader would have been reported when it happened.
+        let _ = self.reader.join();
+        Transcript {
+            state: self.state,
+            log: self.log,
+        }
+    }
+}
+
+/// What was said on the console of a guest that is no more.
+pub struct Transcript {
+    state: Arc<Mutex<State>>,
+    log: PathBuf,
+}
+
+impl Transcript {
+    /// What the kernel complained about.
     pub fn complaints(&self) -> Vec<String> {
         lock(&self.state).complaints.clone()
     }
@@ -168,14 +186,9 @@ impl Console {
         text
     }
 
-    /// Waits for the console's end, which comes with QEMU's. The log goes away when it is of no
-    /// interest.
-    pub fn finish(self, keep_log: bool) {
-        // A panic of the reader would have been reported when it happened.
-        let _ = self.reader.join();
-        if !keep_log {
-            remove(&self.log);
-        }
+    /// Removes the log, which is of no interest.
+    pub fn remove_log(self) {
+        remove(&self.log);
     }
 }
 
@@ -193,7 +206,29 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream;
+    use std::sync::mpsc;
+    use std::time::Duration;
+
     use super::*;
+
+    #[test]
+    fn what_is_said_last_is_known_at_the_end() {
+        let (reader, mut writer) = UnixStream::pair().unwrap();
+        let log = std::env::temp_dir().join(format!("console-test-{}.log", std::process::id()));
+        let console = Console::follow(reader, log.clone()).unwrap();
+        let (sender, receiver) = mpsc::channel();
+        thread::spawn(move || sender.send(console.end()));
+        let early = receiver.recv_timeout(Duration::from_millis(100));
+        assert!(early.is_err(), "it did not wait");
+        writer.write_all(b"BUG: the last word\n").unwrap();
+        drop(writer);
+        let transcript = receiver.recv_timeout(Duration::from_secs(60)).unwrap();
+        assert_eq!(transcript.complaints(), ["BUG: the last word"]);
+        assert!(transcript.excerpt().ends_with("BUG: the last word\n"));
+        transcript.remove_log();
+        assert!(!log.exists());
+    }
 
     #[test]
     fn trouble_is_recognised() {

@@ -103,8 +103,8 @@ impl Vm {
         let port = match socket.accept(&mut guard) {
             Ok(port) => port,
             Err(error) => {
-                let excerpt = console.excerpt();
                 end(&mut guard);
+                let excerpt = console.end().excerpt();
                 return Err(anyhow!("{}: {error:#}\n{excerpt}", kernel.name));
             }
         };
@@ -236,14 +236,16 @@ impl Vm {
         let Some(console) = self.console.take() else {
             return Ok(());
         };
-        let complaints = console.complaints();
-        let excerpt = console.excerpt();
-        console.finish(!complaints.is_empty());
-        match complaints.first() {
-            None => Ok(()),
+        let transcript = console.end();
+        match transcript.complaints().first() {
+            None => {
+                transcript.remove_log();
+                Ok(())
+            }
             Some(first) => Err(anyhow!(
-                "{}: the kernel complained: {first}\n{excerpt}",
-                self.name
+                "{}: the kernel complained: {first}\n{}",
+                self.name,
+                transcript.excerpt()
             )),
         }
     }
@@ -256,10 +258,10 @@ impl Vm {
             // It ended before, and the reason is what was told then.
             return anyhow!("{reason}");
         };
-        let complaint = console.complaints().into_iter().next();
+        let transcript = console.end();
+        let complaint = transcript.complaints().into_iter().next();
         let complaint = complaint.map(|line| format!("; the kernel complained: {line}"));
-        let excerpt = console.excerpt();
-        console.finish(true);
+        let excerpt = transcript.excerpt();
         anyhow!(
             "{name}: {reason}{}\n{excerpt}",
             complaint.unwrap_or_default()
