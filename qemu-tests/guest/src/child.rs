@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 use std::{io, process};
@@ -123,6 +123,14 @@ impl Gate {
         Ok(Self { reader, writer })
     }
 
+    /// The same gate, for a thread.
+    pub fn duplicate(&self) -> io::Result<Self> {
+        Ok(Self {
+            reader: self.reader.try_clone()?,
+            writer: self.writer.try_clone()?,
+        })
+    }
+
     /// Lets one waiter pass, and hands it a number.
     pub fn open(&self, number: i32) -> io::Result<()> {
         File::from(self.writer.try_clone()?).write_all(&number.to_ne_bytes())
@@ -146,6 +154,13 @@ impl Gate {
         let mut number = [0; 4];
         File::from(self.reader.try_clone()?).read_exact(&mut number)?;
         Ok(i32::from_ne_bytes(number))
+    }
+}
+
+/// The end at which one waits.
+impl AsFd for Gate {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.reader.as_fd()
     }
 }
 

@@ -5,6 +5,7 @@ use crate::harness::Test;
 
 mod acks;
 mod attribution;
+mod cgroup;
 mod clients;
 mod comm;
 mod connector;
@@ -19,6 +20,7 @@ mod exit;
 mod faults;
 mod filters;
 mod fork;
+mod fork_complete;
 mod fuzz;
 mod ids;
 mod kunit;
@@ -32,6 +34,7 @@ pub mod namespaces_lifetimes;
 mod namespaces_listen;
 mod numbers;
 mod parameters;
+mod perf;
 mod programs;
 mod ptrace;
 mod runtimes;
@@ -51,6 +54,7 @@ pub fn all() -> Vec<Test> {
     [
         kunit::TESTS,
         fork::TESTS,
+        fork_complete::TESTS,
         exec::TESTS,
         ids::TESTS,
         sid::TESTS,

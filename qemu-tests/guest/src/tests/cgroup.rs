@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Control groups of the unified hierarchy, for tests.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+use crate::child::own_pid;
+use crate::harness::Failure;
+
+/// A group below the root of the hierarchy, which goes when this is dropped: nobody may be in it by
+/// then.
+pub struct Group {
+    mounted: PathBuf,
+    name: String,
+}
+
+impl Group {
+    /// Makes one. Skips the test on a kernel without control groups.
+    pub fn new() -> Result<Self, Failure> {
+        if !Path::new("/proc/self/cgroup").exists() {
+            return Err(Failure::skip("the kernel has no CONFIG_CGROUPS"));
+        }
+        let name = format!("proc-events-test-{}", own_pid());
+        // The hierarchy is one, wherever it is mounted.
+        let mounted = PathBuf::from(format!("/run/{name}"));
+        fs::create_dir(&mounted)?;
+        let kind = Some("cgroup2");
+        let result = mount(kind, &mounted, kind, MsFlags::empty(), None::<&str>);
+        if let Err(error) = result {
+            fs::remove_dir(&mounted)?;
+            return Err(error.into());
+        }
+        let group = Self { mounted, name };
+        fs::create_dir(group.directory())?;
+        Ok(group)
+    }
+
+    /// Its directory.
+    pub fn directory(&self) -> PathBuf {
+        self.mounted.join(&self.name)
+    }
+
+    /// Moves this process into it.
+    pub fn enter(&self) -> io::Result<()> {
+        fs::write(self.directory().join("cgroup.procs"), "0")
+    }
+
+    /// The line that the processes in it have in /proc/PID/cgroup.
+    pub fn line(&self) -> String {
+        format!("0::/{}", self.name)
+    }
+
+    /// Its id: the number of its inode.
+    pub fn id(&self) -> io::Result<u64> {
+        Ok(fs::metadata(self.directory())?.ino())
+    }
+
+    /// The processes in it.
+    pub fn processes(&self) -> io::Result<Vec<i32>> {
+        let text = fs::read_to_string(self.directory().join("cgroup.procs"))?;
+        Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
+    }
+
+    /// It, opened.
+    pub fn open(&self) -> io::Result<File> {
+        File::open(self.directory())
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let removed = fs::remove_dir(self.directory());
+        let unmounted = umount2(&self.mounted, MntFlags::MNT_DETACH);
+        let removed = removed.and(unmounted.map_err(Into::into));
+        if let Err(error) = removed.and_then(|()| fs::remove_dir(&self.mounted)) {
+            eprintln!("{} is left: {error}", self.mounted.display());
+        }
+    }
+}
+
+/// The line of the unified hierarchy in /proc/TASK/cgroup.
+pub fn line_of(task: &str) -> io::Result<Option<String>> {
+    let text = fs::read_to_string(format!("/proc/{task}/cgroup"))?;
+    let line = text.lines().find(|line| line.starts_with("0::"));
+    Ok(line.map(str::to_owned))
+}
+
+/// `struct pidfd_info`, the first of its sizes.
+#[derive(Default)]
+#[repr(C)]
+struct PidfdInfo {
+    mask: u64,
+    cgroup: u64,
+    rest: [u32; 12],
+}
+
+/// `PIDFD_GET_INFO`: a read and write of that size, type 0xff, number 11.
+const GET_INFO: libc::c_ulong = 3 << 30 | (size_of::<PidfdInfo>() as libc::c_ulong) << 16 | 0xff0b;
+
+/// `PIDFD_INFO_CGROUPID`.
+const INFO_CGROUP: u64 = 1 << 2;
+
+/// The id of the group that a pidfd's process is in. Unlike /proc/PID/cgroup, it can be had while
+/// somebody holds the lock of all groups.
+pub fn id_of(pidfd: &OwnedFd) -> Result<u64, Failure> {
+    let mut info = PidfdInfo {
+        mask: INFO_CGROUP,
+        ..PidfdInfo::default()
+    };
+    // SAFETY: The call reads and writes the structure, whose size it is told.
+    let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), GET_INFO, &raw mut info) };
+    Errno::result(result)?;
+    if info.mask & INFO_CGROUP == 0 {
+        return Err(Failure::new(
+            "the kernel tells no group of a pidfd's process",
+        ));
+    }
+    Ok(info.cgroup)
+}
