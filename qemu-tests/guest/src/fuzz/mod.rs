@@ -212,9 +212,10 @@ pub fn run(options: &Options) -> TestResult {
 /// The namespaces of half of the workers, on a kernel that lacks some.
 ///
 /// Sockets get their port ids by the process's number. In a pid namespace without a network
-/// namespace, they would be those that another worker's had a moment ago.
+/// namespace, they would be those that another worker's had a moment ago. And in a user and a network
+/// namespace without a pid namespace nobody may listen.
 fn apart() -> CloneFlags {
-    match lacking(NET) {
+    match lacking(NET | PID) {
         None => available(ALL),
         Some(_) => available(USER),
     }

@@ -9,14 +9,15 @@ use std::path::{Path, PathBuf};
 use netlink_sys::Socket;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sched::{CloneFlags, setns};
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg,
     sendmsg, socketpair,
 };
 use nix::sys::wait::WaitStatus;
-use nix::unistd::{Gid, Pid, Uid, pause, setresgid, setresuid};
+use nix::unistd::{Gid, Pid, Uid, pause, setgroups, setresgid, setresuid};
 
 use crate::child::{self, Child, Gate};
 use crate::harness::{Failure, TestResult, expect_eq};
@@ -238,6 +239,29 @@ fn become_root(kinds: CloneFlags) -> nix::Result<()> {
     let (user, group) = (Uid::from_raw(0), Gid::from_raw(0));
     setresgid(group, group, group)?;
     setresuid(user, user, user)
+}
+
+/// A user without rights.
+pub const NOBODY: u32 = 1000;
+
+/// Becomes a user without rights, who makes namespaces, a user namespace among them, and is root in
+/// them. In a new pid namespace, the next child is the first process.
+pub fn become_nobody_in(kinds: CloneFlags) -> TestResult {
+    let (user, group) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+    setgroups(&[])?;
+    setresgid(group, group, group)?;
+    setresuid(user, user, user)?;
+    unshare(kinds)?;
+    become_root_as(NOBODY)
+}
+
+/// Makes the id outside root's, in a user namespace that this process has just made.
+pub fn become_root_as(id: u32) -> TestResult {
+    // After a change of ids, /proc/self belongs to the host's root.
+    prctl::set_dumpable(true)?;
+    fs::write("/proc/self/setgroups", "deny")?;
+    fs::write("/proc/self/uid_map", format!("0 {id} 1"))?;
+    Ok(fs::write("/proc/self/gid_map", format!("0 {id} 1"))?)
 }
 
 /// The exit status of a process that runs a function, which tells what failed.

@@ -38,6 +38,7 @@ mod perf;
 mod programs;
 mod ptrace;
 mod runtimes;
+mod sandboxes;
 pub mod scenario;
 mod session_end;
 mod session_end_namespaces;
@@ -80,6 +81,7 @@ pub fn all() -> Vec<Test> {
         namespaces::TESTS,
         namespaces_borders::TESTS,
         namespaces_listen::TESTS,
+        sandboxes::TESTS,
         namespaces_lifetimes::TESTS,
         session_end_namespaces::TESTS,
         sshd::TESTS,

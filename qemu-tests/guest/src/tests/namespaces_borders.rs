@@ -59,6 +59,9 @@ pub const TESTS: &[Test] = &[
         .stock_fails(REFUSED),
     test!(ids_are_those_of_the_listeners_user_namespace)
         .covers(&[Line::C21])
+        .stock_fails("LISTEN from another user namespace is ignored"),
+    test!(ids_are_the_hosts_where_only_the_pid_namespace_was_joined)
+        .covers(&[Line::C21, Line::C46])
         .stock_fails(REFUSED),
     test!(ids_that_are_not_mapped_are_the_overflow_id)
         .covers(&[Line::C21])
@@ -487,7 +490,7 @@ fn id_events(task: Task, effective: u32, show: fn((u32, u32)) -> u32) -> Vec<Eve
 }
 
 fn ids_are_those_of_the_listeners_user_namespace() -> TestResult {
-    let container = Container::idle(USER | NET)?;
+    let container = Container::idle(USER)?;
     let mut inside = container.listen(mask::UID | mask::GID)?;
     let mut outside = Listener::listen(mask::UID | mask::GID)?;
     let child = child::fork(|| status(take_real_ids))?;
@@ -501,6 +504,28 @@ fn ids_are_those_of_the_listeners_user_namespace() -> TestResult {
     let expected = id_events(task, 0, |(outer, _)| outer);
     expect_exactly("outside", &mut outside, &expected, |event| {
         event.subject() == task
+    })
+}
+
+fn ids_are_the_hosts_where_only_the_pid_namespace_was_joined() -> TestResult {
+    const KINDS: u32 = mask::UID | mask::GID;
+    let (container, mut inside, mut outside) = stage(KINDS)?;
+    // Of the container's pid namespace, and of the host's user namespace.
+    let handover = Handover::new()?;
+    succeed(container.spawn_in(PID, || {
+        let listener = open()?;
+        listener.request(&[LISTEN, KINDS])?;
+        handover.send(&listener)
+    })?)?;
+    let mut between = handover.receive()?;
+    let visitor = visit(&container, PID | NET, |_| Ok(()), take_real_ids)?;
+    let expected = id_events(visitor.inner, OVERFLOW_ID, |(_, inner)| inner);
+    expect_exactly("inside", &mut inside, &expected, |_| true)?;
+    let expected = id_events(visitor.inner, 0, |(outer, _)| outer);
+    expect_exactly("in between", &mut between, &expected, |_| true)?;
+    let expected = id_events(visitor.outer, 0, |(outer, _)| outer);
+    expect_exactly("outside", &mut outside, &expected, |event| {
+        event.subject() == visitor.outer
     })
 }
 

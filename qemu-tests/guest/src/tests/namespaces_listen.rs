@@ -6,14 +6,12 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::prctl;
 use nix::sys::signal::Signal;
-use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use zerocopy::IntoBytes;
 
 use super::container::{
-    ALL, Container, Handover, NET, PID, USER, events, expect_exactly, lacking, open, require,
-    status, succeed,
+    ALL, Container, Handover, NET, PID, USER, become_nobody_in, events, expect_exactly, lacking,
+    open, require, status, succeed,
 };
 use super::scenario::{comm, every_kind, mark, own_task};
 use crate::child::{self, Gate};
@@ -24,7 +22,7 @@ use crate::wire::{Event, LISTEN, Task, mask};
 
 pub const TESTS: &[Test] = &[
     test!(listen_is_acknowledged_from_every_kind_of_namespace)
-        .covers(&[Line::C19, Line::C23])
+        .covers(&[Line::C19, Line::C23, Line::C46])
         .stock_fails(
             "LISTEN is not answered in another pid namespace, and refused in a network one",
         )
@@ -64,17 +62,14 @@ pub const TESTS: &[Test] = &[
 
 const REFUSED: &str = "LISTEN from another network namespace is refused";
 
-/// A user without rights.
-const NOBODY: u32 = 1000;
-
 /// Where a network namespace lists the connector's callbacks.
 const CONNECTOR: &str = "net/connector";
 
 /// What it lists: other callbacks are for the initial network namespace.
 const LISTED: &str = "Name            ID\ncn_proc         1:1\n";
 
-/// Expects a LISTEN of this process to be answered once, with success.
-fn expect_answer() -> TestResult {
+/// Expects a LISTEN of this process to be answered once, with this error.
+fn expect_answer(err: u32) -> TestResult {
     const SEQ: u32 = 42;
     let mut listener = open()?;
     listener.send([LISTEN, mask::SID].as_bytes(), SEQ, 0)?;
@@ -83,7 +78,7 @@ fn expect_answer() -> TestResult {
         .iter()
         .map(|received| (received.event, received.message.connector.seq))
         .collect();
-    expect_eq("answers", answers, vec![(Event::Ack { err: 0 }, SEQ)])
+    expect_eq("answers", answers, vec![(Event::Ack { err }, SEQ)])
 }
 
 fn listen_is_acknowledged_from_every_kind_of_namespace() -> TestResult {
@@ -94,32 +89,22 @@ fn listen_is_acknowledged_from_every_kind_of_namespace() -> TestResult {
                 if lacking(kinds).is_some() {
                     continue;
                 }
+                // Who was cut off from the host, and not by a pid namespace, is not to see it.
+                let err = match kinds.contains(USER | NET) && !kinds.contains(PID) {
+                    true => Errno::EPERM as u32,
+                    false => 0,
+                };
                 // From the first process, and from one that entered.
-                Container::start(kinds, expect_answer)?
+                Container::start(kinds, || expect_answer(err))?
                     .finish()
                     .map_err(|failure| Failure::new(format!("{kinds:?}: {failure}")))?;
                 Container::idle(kinds)?
-                    .run(expect_answer)
+                    .run(|| expect_answer(err))
                     .map_err(|failure| Failure::new(format!("{kinds:?}: {failure}")))?;
             }
         }
     }
     Ok(())
-}
-
-/// Becomes a user without rights, who makes namespaces and is root in them; the next child is the
-/// first process there.
-fn become_nobody_in_a_container() -> TestResult {
-    let (user, group) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
-    setgroups(&[])?;
-    setresgid(group, group, group)?;
-    setresuid(user, user, user)?;
-    // After the change of ids, /proc/self belongs to root.
-    prctl::set_dumpable(true)?;
-    unshare(ALL)?;
-    fs::write("/proc/self/setgroups", "deny")?;
-    fs::write("/proc/self/uid_map", format!("0 {NOBODY} 1"))?;
-    Ok(fs::write("/proc/self/gid_map", format!("0 {NOBODY} 1"))?)
 }
 
 /// What a child of the first process raises.
@@ -157,7 +142,7 @@ fn follow_children_as_nobody(children: i32) -> TestResult {
     let (listening, go_on) = (Gate::new()?, Gate::new()?);
     let user = child::fork(|| {
         status(|| {
-            become_nobody_in_a_container()?;
+            become_nobody_in(ALL)?;
             let first = child::fork(|| {
                 status(|| {
                     let mut listener = open()?;

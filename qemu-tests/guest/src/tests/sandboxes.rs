@@ -1,0 +1,302 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Who was cut off from the host by a user and a network namespace, and shares its pid namespace
+//! still, does not see it (C46): LISTEN is for whose user namespace owns the pid namespace, or is
+//! above the owner, or whose socket is in a network namespace of such an owner.
+
+use std::os::fd::OwnedFd;
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sched::{CloneFlags, setns, unshare};
+
+use super::container::{
+    ALL, Container, Handover, NET, PID, USER, become_nobody_in, become_root_as, events,
+    expect_exactly, open, require, sleep, status, succeed,
+};
+use super::counting::expect_count;
+use super::scenario::{comm, mark, own_task};
+use crate::child::{self, own_pid};
+use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
+use crate::listener::Listener;
+use crate::listing::{self, Listing};
+use crate::test;
+use crate::wire::{Event, IGNORE, LISTEN, Task, mask};
+
+pub const TESTS: &[Test] = &[
+    test!(a_sandbox_that_root_made_is_refused)
+        .covers(&[Line::C46])
+        .stock_fails(NO_ANSWER),
+    test!(a_sandbox_that_a_user_made_is_refused)
+        .covers(&[Line::C46])
+        .stock_fails(NO_ANSWER),
+    test!(a_sandbox_within_a_container_is_refused)
+        .covers(&[Line::C46])
+        .stock_fails(NO_ANSWER),
+    test!(who_makes_a_pid_namespace_is_refused_and_who_is_in_it_is_not)
+        .covers(&[Line::C23, Line::C46])
+        .stock_fails(NO_ANSWER),
+    test!(pid_namespaces_nested_in_a_users_container_listen)
+        .covers(&[Line::C23, Line::C46])
+        .stock_fails(NO_ANSWER),
+    test!(who_joins_the_pid_namespace_of_a_container_below_listens)
+        .covers(&[Line::C21, Line::C46])
+        .stock_fails(NO_ANSWER),
+    test!(who_joins_a_container_below_from_a_sandbox_listens)
+        .covers(&[Line::C46])
+        .stock_fails(NO_ANSWER),
+    test!(a_listener_changes_its_mask_from_a_sandbox)
+        .covers(&[Line::C18, Line::C46])
+        .stock_fails(NO_ANSWER),
+    test!(a_user_namespace_in_the_hosts_network_listens)
+        .covers(&[Line::C46])
+        .stock_fails(NO_ANSWER),
+];
+
+const NO_ANSWER: &str = "LISTEN is ignored or refused in other namespaces than the initial ones";
+
+const EPERM: u32 = Errno::EPERM as u32;
+
+/// Sends a request, and tells its answer's errno.
+fn request(socket: &mut Listener, words: &[u32]) -> Result<u32, Failure> {
+    socket.request(words)?;
+    let answer = socket.wait_for("the answer", |received| received.event.bit() == 0)?;
+    match answer.event {
+        Event::Ack { err } => Ok(err),
+        event => Err(Failure::new(format!("an answer, got {event:?}"))),
+    }
+}
+
+/// Expects this process to be refused, as often as it tries, and gives away the socket.
+fn try_to_listen(handover: &Handover) -> TestResult {
+    let mut socket = open()?;
+    for words in [&[LISTEN] as &[u32], &[LISTEN, mask::COMM]] {
+        expect_eq("answer to LISTEN", request(&mut socket, words)?, EPERM)?;
+    }
+    // It listens as little as it did.
+    expect_eq("answer to IGNORE", request(&mut socket, &[IGNORE])?, 0)?;
+    expect_eq(
+        "answer",
+        request(&mut socket, &[LISTEN, mask::COMM])?,
+        EPERM,
+    )?;
+    handover.send(&socket)
+}
+
+/// Has a process try to listen that is where `enter` takes it. Expects it to be refused, to hear
+/// nothing of the host, and not to be counted.
+fn expect_refusal(enter: impl FnOnce() -> TestResult) -> TestResult {
+    let handover = Handover::new()?;
+    let mut heard = Listener::listen(mask::COMM)?;
+    succeed(child::fork(|| {
+        status(|| {
+            enter()?;
+            try_to_listen(&handover)
+        })
+    })?)?;
+    let mut refused = handover.receive()?;
+    events(&mut heard)?;
+    mark("secret")?;
+    let (task, comm) = (own_task(), comm("secret"));
+    expect_exactly("host", &mut heard, &[Event::Comm { task, comm }], |event| {
+        event.subject() == task
+    })?;
+    expect_eq("events in the sandbox", events(&mut refused)?, vec![])?;
+    expect_count(1)?;
+    drop(heard);
+    expect_count(0)
+}
+
+/// What makes a sandbox that has no pid namespace.
+const SANDBOX: CloneFlags = USER.union(NET);
+
+fn a_sandbox_that_root_made_is_refused() -> TestResult {
+    let sandbox = Container::idle(SANDBOX)?;
+    expect_refusal(|| sandbox.enter(SANDBOX))
+}
+
+fn a_sandbox_that_a_user_made_is_refused() -> TestResult {
+    require(SANDBOX)?;
+    expect_refusal(|| become_nobody_in(SANDBOX))
+}
+
+fn a_sandbox_within_a_container_is_refused() -> TestResult {
+    let container = Container::idle(ALL)?;
+    for is_mapped in [false, true] {
+        let handover = Handover::new()?;
+        container.run(|| {
+            unshare(SANDBOX)?;
+            if is_mapped {
+                become_root_as(0)?;
+            }
+            try_to_listen(&handover)
+        })?;
+        let mut refused = handover.receive()?;
+        container.run(|| Ok(mark("secret")?))?;
+        expect_eq("events in the sandbox", events(&mut refused)?, vec![])?;
+    }
+    expect_count(0)
+}
+
+/// Runs a function in a new process, which has to succeed.
+fn in_child(function: impl FnOnce() -> TestResult) -> TestResult {
+    succeed(child::fork(|| status(function))?)
+}
+
+/// Expects this process to listen, and to hear of itself by this number and nothing else.
+fn expect_to_listen_as(number: i32) -> TestResult {
+    expect_eq("own number", own_pid(), number)?;
+    let mut socket = open()?;
+    let answer = request(&mut socket, &[LISTEN, mask::COMM])?;
+    expect_eq("answer to LISTEN", answer, 0)?;
+    mark("heard")?;
+    let (task, comm) = (Task::leader(number), comm("heard"));
+    expect_exactly("inside", &mut socket, &[Event::Comm { task, comm }], |_| {
+        true
+    })
+}
+
+fn who_makes_a_pid_namespace_is_refused_and_who_is_in_it_is_not() -> TestResult {
+    require(ALL)?;
+    let handover = Handover::new()?;
+    in_child(|| {
+        become_nobody_in(ALL)?;
+        // Its children are to be in it, and it is not.
+        try_to_listen(&handover)?;
+        in_child(|| expect_to_listen_as(1))
+    })?;
+    expect_count(0)
+}
+
+fn pid_namespaces_nested_in_a_users_container_listen() -> TestResult {
+    require(ALL)?;
+    for nested in [PID, USER | PID, ALL] {
+        in_child(|| {
+            become_nobody_in(ALL)?;
+            in_child(|| {
+                expect_to_listen_as(1)?;
+                unshare(nested)?;
+                in_child(|| expect_to_listen_as(1))
+            })
+        })?;
+    }
+    Ok(())
+}
+
+fn who_joins_the_pid_namespace_of_a_container_below_listens() -> TestResult {
+    let container = Container::idle(ALL)?;
+    let handover = Handover::new()?;
+    // With a socket of the container's network, too.
+    succeed(container.spawn_in(PID | NET, || {
+        let mut socket = open()?;
+        let answer = request(&mut socket, &[LISTEN, mask::COMM])?;
+        expect_eq("answer to LISTEN", answer, 0)?;
+        handover.send(&socket)
+    })?)?;
+    let mut joined = handover.receive()?;
+    mark("outside")?;
+    container.run(|| Ok(mark("inside")?))?;
+    // The first process, and who listened, came before.
+    let (task, comm) = (Task::leader(3), comm("inside"));
+    expect_exactly("joined", &mut joined, &[Event::Comm { task, comm }], |_| {
+        true
+    })
+}
+
+/// The first process of a container that this process makes, in a user namespace below its own.
+struct Below(OwnedFd);
+
+impl Below {
+    fn new() -> Result<Self, Failure> {
+        let kinds = USER | PID;
+        let first = child::clone_with(kinds.bits() | libc::SIGCHLD, || status(sleep))?;
+        Ok(Self(child::pidfd(first.into_pid())?))
+    }
+
+    /// Runs a function in a new process of the container's pid namespace, and of this process's user
+    /// namespace.
+    fn run(&self, function: impl FnOnce() -> TestResult) -> TestResult {
+        in_child(|| {
+            setns(&self.0, PID)?;
+            in_child(function)
+        })
+    }
+}
+
+fn who_joins_a_container_below_from_a_sandbox_listens() -> TestResult {
+    require(ALL)?;
+    let handover = Handover::new()?;
+    in_child(|| {
+        become_nobody_in(SANDBOX)?;
+        try_to_listen(&handover)?;
+        // The sandbox's user namespace is above the one that owns the pid namespace.
+        Below::new()?.run(|| expect_to_listen_as(2))
+    })?;
+    expect_count(0)
+}
+
+/// Expects a listener to hear of a process that has this number below, or not, and not of this one.
+fn expect_hearing(listener: &mut Listener, below: &Below, number: Option<i32>) -> TestResult {
+    events(listener)?;
+    mark("outside")?;
+    below.run(|| Ok(mark("below")?))?;
+    let expected = number.map(|number| Event::Comm {
+        task: Task::leader(number),
+        comm: comm("below"),
+    });
+    expect_exactly("sandbox", listener, expected.as_slice(), |_| true)
+}
+
+fn a_listener_changes_its_mask_from_a_sandbox() -> TestResult {
+    require(ALL)?;
+    let listing = listing::is_there().then(listing::open).transpose()?;
+    in_child(|| {
+        become_nobody_in(SANDBOX)?;
+        let mut socket = open()?;
+        expect_eq("answer", request(&mut socket, &[LISTEN])?, EPERM)?;
+        let below = Below::new()?;
+        // It becomes a listener where it may.
+        below.run(|| {
+            let answer = request(&mut socket, &[LISTEN, mask::SID])?;
+            expect_eq("answer below", answer, 0)
+        })?;
+        expect_hearing(&mut socket, &below, None)?;
+        // From here on, the sandbox itself asks. What is seen stays the same.
+        let wanted = mask::SID | mask::COMM;
+        let answer = request(&mut socket, &[LISTEN, wanted])?;
+        expect_eq("answer to listening again", answer, 0)?;
+        if let Some(listing) = listing {
+            let lines = Listing::read_from(&listing)?.lines;
+            let masks: Vec<_> = lines.iter().map(|line| line.mask).collect();
+            expect_eq("masks", masks, vec![wanted])?;
+        }
+        expect_hearing(&mut socket, &below, Some(4))?;
+        expect_eq("answer to IGNORE", request(&mut socket, &[IGNORE])?, 0)?;
+        expect_hearing(&mut socket, &below, None)?;
+        // It is no listener any more.
+        expect_eq("answer", request(&mut socket, &[LISTEN])?, EPERM)?;
+        expect_hearing(&mut socket, &below, None)
+    })?;
+    expect_count(0)
+}
+
+fn a_user_namespace_in_the_hosts_network_listens() -> TestResult {
+    require(USER)?;
+    // It shares with the host what would keep others from it.
+    for enter in [|| become_nobody_in(USER), || Ok(unshare(USER)?)] {
+        in_child(|| {
+            enter()?;
+            let mut socket = open()?;
+            let answer = request(&mut socket, &[LISTEN, mask::COMM])?;
+            expect_eq("answer to LISTEN", answer, 0)?;
+            mark("heard")?;
+            let (task, comm) = (own_task(), comm("heard"));
+            expect_exactly(
+                "there",
+                &mut socket,
+                &[Event::Comm { task, comm }],
+                |event| event.subject() == task,
+            )
+        })?;
+    }
+    Ok(())
+}
