@@ -13,6 +13,7 @@ pub mod container;
 mod containers;
 mod coredump;
 mod counting;
+mod credentials;
 mod cycles;
 mod examples;
 mod exec;
@@ -82,6 +83,7 @@ pub fn all() -> Vec<Test> {
         namespaces_borders::TESTS,
         namespaces_listen::TESTS,
         sandboxes::TESTS,
+        credentials::TESTS,
         namespaces_lifetimes::TESTS,
         session_end_namespaces::TESTS,
         sshd::TESTS,

@@ -1,0 +1,317 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Whom messages are from, as who asks for it with SO_PASSCRED is told (C48): process 0, and root of
+//! the listener's user namespace; an answer, of the requester's.
+
+use std::fs;
+use std::io::IoSliceMut;
+use std::os::fd::{AsFd, AsRawFd};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::socket::{
+    ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg, setsockopt, sockopt,
+};
+use nix::unistd::{Gid, Pid, Uid, setresgid, setresuid};
+
+use super::container::{
+    ALL, Container, FIRST_ID, Handover, NET, PID, USER, become_nobody_in, open, require, status,
+    succeed,
+};
+use super::module::Changed;
+use super::scenario::mark;
+use crate::child::{self, Child, Gate};
+use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::listener::Listener;
+use crate::test;
+use crate::wire::{Event, IGNORE, LISTEN, MESSAGE_SIZE, Received, mask};
+
+pub const TESTS: &[Test] = &[
+    test!(events_are_from_root).covers(&[Line::C48]),
+    test!(answers_are_from_root)
+        .covers(&[Line::C19, Line::C48])
+        .stock_fails("not every request is answered"),
+    test!(messages_in_a_container_are_from_its_root)
+        .covers(&[Line::C48])
+        .stock_fails(IGNORED),
+    test!(messages_in_a_user_namespace_alone_are_from_its_root)
+        .covers(&[Line::C48])
+        .stock_fails(IGNORED),
+    test!(messages_where_0_is_not_mapped_are_from_the_overflow_id)
+        .covers(&[Line::C48])
+        .stock_fails(IGNORED),
+    test!(messages_are_from_root_as_soon_as_it_is_mapped)
+        .covers(&[Line::C48])
+        .stock_fails(IGNORED),
+    test!(an_answer_is_from_the_requesters_root)
+        .covers(&[Line::C48])
+        .stock_fails(IGNORED),
+    test!(a_refusal_in_a_sandbox_is_from_its_root)
+        .covers(&[Line::C46, Line::C48])
+        .stock_fails(IGNORED),
+    test!(a_refusal_without_a_module_is_from_the_requesters_root)
+        .covers(&[Line::C33, Line::C48])
+        .not_on_stock("cn_proc is built in, there is no module"),
+];
+
+const IGNORED: &str = "LISTEN from another pid or network namespace is ignored or refused";
+
+/// What an id that has no number in a user namespace is shown as.
+const OVERFLOW_ID: u32 = 65534;
+
+/// An operation that there is not.
+const UNKNOWN: u32 = 9;
+
+/// The sender's pid, uid and gid.
+type Sender = (i32, u32, u32);
+
+const ROOT: Sender = (0, 0, 0);
+const OUTER_ROOT: Sender = (0, FIRST_ID, FIRST_ID);
+const NOBODY_KNOWN: Sender = (0, OVERFLOW_ID, OVERFLOW_ID);
+
+/// A socket that is told who its messages are from.
+fn told() -> Result<Listener, Failure> {
+    let socket = open()?;
+    setsockopt(&socket, sockopt::PassCred, &true)?;
+    Ok(socket)
+}
+
+/// Takes the messages that are there, each with its sender.
+fn read(socket: &Listener) -> Result<Vec<(Event, Sender)>, Failure> {
+    let mut messages = Vec::new();
+    loop {
+        let mut bytes = [0; MESSAGE_SIZE + 1];
+        let mut data = [IoSliceMut::new(&mut bytes)];
+        let mut space = nix::cmsg_space!(libc::ucred);
+        let message = recvmsg::<()>(
+            socket.as_fd().as_raw_fd(),
+            &mut data,
+            Some(&mut space),
+            MsgFlags::MSG_DONTWAIT,
+        );
+        let (length, sender) = match message {
+            Err(Errno::EAGAIN) => return Ok(messages),
+            message => {
+                let message = message?;
+                let sender = message.cmsgs()?.find_map(|control| match control {
+                    ControlMessageOwned::ScmCredentials(sender) => Some(sender),
+                    _ => None,
+                });
+                (message.bytes, sender)
+            }
+        };
+        let sender = sender.ok_or_else(|| Failure::new("a message came without its sender"))?;
+        let received = Received::decode(&bytes[..length], (0, 1)).map_err(Failure::new)?;
+        messages.push((received.event, numbers(&sender)));
+    }
+}
+
+fn numbers(sender: &UnixCredentials) -> Sender {
+    (sender.pid(), sender.uid(), sender.gid())
+}
+
+/// Expects one answer among the messages that are there, and at least one event, all of them from
+/// this sender.
+#[track_caller]
+fn expect_answer_and_event(socket: &Listener, sender: Sender) -> TestResult {
+    let messages = read(socket)?;
+    let (answers, events): (Vec<_>, Vec<_>) =
+        messages.iter().partition(|(event, _)| event.bit() == 0);
+    expect_eq("answers", answers, vec![&(Event::Ack { err: 0 }, sender)])?;
+    let mut senders: Vec<_> = events.iter().map(|(_, sender)| *sender).collect();
+    senders.dedup();
+    expect_eq("senders of events", senders, vec![sender])
+}
+
+/// Sends a request, and expects its answer alone.
+#[track_caller]
+fn expect_answer(socket: &Listener, words: &[u32], err: u32, sender: Sender) -> TestResult {
+    socket.request(words)?;
+    let what = format!("answer to {words:?}");
+    expect_eq(&what, read(socket)?, vec![(Event::Ack { err }, sender)])
+}
+
+/// Sends requests of all kinds on a socket that does not listen, and expects their answers.
+#[track_caller]
+fn expect_answers(socket: &Listener, sender: Sender) -> TestResult {
+    const INVALID: u32 = Errno::EINVAL as u32;
+    expect_answer(socket, &[UNKNOWN], INVALID, sender)?;
+    expect_answer(socket, &[LISTEN, mask::SID], 0, sender)?;
+    expect_answer(socket, &[LISTEN, mask::EXEC], 0, sender)?;
+    expect_answer(socket, &[UNKNOWN, 0], INVALID, sender)?;
+    expect_answer(socket, &[IGNORE], 0, sender)?;
+    expect_answer(socket, &[IGNORE, mask::SID], 0, sender)
+}
+
+/// Listens and raises an event.
+fn listen_and_mark(socket: &Listener) -> TestResult {
+    socket.request(&[LISTEN, mask::COMM])?;
+    Ok(mark("from whom?")?)
+}
+
+fn events_are_from_root() -> TestResult {
+    let socket = told()?;
+    listen_and_mark(&socket)?;
+    let messages = read(&socket)?;
+    let events = messages.iter().filter(|(event, _)| event.bit() != 0);
+    let mut senders: Vec<_> = events.map(|(_, sender)| *sender).collect();
+    senders.dedup();
+    expect_eq("senders of events", senders, vec![ROOT])
+}
+
+fn answers_are_from_root() -> TestResult {
+    expect_answers(&told()?, ROOT)
+}
+
+fn messages_in_a_container_are_from_its_root() -> TestResult {
+    let container = Container::idle(ALL)?;
+    let handover = Handover::new()?;
+    container.run(|| {
+        let socket = told()?;
+        expect_answers(&socket, ROOT)?;
+        listen_and_mark(&socket)?;
+        expect_answer_and_event(&socket, ROOT)?;
+        socket.ignore()?;
+        read(&socket)?;
+        listen_and_mark(&socket)?;
+        handover.send(&socket)
+    })?;
+    // Whoever holds the socket outside knows that root by another number.
+    expect_answer_and_event(&handover.receive()?, OUTER_ROOT)
+}
+
+/// A process in a user and a pid namespace of its own, whose ids are not mapped yet.
+fn unmapped(function: impl FnOnce() -> TestResult) -> Result<Child, Failure> {
+    require(USER | PID)?;
+    let flags = (USER | PID).bits() | libc::SIGCHLD;
+    Ok(child::clone_with(flags, || status(function))?)
+}
+
+fn map(pid: Pid, kind: &str, map: &str) -> TestResult {
+    Ok(fs::write(format!("/proc/{pid}/{kind}_map"), map)?)
+}
+
+fn messages_where_0_is_not_mapped_are_from_the_overflow_id() -> TestResult {
+    const OWN: u32 = 7;
+    let (mapped, handover) = (Gate::new()?, Handover::new()?);
+    let process = unmapped(|| {
+        mapped.pass()?;
+        let (user, group) = (Uid::from_raw(OWN), Gid::from_raw(OWN));
+        setresgid(group, group, group)?;
+        setresuid(user, user, user)?;
+        let socket = told()?;
+        expect_answers(&socket, NOBODY_KNOWN)?;
+        listen_and_mark(&socket)?;
+        expect_answer_and_event(&socket, NOBODY_KNOWN)?;
+        socket.ignore()?;
+        read(&socket)?;
+        listen_and_mark(&socket)?;
+        handover.send(&socket)
+    })?;
+    for kind in ["uid", "gid"] {
+        map(process.pid(), kind, &format!("{OWN} {FIRST_ID} 1"))?;
+    }
+    mapped.open(0)?;
+    succeed(process)?;
+    // Outside, it is the root that there is.
+    expect_answer_and_event(&handover.receive()?, ROOT)
+}
+
+fn messages_are_from_root_as_soon_as_it_is_mapped() -> TestResult {
+    let (asked, mapped) = (Gate::new()?, Gate::new()?);
+    let process = unmapped(|| {
+        let socket = told()?;
+        for (index, sender) in [NOBODY_KNOWN, (0, 0, OVERFLOW_ID), ROOT]
+            .into_iter()
+            .enumerate()
+        {
+            // The listener is one from the first time on, when nobody was root.
+            listen_and_mark(&socket)
+                .and_then(|()| expect_answer_and_event(&socket, sender))
+                .map_err(|failure| failure.about(format!("with {index} maps")))?;
+            expect_answer(&socket, &[UNKNOWN], Errno::EINVAL as u32, sender)?;
+            asked.open(0)?;
+            mapped.pass()?;
+        }
+        Ok(())
+    })?;
+    for kind in ["uid", "gid"] {
+        asked.pass()?;
+        map(process.pid(), kind, &format!("0 {FIRST_ID} 1"))?;
+        mapped.open(0)?;
+    }
+    asked.pass()?;
+    mapped.open(0)?;
+    succeed(process)
+}
+
+fn an_answer_is_from_the_requesters_root() -> TestResult {
+    let container = Container::idle(ALL)?;
+    let outer = told()?;
+    outer.request(&[LISTEN, mask::SID])?;
+    let handover = Handover::new()?;
+    container.run(|| {
+        let inner = told()?;
+        inner.request(&[LISTEN, mask::SID])?;
+        handover.send(&inner)
+    })?;
+    let inner = handover.receive()?;
+    for (socket, own, requesters) in [(outer, ROOT, OUTER_ROOT), (inner, OUTER_ROOT, ROOT)] {
+        read(&socket)?;
+        let request = || Ok(socket.request(&[LISTEN, mask::COMM])?);
+        match requesters {
+            OUTER_ROOT => container.run(request)?,
+            _ => request()?,
+        }
+        let answer = (Event::Ack { err: 0 }, requesters);
+        let messages = read(&socket)?;
+        expect(
+            messages.contains(&answer),
+            format!("{answer:?}, got {messages:?}"),
+        )?;
+        // And what it asked for is told to the listener as ever.
+        container.run(|| Ok(mark("from whom?")?))?;
+        let mut senders: Vec<_> = read(&socket)?.iter().map(|(_, sender)| *sender).collect();
+        senders.dedup();
+        expect_eq("senders of events", senders, vec![own])?;
+    }
+    Ok(())
+}
+
+fn messages_in_a_user_namespace_alone_are_from_its_root() -> TestResult {
+    require(USER)?;
+    succeed(child::fork(|| {
+        status(|| {
+            become_nobody_in(USER)?;
+            let socket = told()?;
+            expect_answers(&socket, ROOT)?;
+            listen_and_mark(&socket)?;
+            expect_answer_and_event(&socket, ROOT)
+        })
+    })?)
+}
+
+fn a_refusal_in_a_sandbox_is_from_its_root() -> TestResult {
+    require(USER | NET)?;
+    succeed(child::fork(|| {
+        status(|| {
+            become_nobody_in(USER | NET)?;
+            expect_answer(&told()?, &[LISTEN], Errno::EPERM as u32, ROOT)
+        })
+    })?)
+}
+
+fn a_refusal_without_a_module_is_from_the_requesters_root() -> TestResult {
+    const ENODEV: u32 = Errno::ENODEV as u32;
+    let container = Container::idle(ALL)?;
+    let _unloaded = Changed::unloaded()?;
+    expect_answer(&told()?, &[IGNORE], ENODEV, ROOT)?;
+    let handover = Handover::new()?;
+    container.run(|| {
+        let socket = told()?;
+        expect_answer(&socket, &[IGNORE], ENODEV, ROOT)?;
+        socket.request(&[IGNORE])?;
+        handover.send(&socket)
+    })?;
+    let answer = (Event::Ack { err: ENODEV }, OUTER_ROOT);
+    expect_eq("outside", read(&handover.receive()?)?, vec![answer])
+}
