@@ -45,6 +45,7 @@ mod session_end;
 mod session_end_namespaces;
 mod session_end_threads;
 mod sid;
+mod silence;
 mod slabs;
 mod sshd;
 mod storm;
@@ -79,6 +80,7 @@ pub fn all() -> Vec<Test> {
         loading::TESTS,
         connector::TESTS,
         faults::TESTS,
+        silence::TESTS,
         namespaces::TESTS,
         namespaces_borders::TESTS,
         namespaces_listen::TESTS,
