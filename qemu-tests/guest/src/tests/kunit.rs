@@ -1,11 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The KUnit suites of the series' Rust abstractions. The kernel ran them while it booted; here
-//! are their results.
+//! are their results. One of them runs again, in the midst of what it registers a handler for.
 
 use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
-use crate::harness::{Line, Test, TestResult, expect, expect_eq};
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::WaitStatus;
+
+use super::container::status;
+use super::counting::expect_count;
+use super::loading::Modprobe;
+use super::module::Changed;
+use crate::child::{self, Gate};
+use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::listener::Listener;
+use crate::patience;
+use crate::stress::{cpus, pin};
 use crate::test;
+use crate::wire::{Event, IGNORE, LISTEN, mask};
 
 pub const TESTS: &[Test] = &[
     test!(rust_task).not_on_stock(NO_SUITE).covers(&[Line::C41]),
@@ -17,7 +32,14 @@ pub const TESTS: &[Test] = &[
     test!(rust_proc_events)
         .not_on_stock(NO_SUITE)
         .covers(&[Line::C41]),
+    test!(rust_proc_events_runs_again_while_requests_come_in)
+        .not_on_stock(NO_SUITE)
+        .covers(&[Line::C32, Line::C41])
+        .limit(Duration::from_secs(60)),
 ];
+
+/// Where the kernel has the suites, with what runs each again.
+const SUITES: &str = "/sys/kernel/debug/kunit";
 
 const NO_SUITE: &str = "the series adds the abstractions, and the suites with them";
 
@@ -44,8 +66,13 @@ fn rust_proc_events() -> TestResult {
 /// Expects that each case of a suite ran and passed.
 #[track_caller]
 fn expect_passed(suite: &str) -> TestResult {
-    let results = fs::read_to_string(format!("/sys/kernel/debug/kunit/{suite}/results"))?;
+    let results = fs::read_to_string(format!("{SUITES}/{suite}/results"))?;
     print!("{results}");
+    expect_all_passed(suite, &results)
+}
+
+#[track_caller]
+fn expect_all_passed(suite: &str, results: &str) -> TestResult {
     let mut lines = results
         .lines()
         .skip_while(|line| line.trim_start() != format!("# Subtest: {suite}"))
@@ -63,4 +90,83 @@ fn expect_passed(suite: &str) -> TestResult {
         !cases.is_empty() && failed.is_empty(),
         format!("all cases to pass, got {cases:?}"),
     )
+}
+
+/// How often the suite runs again at least.
+const RUNS: usize = 30;
+
+/// How long it may take until requests have come in at every moment.
+const RUNS_LIMIT: Duration = Duration::from_secs(40);
+
+/// The suite's handler is there for a moment, and answers nothing; then there is none again, and the
+/// handler's memory is free. What calls it meanwhile has to be through by then.
+fn rust_proc_events_runs_again_while_requests_come_in() -> TestResult {
+    const SUITE: &str = "rust_proc_events";
+    let directory = Path::new(SUITES).join(SUITE);
+    if !directory.join("run").exists() {
+        return Err(Failure::skip("the kernel has no CONFIG_KUNIT_DEBUGFS"));
+    }
+    let _modprobe = Modprobe::none()?;
+    let unloaded = Changed::unloaded()?;
+    let cpus = cpus()?;
+    let met = Gate::new()?;
+    let mut requesters = Vec::new();
+    for cpu in &cpus {
+        requesters.push(child::fork(|| status(|| send_requests(*cpu, &met)))?);
+    }
+    pin(cpus[0])?;
+    let deadline = patience::deadline(RUNS_LIMIT);
+    // On one CPU, a request in that moment is too much to ask for.
+    let (mut runs, mut is_met) = (0, cpus.len() == 1);
+    while runs < RUNS || !is_met {
+        expect(
+            Instant::now() < deadline,
+            format!("a request to meet the suite's handler in {runs} runs"),
+        )?;
+        fs::write(directory.join("run"), "again")?;
+        let results = fs::read_to_string(directory.join("results"))?;
+        expect_all_passed(SUITE, &results)?;
+        runs += 1;
+        is_met = is_met || met.pass_within(Duration::ZERO).is_ok();
+    }
+    println!("{runs} runs");
+    for requester in requesters {
+        let pid = requester.pid();
+        kill(pid, Signal::SIGKILL)?;
+        let killed = WaitStatus::Signaled(pid, Signal::SIGKILL, false);
+        expect_eq("end of a requester", requester.wait()?, killed)?;
+    }
+    drop(unloaded);
+    expect_count(0)?;
+    let _listener = Listener::listen(mask::COMM)?;
+    expect_count(1)
+}
+
+/// Sends requests and closes sockets until it is killed. Tells, once, when the suite's handler and no
+/// handler have both been met.
+fn send_requests(cpu: usize, met: &Gate) -> TestResult {
+    pin(cpu)?;
+    let (mut swallowed, mut refused) = (0u64, 0u64);
+    let mut is_told = false;
+    loop {
+        let mut socket = Listener::open()?;
+        for words in [&[LISTEN, mask::COMM] as &[u32], &[IGNORE]] {
+            socket.request(words)?;
+            let messages = socket.take_queued()?;
+            match messages.as_slice() {
+                [] => swallowed += 1,
+                [answer] => {
+                    let err = Errno::ENODEV as u32;
+                    expect_eq("answer", answer.event, Event::Ack { err })?;
+                    refused += 1;
+                }
+                more => return Err(Failure::new(format!("one answer, got {more:?}"))),
+            }
+        }
+        drop(socket);
+        if !is_told && swallowed > 0 && refused > 0 {
+            met.open(0)?;
+            is_told = true;
+        }
+    }
 }

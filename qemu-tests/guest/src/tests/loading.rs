@@ -52,12 +52,19 @@ const NO_MODULE: &str = "cn_proc is built in, there is no module";
 const MODPROBE: &str = "/proc/sys/kernel/modprobe";
 
 /// Another program in modprobe(8)'s place, until this is dropped.
-struct Modprobe {
+pub struct Modprobe {
     before: String,
     directory: PathBuf,
 }
 
 impl Modprobe {
+    /// No program: nobody loads a module.
+    pub fn none() -> Result<Self, Failure> {
+        let modprobe = Self::set("exit 1")?;
+        fs::write(MODPROBE, "\n")?;
+        Ok(modprobe)
+    }
+
     /// A program that writes its arguments to a file, and then runs a line of shell.
     fn set(line: &str) -> Result<Self, Failure> {
         let before = fs::read_to_string(MODPROBE)?.trim_end().to_owned();
