@@ -136,6 +136,11 @@ impl Gate {
         File::from(self.writer.try_clone()?).write_all(&number.to_ne_bytes())
     }
 
+    /// The end at which its waiters wait, for a program that knows nothing of gates.
+    pub fn reader(&self) -> BorrowedFd<'_> {
+        self.reader.as_fd()
+    }
+
     /// Waits until the gate is opened; the number that was handed over.
     pub fn pass(&self) -> io::Result<i32> {
         self.pass_within(patience::stretched(HANDSHAKE_LIMIT))

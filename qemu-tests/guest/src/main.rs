@@ -16,6 +16,7 @@ mod child;
 mod cycles;
 mod demo;
 mod describe;
+mod execs;
 mod fault_injection;
 mod fuzz;
 mod harness;
@@ -70,6 +71,8 @@ enum Command {
     Storm(storm::Options),
     /// Load and unload the module, and kill listeners, again and again.
     Cycles(cycles::Options),
+    /// Run programs from threads, and follow which numbers live.
+    Execs(execs::Options),
     /// Show events as they happen, until interrupted.
     Listen(listen::Options),
     /// Keep a service running, and leave alone what detached from it.
@@ -114,6 +117,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Fuzz(options) => succeed(fuzz::run(&options)),
         Command::Storm(options) => succeed(storm::run(&options)),
         Command::Cycles(options) => succeed(cycles::run(&options)),
+        Command::Execs(options) => succeed(execs::run(&options)),
         Command::Listen(options) => listen::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Supervise(options) => supervisor::run(&options),
     }

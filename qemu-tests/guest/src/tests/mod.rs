@@ -17,7 +17,10 @@ mod credentials;
 mod cycles;
 mod examples;
 mod exec;
+mod exec_scene;
+mod exec_threads;
 mod exit;
+mod exit_threads;
 mod faults;
 mod filters;
 mod fork;
@@ -34,8 +37,10 @@ mod namespaces_borders;
 pub mod namespaces_lifetimes;
 mod namespaces_listen;
 mod numbers;
+mod order;
 mod parameters;
 mod perf;
+mod priority;
 mod programs;
 mod ptrace;
 mod runtimes;
@@ -43,7 +48,7 @@ mod sandboxes;
 pub mod scenario;
 mod session_end;
 mod session_end_namespaces;
-mod session_end_threads;
+pub mod session_end_threads;
 mod sid;
 mod silence;
 mod slabs;
@@ -59,12 +64,15 @@ pub fn all() -> Vec<Test> {
         fork::TESTS,
         fork_complete::TESTS,
         exec::TESTS,
+        exec_threads::TESTS,
         ids::TESTS,
         sid::TESTS,
         ptrace::TESTS,
         comm::TESTS,
         coredump::TESTS,
         exit::TESTS,
+        exit_threads::TESTS,
+        order::TESTS,
         attribution::TESTS,
         session_end::TESTS,
         session_end_threads::TESTS,

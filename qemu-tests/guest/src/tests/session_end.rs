@@ -190,7 +190,7 @@ fn comes_for_a_leader_that_nobody_waits_for() -> TestResult {
 }
 
 /// Forks a child with a pid of the caller's choice, as soon as that is free.
-fn fork_as(pid: i32, deadline: Instant, function: impl FnOnce() -> i32) -> TestResult {
+pub fn fork_as(pid: i32, deadline: Instant, function: impl FnOnce() -> i32) -> TestResult {
     // SAFETY: All-zero fields ask for nothing.
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
     arguments.exit_signal = libc::SIGCHLD as u64;

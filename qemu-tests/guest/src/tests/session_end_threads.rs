@@ -49,7 +49,7 @@ static PATIENCE: libc::timespec = libc::timespec {
 static RUNNING: [AtomicU32; 3] = [const { AtomicU32::new(1) }; 3];
 
 /// Ends the calling thread alone.
-fn end_thread(status: i32) -> ! {
+pub fn end_thread(status: i32) -> ! {
     // SAFETY: No frame of this thread holds what others need.
     unsafe { libc::syscall(libc::SYS_exit, status) };
     unreachable!("exit(2) does not return")

@@ -1,0 +1,327 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Storms of processes whose threads run programs, end and are killed at once, and a model that
+//! follows from FORK and EXIT alone which numbers live. It has to agree with /proc after each storm.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use fastrand::Rng;
+use nix::fcntl::OFlag;
+use nix::libc;
+use nix::mount::{MsFlags, mount};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::CloneFlags;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
+use nix::unistd::{execv, pause, pipe2};
+
+use crate::child;
+use crate::harness::{Failure, TestResult, expect, expect_eq};
+use crate::listener::Listener;
+use crate::patience;
+use crate::tests::container::{Container, PID, available};
+use crate::tests::session_end_threads::end_thread;
+use crate::wire::{Event, Task, mask};
+
+/// How much is to happen.
+#[derive(Args)]
+pub struct Options {
+    /// How many storms.
+    #[arg(long, default_value_t = 10_000)]
+    pub rounds: u64,
+    /// What the storms follow from.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+}
+
+/// Processes of a storm.
+const PROCESSES: usize = 4;
+
+/// Threads of a process are at most so many.
+const THREADS: usize = 6;
+
+/// How often to say how far it is.
+const REPORTS: u64 = 10;
+
+/// How long a storm may take.
+const STORM_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long what has happened may take to be told, and to be seen in /proc.
+const SETTLE_LIMIT: Duration = Duration::from_secs(5);
+
+/// What a thread does when all of its process are there.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Deed {
+    Executes,
+    Ends,
+    EndsAll,
+    Waits,
+}
+
+impl Deed {
+    fn any(random: &mut Rng) -> Self {
+        match random.u8(0..10) {
+            0..4 => Self::Executes,
+            4..7 => Self::Ends,
+            7 => Self::EndsAll,
+            _ => Self::Waits,
+        }
+    }
+}
+
+/// Runs it, and prints the figures.
+pub fn run(options: &Options) -> TestResult {
+    let Options { rounds, seed } = *options;
+    println!("execs: {rounds} rounds from the seed {seed}");
+    let own_numbers = available(PID) == PID;
+    let kinds = available(PID) | CloneFlags::CLONE_NEWNS;
+    Container::start(kinds, || {
+        if own_numbers {
+            mount_own_proc()?;
+        }
+        storms(rounds, &mut Rng::with_seed(seed), own_numbers)
+    })?
+    .finish()
+}
+
+/// Lets /proc show this pid namespace.
+fn mount_own_proc() -> nix::Result<()> {
+    let nothing: Option<&str> = None;
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(nothing, "/", nothing, private, nothing)?;
+    mount(
+        Some("proc"),
+        "/proc",
+        Some("proc"),
+        MsFlags::empty(),
+        nothing,
+    )
+}
+
+fn storms(rounds: u64, random: &mut Rng, own_numbers: bool) -> TestResult {
+    let started = Instant::now();
+    let mut model = Model::begin()?;
+    for round in 1..=rounds {
+        storm(&mut model, random, own_numbers)
+            .map_err(|failure| failure.about(format!("in round {round}")))?;
+        if round % rounds.div_ceil(REPORTS) == 0 || round == rounds {
+            let seconds = started.elapsed().as_secs_f64();
+            let Model { begun, ended, .. } = model;
+            println!(
+                "execs: {round} storms ({seconds:.1} s), {begun} numbers began, {ended} ended, \
+                 the model agrees with /proc"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// One storm, and what the model says of it: when it is over, and when all its processes are gone.
+fn storm(model: &mut Model, random: &mut Rng, own_numbers: bool) -> TestResult {
+    let (over, last) = pipe2(OFlag::O_CLOEXEC)?;
+    let mut processes = Vec::new();
+    let mut plans = Vec::new();
+    for _ in 0..PROCESSES {
+        let deeds: Vec<_> = (0..random.usize(1..=THREADS))
+            .map(|_| Deed::any(random))
+            .collect();
+        let plan = deeds.clone();
+        let last = last.as_raw_fd();
+        processes.push(child::fork(move || act(plan, last))?.into_pid());
+        plans.push(deeds);
+    }
+    drop(last);
+    for process in &processes {
+        if random.u8(0..4) == 0 {
+            // Anywhere in what it does.
+            for _ in 0..random.u32(0..20_000) {
+                std::hint::spin_loop();
+            }
+            kill(*process, Signal::SIGKILL)?;
+        }
+    }
+    let family = |own_numbers: bool| {
+        let mut family: Vec<_> = processes.iter().map(|pid| pid.as_raw()).collect();
+        family.push(child::own_pid());
+        (!own_numbers).then_some(family)
+    };
+    let about = |failure: Failure| failure.about(format!("of {processes:?}, which do {plans:?}"));
+    await_end(&over).map_err(about)?;
+    model.agree(family(own_numbers)).map_err(about)?;
+    for process in &processes {
+        kill(*process, Signal::SIGKILL)?;
+        waitpid(*process, None)?;
+    }
+    model.agree(family(own_numbers)).map_err(about)
+}
+
+/// Waits until nobody has the other end of a pipe any more.
+fn await_end(pipe: &OwnedFd) -> TestResult {
+    let limit = PollTimeout::try_from(patience::stretched(STORM_LIMIT)).unwrap_or(PollTimeout::MAX);
+    let mut closed = [PollFd::new(pipe.as_fd(), PollFlags::empty())];
+    expect_eq("the end of a storm", poll(&mut closed, limit)?, 1)
+}
+
+/// A process of a storm. Its `last` descriptor is open until all of its deeds are done: exec closes
+/// it, and so does the end of the process, or who is the last to do something else.
+fn act(deeds: Vec<Deed>, last: i32) -> i32 {
+    // For as long as the process lives.
+    let barrier: &'static Barrier = Box::leak(Box::new(Barrier::new(deeds.len())));
+    let undone: &'static AtomicUsize = Box::leak(Box::new(AtomicUsize::new(deeds.len())));
+    let closes_itself = deeds.contains(&Deed::Executes) || deeds.contains(&Deed::EndsAll);
+    let act = move |deed| {
+        barrier.wait();
+        if undone.fetch_sub(1, Ordering::AcqRel) == 1 && !closes_itself {
+            // SAFETY: It is this process's own, and nothing of it uses it.
+            unsafe { libc::close(last) };
+        }
+        match deed {
+            Deed::Executes => {
+                let _ = execv(c"/bin/sleep", &[c"sleep", c"1000"]);
+                // Another one was first, or the process was killed: there is nothing to return to.
+                end_thread(1)
+            }
+            Deed::Ends => end_thread(0),
+            // SAFETY: Ends the process; nothing of it is left to be unsound.
+            Deed::EndsAll => unsafe { libc::_exit(0) },
+            Deed::Waits => loop {
+                pause();
+            },
+        }
+    };
+    for deed in &deeds[1..] {
+        let deed = *deed;
+        thread::spawn(move || act(deed));
+    }
+    act(deeds[0])
+}
+
+/// Which numbers live, each with its process: from /proc once, and then from FORK and EXIT alone.
+struct Model {
+    listener: Listener,
+    living: BTreeMap<i32, i32>,
+    begun: u64,
+    ended: u64,
+}
+
+impl Model {
+    fn begin() -> Result<Self, Failure> {
+        let listener = Listener::listen(mask::FORK | mask::EXIT)?;
+        let mut model = Self {
+            listener,
+            living: in_proc()?,
+            begun: 0,
+            ended: 0,
+        };
+        // What happened since is in both.
+        for event in model.told()? {
+            match event {
+                Event::Fork { child, .. } => _ = model.living.insert(child.pid, child.tgid),
+                Event::Exit { task, .. } => _ = model.living.remove(&task.pid),
+                _ => {}
+            }
+        }
+        Ok(model)
+    }
+
+    fn told(&mut self) -> Result<Vec<Event>, Failure> {
+        let messages = self.listener.take_queued()?;
+        Ok(messages.iter().map(|received| received.event).collect())
+    }
+
+    /// Takes what was told. A number begins once before it ends, and ends once.
+    fn follow(&mut self) -> TestResult {
+        for event in self.told()? {
+            match event {
+                Event::Fork { child, .. } => {
+                    let before = self.living.insert(child.pid, child.tgid);
+                    expect_eq(&format!("{event:?} of a number that lived"), before, None)?;
+                    self.begun += 1;
+                }
+                Event::Exit {
+                    task: Task { pid, tgid },
+                    ..
+                } => {
+                    let before = self.living.remove(&pid);
+                    expect_eq(
+                        &format!("{event:?} of a number that lived"),
+                        before,
+                        Some(tgid),
+                    )?;
+                    self.ended += 1;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Expects the model to agree with /proc, at last: about all numbers, or those of a family of
+    /// processes.
+    fn agree(&mut self, family: Option<Vec<i32>>) -> TestResult {
+        let limit = patience::deadline(SETTLE_LIMIT);
+        loop {
+            let in_proc = restrict(in_proc()?, family.as_deref());
+            self.follow()?;
+            let living = restrict(self.living.clone(), family.as_deref());
+            if living == in_proc {
+                return Ok(());
+            }
+            expect(
+                Instant::now() < limit,
+                format!("the numbers {in_proc:?}, by /proc, got {living:?}, by events"),
+            )?;
+            // Nothing tells when what has ended is seen no more.
+            thread::yield_now();
+        }
+    }
+}
+
+fn restrict(mut numbers: BTreeMap<i32, i32>, family: Option<&[i32]>) -> BTreeMap<i32, i32> {
+    if let Some(family) = family {
+        numbers.retain(|_, process| family.contains(process));
+    }
+    numbers
+}
+
+/// The numbers that live according to /proc, each with its process.
+///
+/// A thread that has ended, and waits to be reaped, lives no more. The first one does, though, as
+/// long as its process does.
+fn in_proc() -> Result<BTreeMap<i32, i32>, Failure> {
+    let mut numbers = BTreeMap::new();
+    for process in fs::read_dir("/proc")? {
+        let name = process?.file_name();
+        let Some(process) = name.to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        // A process that is gone meanwhile has none.
+        let tasks = fs::read_dir(format!("/proc/{process}/task"));
+        let tasks: Vec<i32> = tasks
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|task| task.file_name().to_str()?.parse().ok())
+            .collect();
+        for task in &tasks {
+            if !has_ended(process, *task) || (*task == process && tasks.len() > 1) {
+                numbers.insert(*task, process);
+            }
+        }
+    }
+    Ok(numbers)
+}
+
+/// Whether a task has ended: it is gone, or waits to be reaped.
+fn has_ended(process: i32, task: i32) -> bool {
+    let stat = fs::read(format!("/proc/{process}/task/{task}/stat")).unwrap_or_default();
+    let stat = String::from_utf8_lossy(&stat);
+    let state = stat.rsplit_once(") ").map_or("", |(_, rest)| &rest[..1]);
+    matches!(state, "" | "Z" | "X")
+}

@@ -1,0 +1,503 @@
+// SPDX-License-Identifier: GPL-2.0
+//! A process with several threads, one of which runs another program: in all variants of who calls,
+//! what becomes of it, and who else is there.
+
+use std::fmt::{self, Display};
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::ptrace;
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, dup2_stdin, execv, fexecve, pause, setsid};
+
+use super::container::{Handover, open};
+use super::priority::{preempt_others, share_a_cpu};
+use super::scenario::{is_exit, take_through_exit};
+use super::session_end_threads::end_thread;
+use crate::child::{self, Child, Gate};
+use crate::harness::{Failure, TestResult, expect, expect_eq};
+use crate::listener::{EVENT_LIMIT, Listener};
+use crate::patience;
+use crate::wire::{Event, LISTEN, Received, mask};
+
+/// What becomes of the exec.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Outcome {
+    /// The program runs.
+    Runs,
+    /// There is no such program: the process goes on.
+    FailsAtOnce,
+    /// The program turns out to be unusable when the old one is gone: the process is killed.
+    FailsLate,
+    /// The process is killed while exec waits for a thread that a tracer does not reap.
+    Killed,
+}
+
+impl Outcome {
+    /// How the process ends, as wait(2) has it.
+    pub fn status(self) -> u32 {
+        match self {
+            Self::Runs => PROGRAM_STATUS << 8,
+            Self::FailsAtOnce => PROCESS_STATUS << 8,
+            Self::FailsLate => Signal::SIGSEGV as u32,
+            Self::Killed => Signal::SIGKILL as u32,
+        }
+    }
+}
+
+/// Which thread calls exec.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Caller {
+    First,
+    /// Another one; what the first one does.
+    Other(FirstThread),
+}
+
+/// What a first thread does while another one calls exec.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum FirstThread {
+    Waits,
+    /// It has long ended, by itself.
+    EndedBefore,
+    /// It ends at the same moment.
+    EndsMeanwhile,
+}
+
+/// What the process is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Place {
+    Ordinary,
+    /// The end of its session is asked for, too.
+    LeadsSession,
+    /// The first one of a pid namespace, in which somebody listens, too.
+    FirstOfNamespace,
+}
+
+/// One way in which it can go.
+#[derive(Clone, Copy, Debug)]
+pub struct Variant {
+    pub outcome: Outcome,
+    pub caller: Caller,
+    /// How many more threads there are.
+    pub bystanders: usize,
+    /// All are on one CPU, on which the caller runs whenever it can.
+    pub hurried: bool,
+    /// Each thread has a tracer.
+    pub traced: bool,
+    pub place: Place,
+}
+
+impl Display for Variant {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "in the variant {self:?}")
+    }
+}
+
+/// Exit statuses of who can end by itself.
+pub const FIRST_STATUS: u32 = 3;
+const PROGRAM_STATUS: u32 = 5;
+const PROCESS_STATUS: u32 = 6;
+
+/// What a listener was told of the process.
+pub struct Played {
+    /// The process, as the listener numbers it.
+    pub pid: i32,
+    /// The other threads, in the order in which they were made.
+    pub threads: Vec<i32>,
+    /// All numbers that were announced, in their order.
+    pub announced: Vec<i32>,
+    /// All events about the process.
+    pub told: Vec<Event>,
+    /// Whether the last of the threads called exec.
+    other_called: bool,
+}
+
+impl Played {
+    /// The old number of a caller that is not the first thread.
+    pub fn caller(&self) -> Option<i32> {
+        self.threads.last().copied().filter(|_| self.other_called)
+    }
+}
+
+/// What both listeners were told.
+pub struct Tellings {
+    pub outside: Played,
+    /// In the process's pid namespace, if it has one of its own.
+    pub inside: Option<Played>,
+}
+
+/// A listener, and what it was told of the process so far.
+struct Witness {
+    listener: Listener,
+    pid: i32,
+    told: Vec<Event>,
+}
+
+impl Witness {
+    fn keep(&mut self, messages: Vec<Received>) {
+        let events = messages.iter().map(|received| received.event);
+        let pid = self.pid;
+        self.told
+            .extend(events.filter(|event| event.bit() != 0 && event.subject().tgid == pid));
+    }
+
+    fn take_queued(&mut self) -> TestResult {
+        let messages = self.listener.take_queued()?;
+        self.keep(messages);
+        Ok(())
+    }
+
+    fn take_through(&mut self, what: &str, wanted: impl Fn(&Received) -> bool) -> TestResult {
+        let messages = self.listener.take_through(what, wanted)?;
+        self.keep(messages);
+        Ok(())
+    }
+
+    /// Waits for the ends of these numbers, unless they were told already.
+    fn take_through_exits(&mut self, pids: &[i32]) -> TestResult {
+        for pid in pids {
+            let told =
+                |event: &Event| matches!(event, Event::Exit { task, .. } if task.pid == *pid);
+            if !self.told.iter().any(told) {
+                let what = format!("EXIT of {pid}");
+                self.take_through(&what, |received| is_exit(received, *pid))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The numbers that were announced.
+    fn announced(&self) -> Vec<i32> {
+        let forks = self.told.iter().filter(|event| event.bit() == mask::FORK);
+        forks.map(|event| event.subject().pid).collect()
+    }
+
+    /// Those of them that are not the first thread's.
+    fn threads(&self) -> Vec<i32> {
+        let mut threads = self.announced();
+        threads.retain(|pid| *pid != self.pid);
+        threads
+    }
+
+    fn has_told_the_end(&self) -> bool {
+        let pid = self.pid;
+        let end = |event: &Event| matches!(event, Event::Exit { task, .. } if task.pid == pid);
+        self.told.iter().any(end)
+    }
+
+    fn finish(mut self, variant: Variant) -> Result<Played, Failure> {
+        // The last that is told, unless something is told twice.
+        self.take_through_exits(&[self.pid])?;
+        self.take_queued()?;
+        Ok(Played {
+            pid: self.pid,
+            threads: self.threads(),
+            announced: self.announced(),
+            told: self.told,
+            other_called: variant.caller != Caller::First,
+        })
+    }
+}
+
+/// The handshakes with the process, and what it may run.
+struct Gates {
+    /// The caller is about to call exec.
+    ready: Gate,
+    /// The caller may go on.
+    go: Gate,
+    /// What the program that is run waits for.
+    end: Gate,
+    /// Exec failed.
+    failed: Gate,
+    /// A program that fails late.
+    broken: File,
+}
+
+/// Newlines, for a shell that reads a line.
+const LINE: i32 = i32::from_ne_bytes(*b"\n\n\n\n");
+
+/// Plays a variant; what was told of it.
+pub fn play(variant: Variant) -> Result<Tellings, Failure> {
+    let mask = mask::FORK
+        | mask::EXEC
+        | mask::EXIT
+        | match variant.place {
+            Place::LeadsSession => mask::SESSION_END,
+            Place::Ordinary | Place::FirstOfNamespace => 0,
+        };
+    let listener = Listener::listen(mask)?;
+    let handover = Handover::new()?;
+    let gates = Gates {
+        ready: Gate::new()?,
+        go: Gate::new()?,
+        end: Gate::new()?,
+        failed: Gate::new()?,
+        broken: broken_program()?,
+    };
+    let process = start(variant, || {
+        if variant.place == Place::FirstOfNamespace {
+            let inside = open()?;
+            inside.request(&[LISTEN, mask])?;
+            handover.send(&inside)?;
+        }
+        act(variant, &gates)
+    })?;
+    gates.ready.pass()?;
+    let mut outside = Witness {
+        listener,
+        pid: process.pid().as_raw(),
+        told: Vec::new(),
+    };
+    outside.take_queued()?;
+    let inside = match variant.place {
+        Place::FirstOfNamespace => Some(Witness {
+            listener: handover.receive()?,
+            pid: 1,
+            told: Vec::new(),
+        }),
+        Place::Ordinary | Place::LeadsSession => None,
+    };
+    direct(variant, &gates, process, &mut outside)?;
+    let outside = outside.finish(variant)?;
+    let inside = inside.map(|inside| inside.finish(variant)).transpose()?;
+    Ok(Tellings { outside, inside })
+}
+
+/// Starts the process where it belongs.
+fn start(variant: Variant, function: impl FnOnce() -> TestResult) -> nix::Result<Child> {
+    let flags = match variant.place {
+        Place::FirstOfNamespace => libc::CLONE_NEWPID,
+        Place::Ordinary | Place::LeadsSession => 0,
+    };
+    child::clone_with(flags | libc::SIGCHLD, || super::container::status(function))
+}
+
+/// What the process does.
+fn act(variant: Variant, gates: &Gates) -> TestResult {
+    if variant.place == Place::LeadsSession {
+        setsid()?;
+    }
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    dup2_stdin(gates.end.reader())?;
+    if variant.hurried {
+        share_a_cpu()?;
+    }
+    let meanwhile = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..variant.bystanders {
+            scope.spawn(pause);
+        }
+        let Caller::Other(first) = variant.caller else {
+            return call(variant, gates, &meanwhile);
+        };
+        scope.spawn(|| super::container::status(|| call(variant, gates, &meanwhile)));
+        match first {
+            // Until the others have ended, which they don't.
+            FirstThread::Waits => {}
+            FirstThread::EndedBefore => end_thread(FIRST_STATUS as i32),
+            FirstThread::EndsMeanwhile => {
+                while !meanwhile.load(Ordering::Acquire) {
+                    thread::yield_now();
+                }
+                end_thread(FIRST_STATUS as i32)
+            }
+        }
+        Ok(())
+    })
+}
+
+/// What the caller does.
+fn call(variant: Variant, gates: &Gates, meanwhile: &AtomicBool) -> TestResult {
+    if variant.caller == Caller::Other(FirstThread::EndedBefore) {
+        await_zombie("self")?;
+    }
+    gates.ready.open(0)?;
+    gates.go.pass()?;
+    if variant.hurried {
+        preempt_others()?;
+    }
+    meanwhile.store(true, Ordering::Release);
+    let failed = match variant.outcome {
+        Outcome::Runs | Outcome::Killed => {
+            let script = format!("read line; exit {PROGRAM_STATUS}");
+            let script = std::ffi::CString::new(script).expect("the script holds no zero");
+            execv(c"/bin/sh", &[c"sh", c"-c", script.as_c_str()])
+        }
+        Outcome::FailsAtOnce => execv(c"/nonexistent/program", &[c"program"]),
+        Outcome::FailsLate => fexecve(
+            gates.broken.as_fd(),
+            &[c"broken"],
+            &[] as &[&std::ffi::CStr],
+        ),
+    };
+    gates
+        .failed
+        .open(failed.err().map_or(0, |error| error as i32))?;
+    gates.go.pass()?;
+    std::process::exit(PROCESS_STATUS as i32)
+}
+
+/// Lets the process go on, and all happen to it that the variant has.
+fn direct(variant: Variant, gates: &Gates, process: Child, outside: &mut Witness) -> TestResult {
+    let pid = process.into_pid();
+    let threads = outside.threads();
+    let made = variant.bystanders + usize::from(variant.caller != Caller::First);
+    expect_eq("other threads", threads.len(), made)?;
+    let bystanders = &threads[..variant.bystanders];
+    // With a tracer, the first process of a namespace survives the signal for a late failure.
+    let survives =
+        variant.outcome == Outcome::FailsLate && variant.place == Place::FirstOfNamespace;
+    let mut traced: Vec<i32> = match (variant.traced, variant.outcome) {
+        (true, _) if survives => bystanders.to_vec(),
+        (true, _) => threads.clone(),
+        // One for which exec has to wait.
+        (false, Outcome::Killed) => bystanders[..1].to_vec(),
+        (false, _) => vec![],
+    };
+    for thread in &traced {
+        ptrace::seize(Pid::from_raw(*thread), ptrace::Options::empty())?;
+    }
+    let gone = variant.caller == Caller::Other(FirstThread::EndedBefore);
+    if variant.traced && !survives && !gone {
+        ptrace::seize(pid, ptrace::Options::empty())?;
+    }
+    gates.go.open(0)?;
+    match variant.outcome {
+        Outcome::Runs | Outcome::FailsLate => {
+            // The caller's number is nobody's by then.
+            traced.retain(|thread| bystanders.contains(thread));
+        }
+        Outcome::FailsAtOnce => {
+            expect_eq("exec", gates.failed.pass()?, Errno::ENOENT as i32)?;
+            outside.take_queued()?;
+            let told = outside
+                .told
+                .iter()
+                .filter(|event| event.bit() != mask::FORK);
+            expect_eq("events of the failed exec", told.copied().collect(), vec![])?;
+            gates.go.open(0)?;
+        }
+        Outcome::Killed => {
+            outside.take_through_exits(bystanders)?;
+            kill(pid, Signal::SIGKILL)?;
+            outside.take_through_exits(&threads)?;
+            // The last thread of a namespace's first process does not end before all in it are gone.
+            if variant.place != Place::FirstOfNamespace {
+                await_zombie(&pid.to_string())?;
+            }
+            outside.take_queued()?;
+            expect(
+                !outside.has_told_the_end(),
+                "no EXIT of a process of which a tracer has a thread",
+            )?;
+        }
+    }
+    let traced: Vec<_> = traced.into_iter().map(Pid::from_raw).collect();
+    reap_all(&traced)?;
+    if variant.outcome == Outcome::Runs {
+        outside.take_through("EXEC", |received| {
+            received.event.bit() == mask::EXEC && received.event.subject().pid == pid.as_raw()
+        })?;
+        gates.end.open(LINE)?;
+    }
+    expect_eq("status", reap(pid)?, variant.outcome.status())?;
+    outside.take_through_exits(&[pid.as_raw()])?;
+    // What would be told a second time is told until another process has come and gone.
+    let marker = child::fork(|| 0)?;
+    let messages = take_through_exit(&mut outside.listener, marker.pid().as_raw())?;
+    outside.keep(messages);
+    marker.wait()?;
+    Ok(())
+}
+
+/// Waits for the end of a child or tracee; its status.
+pub fn reap(pid: Pid) -> Result<u32, Failure> {
+    reap_all(&[pid])
+}
+
+/// Waits for the ends of children or tracees, which may wait for one another to be reaped; the status
+/// of the last one that is named. What stops a tracee does not concern it.
+fn reap_all(pids: &[Pid]) -> Result<u32, Failure> {
+    let limit = patience::deadline(EVENT_LIMIT);
+    let mut left = pids.to_vec();
+    let mut last = 0;
+    while !left.is_empty() {
+        let mut lives = Vec::new();
+        for pid in left {
+            let status = match waitpid(pid, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG))? {
+                WaitStatus::Exited(_, status) => (status as u32) << 8,
+                WaitStatus::Signaled(_, signal, _) => signal as u32,
+                stopped => {
+                    if let WaitStatus::Stopped(_, signal) = stopped {
+                        ptrace::cont(pid, signal)?;
+                    }
+                    lives.push(pid);
+                    continue;
+                }
+            };
+            if pids.last() == Some(&pid) {
+                last = status;
+            }
+        }
+        left = lives;
+        expect(
+            left.is_empty() || Instant::now() < limit,
+            format!("the ends of {left:?}"),
+        )?;
+        thread::yield_now();
+    }
+    Ok(last)
+}
+
+/// Waits until a task of /proc (its first thread, if it is a process) has ended and is not reaped.
+pub fn await_zombie(task: &str) -> TestResult {
+    let limit = patience::deadline(EVENT_LIMIT);
+    loop {
+        let stat = fs::read_to_string(format!("/proc/{task}/stat"))?;
+        let state = stat.rsplit_once(") ").map(|(_, rest)| &rest[..1]);
+        if state == Some("Z") {
+            return Ok(());
+        }
+        expect(Instant::now() < limit, format!("{task} to end, got {stat}"))?;
+        // Nothing tells it to who is not the parent.
+        thread::yield_now();
+    }
+}
+
+/// A program that is found to have an impossible address when the old program is gone.
+fn broken_program() -> Result<File, Failure> {
+    const PROGRAM_HEADER: usize = 64;
+    // This program's header says which machine it is for.
+    let mut image = [0; PROGRAM_HEADER + 56];
+    File::open("/proc/self/exe")?.read_exact(&mut image[..PROGRAM_HEADER])?;
+    let mut put = |place: usize, bytes: &[u8]| {
+        image[place..place + bytes.len()].copy_from_slice(bytes);
+    };
+    // An executable with one program header and no sections.
+    put(16, &2u16.to_ne_bytes());
+    put(24, &0x40_0000u64.to_ne_bytes());
+    put(32, &(PROGRAM_HEADER as u64).to_ne_bytes());
+    put(40, &0u64.to_ne_bytes());
+    put(54, &56u16.to_ne_bytes());
+    put(56, &1u16.to_ne_bytes());
+    put(58, &[0; 6]);
+    // To be loaded, readable and executable, from the file's begin to where the kernel is.
+    put(PROGRAM_HEADER, &1u32.to_ne_bytes());
+    put(PROGRAM_HEADER + 4, &5u32.to_ne_bytes());
+    put(PROGRAM_HEADER + 16, &0xffff_8000_0000_0000u64.to_ne_bytes());
+    put(PROGRAM_HEADER + 32, &64u64.to_ne_bytes());
+    put(PROGRAM_HEADER + 40, &64u64.to_ne_bytes());
+    put(PROGRAM_HEADER + 48, &4096u64.to_ne_bytes());
+    let mut file = File::from(memfd_create(c"broken", MFdFlags::empty())?);
+    file.write_all(&image)?;
+    Ok(file)
+}

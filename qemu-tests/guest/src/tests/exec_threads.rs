@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Which numbers end when a process with several threads runs another program (C45).
+//!
+//! The caller goes on as the process, under its first thread's number. So the number that ends with
+//! the first thread is the caller's, and the process's own ends when all of it does.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::container::{self, PID};
+use super::exec_scene::{self, Caller, FirstThread, Outcome, Place, Played, Variant};
+use super::scenario::own_task;
+use super::session_end::end;
+use crate::execs::{self, Options};
+use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
+use crate::test;
+use crate::wire::{Event, Task};
+
+pub const TESTS: &[Test] = &[
+    test!(an_exec_ends_the_other_threads_before_it_is_told)
+        .covers(&[Line::C45])
+        .stock_fails(LATE)
+        .limit(LIMIT),
+    test!(an_exec_by_another_thread_ends_the_number_that_vanishes)
+        .covers(&[Line::C45])
+        .stock_fails(FIRST_THREAD)
+        .limit(LIMIT),
+    test!(an_exec_that_fails_at_once_ends_nothing)
+        .covers(&[Line::C45])
+        .stock_fails(FIRST_THREAD)
+        .limit(LIMIT),
+    test!(an_exec_that_fails_late_ends_the_process)
+        .covers(&[Line::C45])
+        .stock_fails(FIRST_THREAD)
+        .limit(LIMIT),
+    test!(an_exec_that_is_killed_ends_the_process)
+        .covers(&[Line::C45])
+        .stock_fails(FIRST_THREAD)
+        .limit(LIMIT),
+    test!(the_ends_name_the_parent_of_the_process)
+        .covers(&[Line::C45])
+        .stock_fails("a thread is reaped at once, and its parent is then reported as 0"),
+    test!(the_living_numbers_follow_from_fork_and_exit)
+        .not_on_stock("nobody hears anything in a pid namespace")
+        .limit(LIMIT)
+        .covers(&[Line::C45]),
+];
+
+const LATE: &str = "a thread that exec ends is told when exec may have gone on already";
+
+/// Why the unpatched kernel fails.
+pub const FIRST_THREAD: &str = "the end of the first thread is told as that of its process";
+
+/// For all variants of a test.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Signal of a thread that tells nobody: -1.
+const NO_SIGNAL: u32 = u32::MAX;
+
+/// Those by whom the program may be run.
+const OTHERS: [Caller; 3] = [
+    Caller::Other(FirstThread::Waits),
+    Caller::Other(FirstThread::EndedBefore),
+    Caller::Other(FirstThread::EndsMeanwhile),
+];
+
+/// How many threads there are beside the first one and the caller. With one, the caller runs before
+/// it whenever it can.
+const BYSTANDERS: [usize; 3] = [0, 1, 12];
+
+fn an_exec_ends_the_other_threads_before_it_is_told() -> TestResult {
+    expect_all(Outcome::Runs, &[Caller::First], &BYSTANDERS)
+}
+
+fn an_exec_by_another_thread_ends_the_number_that_vanishes() -> TestResult {
+    expect_all(Outcome::Runs, &OTHERS, &BYSTANDERS)
+}
+
+fn an_exec_that_fails_at_once_ends_nothing() -> TestResult {
+    expect_all(Outcome::FailsAtOnce, &all_callers(), &BYSTANDERS)
+}
+
+fn an_exec_that_fails_late_ends_the_process() -> TestResult {
+    expect_all(Outcome::FailsLate, &all_callers(), &BYSTANDERS)
+}
+
+fn an_exec_that_is_killed_ends_the_process() -> TestResult {
+    // It waits for a bystander.
+    expect_all(Outcome::Killed, &all_callers(), &BYSTANDERS[1..])
+}
+
+fn all_callers() -> Vec<Caller> {
+    [&[Caller::First], OTHERS.as_slice()].concat()
+}
+
+/// Plays an outcome in all variants of the others, and expects of each what has to be told.
+fn expect_all(outcome: Outcome, callers: &[Caller], bystanders: &[usize]) -> TestResult {
+    let places = [
+        Place::Ordinary,
+        Place::LeadsSession,
+        Place::FirstOfNamespace,
+    ];
+    for place in places {
+        if place == Place::FirstOfNamespace && container::lacking(PID).is_some() {
+            continue;
+        }
+        for caller in callers {
+            for bystanders in bystanders {
+                for traced in [false, true] {
+                    let variant = Variant {
+                        outcome,
+                        caller: *caller,
+                        bystanders: *bystanders,
+                        hurried: *bystanders == 1,
+                        traced,
+                        place,
+                    };
+                    expect_variant(variant).map_err(|failure| failure.about(variant))?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn expect_variant(variant: Variant) -> TestResult {
+    let played = exec_scene::play(variant)?;
+    expect_told("outside", variant, &played.outside)?;
+    match &played.inside {
+        Some(inside) => expect_told("inside", variant, inside),
+        None => Ok(()),
+    }
+}
+
+/// Expects what was told of a process to be what its variant promises.
+fn expect_told(who: &str, variant: Variant, played: &Played) -> TestResult {
+    let expected = promised(variant, played)?;
+    let told: Vec<_> = played
+        .told
+        .iter()
+        .map(|event| settled(*event, variant, played))
+        .collect();
+    // What may come in any order is compared in one that is the same for both.
+    let mut rest = told.as_slice();
+    for mut together in expected {
+        let (mut got, behind) = match rest.split_at_checked(together.len()) {
+            Some((got, behind)) => (got.to_vec(), behind),
+            None => (rest.to_vec(), &[][..]),
+        };
+        let by_name = |event: &Event| format!("{event:?}");
+        got.sort_by_key(by_name);
+        together.sort_by_key(by_name);
+        if got != together {
+            return Err(Failure::new(format!(
+                "{who}: expected {together:?}, got {got:?}, of all of {told:#?}"
+            )));
+        }
+        rest = behind;
+    }
+    expect_eq(&format!("{who}: further events"), rest, &[])
+}
+
+/// An event without what is not promised, or is another test's matter.
+fn settled(event: Event, variant: Variant, played: &Played) -> Event {
+    match event {
+        Event::Fork { child, .. } => Event::Fork {
+            parent: Task::NONE,
+            child,
+        },
+        Event::Exit {
+            task, code, signal, ..
+        } => {
+            let meanwhile = variant.caller == Caller::Other(FirstThread::EndsMeanwhile)
+                && played.caller() == Some(task.pid)
+                && code == exec_scene::FIRST_STATUS << 8;
+            Event::Exit {
+                task,
+                // Whether the first thread ended by itself or by exec, the kernel alone knows.
+                code: if meanwhile { 0 } else { code },
+                signal,
+                parent: Task::NONE,
+            }
+        }
+        other => other,
+    }
+}
+
+/// What has to be told, in this order. What is together may come in any order.
+fn promised(variant: Variant, played: &Played) -> Result<Vec<Vec<Event>>, Failure> {
+    let process = Task::leader(played.pid);
+    let exit = |task, code, signal| Event::Exit {
+        task,
+        code,
+        signal,
+        parent: Task::NONE,
+    };
+    let by_exec = matches!(variant.outcome, Outcome::Runs | Outcome::FailsLate);
+    let status = variant.outcome.status();
+    let mut ends = Vec::new();
+    for pid in &played.threads {
+        let called = played.caller() == Some(*pid);
+        let code = match (variant.outcome, variant.caller) {
+            (Outcome::FailsAtOnce, _) => status,
+            (Outcome::Killed, _) if called => status,
+            // What ends with the caller's old number is the first thread.
+            (_, Caller::Other(FirstThread::EndedBefore)) if called => exec_scene::FIRST_STATUS << 8,
+            _ => 0,
+        };
+        let tgid = played.pid;
+        ends.push(exit(Task { pid: *pid, tgid }, code, NO_SIGNAL));
+    }
+    let numbers = played.announced.iter().map(|pid| Event::Fork {
+        parent: Task::NONE,
+        child: Task {
+            pid: *pid,
+            tgid: played.pid,
+        },
+    });
+    let mut expected: Vec<_> = numbers.map(|event| vec![event]).collect();
+    let session = match variant.place {
+        Place::LeadsSession => vec![end(played.pid, status)],
+        Place::Ordinary | Place::FirstOfNamespace => vec![],
+    };
+    if by_exec {
+        expected.push(ends);
+        if variant.outcome == Outcome::Runs {
+            expected.push(vec![Event::Exec { task: process }]);
+        }
+        expected.push(session);
+    } else {
+        // Threads that end together with the last one may still be on their way out.
+        expected.push([ends, session].concat());
+    }
+    expected.push(vec![exit(process, status, Signal::SIGCHLD as u32)]);
+    Ok(expected)
+}
+
+fn the_ends_name_the_parent_of_the_process() -> TestResult {
+    for outcome in [Outcome::Runs, Outcome::Killed] {
+        let variant = Variant {
+            outcome,
+            caller: Caller::Other(FirstThread::Waits),
+            bystanders: 1,
+            hurried: false,
+            traced: false,
+            place: Place::Ordinary,
+        };
+        let played = exec_scene::play(variant)?.outside;
+        let ends = played.told.iter().filter_map(|event| match event {
+            Event::Exit { task, parent, .. } => Some((task.pid, *parent)),
+            _ => None,
+        });
+        let mut ends: Vec<_> = ends.collect();
+        ends.sort_by_key(|(pid, _)| *pid);
+        let numbers = played.announced.iter().map(|pid| (*pid, own_task()));
+        let mut expected: Vec<_> = numbers.collect();
+        expected.sort_by_key(|(pid, _)| *pid);
+        expect_eq("parents", ends, expected).map_err(|failure| failure.about(variant))?;
+    }
+    Ok(())
+}
+
+fn the_living_numbers_follow_from_fork_and_exit() -> TestResult {
+    execs::run(&Options {
+        rounds: 40,
+        seed: 1,
+    })
+}

@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: GPL-2.0
+//! When a process with several threads ends, and how often that is told (C45).
+
+use std::sync::Barrier;
+use std::thread;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::ptrace;
+use nix::sys::signal::{SigHandler, Signal, kill, signal};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, pause};
+
+use super::container::{status, succeed};
+use super::exec_scene::{await_zombie, reap};
+use super::exec_threads::FIRST_THREAD;
+use super::scenario::{is_exit, mark, own_task, take_through_exit, take_through_mark};
+use super::session_end_threads::end_thread;
+use crate::child::{self, Child, Gate};
+use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
+use crate::listener::Listener;
+use crate::test;
+use crate::wire::{Event, Received, Task, mask};
+
+pub const TESTS: &[Test] = &[
+    test!(a_first_thread_that_ends_tells_nothing_until_its_process_ends)
+        .covers(&[Line::C15, Line::C45])
+        .stock_fails(FIRST_THREAD),
+    test!(a_process_of_which_a_tracer_has_a_thread_ends_when_that_is_reaped)
+        .covers(&[Line::C45])
+        .stock_fails(FIRST_THREAD),
+    test!(a_process_whose_end_was_told_can_be_waited_for)
+        .covers(&[Line::C45])
+        .stock_fails(FIRST_THREAD)
+        .limit(Duration::from_secs(30)),
+    test!(a_process_that_nobody_waits_for_ends_once)
+        .covers(&[Line::C45])
+        .stock_fails("the first thread's end is told with its own status"),
+];
+
+/// Signal of a thread that tells nobody: -1.
+const NO_SIGNAL: u32 = u32::MAX;
+
+/// How the last thread of a process ends.
+#[derive(Clone, Copy, Debug)]
+enum Last {
+    /// It ends itself alone.
+    Itself,
+    /// It ends all threads there are.
+    All,
+    /// The process is killed.
+    Killed,
+}
+
+impl Last {
+    /// The status of the process.
+    fn code(self) -> u32 {
+        match self {
+            Self::Itself => 4 << 8,
+            Self::All => 7 << 8,
+            Self::Killed => Signal::SIGKILL as u32,
+        }
+    }
+
+    /// Ends the calling thread.
+    fn act(self) -> i32 {
+        match self {
+            Self::Itself => end_thread(4),
+            // SAFETY: Ends the process; nothing of it is left to be unsound.
+            Self::All => unsafe { libc::_exit(7) },
+            Self::Killed => loop {
+                pause();
+            },
+        }
+    }
+}
+
+/// The events of two kinds about a process.
+fn ends(messages: &[Received], tgid: i32) -> Vec<Event> {
+    let events = messages.iter().map(|received| received.event);
+    events
+        .filter(|event| event.bit() == mask::EXIT && event.subject().tgid == tgid)
+        .collect()
+}
+
+fn a_first_thread_that_ends_tells_nothing_until_its_process_ends() -> TestResult {
+    for last in [Last::Itself, Last::All, Last::Killed] {
+        expect_one_end(last).map_err(|failure| failure.about(format!("when it is {last:?}")))?;
+    }
+    Ok(())
+}
+
+fn expect_one_end(last: Last) -> TestResult {
+    let mut listener = Listener::listen_all()?;
+    let mut failures = Listener::listen(mask::NONZERO_EXIT)?;
+    let (ended, go_on) = (Gate::new()?, Gate::new()?);
+    let process = child::fork(|| {
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                status(|| {
+                    await_zombie("self")?;
+                    mark("goes on")?;
+                    ended.open(child::own_tid())?;
+                    go_on.pass()?;
+                    last.act();
+                    Ok(())
+                })
+            });
+            end_thread(0)
+        })
+    })?;
+    let tgid = process.pid().as_raw();
+    let task = Task {
+        pid: ended.pass()?,
+        tgid,
+    };
+    // What the first thread tells, it has told before its zombie is there for long.
+    succeed(child::fork(|| 0)?)?;
+    let before = take_through_mark(&mut listener, task, "goes on")?;
+    expect_eq("ends before the process's", ends(&before, tgid), vec![])?;
+    expect_eq("more of them", ends(&listener.take_queued()?, tgid), vec![])?;
+    match last {
+        Last::Killed => kill(process.pid(), Signal::SIGKILL)?,
+        Last::Itself | Last::All => go_on.open(0)?,
+    }
+    let messages = take_through_exit(&mut listener, tgid)?;
+    let code = last.code();
+    expect_eq("status", reap(process.into_pid())?, code)?;
+    let exit = |task, signal| Event::Exit {
+        task,
+        code,
+        signal,
+        parent: own_task(),
+    };
+    let expected = vec![
+        exit(task, NO_SIGNAL),
+        exit(Task::leader(tgid), Signal::SIGCHLD as u32),
+    ];
+    expect_eq("ends", ends(&messages, tgid), expected.clone())?;
+    // It counts what the process ended with, and not its first thread.
+    let messages = take_through_exit(&mut failures, tgid)?;
+    expect_eq("failed ends", ends(&messages, tgid), expected)
+}
+
+/// Which of two threads ends first.
+#[derive(Clone, Copy, Debug)]
+enum Sooner {
+    First,
+    Traced,
+}
+
+/// How a tracer lets go of a thread that has ended.
+#[derive(Clone, Copy, Debug)]
+enum LetsGo {
+    Reaps,
+    Dies,
+}
+
+fn a_process_of_which_a_tracer_has_a_thread_ends_when_that_is_reaped() -> TestResult {
+    for sooner in [Sooner::First, Sooner::Traced] {
+        for lets_go in [LetsGo::Reaps, LetsGo::Dies] {
+            expect_end_when_let_go(sooner, lets_go)
+                .map_err(|failure| failure.about(format!("with {sooner:?}, {lets_go:?}")))?;
+        }
+    }
+    Ok(())
+}
+
+fn expect_end_when_let_go(sooner: Sooner, lets_go: LetsGo) -> TestResult {
+    // The status of the process, and then of all its threads, is that of who is the last.
+    let last = match sooner {
+        Sooner::First => 4,
+        Sooner::Traced => 3,
+    };
+    let code = (last as u32) << 8;
+    let mut listener = Listener::listen(mask::EXIT)?;
+    let (ready, go, go_too) = (Gate::new()?, Gate::new()?, Gate::new()?);
+    let process = child::fork(|| {
+        let (first, other) = match sooner {
+            Sooner::First => (&go, &go_too),
+            Sooner::Traced => (&go_too, &go),
+        };
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let passed = ready.open(child::own_tid()).and_then(|()| other.pass());
+                end_thread(if passed.is_ok() { 4 } else { 1 })
+            });
+            end_thread(if first.pass().is_ok() { 3 } else { 1 })
+        })
+    })?;
+    let pid = process.pid();
+    let thread = ready.pass()?;
+    let (traced, let_go) = (Gate::new()?, Gate::new()?);
+    let tracer = child::fork(|| {
+        status(|| {
+            ptrace::seize(Pid::from_raw(thread), ptrace::Options::empty())?;
+            traced.open(0)?;
+            let_go.pass()?;
+            match lets_go {
+                LetsGo::Reaps => expect_eq("status", reap(Pid::from_raw(thread))?, code),
+                LetsGo::Dies => Ok(()),
+            }
+        })
+    })?;
+    traced.pass()?;
+    let (first, other) = (pid.to_string(), format!("{pid}/task/{thread}"));
+    let turns = match sooner {
+        Sooner::First => [first, other],
+        Sooner::Traced => [other, first],
+    };
+    for (gate, task) in [go, go_too].iter().zip(turns) {
+        gate.open(0)?;
+        await_zombie(&task)?;
+    }
+    // Now all threads have ended.
+    listener.wait_for("EXIT of the thread", |received| is_exit(received, thread))?;
+    succeed(child::fork(|| 0)?)?;
+    let early = ends(&listener.take_queued()?, pid.as_raw());
+    expect_eq("ends before it is let go", early, vec![])?;
+    expect_eq("wait", try_wait(pid)?, WaitStatus::StillAlive)?;
+    let_go.open(0)?;
+    let messages = take_through_exit(&mut listener, pid.as_raw())?;
+    expect_eq("wait", try_wait(pid)?, WaitStatus::Exited(pid, last))?;
+    let expected = Event::Exit {
+        task: Task::leader(pid.as_raw()),
+        code,
+        signal: Signal::SIGCHLD as u32,
+        parent: own_task(),
+    };
+    expect_eq("ends", ends(&messages, pid.as_raw()), vec![expected])?;
+    succeed(tracer)?;
+    expect_eq(
+        "more of them",
+        ends(&listener.take_queued()?, pid.as_raw()),
+        vec![],
+    )
+}
+
+fn try_wait(pid: Pid) -> nix::Result<WaitStatus> {
+    waitpid(pid, Some(WaitPidFlag::WNOHANG))
+}
+
+/// Threads of each process that ends at once.
+const THREADS: usize = 4;
+
+/// Starts a process whose threads end at the same moment, each in a way that depends on the round.
+fn end_at_once(round: usize) -> nix::Result<Child> {
+    child::fork(|| {
+        let barrier = Barrier::new(THREADS);
+        let act = |index: usize| {
+            barrier.wait();
+            match (round % 3, index) {
+                // One ends all, while others end themselves.
+                (1, 1) => Last::All.act(),
+                // All are killed where they are.
+                (2, _) => Last::Killed.act(),
+                _ => Last::Itself.act(),
+            }
+        };
+        thread::scope(|scope| {
+            for index in 1..THREADS {
+                let act = &act;
+                scope.spawn(move || act(index));
+            }
+            act(0)
+        })
+    })
+}
+
+fn a_process_whose_end_was_told_can_be_waited_for() -> TestResult {
+    const ROUNDS: usize = 150;
+    let mut listener = Listener::listen(mask::EXIT)?;
+    for round in 0..ROUNDS {
+        let process = end_at_once(round)?.into_pid();
+        if round % 3 == 2 {
+            kill(process, Signal::SIGKILL)?;
+        }
+        let pid = process.as_raw();
+        let received = listener.wait_for("EXIT", |received| is_exit(received, pid))?;
+        let code = match try_wait(process)? {
+            WaitStatus::Exited(_, status) => (status as u32) << 8,
+            WaitStatus::Signaled(_, signal, _) => signal as u32,
+            other => {
+                let failure = format!("expected an end in round {round}, got {other:?}");
+                return Err(Failure::new(failure));
+            }
+        };
+        let Event::Exit { code: told, .. } = received.event else {
+            return Err(Failure::new("expected EXIT"));
+        };
+        expect_eq(&format!("status in round {round}"), told, code)?;
+    }
+    Ok(())
+}
+
+fn a_process_that_nobody_waits_for_ends_once() -> TestResult {
+    const ROUNDS: usize = 60;
+    let mut listener = Listener::listen(mask::EXIT)?;
+    // SAFETY: No handler is installed.
+    unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }?;
+    // The number of each is in use until it has ended.
+    for round in 0..ROUNDS {
+        let process = end_at_once(3 * round + round % 2)?.into_pid();
+        let pid = process.as_raw();
+        expect_eq("wait", waitpid(process, None), Err(Errno::ECHILD))?;
+        let mut messages = take_through_exit(&mut listener, pid)?;
+        // What is told twice is told before another one has come and gone.
+        let marker = child::fork(|| 0)?.into_pid();
+        messages.extend(take_through_exit(&mut listener, marker.as_raw())?);
+        expect_eq("wait", waitpid(marker, None), Err(Errno::ECHILD))?;
+        let told = ends(&messages, pid);
+        let whole = told.iter().filter(|event| event.subject().pid == pid);
+        expect_eq(&format!("ends of {pid}"), whole.count(), 1)?;
+        expect_eq("ends of its threads", told.len(), THREADS)?;
+        let code = match round % 2 {
+            0 => Last::Itself.code(),
+            _ => Last::All.code(),
+        };
+        let Some(Event::Exit { code: told, .. }) = told.last().copied() else {
+            return Err(Failure::new("expected EXIT"));
+        };
+        expect_eq("status", told, code)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Which order between events is promised, and which is not (C49).
+//!
+//! An order that is not promised, and rare by itself, is forced: both sides are on one CPU, and one
+//! runs before the other whenever it can.
+
+use std::ffi::{c_int, c_void};
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+use std::{mem, thread};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::libc;
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, execv, pipe, setsid};
+
+use super::container::events;
+use super::exec_scene::{self, Caller, FirstThread, Outcome, Place, Variant};
+use super::priority::run_first;
+use super::scenario::{mark, own_task, take_through_exit, take_through_mark};
+use super::session_end::{UNKNOWN, end, fork_as, status_of};
+use crate::child::{self, Gate};
+use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::listener::Listener;
+use crate::patience;
+use crate::test;
+use crate::wire::{Event, Received, Task, mask};
+
+pub const TESTS: &[Test] = &[
+    test!(a_task_tells_nothing_before_its_fork).covers(&[Line::C49]),
+    test!(threads_that_exec_ends_are_told_before_it)
+        .covers(&[Line::C45, Line::C49])
+        .stock_fails("they end before exec goes on, but tell it when they run again"),
+    test!(an_end_can_be_waited_for_when_it_is_told).covers(&[Line::C49]),
+    test!(each_end_is_told_when_a_number_is_used_again_at_once).covers(&[Line::C49]),
+    test!(the_parent_of_a_vfork_may_go_on_before_the_exec_is_told).covers(&[Line::C49]),
+    test!(the_end_of_a_session_is_told_when_its_files_are_closed)
+        .covers(&[Line::C17, Line::C49])
+        .stock_fails(UNKNOWN),
+    test!(files_may_be_seen_closed_before_the_end_of_a_session_is_told)
+        .covers(&[Line::C17, Line::C49])
+        .stock_fails(UNKNOWN),
+];
+
+/// How often what has to be is tried.
+const ROUNDS: usize = 30;
+
+/// The kinds of events about a process, in their order.
+fn kinds_of(messages: &[Received], tgid: i32) -> Vec<&'static str> {
+    let events = messages.iter().map(|received| received.event);
+    events
+        .filter(|event| event.subject().tgid == tgid)
+        .map(|event| event.kind())
+        .collect()
+}
+
+/// All begins to run on any CPU, at once, and tells something at once.
+fn a_task_tells_nothing_before_its_fork() -> TestResult {
+    let mut listener = Listener::listen(mask::FORK | mask::COMM | mask::EXIT)?;
+    for _ in 0..ROUNDS {
+        let process = child::fork(|| {
+            let marked = mark("process");
+            let thread = thread::spawn(|| mark("thread")).join();
+            i32::from(marked.is_err() || !matches!(thread, Ok(Ok(()))))
+        })?;
+        let pid = process.pid().as_raw();
+        let messages = take_through_exit(&mut listener, pid)?;
+        expect_eq("status", status_of(process)?, 0)?;
+        let mut kinds = kinds_of(&messages, pid);
+        // How many ends there are is another test's matter.
+        kinds.dedup();
+        let expected = vec!["fork", "comm", "fork", "comm", "exit"];
+        expect_eq("events", kinds, expected)?;
+    }
+    Ok(())
+}
+
+/// The caller runs on before a thread that ends for it has done all that an end takes.
+fn threads_that_exec_ends_are_told_before_it() -> TestResult {
+    for caller in [Caller::First, Caller::Other(FirstThread::Waits)] {
+        let variant = Variant {
+            outcome: Outcome::Runs,
+            caller,
+            bystanders: 2,
+            hurried: true,
+            traced: false,
+            place: Place::Ordinary,
+        };
+        let played = exec_scene::play(variant)?.outside;
+        let exec = played
+            .told
+            .iter()
+            .position(|event| event.bit() == mask::EXEC);
+        for thread in &played.threads {
+            let end = played
+                .told
+                .iter()
+                .position(|event| matches!(event, Event::Exit { task, .. } if task.pid == *thread));
+            expect(
+                end.is_some() && end < exec,
+                format!("EXIT of {thread} before EXEC, got {:#?}", played.told),
+            )
+            .map_err(|failure| failure.about(variant))?;
+        }
+    }
+    Ok(())
+}
+
+fn an_end_can_be_waited_for_when_it_is_told() -> TestResult {
+    let mut listener = Listener::listen(mask::EXIT)?;
+    for _ in 0..ROUNDS {
+        let process = child::fork(|| 3)?.into_pid();
+        take_through_exit(&mut listener, process.as_raw())?;
+        let ended = waitpid(process, Some(WaitPidFlag::WNOHANG))?;
+        expect_eq("wait", ended, WaitStatus::Exited(process, 3))?;
+    }
+    Ok(())
+}
+
+fn each_end_is_told_when_a_number_is_used_again_at_once() -> TestResult {
+    let mut listener = Listener::listen(mask::FORK | mask::EXIT)?;
+    run_first()?;
+    let process = child::fork(|| 3)?;
+    let pid = process.pid();
+    expect_eq("wait", process.wait()?, WaitStatus::Exited(pid, 3))?;
+    let parent = own_task();
+    let child = Task::leader(pid.as_raw());
+    // The number is free, but its end may not have been told yet: it is told after the parent was.
+    fork_as(pid.as_raw(), patience::deadline(Duration::ZERO), || 4)?;
+    expect_eq("wait", waitpid(pid, None)?, WaitStatus::Exited(pid, 4))?;
+    let end = |code: u32| Event::Exit {
+        task: child,
+        code: code << 8,
+        signal: Signal::SIGCHLD as u32,
+        parent,
+    };
+    let first = take_through_exit(&mut listener, pid.as_raw())?;
+    let second = take_through_exit(&mut listener, pid.as_raw())?;
+    let ends = [first, second].concat();
+    let ends = ends.iter().map(|received| received.event);
+    let mut ends: Vec<_> = ends.filter(|event| event.bit() == mask::EXIT).collect();
+    // Which of the two runs first, nobody says.
+    ends.sort_by_key(|event| format!("{event:?}"));
+    expect_eq("ends", ends, vec![end(3), end(4)])
+}
+
+/// Memory for a child that shares its parent's.
+const STACK_SIZE: usize = 64 << 10;
+
+extern "C" fn run_true(_: *mut c_void) -> c_int {
+    i32::from(execv(c"/bin/true", &[c"true"]).is_err())
+}
+
+/// Starts /bin/true as vfork(2) does, and returns when that has other memory.
+fn vfork_true() -> nix::Result<Pid> {
+    let mut stack = vec![0u128; STACK_SIZE / size_of::<u128>()];
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    // SAFETY: The stack is the child's until it runs a program or ends, which the call waits for.
+    // The child does nothing but that.
+    let result = unsafe {
+        let top = stack.as_mut_ptr_range().end.cast();
+        libc::clone(run_true, top, flags, std::ptr::null_mut())
+    };
+    Errno::result(result).map(Pid::from_raw)
+}
+
+fn the_parent_of_a_vfork_may_go_on_before_the_exec_is_told() -> TestResult {
+    const GOES_ON: &str = "goes on";
+    let mut listener = Listener::listen(mask::FORK | mask::EXEC | mask::COMM)?;
+    run_first()?;
+    let child = vfork_true()?;
+    mark(GOES_ON)?;
+    let task = Task::leader(child.as_raw());
+    let before = take_through_mark(&mut listener, own_task(), GOES_ON)?;
+    let kinds = kinds_of(&before, task.tgid);
+    // What was before the parent's memory was its own again is told before.
+    expect_eq("events before the parent goes on", kinds, vec!["fork"])?;
+    expect_eq("wait", waitpid(child, None)?, WaitStatus::Exited(child, 0))?;
+    listener.wait_for("EXEC", |received| received.event == Event::Exec { task })?;
+    Ok(())
+}
+
+/// Starts a session whose leader alone has a pipe's other end, and ends when it is let go; the pipe.
+fn lead_with_pipe(go: &Gate) -> Result<(child::Child, OwnedFd), Failure> {
+    let (reader, writer) = pipe()?;
+    let leader = child::fork(|| {
+        // It is closed when the leader ends, and not before.
+        mem::forget(writer);
+        i32::from(setsid().is_err() || go.pass().is_err())
+    })?;
+    Ok((leader, reader))
+}
+
+fn the_end_of_a_session_is_told_when_its_files_are_closed() -> TestResult {
+    let mut listener = Listener::listen(mask::SESSION_END | mask::EXIT)?;
+    for _ in 0..ROUNDS {
+        let go = Gate::new()?;
+        let (leader, reader) = lead_with_pipe(&go)?;
+        let pid = leader.pid().as_raw();
+        go.open(0)?;
+        let received = listener.wait_for("SESSION_END", |received| {
+            received.event.bit() == mask::SESSION_END
+        })?;
+        expect_eq("event", received.event, end(pid, 0))?;
+        fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        let length = File::from(reader).read(&mut [0])?;
+        expect_eq("bytes of a pipe that nobody else has", length, 0)?;
+        let messages = take_through_exit(&mut listener, pid)?;
+        expect_eq("events", kinds_of(&messages, pid), vec!["exit"])?;
+        expect_eq("status", status_of(leader)?, 0)?;
+    }
+    Ok(())
+}
+
+fn files_may_be_seen_closed_before_the_end_of_a_session_is_told() -> TestResult {
+    let mut listener = Listener::listen(mask::SESSION_END)?;
+    run_first()?;
+    let go = Gate::new()?;
+    let (leader, reader) = lead_with_pipe(&go)?;
+    let pid = leader.pid().as_raw();
+    go.open(0)?;
+    expect_eq("bytes", File::from(reader).read(&mut [0])?, 0)?;
+    expect_eq("events", events(&mut listener)?, vec![])?;
+    expect_eq("status", status_of(leader)?, 0)?;
+    expect_eq("events", events(&mut listener)?, vec![end(pid, 0)])
+}
