@@ -14,6 +14,7 @@
 #: make fuzz                a million hostile messages in the VM, guided by what they run through
 #: make storm               minutes of events, each accounted for
 #: make cycles              load, unload and kill listeners, thousands of times
+#: make execs               ten thousand storms of execs by threads, each beside /proc
 #: make bench               what events cost, beside the unpatched kernel and eBPF
 #: make clean               delete what was built; the sources and tools stay
 #:
@@ -22,7 +23,7 @@
 #: TABLE=FILE               make test writes the contract's table there, make test-all the flavors'
 #: OUT=DIR                  make bench writes a page and a chart there
 #: CHECK=1                  make bench fails when a target is missed
-#: ARGS='...'               options of fuzz, storm and cycles, as in ARGS='--seed 1'
+#: ARGS='...'               options of fuzz, storm, cycles and execs, as in ARGS='--seed 1'
 #: SERIES=7.2               another kernel than Linux 7.3: 7.2
 #: KDIR=DIR                 your own source tree, a git tree, clean or already patched
 #: KDIR_STOCK=DIR           the same for the unpatched kernel
@@ -38,12 +39,12 @@ FLAVOR ?= release
 override CMD := $(value CMD)
 export ARGS CHECK CMD FLAVOR JOBS KDIR KDIR_STOCK OUT SERIES STOCK T TABLE V
 
-.PHONY: module run boot fuzz storm cycles test test-all check bench clean help
+.PHONY: module run boot fuzz storm cycles execs test test-all check bench clean help
 
 module:
 	@scripts/kernel module --flavor "$$FLAVOR"
 
-run boot fuzz storm cycles:
+run boot fuzz storm cycles execs:
 	@scripts/vm $@
 
 test test-all check bench clean:
