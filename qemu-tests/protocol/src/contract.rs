@@ -89,8 +89,8 @@ lines! {
         by "make check";
     C45 "Each number that a FORK announced has exactly one EXIT, told when it stops naming a task, \
          and none names a process that goes on.";
-    C46 "LISTEN is refused unless the sender's user namespace owns its pid namespace or lies above \
-         its owner.";
+    C46 "LISTEN is refused unless the sender's user namespace, or the owner of its socket's network \
+         namespace, owns its pid namespace or lies above the owner.";
     C47 "When FORK is told, the child has all that it starts with, its cgroup included.";
     C48 "A message's credentials are pid 0 and the ids of root in the listener's user namespace.";
     C49 "Where no order between events is promised, the interface document says so.";
