@@ -20,6 +20,7 @@ use crate::{
         Message,
         NO_CPU, //
     },
+    LocalModule,
 };
 use kernel::{
     net::connector::Socket,
@@ -149,8 +150,9 @@ impl Connector {
     }
 }
 
-#[vtable]
 impl Handler for Connector {
+    type OwnerModule = LocalModule;
+
     fn fork(&self, section: &Section<'_>, child: &Task) {
         let parent = Ids::of_parent(child, section.rcu());
         let subject = Ids::of(child, section.rcu());
