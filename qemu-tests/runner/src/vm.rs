@@ -68,7 +68,32 @@ pub struct Vm {
 
 impl Vm {
     /// Boots the kernel and waits for the agent.
+    ///
+    /// An emulator that aborts by an assertion of its own before the guest is up says nothing of the
+    /// kernel: it is told, and started once more. (Seen now and then while the kernel finds its
+    /// devices, on all kernels: `msix_table_mmio_write: Assertion ... failed`.) KVM is only probed,
+    /// where an abort is an answer.
     pub fn boot(
+        settings: &Settings,
+        kernel: &Kernel,
+        accelerator: Accelerator,
+        limit: Duration,
+    ) -> Result<Self> {
+        let first = Self::boot_once(settings, kernel, accelerator, limit);
+        if matches!(accelerator, Accelerator::Kvm) {
+            return first;
+        }
+        let Some(assertion) = first.as_ref().err().and_then(qemu_assertion) else {
+            return first;
+        };
+        eprintln!(
+            "{}: QEMU aborted before the guest was up, and is started once more: {assertion}",
+            kernel.name
+        );
+        Self::boot_once(settings, kernel, accelerator, limit)
+    }
+
+    fn boot_once(
         settings: &Settings,
         kernel: &Kernel,
         accelerator: Accelerator,
@@ -282,6 +307,15 @@ fn end(guard: &mut Child) {
     let _ = guard.wait();
 }
 
+/// The line of the console, at the end of a failure to boot, by which QEMU said that it aborted.
+fn qemu_assertion(error: &anyhow::Error) -> Option<String> {
+    let text = error.to_string();
+    let mut lines = text.lines().map(|line| line.trim_start_matches([' ', '|']));
+    lines
+        .find(|line| line.starts_with("qemu-system-") && line.contains(": Assertion `"))
+        .map(str::to_owned)
+}
+
 /// Removes console logs that were kept because of a failure, and that nobody came back for.
 fn remove_old_logs(cache: &Path) {
     let is_log = |name: &str| name.starts_with("console-") && name.ends_with(".log");
@@ -401,5 +435,26 @@ impl Drop for Socket {
     fn drop(&mut self) {
         // QEMU has connected, or never will.
         let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_abort_of_qemu_is_told_from_a_failure_of_the_kernel() {
+        let abort =
+            "qemu-system-x86_64: hw/pci/msix.c:228: msix_table_mmio_write: Assertion `a' failed.";
+        let error =
+            anyhow!("ours: QEMU ended before the guest was up\n  | pci 0000:00:09.0\n  | {abort}");
+        assert_eq!(qemu_assertion(&error).as_deref(), Some(abort));
+        for other in [
+            "ours: QEMU ended before the guest was up\n  | Kernel panic - not syncing: Oops",
+            "ours: the guest was not up after 180 s\n  | a: Assertion `b' failed.",
+            "ours: QEMU ended before the guest was up\n  | qemu-system-x86_64: cannot open the disk",
+        ] {
+            assert_eq!(qemu_assertion(&anyhow!(other)), None, "{other}");
+        }
     }
 }
