@@ -14,7 +14,6 @@ use clap::Args;
 use fastrand::Rng;
 use nix::fcntl::OFlag;
 use nix::libc;
-use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::CloneFlags;
 use nix::sys::signal::{Signal, kill};
@@ -25,7 +24,7 @@ use crate::child;
 use crate::harness::{Failure, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::patience;
-use crate::tests::container::{Container, PID, available};
+use crate::tests::container::{Container, PID, available, keep_mounts, mount_own_proc};
 use crate::tests::session_end_threads::end_thread;
 use crate::wire::{Event, Task, mask};
 
@@ -83,25 +82,12 @@ pub fn run(options: &Options) -> TestResult {
     let kinds = available(PID) | CloneFlags::CLONE_NEWNS;
     Container::start(kinds, || {
         if own_numbers {
+            keep_mounts()?;
             mount_own_proc()?;
         }
         storms(rounds, &mut Rng::with_seed(seed), own_numbers)
     })?
     .finish()
-}
-
-/// Lets /proc show this pid namespace.
-fn mount_own_proc() -> nix::Result<()> {
-    let nothing: Option<&str> = None;
-    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-    mount(nothing, "/", nothing, private, nothing)?;
-    mount(
-        Some("proc"),
-        "/proc",
-        Some("proc"),
-        MsFlags::empty(),
-        nothing,
-    )
 }
 
 fn storms(rounds: u64, random: &mut Rng, own_numbers: bool) -> TestResult {

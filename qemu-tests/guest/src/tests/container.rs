@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use netlink_sys::Socket;
 use nix::libc;
+use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::prctl;
@@ -262,6 +263,19 @@ pub fn become_root_as(id: u32) -> TestResult {
     fs::write("/proc/self/setgroups", "deny")?;
     fs::write("/proc/self/uid_map", format!("0 {id} 1"))?;
     Ok(fs::write("/proc/self/gid_map", format!("0 {id} 1"))?)
+}
+
+/// Keeps what is mounted from now on in this mount namespace.
+pub fn keep_mounts() -> nix::Result<()> {
+    let nothing: Option<&str> = None;
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(nothing, "/", nothing, private, nothing)
+}
+
+/// Lets /proc show this pid namespace.
+pub fn mount_own_proc() -> nix::Result<()> {
+    let (proc, nothing) = (Some("proc"), None::<&str>);
+    mount(proc, "/proc", proc, MsFlags::empty(), nothing)
 }
 
 /// The exit status of a process that runs a function, which tells what failed.

@@ -11,17 +11,16 @@ use std::{ptr, thread};
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::mman::{MlockAllFlags, mlockall};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::cgroup::{self, Group};
 use super::container::{status, succeed};
 use super::perf::Records;
+use super::priority::{run_first, share_a_cpu};
 use crate::child::{self, Gate, pidfd};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
-use crate::stress::{cpus, pin};
 use crate::test;
 use crate::wire::{Event, Task, mask};
 
@@ -76,7 +75,7 @@ fn follow(
 ) -> TestResult {
     let (ready, cue) = (Gate::new()?, Gate::new()?);
     let (made, leave) = (Gate::new()?, Gate::new()?);
-    pin(cpus()?[0])?;
+    share_a_cpu()?;
     let maker = child::fork(|| {
         status(|| {
             prepare()?;
@@ -92,9 +91,8 @@ fn follow(
     let pid = maker.pid().as_raw();
     ready.pass()?;
     let mut listener = Listener::listen(mask::FORK)?;
-    // Who has to wait for a page of the program lets the maker go on.
-    mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE)?;
-    preempt_others()?;
+    // A reader that has to wait for a page of the program would let the maker go on.
+    run_first()?;
     let mut round = || {
         look(When::Before, pid, Task::NONE)?;
         cue.open(1)?;
@@ -114,14 +112,6 @@ fn follow(
     cue.open(0)?;
     let ended = succeed(maker);
     looked.and(ended)
-}
-
-/// Lets this thread run before all ordinary ones, those of its children as well.
-fn preempt_others() -> nix::Result<()> {
-    let parameters = libc::sched_param { sched_priority: 1 };
-    let policy = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
-    // SAFETY: The call reads the structure, which outlives it.
-    Errno::result(unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) }).map(drop)
 }
 
 /// A process that waits until it may end.

@@ -17,7 +17,7 @@ use nix::sched::CloneFlags;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getsid};
 
-use super::container::{ALL, Container, PID};
+use super::container::{ALL, Container, PID, keep_mounts, mount_own_proc};
 use super::programs::Program;
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::patience;
@@ -126,13 +126,7 @@ fn prepare(kinds: CloneFlags, programs: &Programs) -> Result<PathBuf, Failure> {
     let nothing: Option<&str> = None;
     let directory = Path::new(DIRECTORY);
     let plain = MsFlags::empty();
-    mount(
-        nothing,
-        "/",
-        nothing,
-        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
-        nothing,
-    )?;
+    keep_mounts()?;
     mount(
         Some("tmpfs"),
         directory,
@@ -141,7 +135,7 @@ fn prepare(kinds: CloneFlags, programs: &Programs) -> Result<PathBuf, Failure> {
         Some("mode=755"),
     )?;
     if kinds.contains(PID) {
-        mount(Some("proc"), "/proc", Some("proc"), plain, nothing)?;
+        mount_own_proc()?;
     }
     for (name, text) in [("passwd", PASSWD), ("shadow", SHADOW)] {
         let file = directory.join(name);
