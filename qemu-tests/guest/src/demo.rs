@@ -41,7 +41,7 @@ pub fn run() -> Result<ExitCode> {
     let root = scenario.pid().as_raw();
     let mut story = Story::new(root);
     let deadline = Instant::now() + LIMIT;
-    while !story.has_ended(root) {
+    while story.living.contains(&root) {
         story.tell(next(&mut listener, deadline)?)?;
     }
     let ended = scenario.wait()?;
@@ -50,7 +50,9 @@ pub fn run() -> Result<ExitCode> {
         "the scenario failed: {ended:?}"
     );
     let (leader, daemon) = (leader_tells.pass()?, daemon_tells.pass()?);
-    while !story.has_ended(daemon) {
+    ensure!(story.family.contains(&daemon), "no fork of {daemon} came");
+    // Every number that a fork announced has an end; that of a thread may come after its process's.
+    while !story.living.is_empty() {
         story.tell(next(&mut listener, deadline)?)?;
     }
     Ok(story.sum_up(leader)?)
@@ -100,8 +102,10 @@ fn rename(name: &str) -> Result<()> {
 
 /// The events of one process tree, as they are told.
 struct Story {
+    /// Its processes.
     family: BTreeSet<i32>,
-    ended: BTreeSet<i32>,
+    /// The numbers of its threads that have not ended.
+    living: BTreeSet<i32>,
     leaders: Vec<i32>,
     counts: BTreeMap<&'static str, usize>,
     first_ns: Option<u64>,
@@ -111,7 +115,7 @@ impl Story {
     fn new(root: i32) -> Self {
         Self {
             family: BTreeSet::from([root]),
-            ended: BTreeSet::new(),
+            living: BTreeSet::from([root]),
             leaders: Vec::new(),
             counts: BTreeMap::new(),
             first_ns: None,
@@ -124,6 +128,7 @@ impl Story {
         if let Event::Fork { parent, child } = event {
             if self.family.contains(&parent.tgid) {
                 self.family.insert(child.tgid);
+                self.living.insert(child.pid);
             }
         }
         let subject = event.subject();
@@ -133,7 +138,7 @@ impl Story {
         match event {
             Event::Sid { task, .. } => self.leaders.push(task.tgid),
             Event::Exit { task, .. } => {
-                self.ended.insert(task.pid);
+                self.living.remove(&task.pid);
             }
             _ => {}
         }
@@ -148,10 +153,6 @@ impl Story {
             sentence(&event)
         )?;
         output.flush()
-    }
-
-    fn has_ended(&self, pid: i32) -> bool {
-        self.ended.contains(&pid)
     }
 
     /// Prints what was seen; success when the daemon's session leader is in it.
