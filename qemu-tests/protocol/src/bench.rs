@@ -43,6 +43,8 @@ pub enum Operation {
     Listen,
     /// An IGNORE request, the sender's own instructions.
     Ignore,
+    /// close(2) of a listener, the caller's own instructions.
+    Close,
     /// Reading one event.
     Read,
 }
@@ -72,6 +74,9 @@ impl Operation {
         Self::Storm,
     ];
 
+    /// What a listener asks of the kernel, and the end that comes without a request.
+    pub const REQUESTS: [Self; 3] = [Self::Listen, Self::Ignore, Self::Close];
+
     /// The name in tables.
     pub fn name(self) -> &'static str {
         match self {
@@ -93,6 +98,7 @@ impl Operation {
             Self::SystemCall => "any system call (getppid)",
             Self::Listen => "LISTEN",
             Self::Ignore => "IGNORE",
+            Self::Close => "closing a listener",
             Self::Read => "reading an event",
         }
     }
@@ -108,20 +114,27 @@ impl Operation {
     }
 
     /// How many hooks of the patched kernel it passes: one a kind of event, but two for setsid(),
-    /// whose ids are taken before they are lost, three for the exit, where the end of a session is
-    /// told, too, and two where ids may change, since user and group ids are compared: so with an
+    /// whose ids are taken before they are lost, four for the exit, where the end of a session and of
+    /// a thread are told, too, and two where ids may change, since user and group ids are compared: so with an
     /// exec, which may change both.
     pub fn hooks(self) -> u32 {
         match self {
             Self::ShortFork | Self::Fork | Self::Ptrace | Self::Comm => 1,
             Self::Uid | Self::Gid | Self::Sid => 2,
-            Self::ShortExec | Self::Exec | Self::ShortExit | Self::Exit => 3,
-            Self::ShortCoredump | Self::Coredump | Self::ForkExit => 4,
-            Self::Storm => 8,
-            Self::SystemCall | Self::Listen | Self::Ignore | Self::Read => 0,
+            Self::ShortExec | Self::Exec => 3,
+            Self::ShortExit | Self::Exit => 4,
+            Self::ShortCoredump | Self::Coredump | Self::ForkExit => 5,
+            Self::Storm => 9,
+            Self::SystemCall | Self::Listen | Self::Ignore | Self::Close | Self::Read => 0,
         }
     }
 }
+
+/// How many containers there are at most.
+pub const THOUSANDS: u32 = 4096;
+
+/// Beside how many others a request is measured.
+pub const BESIDE: [u32; 3] = [0, 256, 4096];
 
 /// Who listens meanwhile.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
@@ -195,6 +208,8 @@ pub enum Line {
     Flood(Flood),
     /// Events raised one by one on one CPU, and waited for on another one.
     Latency(Latency),
+    /// Requests and ends of many listeners.
+    Many(Many),
 }
 
 /// What one listener with the default buffer got before its first loss.
@@ -207,6 +222,18 @@ pub struct Flood {
     /// Whether there was a loss before the time was up.
     pub lost: bool,
 }
+
+/// How long it takes that a process has many listeners, in seconds.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Many {
+    /// Until all have sent LISTEN, one after the other.
+    pub listen: f64,
+    /// Until the process has ended that has them all.
+    pub exit: f64,
+}
+
+/// How many listeners those are.
+pub const MANY: u32 = 2000;
 
 /// How long after its event a listener that waits has a message.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]

@@ -5,14 +5,14 @@ use std::fs::File;
 
 use anyhow::{Context, Result, anyhow};
 use nix::unistd::pipe;
-use protocol::bench::{Operation, Situation};
+use protocol::bench::{Operation, Situation, THOUSANDS};
 
 use crate::bench::crowd::Crowd;
 use crate::bench::measure::{Measured, measure, repeated};
 use crate::bench::operations::rename;
 use crate::bench::{CROWDS, missing, tell};
 use crate::harness::Failure;
-use crate::tests::container::{ALL, Container};
+use crate::tests::container::{ALL, Container, PID};
 use crate::wire::mask;
 
 /// Measures a rename in a container, with no listener and with more and more of them, each in a
@@ -33,7 +33,7 @@ pub fn run() -> Result<()> {
                     listeners.push(Crowd::of(listener));
                 }
                 Err(failure) => {
-                    let left = CROWDS.len() - index;
+                    let left = CROWDS.len() - index + 1;
                     return missing(left, Situation::Containers, failure.to_string());
                 }
             }
@@ -41,7 +41,26 @@ pub fn run() -> Result<()> {
         let worst = worst_of(&containers, &mut listeners)?;
         tell(Operation::Comm, Situation::Containers, count, worst)?;
     }
-    Ok(())
+    drop((containers, listeners));
+    thousands()
+}
+
+/// The same with thousands, of which each has a pid namespace alone, lest they take all memory.
+fn thousands() -> Result<()> {
+    let containers = (0..THOUSANDS)
+        .map(|_| Container::idle(PID).map_err(|failure| anyhow!("cannot start one: {failure}")))
+        .collect::<Result<Vec<_>>>()?;
+    let mut listeners = containers
+        .iter()
+        .map(|container| {
+            let listener = container.listen(mask::ALL);
+            listener
+                .map(Crowd::of)
+                .map_err(|failure| anyhow!("{failure}"))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let worst = worst_of(&containers, &mut listeners)?;
+    tell(Operation::Comm, Situation::Containers, THOUSANDS, worst)
 }
 
 /// The first, the middle and the last one: the figure must not depend on the place.

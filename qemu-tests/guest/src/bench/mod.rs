@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::Args;
 use nix::sys::resource::{Resource, setrlimit};
-use protocol::bench::{Figure, Line, Operation, Situation};
+use protocol::bench::{BESIDE, Figure, Line, Operation, Situation};
 
 use crate::bench::crowd::Crowd;
 use crate::bench::measure::{Measured, Times, measure, repeated};
@@ -21,6 +21,7 @@ use crate::bench::operations::rename;
 use crate::bench::rounds::Rounds;
 use crate::bench::worker::Worker;
 use crate::listener::Listener;
+use crate::listing;
 use crate::stress::{cpus, pin};
 use crate::wire::{LISTEN, mask};
 
@@ -30,6 +31,7 @@ mod crowd;
 mod flood;
 mod latency;
 mod layout;
+mod many;
 mod measure;
 mod operations;
 mod peer;
@@ -100,8 +102,9 @@ pub fn run(options: &Options) -> Result<()> {
     if options.nobody {
         return Ok(());
     }
-    requests::run(&[])?;
-    thread::sleep(LINGER);
+    for others in BESIDE {
+        requests_beside(others)?;
+    }
     sockets_that_never_listened(&mut worker)?;
     for count in CROWDS {
         crowd(&mut worker, count)?;
@@ -122,16 +125,20 @@ pub fn run(options: &Options) -> Result<()> {
 fn in_parallel() -> Result<()> {
     const FLOODS: u32 = 20;
     const LATENCIES: u32 = 5;
+    const MANY: u32 = 3;
     let [reader, writer, ..] = cpus()?[..] else {
         bail!("a reader needs a CPU of its own");
     };
     pin(reader)?;
-    say(&Line::Total(FLOODS + LATENCIES))?;
+    say(&Line::Total(FLOODS + LATENCIES + MANY))?;
     for _ in 0..FLOODS {
         say(&Line::Flood(flood::run(writer)?))?;
     }
     for _ in 0..LATENCIES {
         say(&Line::Latency(latency::run(writer)?))?;
+    }
+    for _ in 0..MANY {
+        say(&Line::Many(many::run()?))?;
     }
     Ok(())
 }
@@ -144,9 +151,9 @@ fn total(options: &Options) -> u32 {
     }
     let crowds = 2 * CROWDS.len() * Operation::KINDS.len();
     let whole = 2 * Operation::WHOLE.len();
-    let requests = 2 * 2;
+    let requests = Operation::REQUESTS.len() * BESIDE.len();
     let reading_and_never_reading = 2;
-    let containers = 1 + CROWDS.len();
+    let containers = 1 + CROWDS.len() + 1;
     let peer = options.peer.iter().count() * peer::FIGURES;
     (nobody
         + crowds
@@ -236,12 +243,23 @@ fn crowd(worker: &mut Worker, count: u32) -> Result<()> {
             rounds.tell(operation, situation, count)?;
         }
     }
-    if count == CROWDS[CROWDS.len() - 1] {
-        crowd.change(mask::UID)?;
-        requests::run(crowd.listeners())?;
-        crowd.ignore()?;
-        thread::sleep(LINGER);
+    Ok(())
+}
+
+/// Requests, with so many others that listen for something else.
+fn requests_beside(others: u32) -> Result<()> {
+    // The unpatched kernel shows each answer to all of them, whose queues would take the memory.
+    const TOO_MANY: u32 = 1000;
+    if others > TOO_MANY && !listing::is_there() {
+        let reason = format!("each request is answered to all of {others} others");
+        return missing(Operation::REQUESTS.len(), Situation::Everything, reason);
     }
+    let descriptors = u64::from(others) + 1000;
+    setrlimit(Resource::RLIMIT_NOFILE, descriptors, descriptors)?;
+    let crowd = Crowd::listening(others, mask::UID)?;
+    requests::run(crowd.listeners())?;
+    crowd.ignore()?;
+    thread::sleep(LINGER);
     Ok(())
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What LISTEN and IGNORE cost who sends them.
+//! What LISTEN and IGNORE cost who sends them, and close(2) who closes a listener.
 
 use anyhow::Result;
 use nix::time::{ClockId, clock_gettime};
@@ -11,8 +11,8 @@ use crate::bench::tell;
 use crate::listener::Listener;
 use crate::wire::{IGNORE, LISTEN, mask};
 
-/// Measures both, with others listening meanwhile. Only what the sender itself executes counts:
-/// it may have to wait for all that are just now raising an event.
+/// Measures all of them, with others listening meanwhile. Only what the caller itself executes
+/// counts: it may have to wait for all that are just now raising an event.
 pub fn run(others: &[Listener]) -> Result<()> {
     let mut crowd = Crowd::of(Listener::open()?);
     let others = others.len() as u32;
@@ -33,6 +33,17 @@ pub fn run(others: &[Listener]) -> Result<()> {
         tell(operation, Situation::Everything, others, measured)?;
         crowd.change(mask::COMM)?;
     }
+    let closed = measure(
+        &mut repeated(|| {
+            let listener = Listener::open()?;
+            listener.request(&[LISTEN, mask::COMM])?;
+            let started = own_time()?;
+            drop(listener);
+            Ok(own_time()? - started)
+        }),
+        &mut |_| Ok(()),
+    )?;
+    tell(Operation::Close, Situation::Everything, others, closed)?;
     crowd.drain(0, 0)?;
     crowd.ignore()
 }

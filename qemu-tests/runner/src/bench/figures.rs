@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use protocol::bench::{Cost, Figure, Flood, Latency, Line, Operation, Situation};
+use protocol::bench::{Cost, Figure, Flood, Latency, Line, Many, Operation, Situation};
 
 /// Which kernel a figure is of.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -36,6 +36,7 @@ pub struct Figures {
     missing: BTreeMap<(Which, Situation), String>,
     floods: BTreeMap<Which, Vec<Flood>>,
     latencies: BTreeMap<Which, Vec<Latency>>,
+    many: BTreeMap<Which, Vec<Many>>,
 }
 
 impl Figures {
@@ -53,6 +54,7 @@ impl Figures {
                 } => _ = self.missing.insert((which, situation), reason),
                 Line::Flood(flood) => self.floods.entry(which).or_default().push(flood),
                 Line::Latency(latency) => self.latencies.entry(which).or_default().push(latency),
+                Line::Many(many) => self.many.entry(which).or_default().push(many),
             }
         }
     }
@@ -145,6 +147,16 @@ impl Figures {
     pub fn latency(&self, which: Which) -> Option<f64> {
         let latencies = self.latencies.get(&which)?.iter();
         median(latencies.map(|latency| latency.nanoseconds))
+    }
+
+    /// Seconds until many listeners have sent LISTEN, and until the process has ended that had them:
+    /// the medians of the rounds.
+    pub fn many(&self, which: Which) -> Option<Many> {
+        let many = self.many.get(&which)?.iter();
+        Some(Many {
+            listen: median(many.clone().map(|many| many.listen))?,
+            exit: median(many.map(|many| many.exit))?,
+        })
     }
 }
 

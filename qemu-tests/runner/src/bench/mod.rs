@@ -229,7 +229,7 @@ impl<'a> Output<'a> {
     fn count(&mut self, line: Line) -> Result<()> {
         match &line {
             Line::Total(total) => self.total = *total,
-            Line::Figure(_) | Line::Flood(_) | Line::Latency(_) => self.done += 1,
+            Line::Figure(_) | Line::Flood(_) | Line::Latency(_) | Line::Many(_) => self.done += 1,
             Line::Missing { figures, .. } => self.done += figures,
         }
         if self.done > self.total {

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use protocol::bench::{Cost, Operation, Situation};
+use protocol::bench::{BESIDE, Cost, MANY, Operation, Situation, THOUSANDS};
 use serde_json::json;
 
 use crate::accelerator::Accelerator;
@@ -259,12 +259,12 @@ fn others(figures: &Figures) -> Section {
     }
     let case = "comm: a listener that never reads, after it overran".to_owned();
     add(case, &above(Operation::Comm, Situation::NeverReads, 1));
-    for count in CROWDS {
+    for count in CROWDS.into_iter().chain([THOUSANDS]) {
         let case = format!("comm in one of {count} containers, each with a listener");
         add(case, &above(Operation::Comm, Situation::Containers, count));
     }
-    for others in [0, 256] {
-        for operation in [Operation::Listen, Operation::Ignore] {
+    for others in BESIDE {
+        for operation in Operation::REQUESTS {
             let case = format!("{}, {others} others listening: whole", operation.name());
             add(case, &whole(operation, Situation::Everything, others));
         }
@@ -305,8 +305,9 @@ fn in_parallel(figures: &Figures, parallel: Accelerator) -> Option<Section> {
             ratio(ours, stock),
         ]
     };
+    let many = |which| figures.many(which);
     Some(Section {
-        title: "COMM, one CPU raising and one reading",
+        title: "Two CPUs: COMM, one raising and one reading; and many listeners",
         about: format!(
             "One listener with the default buffer, two CPUs ({}), in this machine's time: only the \
              ratios say something,\nand that of the events little, since each pause of the reading \
@@ -329,6 +330,16 @@ fn in_parallel(figures: &Figures, parallel: Accelerator) -> Option<Section> {
                 "nanoseconds until it was read",
                 figures.latency(stock),
                 figures.latency(ours),
+            ),
+            row(
+                &format!("milliseconds until {MANY} listeners have sent LISTEN"),
+                many(stock).map(|many| 1000.0 * many.listen),
+                many(ours).map(|many| 1000.0 * many.listen),
+            ),
+            row(
+                "milliseconds until a process has ended that has them",
+                many(stock).map(|many| 1000.0 * many.exit),
+                many(ours).map(|many| 1000.0 * many.exit),
             ),
         ],
     })
@@ -370,6 +381,8 @@ pub fn write_json(file: &Path, made: &Made, figures: &Figures, targets: &[Target
         "figures": all,
         "flood_events_a_second": of_both(&|which| Some(figures.flood(which)?.0)),
         "latency_nanoseconds": of_both(&|which| figures.latency(which)),
+        "many_listen_seconds": of_both(&|which| Some(figures.many(which)?.listen)),
+        "many_exit_seconds": of_both(&|which| Some(figures.many(which)?.exit)),
     });
     fs::write(file, serde_json::to_vec_pretty(&report)?)
         .with_context(|| format!("cannot write {}", file.display()))
@@ -402,7 +415,7 @@ mod tests {
         let sections = sections(&figures, &targets, Accelerator::Tcg);
         let text = markdown(&sections);
         assert!(
-            text.contains("| COMM delivered to 1 listener | - | 2,000 | - | 850 | MISSED |"),
+            text.contains("| COMM delivered to 1 listener | - | 2,000 | - | 797 | MISSED |"),
             "{text}"
         );
         assert!(

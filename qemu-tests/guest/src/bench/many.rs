@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: GPL-2.0
+//! How long a process takes that has many listeners.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::pause;
+use protocol::bench::{MANY, Many};
+
+use crate::bench::crowd::Crowd;
+use crate::child::{self, Gate};
+use crate::patience;
+use crate::wire::{LISTEN, mask};
+
+/// How long it may take until all of them listen.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// Lets a process have them, and kills it.
+pub fn run() -> Result<Many> {
+    let ready = Gate::new()?;
+    let process = child::fork(|| {
+        let Ok(milliseconds) = listen() else { return 1 };
+        if ready.open(milliseconds).is_ok() {
+            pause();
+        }
+        1
+    })?;
+    let milliseconds = ready
+        .pass_within(patience::stretched(LIMIT))
+        .context("the process with many listeners")?;
+    let started = Instant::now();
+    kill(process.pid(), Signal::SIGKILL)?;
+    process.wait()?;
+    Ok(Many {
+        listen: f64::from(milliseconds) / 1000.0,
+        exit: started.elapsed().as_secs_f64(),
+    })
+}
+
+/// Milliseconds until all have sent LISTEN.
+fn listen() -> Result<i32> {
+    let descriptors = u64::from(MANY) + 100;
+    setrlimit(Resource::RLIMIT_NOFILE, descriptors, descriptors)?;
+    let crowd = Crowd::silent(MANY)?;
+    let started = Instant::now();
+    for listener in crowd.listeners() {
+        listener.request(&[LISTEN, mask::SID])?;
+    }
+    // Until the process ends, they are there.
+    std::mem::forget(crowd);
+    Ok(i32::try_from(started.elapsed().as_millis())?)
+}
