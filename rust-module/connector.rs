@@ -7,13 +7,13 @@ use crate::{
     listener::{
         acknowledge,
         now_ns,
+        Subscriber,
         View, //
     },
     listeners::{
         Before,
         Listeners, //
     },
-    mask::List,
     wire::{
         self,
         Event,
@@ -29,6 +29,7 @@ use kernel::{
     proc_events::{
         ExitInfo,
         Handler,
+        Kind,
         Request,
         Section,
         SidIds, //
@@ -87,42 +88,54 @@ impl Connector {
         Self { listeners }
     }
 
-    /// Sends an event to all on `lists` who can see its subject. `event` makes it of the subject's
-    /// ids and the receiver's view.
+    /// Sends an event to all subscribers to `kind` who can see its subject. `event` makes it of the
+    /// subject's ids and the receiver's view.
     #[inline]
     fn report(
         &self,
-        section: &Section<'_>,
-        lists: &[List],
+        section: &Section<'_, Self>,
+        kind: Kind,
         subject: Ids<'_>,
+        event: impl Fn(wire::Ids, &View) -> Event,
+    ) {
+        self.report_to(section, kind, subject, |_| true, event);
+    }
+
+    /// The same, to those alone who are `meant`.
+    ///
+    /// An event is looked up once for each pid namespace that can see its subject, whoever else
+    /// listens: its cost grows with those who get it, and with how deep the subject is nested.
+    #[inline]
+    fn report_to(
+        &self,
+        section: &Section<'_, Self>,
+        kind: Kind,
+        subject: Ids<'_>,
+        meant: impl Fn(&Subscriber) -> bool,
         event: impl Fn(wire::Ids, &View) -> Event,
     ) {
         let Some(thread) = subject.thread else {
             return;
         };
-        let receivers = self.listeners.receivers(section.rcu());
-        let stale = receivers.are_stale();
-        let cpu = section.cpu();
-        let mut message = Message::new(cpu.as_u32(), now_ns());
+        let mut message = Message::new(section.cpu().as_u32(), now_ns());
 
         for (namespace, pid) in thread.numbers() {
-            for list in lists {
-                // Most of a namespace's listeners have one view, and so get one encoding.
-                let mut told: Option<&View> = None;
+            let Some(subscribers) = section.subscribers(namespace) else {
+                continue;
+            };
+            // Most of a namespace's listeners have one view, and so get one encoding.
+            let mut told: Option<&View> = None;
 
-                for listener in receivers.on(namespace, *list) {
-                    let view = &listener.view;
+            for subscriber in subscribers.to(kind).filter(|subscriber| meant(subscriber)) {
+                let listener = &*subscriber.listener;
+                let view = &listener.view;
 
-                    if stale && listener.has_ended() {
-                        continue;
-                    }
-                    if told != Some(view) {
-                        let tgid = view.number(subject.group);
-                        message.tell(&event(wire::Ids { pid, tgid }, view));
-                        told = Some(view);
-                    }
-                    listener.send(cpu, &mut message);
+                if told != Some(view) {
+                    let tgid = view.number(subject.group);
+                    message.tell(&event(wire::Ids { pid, tgid }, view));
+                    told = Some(view);
                 }
+                listener.send(&mut message);
             }
         }
     }
@@ -131,76 +144,78 @@ impl Connector {
     #[inline]
     fn report_exit(
         &self,
-        section: &Section<'_>,
+        section: &Section<'_, Self>,
         subject: Ids<'_>,
         parent: Ids<'_>,
         (code, signal): (i32, i32),
     ) {
-        let lists: &[List] = match code {
-            0 => &[List::Exit],
-            _ => &[List::Exit, List::NonzeroExit],
-        };
-
-        self.report(section, lists, subject, |process, view| Event::Exit {
-            process,
-            exit_code: code as u32,
-            exit_signal: signal as u32,
-            parent: parent.seen_from(view),
-        });
+        self.report_to(
+            section,
+            Kind::Exit,
+            subject,
+            |subscriber| subscriber.mask.has_exit(code),
+            |process, view| Event::Exit {
+                process,
+                exit_code: code as u32,
+                exit_signal: signal as u32,
+                parent: parent.seen_from(view),
+            },
+        );
     }
 }
 
 impl Handler for Connector {
     type OwnerModule = LocalModule;
+    type Listener = Subscriber;
 
-    fn fork(&self, section: &Section<'_>, child: &Task) {
+    fn fork(&self, section: &Section<'_, Self>, child: &Task) {
         let parent = Ids::of_parent(child, section.rcu());
         let subject = Ids::of(child, section.rcu());
 
-        self.report(section, &[List::Fork], subject, |child, view| Event::Fork {
+        self.report(section, Kind::Fork, subject, |child, view| Event::Fork {
             parent: parent.seen_from(view),
             child,
         });
     }
 
-    fn exec(&self, section: &Section<'_>, task: &Task) {
+    fn exec(&self, section: &Section<'_, Self>, task: &Task) {
         let subject = Ids::of(task, section.rcu());
 
-        self.report(section, &[List::Exec], subject, |process, _| Event::Exec {
+        self.report(section, Kind::Exec, subject, |process, _| Event::Exec {
             process,
         });
     }
 
-    fn uid(&self, section: &Section<'_>, task: &Task) {
+    fn uid(&self, section: &Section<'_, Self>, task: &Task) {
         let subject = Ids::of(task, section.rcu());
         let ids = task.cred_ids(section.rcu());
 
-        self.report(section, &[List::Uid], subject, |process, view| Event::Uid {
+        self.report(section, Kind::Uid, subject, |process, view| Event::Uid {
             process,
             ruid: view.users().uid(ids.uid),
             euid: view.users().uid(ids.euid),
         });
     }
 
-    fn gid(&self, section: &Section<'_>, task: &Task) {
+    fn gid(&self, section: &Section<'_, Self>, task: &Task) {
         let subject = Ids::of(task, section.rcu());
         let ids = task.cred_ids(section.rcu());
 
-        self.report(section, &[List::Gid], subject, |process, view| Event::Gid {
+        self.report(section, Kind::Gid, subject, |process, view| Event::Gid {
             process,
             rgid: view.users().gid(ids.gid),
             egid: view.users().gid(ids.egid),
         });
     }
 
-    fn sid(&self, section: &Section<'_>, leader: &Task, ids: &SidIds) {
+    fn sid(&self, section: &Section<'_, Self>, leader: &Task, ids: &SidIds) {
         let subject = Ids::of(leader, section.rcu());
         let parent = Ids {
             thread: ids.parent(),
             group: ids.parent_group(),
         };
 
-        self.report(section, &[List::Sid], subject, |process, view| Event::Sid {
+        self.report(section, Kind::Sid, subject, |process, view| Event::Sid {
             process,
             parent: parent.seen_from(view),
             session: view.number(ids.session()),
@@ -208,11 +223,11 @@ impl Handler for Connector {
         });
     }
 
-    fn ptrace(&self, section: &Section<'_>, task: &Task, tracer: Option<&Task>) {
+    fn ptrace(&self, section: &Section<'_, Self>, task: &Task, tracer: Option<&Task>) {
         let subject = Ids::of(task, section.rcu());
         let tracer = tracer.map(|tracer| Ids::of(tracer, section.rcu()));
 
-        self.report(section, &[List::Ptrace], subject, |process, view| {
+        self.report(section, Kind::Ptrace, subject, |process, view| {
             Event::Ptrace {
                 process,
                 tracer: tracer.map_or(wire::Ids::default(), |tracer| tracer.seen_from(view)),
@@ -220,21 +235,21 @@ impl Handler for Connector {
         });
     }
 
-    fn comm(&self, section: &Section<'_>, task: &Task) {
+    fn comm(&self, section: &Section<'_, Self>, task: &Task) {
         let subject = Ids::of(task, section.rcu());
         let comm = task.comm();
 
-        self.report(section, &[List::Comm], subject, |process, _| Event::Comm {
+        self.report(section, Kind::Comm, subject, |process, _| Event::Comm {
             process,
             comm,
         });
     }
 
-    fn coredump(&self, section: &Section<'_>, task: &Task) {
+    fn coredump(&self, section: &Section<'_, Self>, task: &Task) {
         let subject = Ids::of(task, section.rcu());
         let parent = Ids::of_parent(task, section.rcu());
 
-        self.report(section, &[List::Coredump], subject, |process, view| {
+        self.report(section, Kind::Coredump, subject, |process, view| {
             Event::Coredump {
                 process,
                 parent: parent.seen_from(view),
@@ -242,7 +257,7 @@ impl Handler for Connector {
         });
     }
 
-    fn thread_exit(&self, section: &Section<'_>, task: &Task) {
+    fn thread_exit(&self, section: &Section<'_, Self>, task: &Task) {
         let subject = Ids::of(task, section.rcu());
         let parent = Ids::of_parent(task, section.rcu());
         let status = (task.exit_code(), task.exit_signal());
@@ -250,7 +265,7 @@ impl Handler for Connector {
         self.report_exit(section, subject, parent, status);
     }
 
-    fn process_exit(&self, section: &Section<'_>, info: &ExitInfo) {
+    fn process_exit(&self, section: &Section<'_, Self>, info: &ExitInfo) {
         let subject = Ids {
             thread: info.thread_group(),
             group: info.thread_group(),
@@ -264,11 +279,11 @@ impl Handler for Connector {
         self.report_exit(section, subject, parent, status);
     }
 
-    fn session_end(&self, section: &Section<'_>, leader: &Task, exit_code: i32) {
+    fn session_end(&self, section: &Section<'_, Self>, leader: &Task, exit_code: i32) {
         let subject = Ids::of(leader, section.rcu());
         let exit_signal = leader.exit_signal() as u32;
 
-        self.report(section, &[List::SessionEnd], subject, |process, _| {
+        self.report(section, Kind::SessionEnd, subject, |process, _| {
             Event::SessionEnd {
                 process,
                 exit_code: exit_code as u32,
@@ -277,7 +292,7 @@ impl Handler for Connector {
         });
     }
 
-    fn control(&self, request: &Request<'_>) {
+    fn control(&self, request: &Request<'_, Self>) {
         let result = match Command::parse(request.data) {
             Ok(Command::Listen(mask)) => match self.listeners.listen(request, mask) {
                 // It was acknowledged with the place where its numbers start.
@@ -286,7 +301,11 @@ impl Handler for Connector {
                 Err(error) => Err(error),
             },
             Ok(Command::Ignore) => {
-                self.listeners.end(request.socket);
+                // An event that found the listener before is in its queue by the end of a grace
+                // period, and none is put there after it.
+                if self.listeners.end(request.socket) == Before::Listening {
+                    rcu::synchronize_rcu();
+                }
                 Ok(())
             }
             Err(_) => Err(EINVAL),
@@ -296,7 +315,7 @@ impl Handler for Connector {
         acknowledge(request, NO_CPU, errno, GFP_KERNEL);
     }
 
-    fn gone(&self, socket: &Socket) {
-        self.listeners.end(socket);
+    fn gone(&self, socket: &Socket) -> bool {
+        self.listeners.end(socket) == Before::Listening
     }
 }

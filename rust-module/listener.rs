@@ -2,25 +2,25 @@
 
 //! One listener: a socket that asked for process events.
 
-use crate::wire::Message;
+use crate::{
+    connector::Connector,
+    mask::Mask,
+    wire::Message, //
+};
 use kernel::{
-    cpu::{
-        self,
-        CpuId, //
-    },
     fmt,
     net::connector::{
         Delivery,
         Sender,
         Socket, //
     },
+    percpu::PerCpu,
     pid::Pid,
     pid_namespace::PidNamespace,
     prelude::*,
     proc_events::{
         sender_for,
-        Request,
-        Section, //
+        Request, //
     },
     sync::{
         aref::ARef,
@@ -28,6 +28,7 @@ use kernel::{
             Atomic,
             Relaxed, //
         },
+        Arc, //
     },
     task::Kuid,
     time::{
@@ -78,11 +79,10 @@ impl View {
     }
 }
 
-/// What a listener was sent from one CPU. Padded so that no two CPUs write to one cache line.
+/// What a listener was sent from one CPU.
 ///
-/// Written in a [`Section`] on that CPU alone, so that plain loads and stores are enough; atomic
-/// because others may read them meanwhile.
-#[repr(align(64))]
+/// Written in a [`Section`](kernel::proc_events::Section) on that CPU alone, so that plain loads and
+/// stores are enough; atomic because others may read them meanwhile.
 struct Account {
     /// The number of the first message.
     first: Atomic<u32>,
@@ -121,16 +121,20 @@ impl Account {
     }
 }
 
+/// A listener as events find it, with what it asked for last.
+pub(crate) struct Subscriber {
+    pub(crate) listener: Arc<Listener>,
+    pub(crate) mask: Mask,
+}
+
 /// A socket that listens.
 pub(crate) struct Listener {
     socket: ARef<Socket>,
     pub(crate) view: View,
     /// Who events are from, in the view; [`None`] while that may change.
     sender: Option<Sender>,
-    accounts: KVec<Account>,
-    /// Set once, when the listener ends, should it have to stay on the lists for a while.
-    ended: Atomic<bool>,
-    /// The user who listens, against whose limit it counts.
+    accounts: PerCpu<Account>,
+    /// The user who listened first, against whose limit it counts.
     user: Kuid,
     /// The process that listened first, as the initial pid namespace numbers it.
     process: i32,
@@ -139,13 +143,7 @@ pub(crate) struct Listener {
 
 impl Listener {
     /// The listener that a request makes of its socket, with the current task's view. May sleep.
-    pub(crate) fn new(request: &Request<'_>) -> Result<Self> {
-        let cpus = cpu::nr_cpu_ids() as usize;
-        let mut accounts = KVec::with_capacity(cpus, GFP_KERNEL)?;
-        for _ in 0..cpus {
-            accounts.push(Account::new(), GFP_KERNEL)?;
-        }
-
+    pub(crate) fn new(request: &Request<'_, Connector>) -> Result<Self> {
         let view = View::current()?;
         let sender = match sender_for(view.users()) {
             (sender, true) => Some(sender),
@@ -156,42 +154,17 @@ impl Listener {
             socket: request.socket.into(),
             view,
             sender,
-            accounts,
-            ended: Atomic::new(false),
+            accounts: PerCpu::new(Account::new, GFP_KERNEL_ACCOUNT)?,
             user: Kuid::current_euid(),
             process: current!().tgid(),
             port_id: request.port_id,
         })
     }
 
-    /// Whether this is the listener with that socket.
-    pub(crate) fn is(&self, socket: &Socket) -> bool {
-        *self.socket == *socket
-    }
-
-    /// Whether that user listens here.
-    pub(crate) fn is_of(&self, user: Kuid) -> bool {
-        self.user == user
-    }
-
-    /// Notes that the listener is none any more.
-    pub(crate) fn end(&self) {
-        // Relaxed: an event that is being sent on another CPU may still arrive, as it may when
-        // the listener is taken off the lists.
-        self.ended.store(true, Relaxed);
-    }
-
-    /// Whether the listener is none any more.
-    pub(crate) fn has_ended(&self) -> bool {
-        self.ended.load(Relaxed)
-    }
-
-    /// Numbers an event of this CPU, sends it, and accounts for it.
+    /// Numbers an event of this CPU, sends it, and accounts for it. In a section.
     #[inline]
-    pub(crate) fn send(&self, cpu: CpuId, message: &mut Message) {
-        let Some(account) = self.accounts.get(cpu.as_u32() as usize) else {
-            return;
-        };
+    pub(crate) fn send(&self, message: &mut Message) {
+        let account = self.accounts.this_cpu();
         let next = account.next.load(Relaxed);
         message.number(next as u32);
 
@@ -215,13 +188,13 @@ impl Listener {
 
     /// Acknowledges the request with which this listener starts, and lets the numbers of the CPU
     /// that it happens on go on from the request's: readers that look for gaps count it in.
-    pub(crate) fn acknowledge_start(&self, section: &Section<'_>, request: &Request<'_>) {
-        let cpu = section.cpu().as_u32();
-        if let Some(account) = self.accounts.get(cpu as usize) {
-            account.start_at(request.seq.wrapping_add(1));
-        }
-
-        acknowledge(request, cpu, 0, GFP_NOWAIT);
+    pub(crate) fn acknowledge_start(&self, request: &Request<'_, Connector>) {
+        request.in_section(|section| {
+            self.accounts
+                .this_cpu()
+                .start_at(request.seq.wrapping_add(1));
+            acknowledge(request, section.cpu().as_u32(), 0, GFP_NOWAIT);
+        });
     }
 }
 
@@ -232,9 +205,10 @@ impl fmt::Display for Listener {
 
         write!(
             f,
-            "{:>10} {:>10} {:>10} {:>10} {:>10} {:>12} {:>12}",
+            "{:>10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>12} {:>12}",
             self.port_id,
             self.process,
+            self.user.into_uid_in_current_ns(),
             self.view.pids.inum(),
             self.view.users.inum(),
             self.socket.net_inum(),
@@ -246,11 +220,11 @@ impl fmt::Display for Listener {
 
 /// What the columns of a listener's line are.
 pub(crate) const LISTING_HEAD: &str =
-    "   port_id        pid     pid_ns    user_ns     net_ns    delivered         lost";
+    "   port_id        pid        uid     pid_ns    user_ns     net_ns    delivered         lost";
 
 /// Answers a request: `errno` is positive, or 0 for success.
 pub(crate) fn acknowledge(
-    request: &Request<'_>,
+    request: &Request<'_, Connector>,
     cpu: u32,
     errno: u32,
     flags: kernel::alloc::Flags,

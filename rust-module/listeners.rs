@@ -1,24 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! All listeners: who listens for what, and how many there are.
+//! All listeners, by their sockets: how requests find them, and the listing in debugfs.
 //!
-//! Lock order: [`Listeners::inner`], then `cpu_hotplug_lock` (in [`Watch`]). Events are sent with
-//! neither: they find their receivers under RCU.
+//! Events don't come here: they find listeners by their [`Subscription`]s. What a request needs is
+//! allocated before the lock is taken, so that nobody waits for another one's memory.
 
 use crate::{
+    connector::Connector,
     listener::{
         Listener,
+        Subscriber,
         LISTING_HEAD, //
     },
     mask::{
-        List,
+        bits,
         Mask, //
     },
-    receivers::{
-        Receivers,
-        Subscription, //
-    },
-    LocalModule,
 };
 use kernel::{
     fmt,
@@ -26,224 +23,230 @@ use kernel::{
     new_mutex,
     prelude::*,
     proc_events::{
+        Charge,
         Kind,
+        Prepared,
         Request,
-        Section,
-        Watch, //
+        Subscription, //
+    },
+    rbtree::{
+        RBTree,
+        RBTreeNodeReservation, //
     },
     sync::{
-        rcu::{
-            self,
-            Published, //
-        },
         Arc,
         Mutex, //
     },
-    task::Kuid,
 };
 
-/// The kind of event that those on a list wait for.
-const fn kind(list: List) -> Kind {
-    match list {
-        List::Fork => Kind::Fork,
-        List::Exec => Kind::Exec,
-        List::Uid => Kind::Uid,
-        List::Gid => Kind::Gid,
-        List::Sid => Kind::Sid,
-        List::Ptrace => Kind::Ptrace,
-        List::Comm => Kind::Comm,
-        List::Coredump => Kind::Coredump,
-        List::Exit | List::NonzeroExit => Kind::Exit,
-        List::SessionEnd => Kind::SessionEnd,
-    }
+/// A listener in the tree.
+struct Listed {
+    subscription: Subscription<Connector>,
+    /// Counts it against the limits of its user, while it is one.
+    _charge: Charge,
 }
 
-/// Who may listen, and how much.
-pub(crate) struct Limits {
-    /// Whether who is no administrator of the socket's network namespace may.
-    pub(crate) unprivileged: bool,
-    /// How many listeners a user may have who is no administrator of the system.
-    pub(crate) per_user: usize,
-}
-
-impl Limits {
-    /// Checks whether the sender of a request may have one more listener.
-    fn check(&self, request: &Request<'_>, subscriptions: &[Subscription]) -> Result {
-        if !request.may_view() {
-            return Err(EPERM);
-        }
-        if !self.unprivileged && !request.is_from_net_admin() {
-            return Err(EPERM);
-        }
-
-        let user = Kuid::current_euid();
-        let own = subscriptions.iter().filter(|s| s.listener.is_of(user));
-        if own.count() >= self.per_user && !request.is_from_init_net_admin() {
-            return Err(EUSERS);
-        }
-        Ok(())
-    }
-}
-
+/// The listeners, by the addresses of their sockets, which they keep.
 struct Inner {
-    subscriptions: KVec<Subscription>,
-    /// The watch that those on a list need, while there is someone on it.
-    watches: [Option<Watch>; List::ALL.len()],
+    by_socket: RBTree<usize, Listed>,
+    count: usize,
 }
 
 /// The listeners, each once.
 #[pin_data]
 pub(crate) struct Listeners {
-    limits: Limits,
-    /// Serializes requests and the end of listeners.
+    /// Whether who is no administrator of the socket's network namespace may listen.
+    unprivileged: bool,
+    /// Serializes requests and ends.
     #[pin]
     inner: Mutex<Inner>,
-    /// What follows from `inner`. Replaced with the lock held, read under RCU.
-    receivers: Published<Receivers>,
+}
+
+/// What a listener has in [`Inner::by_socket`].
+fn key(socket: &Socket) -> usize {
+    core::ptr::from_ref(socket) as usize
 }
 
 impl Listeners {
-    pub(crate) fn new(limits: Limits) -> impl PinInit<Self, Error> {
-        try_pin_init!(Self {
-            limits,
+    pub(crate) fn new(unprivileged: bool) -> impl PinInit<Self> {
+        pin_init!(Self {
+            unprivileged,
             inner <- new_mutex!(Inner {
-                subscriptions: KVec::new(),
-                watches: Default::default(),
+                by_socket: RBTree::new(),
+                count: 0,
             }),
-            receivers: Published::new(Receivers::new(&[])?),
         })
-    }
-
-    /// Who gets which event now.
-    #[inline]
-    pub(crate) fn receivers<'a>(&'a self, rcu: &'a rcu::Guard) -> &'a Receivers {
-        self.receivers.read(rcu)
     }
 
     /// Makes a request's socket a listener for `mask`, or changes its mask. Tells whether it was one
     /// before; if not, the request was acknowledged.
     ///
-    /// On failure nothing has changed. May sleep, and waits for a grace period at the end.
+    /// On failure nothing has changed. May sleep, but waits for no grace period: an event of a kind
+    /// that `mask` has not any more may still come, if it is being reported meanwhile.
     ///
     /// # Errors
     ///
-    /// [`EPERM`] and [`EUSERS`] as [`Limits`] say, [`ENOMEM`].
-    pub(crate) fn listen(&self, request: &Request<'_>, mask: Mask) -> Result<Before> {
-        // Declared before the lock is taken, so that the grace period is awaited without it.
-        let _retired;
+    /// [`EPERM`] for who may not listen, [`EUSERS`] for who has too many listeners, [`ENOMEM`].
+    pub(crate) fn listen(&self, request: &Request<'_, Connector>, mask: Mask) -> Result<Before> {
+        // Another request for this socket may come between looking and doing: then look again.
+        loop {
+            let known = self
+                .inner
+                .lock()
+                .by_socket
+                .get(&key(request.socket))
+                .map(|listed| listed.subscription.listener().listener.clone());
+
+            let done = match known {
+                Some(listener) => self.change(request, prepare(request, listener, mask)?),
+                None => self.start(request, mask)?,
+            };
+            if let Some(before) = done {
+                return Ok(before);
+            }
+        }
+    }
+
+    /// Has a listener's events find what was prepared with another mask. [`None`] if it is none.
+    fn change(
+        &self,
+        request: &Request<'_, Connector>,
+        prepared: Prepared<Connector>,
+    ) -> Option<Before> {
         let mut inner = self.inner.lock();
+        let listed = inner.by_socket.get_mut(&key(request.socket))?;
 
-        if let Some(known) = inner.position(request.socket) {
-            let before = core::mem::replace(&mut inner.subscriptions[known].mask, mask);
+        // It may have ended, and another one begun.
+        if !Arc::ptr_eq(
+            &listed.subscription.listener().listener,
+            &prepared.listener().listener,
+        ) {
+            return None;
+        }
+        listed.subscription.replace(prepared);
+        Some(Before::Listening)
+    }
 
-            match Receivers::new(&inner.subscriptions) {
-                Ok(receivers) => {
-                    inner.watch();
-                    _retired = self.receivers.replace(receivers);
-                }
-                Err(error) => {
-                    inner.subscriptions[known].mask = before;
-                    return Err(error);
-                }
-            }
-            return Ok(Before::Listening);
+    /// Makes the socket a listener. [`None`] if it is one.
+    fn start(&self, request: &Request<'_, Connector>, mask: Mask) -> Result<Option<Before>> {
+        if !request.may_view() || !self.unprivileged && !request.is_from_net_admin() {
+            return Err(EPERM);
+        }
+        let charge = request.charge()?;
+        let listener = Arc::new(Listener::new(request)?, GFP_KERNEL_ACCOUNT)?;
+        let node = RBTreeNodeReservation::new(GFP_KERNEL_ACCOUNT)?;
+        let prepared = prepare(request, listener, mask)?;
+
+        let mut inner = self.inner.lock();
+        if inner.by_socket.get(&key(request.socket)).is_some() {
+            return Ok(None);
         }
 
-        self.limits.check(request, &inner.subscriptions)?;
+        // Acknowledged before the first event can be sent.
+        prepared.listener().listener.acknowledge_start(request);
 
-        let listener = Arc::new(Listener::new(request)?, GFP_KERNEL)?;
-        let subscription = Subscription {
-            listener: listener.clone(),
-            mask,
+        let listed = Listed {
+            subscription: prepared.start(),
+            _charge: charge,
         };
-        inner.subscriptions.push(subscription, GFP_KERNEL)?;
-
-        match Receivers::new(&inner.subscriptions) {
-            Ok(receivers) => {
-                inner.watch();
-                // Acknowledged before the first event can be sent.
-                Section::run(|section| listener.acknowledge_start(section, request));
-                _retired = self.receivers.replace(receivers);
-            }
-            Err(error) => {
-                inner.subscriptions.pop();
-                return Err(error);
-            }
-        }
-        Ok(Before::Silent)
+        inner
+            .by_socket
+            .insert(node.into_node(key(request.socket), listed));
+        inner.count += 1;
+        Ok(Some(Before::Silent))
     }
 
     /// Ends the listener that `socket` is. Tells whether it was one.
     ///
-    /// Can't fail. May sleep, and waits for a grace period at the end: no event is queued after it
-    /// has returned, also if there was no memory for other lists.
+    /// Can't fail, and allocates nothing. An event that is being reported meanwhile may still be
+    /// queued, for a grace period at most.
     pub(crate) fn end(&self, socket: &Socket) -> Before {
-        let retired = {
-            let mut inner = self.inner.lock();
+        let mut inner = self.inner.lock();
 
-            let Some(known) = inner.position(socket) else {
-                return Before::Silent;
-            };
-            let Ok(subscription) = inner.subscriptions.remove(known) else {
-                return Before::Silent;
-            };
-            subscription.listener.end();
-
-            inner.watch();
-
-            match Receivers::new(&inner.subscriptions) {
-                Ok(receivers) => Some(self.receivers.replace(receivers)),
-                // The listener stays on the lists until the next change, and is passed over.
-                Err(_) => {
-                    self.receivers.read(&rcu::read_lock()).set_stale();
-                    None
-                }
+        match inner.by_socket.remove(&key(socket)) {
+            Some(listed) => {
+                inner.count -= 1;
+                // With the lock held, lest the socket listens again before.
+                drop(listed);
+                Before::Listening
             }
-        };
-
-        // Either way an event that found the listener before is in its queue by the end of a
-        // grace period, and none is put there after it. It is awaited without the lock.
-        match retired {
-            Some(retired) => drop(retired),
-            None => rcu::synchronize_rcu(),
+            None => Before::Silent,
         }
-        Before::Listening
+    }
+
+    /// The listeners, or some of them, that come after the one with this key, with theirs.
+    fn some_after(&self, last: usize) -> Piece {
+        let mut inner = self.inner.lock();
+        let mut piece = Piece::default();
+        let mut cursor = inner.by_socket.cursor_lower_bound_mut(&(last + 1));
+
+        for slot in &mut piece {
+            let Some(current) = cursor else { break };
+            let (key, listed) = current.current();
+            let subscriber = listed.subscription.listener();
+
+            *slot = Some((*key, subscriber.listener.clone(), subscriber.mask));
+            cursor = current.move_next();
+        }
+        piece
     }
 }
 
-/// The listing in debugfs.
+/// A piece of the listing: listeners, their keys and masks.
+type Piece = [Option<(usize, Arc<Listener>, Mask)>; 16];
+
+/// The kind of event that a bit of a mask names.
+fn kind(event: u32) -> Option<Kind> {
+    Some(match event {
+        bits::FORK => Kind::Fork,
+        bits::EXEC => Kind::Exec,
+        bits::UID => Kind::Uid,
+        bits::GID => Kind::Gid,
+        bits::SID => Kind::Sid,
+        bits::PTRACE => Kind::Ptrace,
+        bits::COMM => Kind::Comm,
+        bits::COREDUMP => Kind::Coredump,
+        bits::EXIT => Kind::Exit,
+        bits::SESSION_END => Kind::SessionEnd,
+        _ => return None,
+    })
+}
+
+/// Prepares what events find of a listener.
+fn prepare(
+    request: &Request<'_, Connector>,
+    listener: Arc<Listener>,
+    mask: Mask,
+) -> Result<Prepared<Connector>> {
+    let kept = listener.clone();
+
+    request.subscription(
+        kept.view.pids(),
+        mask.events().filter_map(kind).collect(),
+        Subscriber { listener, mask },
+    )
+}
+
+/// The listing in debugfs. It is written in pieces, so that requests don't wait for it: who comes or
+/// goes meanwhile may be in it or not.
 impl fmt::Display for Listeners {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let inner = self.inner.lock();
+        let mut last = 0;
 
-        writeln!(f, "listeners: {}", inner.subscriptions.len())?;
+        let count = self.inner.lock().count;
+        writeln!(f, "listeners: {count}")?;
         writeln!(f, "{LISTING_HEAD}       mask")?;
-        for Subscription { listener, mask } in &inner.subscriptions {
-            f.write_fmt(fmt!("{} {:#010x}\n", **listener, mask.bits()))?;
-        }
-        Ok(())
-    }
-}
+        loop {
+            let piece = self.some_after(last);
 
-impl Inner {
-    /// Switches on the hooks that somebody waits for, and off all others.
-    fn watch(&mut self) {
-        for list in List::ALL {
-            let wanted = self.subscriptions.iter().any(|s| s.mask.is_on(list));
-            let watch = &mut self.watches[list as usize];
-
-            match (wanted, &watch) {
-                (false, Some(_)) => *watch = None,
-                (true, None) => *watch = Some(Watch::new::<LocalModule>(kind(list))),
-                _ => {}
+            for (key, listener, mask) in piece.iter().flatten() {
+                f.write_fmt(fmt!("{} {:#010x}\n", **listener, mask.bits()))?;
+                last = *key;
+            }
+            if piece.iter().any(Option::is_none) {
+                return Ok(());
             }
         }
-    }
-
-    fn position(&self, socket: &Socket) -> Option<usize> {
-        self.subscriptions
-            .iter()
-            .position(|s| s.listener.is(socket))
     }
 }
 

@@ -21,56 +21,19 @@ pub(crate) mod bits {
     pub(crate) const EXIT: u32 = 0x8000_0000;
 }
 
-/// A list of receivers: each event goes to the listeners on one list, an exit to those on two.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
-pub(crate) enum List {
-    Fork,
-    Exec,
-    Uid,
-    Gid,
-    Sid,
-    Ptrace,
-    Comm,
-    Coredump,
-    Exit,
-    SessionEnd,
-    /// Those who want to know of an exit only if the status is not 0.
-    NonzeroExit,
-}
-
-impl List {
-    /// All lists, each at the index that it has as a number.
-    pub(crate) const ALL: [List; 11] = [
-        List::Fork,
-        List::Exec,
-        List::Uid,
-        List::Gid,
-        List::Sid,
-        List::Ptrace,
-        List::Comm,
-        List::Coredump,
-        List::Exit,
-        List::SessionEnd,
-        List::NonzeroExit,
-    ];
-
-    const fn bit(self) -> u32 {
-        match self {
-            List::Fork => bits::FORK,
-            List::Exec => bits::EXEC,
-            List::Uid => bits::UID,
-            List::Gid => bits::GID,
-            List::Sid => bits::SID,
-            List::Ptrace => bits::PTRACE,
-            List::Comm => bits::COMM,
-            List::Coredump => bits::COREDUMP,
-            List::Exit => bits::EXIT,
-            List::SessionEnd => bits::SESSION_END,
-            List::NonzeroExit => bits::NONZERO_EXIT,
-        }
-    }
-}
+/// The bits that name an event.
+const EVENTS: [u32; 10] = [
+    bits::FORK,
+    bits::EXEC,
+    bits::UID,
+    bits::GID,
+    bits::SID,
+    bits::PTRACE,
+    bits::COMM,
+    bits::COREDUMP,
+    bits::EXIT,
+    bits::SESSION_END,
+];
 
 /// The events that a listener wants: at least one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,10 +42,10 @@ pub(crate) struct Mask(u32);
 impl Mask {
     /// All bits that name an event or filter one.
     const KNOWN: u32 = {
-        let mut known = 0;
+        let mut known = bits::NONZERO_EXIT;
         let mut index = 0;
-        while index < List::ALL.len() {
-            known |= List::ALL[index].bit();
+        while index < EVENTS.len() {
+            known |= EVENTS[index];
             index += 1;
         }
         known
@@ -104,16 +67,18 @@ impl Mask {
         self.0
     }
 
-    /// Whether a listener with this mask belongs on a list.
-    ///
-    /// Who wants all exits is not on the list for some of them, and so gets none twice.
-    pub(crate) fn is_on(self, list: List) -> bool {
-        let wanted = self.0 & list.bit() != 0;
+    /// The events that a listener with this mask has to be found for, as bits that name one.
+    pub(crate) fn events(self) -> impl Iterator<Item = u32> {
+        EVENTS.into_iter().filter(move |event| match *event {
+            bits::EXIT => self.0 & (bits::EXIT | bits::NONZERO_EXIT) != 0,
+            event => self.0 & event != 0,
+        })
+    }
 
-        match list {
-            List::NonzeroExit => wanted && self.0 & bits::EXIT == 0,
-            _ => wanted,
-        }
+    /// Whether it wants to know of an exit with this code, if it does of any.
+    #[inline]
+    pub(crate) fn has_exit(self, code: i32) -> bool {
+        code != 0 || self.0 & bits::EXIT != 0
     }
 }
 
@@ -121,11 +86,8 @@ impl Mask {
 mod tests {
     use super::*;
 
-    fn lists(mask: Mask) -> Vec<List> {
-        List::ALL
-            .into_iter()
-            .filter(|list| mask.is_on(*list))
-            .collect()
+    fn events(mask: Mask) -> Vec<u32> {
+        mask.events().collect()
     }
 
     #[test]
@@ -134,16 +96,9 @@ mod tests {
     }
 
     #[test]
-    fn a_list_has_its_index_as_number() {
-        for (index, list) in List::ALL.into_iter().enumerate() {
-            assert_eq!(list as usize, index);
-        }
-    }
-
-    #[test]
-    fn a_single_bit_is_a_single_list() {
-        for list in List::ALL {
-            assert_eq!(lists(Mask::requested(list.bit())), [list]);
+    fn a_single_bit_is_a_single_event() {
+        for event in EVENTS {
+            assert_eq!(events(Mask::requested(event)), [event]);
         }
     }
 
@@ -156,24 +111,32 @@ mod tests {
 
     #[test]
     fn the_end_of_a_session_has_to_be_asked_for() {
-        assert!(!Mask::ALL.is_on(List::SessionEnd));
+        assert!(!events(Mask::ALL).contains(&bits::SESSION_END));
         assert_eq!(
-            lists(Mask::requested(bits::SID | bits::SESSION_END)),
-            [List::Sid, List::SessionEnd]
+            events(Mask::requested(bits::SID | bits::SESSION_END)),
+            [bits::SID, bits::SESSION_END]
         );
-        assert!(Mask::requested(u32::MAX).is_on(List::SessionEnd));
+        assert!(events(Mask::requested(u32::MAX)).contains(&bits::SESSION_END));
     }
 
     #[test]
     fn unknown_bits_are_ignored() {
-        assert_eq!(lists(Mask::requested(bits::SID | 0x1000_0008)), [List::Sid]);
+        assert_eq!(
+            events(Mask::requested(bits::SID | 0x1000_0008)),
+            [bits::SID]
+        );
     }
 
     #[test]
-    fn who_wants_all_exits_is_not_on_the_list_for_some() {
+    fn exits_that_are_not_zero_are_exits() {
+        let failures = Mask::requested(bits::NONZERO_EXIT);
         let both = Mask::requested(bits::EXIT | bits::NONZERO_EXIT);
 
-        assert_eq!(lists(both), [List::Exit]);
-        assert!(!Mask::ALL.is_on(List::NonzeroExit));
+        assert_eq!(events(failures), [bits::EXIT]);
+        assert_eq!(events(both), [bits::EXIT]);
+        assert!(failures.has_exit(1) && !failures.has_exit(0));
+        for mask in [both, Mask::requested(bits::EXIT), Mask::ALL] {
+            assert!(mask.has_exit(1) && mask.has_exit(0));
+        }
     }
 }

@@ -6,8 +6,9 @@
 //! The kernel's hooks call [`Connector`]; what they tell goes from there to the listeners that
 //! asked for it:
 //!
-//! hook ([`kernel::proc_events`]) -> task's identity ([`connector`]) -> receivers ([`receivers`])
-//! -> encoding ([`wire`]) -> numbering ([`listener`]) -> delivery ([`kernel::net::connector`]).
+//! hook ([`kernel::proc_events`]) -> task's identity ([`connector`]) -> subscribers of each pid
+//! namespace ([`kernel::proc_events::Subscribers`]) -> encoding ([`wire`]) -> numbering
+//! ([`listener`]) -> delivery ([`kernel::net::connector`]).
 //!
 //! What user space asks for comes in by [`control`] and is kept by [`listeners`].
 //!
@@ -17,19 +18,14 @@
 
 mod connector;
 mod control;
-mod index;
 mod listener;
 mod listeners;
 mod mask;
-mod receivers;
 mod wire;
 
 use crate::{
     connector::Connector,
-    listeners::{
-        Limits,
-        Listeners, //
-    },
+    listeners::Listeners, //
 };
 use kernel::{
     debugfs,
@@ -49,10 +45,6 @@ module! {
             default: 1,
             description: "Whether processes without CAP_NET_ADMIN in their network namespace may listen (0 or 1)",
         },
-        max_listeners: u32 {
-            default: 256,
-            description: "How many listeners a user without CAP_NET_ADMIN in the initial namespace may have",
-        },
     },
 }
 
@@ -68,11 +60,8 @@ struct ProcEvents {
 impl kernel::InPlaceModule for ProcEvents {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         pin_init::pin_init_scope(move || {
-            let limits = Limits {
-                unprivileged: module_parameters::unprivileged.value() != 0,
-                per_user: module_parameters::max_listeners.value() as usize,
-            };
-            let listeners = Arc::pin_init(Listeners::new(limits), GFP_KERNEL)?;
+            let unprivileged = module_parameters::unprivileged.value() != 0;
+            let listeners = Arc::pin_init(Listeners::new(unprivileged), GFP_KERNEL)?;
             let directory = debugfs::Dir::new(c"proc_events");
 
             Ok(try_pin_init!(Self {

@@ -31,7 +31,7 @@ OTHERS = [
     r"^\s*\d+\.\s",                     # items of a list
     r"In the order 2, 1",
     r"overflow id \(65534\)",
-    r"max_listeners`+ (?:\| )?256",
+    r"1% of the memory at 2 KiB for each, but at least 256 and at most 65536",
     r"\.TH .*",
     r"forkstat [^`]*",                  # a command
     r"Since 2005",
@@ -40,7 +40,7 @@ OTHERS = [
     r"On x86-64 these are 256 and 704 bytes, together 960",
     r"960 bytes on x86-64",
     r"default of 212,992 bytes holds 221",
-    r"64 for each possible CPU",        # of the module's own memory, by the threat model
+    r"24 for each possible CPU",        # of the module's own memory, by the threat model
 ]
 
 

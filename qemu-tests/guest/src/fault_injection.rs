@@ -33,13 +33,14 @@ const CHECKERS: [&str; 3] = [
 ];
 
 /// A file of a setting with another value, until this is dropped.
-struct Setting {
+pub struct Setting {
     file: PathBuf,
     before: String,
 }
 
 impl Setting {
-    fn change(directory: &str, name: &str, value: &str) -> io::Result<Self> {
+    /// Changes it.
+    pub fn change(directory: &str, name: &str, value: &str) -> io::Result<Self> {
         let file = Path::new(directory).join(name);
         let before = fs::read_to_string(&file)?;
         fs::write(&file, value)?;

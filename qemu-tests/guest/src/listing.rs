@@ -18,6 +18,8 @@ pub struct Line {
     pub port_id: u32,
     /// The process that listened, as the initial pid namespace numbers it.
     pub pid: i32,
+    /// The user against whose limit it counts, as the reader numbers it.
+    pub uid: u32,
     /// Inode of the pid namespace that it listened from.
     pub pid_ns: u64,
     /// Inode of its user namespace.
@@ -90,11 +92,12 @@ impl Listing {
 }
 
 /// More bytes than a listing has in any test.
-const LONGEST: usize = 1 << 18;
+const LONGEST: usize = 1 << 21;
 
-const COLUMNS: [&str; 8] = [
+const COLUMNS: [&str; 9] = [
     "port_id",
     "pid",
+    "uid",
     "pid_ns",
     "user_ns",
     "net_ns",
@@ -106,13 +109,24 @@ const COLUMNS: [&str; 8] = [
 impl Line {
     fn parse(line: &str) -> Option<Self> {
         let words: Vec<_> = line.split_whitespace().collect();
-        let [port_id, pid, pid_ns, user_ns, net_ns, delivered, lost, mask] = words.as_slice()
+        let [
+            port_id,
+            pid,
+            uid,
+            pid_ns,
+            user_ns,
+            net_ns,
+            delivered,
+            lost,
+            mask,
+        ] = words.as_slice()
         else {
             return None;
         };
         Some(Self {
             port_id: port_id.parse().ok()?,
             pid: pid.parse().ok()?,
+            uid: uid.parse().ok()?,
             pid_ns: pid_ns.parse().ok()?,
             user_ns: user_ns.parse().ok()?,
             net_ns: net_ns.parse().ok()?,
@@ -162,14 +176,15 @@ pub fn leaks() -> impl FnMut() -> Result<(), String> {
 mod tests {
     use super::*;
 
-    const HEAD: &str = "   port_id        pid     pid_ns    user_ns     net_ns    delivered         lost       mask";
+    const HEAD: &str = "   port_id        pid        uid     pid_ns    user_ns     net_ns    delivered         lost       mask";
 
     #[test]
     fn each_column_has_its_place() {
-        let text = format!("listeners: 1\n{HEAD}\n 7 6 5 4 3 2 1 0xe00003c7\n");
+        let text = format!("listeners: 1\n{HEAD}\n 7 6 8 5 4 3 2 1 0xe00003c7\n");
         let line = Line {
             port_id: 7,
             pid: 6,
+            uid: 8,
             pid_ns: 5,
             user_ns: 4,
             net_ns: 3,

@@ -2,9 +2,8 @@
 
 //! The files of `rust-module/` that know nothing of the kernel, compiled for the host.
 //!
-//! Their tests are at their ends: what listeners read (`wire`), what they ask for (`mask`), how
-//! they ask (`control`), and how they are found (`index`). What has to hold for all inputs is in
-//! `properties`. In the kernel their functions have callers; here, only the tests.
+//! Their tests are at their ends: what listeners read (`wire`), what they ask for (`mask`), and how
+//! they ask (`control`). What has to hold for all inputs is in `properties`. In the kernel their functions have callers; here, only the tests.
 
 #![allow(dead_code)]
 
@@ -12,9 +11,6 @@
 #[path = "../../../rust-module/control.rs"]
 #[rustfmt::skip]
 mod control;
-#[path = "../../../rust-module/index.rs"]
-#[rustfmt::skip]
-mod index;
 #[path = "../../../rust-module/mask.rs"]
 #[rustfmt::skip]
 mod mask;

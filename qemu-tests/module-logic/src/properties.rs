@@ -3,12 +3,10 @@
 //! What has to hold whatever the input, against models that were written for nothing else.
 
 use crate::control::{Command, Malformed};
-use crate::index::{self, Slot};
-use crate::mask::{bits, List, Mask};
+use crate::mask::{bits, Mask};
 use crate::wire::{Event, Ids, Message, NO_CPU};
-use proptest::collection::{hash_map, vec};
+use proptest::collection::vec;
 use proptest::prelude::*;
-use std::collections::HashMap;
 use zerocopy::{FromBytes, IntoBytes};
 
 /// What is in front of each event in C, field by field.
@@ -179,24 +177,13 @@ fn headers(seq: u32, ack: u32, what: u32, cpu: u32, time: u64) -> layout::Header
     }
 }
 
-/// How often a listener gets an event, by the lists that `Connector` sends each kind to.
+/// How often a listener gets an event: it is found once for each kind that it asked for.
 fn copies(mask: Mask, bit: u32, failed: bool) -> usize {
-    let all = List::ALL.into_iter();
-    let lists = all.filter(|list| match list {
-        List::Fork => bit == bits::FORK,
-        List::Exec => bit == bits::EXEC,
-        List::Uid => bit == bits::UID,
-        List::Gid => bit == bits::GID,
-        List::Sid => bit == bits::SID,
-        List::Ptrace => bit == bits::PTRACE,
-        List::Comm => bit == bits::COMM,
-        List::Coredump => bit == bits::COREDUMP,
-        List::Exit => bit == bits::EXIT,
-        List::SessionEnd => bit == bits::SESSION_END,
-        List::NonzeroExit => bit == bits::EXIT && failed,
-    });
+    let found = mask.events().filter(|event| *event == bit);
 
-    lists.filter(|list| mask.is_on(*list)).count()
+    found
+        .filter(|event| *event != bits::EXIT || mask.has_exit(i32::from(failed)))
+        .count()
 }
 
 proptest! {
@@ -278,37 +265,5 @@ proptest! {
         let asks = asks_for_all || requested & bit != 0 || asks_for_failures;
 
         prop_assert_eq!(copies(Mask::requested(requested), bit, failed), usize::from(asks));
-    }
-
-    /// The table finds what a [`HashMap`] with the same keys finds.
-    #[test]
-    fn the_table_is_a_map(
-        map in hash_map(prop_oneof![1_usize.., (1_usize..64).prop_map(|n| n << 6)], any::<usize>(), 0..300),
-        others in vec(1_usize.., 0..50),
-    ) {
-        let mut table = vec![Slot::default(); index::slots(map.len())];
-        for (key, position) in &map {
-            prop_assert_eq!(index::find(&table, *key), None);
-            index::insert(&mut table, *key, *position);
-        }
-
-        for key in map.keys().chain(&others) {
-            prop_assert_eq!(index::find(&table, *key), map.get(key).copied());
-        }
-    }
-
-    /// What is inserted last counts.
-    #[test]
-    fn the_table_replaces(keys in vec(1_usize..8, 0..40)) {
-        let mut map = HashMap::new();
-        let mut table = vec![Slot::default(); index::slots(8)];
-        for (position, key) in keys.into_iter().enumerate() {
-            map.insert(key, position);
-            index::insert(&mut table, key, position);
-        }
-
-        for key in 1..8 {
-            prop_assert_eq!(index::find(&table, key), map.get(&key).copied());
-        }
     }
 }

@@ -28,7 +28,9 @@ pub const TESTS: &[Test] = &[
     test!(rust_user_namespace)
         .not_on_stock(NO_SUITE)
         .covers(&[Line::C41]),
-    test!(rust_rcu).not_on_stock(NO_SUITE).covers(&[Line::C41]),
+    test!(rust_percpu)
+        .not_on_stock(NO_SUITE)
+        .covers(&[Line::C41]),
     test!(rust_proc_events)
         .not_on_stock(NO_SUITE)
         .covers(&[Line::C41]),
@@ -55,8 +57,8 @@ fn rust_user_namespace() -> TestResult {
     expect_passed("rust_user_namespace")
 }
 
-fn rust_rcu() -> TestResult {
-    expect_passed("rust_rcu")
+fn rust_percpu() -> TestResult {
+    expect_passed("rust_percpu")
 }
 
 fn rust_proc_events() -> TestResult {

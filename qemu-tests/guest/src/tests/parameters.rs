@@ -1,19 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The module's parameters (C31): who may listen, and how often; and the listing (C30).
+//! Who may listen, and how often (C31, C58): the module's parameter, and the limit of a user; and the
+//! listing (C30).
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::sys::sysinfo::sysinfo;
 use nix::sys::wait::WaitStatus;
 use nix::unistd::{Gid, Uid, setresgid, setresuid};
 
-use super::container::{ALL, require};
+use super::container::{ALL, Container, require, succeed};
 use super::counting::expect_count;
 use super::module::Changed;
 use super::scenario::{in_self, mark};
-use crate::child::{self, own_pid};
+use crate::child::{self, Gate, own_pid};
+use crate::fault_injection::Setting;
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::listing::{self, Listing};
@@ -29,15 +32,24 @@ pub const TESTS: &[Test] = &[
     test!(unprivileged_zero_leaves_root_alone)
         .not_on_stock(NO_MODULE)
         .covers(&[Line::C31]),
-    test!(max_listeners_limits_a_user)
-        .not_on_stock(NO_MODULE)
-        .covers(&[Line::C31]),
-    test!(max_listeners_limits_each_user_alone)
-        .not_on_stock(NO_MODULE)
-        .covers(&[Line::C31]),
-    test!(max_listeners_does_not_limit_root)
-        .not_on_stock(NO_MODULE)
-        .covers(&[Line::C31]),
+    test!(a_user_has_no_more_listeners_than_the_limit)
+        .not_on_stock(NO_LIMIT)
+        .covers(&[Line::C31, Line::C58]),
+    test!(each_user_has_a_limit_alone)
+        .not_on_stock(NO_LIMIT)
+        .covers(&[Line::C31, Line::C58]),
+    test!(root_has_no_limit)
+        .not_on_stock(NO_LIMIT)
+        .covers(&[Line::C31, Line::C58]),
+    test!(namespaces_of_ones_own_share_the_limit)
+        .not_on_stock(NO_LIMIT)
+        .covers(&[Line::C31, Line::C58]),
+    test!(a_namespace_can_lower_its_limit)
+        .not_on_stock(NO_LIMIT)
+        .covers(&[Line::C31, Line::C58]),
+    test!(the_default_limit_is_what_the_document_says)
+        .not_on_stock(NO_LIMIT)
+        .covers(&[Line::C31, Line::C58]),
     test!(the_listing_names_a_listener)
         .not_on_stock(NO_LISTING)
         .covers(&[Line::C30]),
@@ -50,6 +62,7 @@ pub const TESTS: &[Test] = &[
 ];
 
 const NO_MODULE: &str = "cn_proc is built in and has no parameters";
+const NO_LIMIT: &str = "nothing limits how many listeners a user has";
 const NO_LISTING: &str = "nothing lists who listens";
 
 const USER: u32 = 65534;
@@ -77,6 +90,17 @@ fn as_user(user: u32, function: impl FnOnce() -> TestResult) -> TestResult {
         process.wait()?,
         WaitStatus::Exited(pid, 0),
     )
+}
+
+const LIMIT: &str = "/proc/sys/user/max_proc_listeners";
+
+/// Limits how many listeners a user may have, until this is dropped.
+fn limit(listeners: u32) -> Result<Setting, Failure> {
+    Ok(Setting::change(
+        "/proc/sys/user",
+        "max_proc_listeners",
+        &listeners.to_string(),
+    )?)
 }
 
 /// Opens a socket, sends LISTEN, and tells the answer's errno.
@@ -142,8 +166,8 @@ fn unprivileged_zero_leaves_root_alone() -> TestResult {
     expect_listening(&mut listener)
 }
 
-fn max_listeners_limits_a_user() -> TestResult {
-    let _changed = Changed::with(c"max_listeners=2")?;
+fn a_user_has_no_more_listeners_than_the_limit() -> TestResult {
+    let _limit = limit(2)?;
     as_user(USER, || {
         let mut listeners = expect_answers(&[0, 0, EUSERS, EUSERS])?;
         for listener in &mut listeners[..2] {
@@ -164,14 +188,14 @@ fn max_listeners_limits_a_user() -> TestResult {
     expect_count(0)
 }
 
-fn max_listeners_limits_each_user_alone() -> TestResult {
-    let _changed = Changed::with(c"max_listeners=1")?;
+fn each_user_has_a_limit_alone() -> TestResult {
+    let _limit = limit(1)?;
     let _of_root = expect_answers(&[0, 0])?;
     as_user(USER, || {
         let _own = expect_answers(&[0, EUSERS])?;
         Ok(())
     })?;
-    let (listening, done) = (child::Gate::new()?, child::Gate::new()?);
+    let (listening, done) = (Gate::new()?, Gate::new()?);
     let first = child::fork(|| {
         let result = as_user(USER, || {
             let _own = expect_answers(&[0])?;
@@ -193,10 +217,63 @@ fn max_listeners_limits_each_user_alone() -> TestResult {
     expect_eq("the first", first.wait()?, WaitStatus::Exited(pid, 0))
 }
 
-fn max_listeners_does_not_limit_root() -> TestResult {
-    let _changed = Changed::with(c"max_listeners=2")?;
+fn root_has_no_limit() -> TestResult {
+    let _limit = limit(2)?;
     let _listeners = expect_answers(&[0; 5])?;
     expect_count(5)
+}
+
+/// Makes a container whose creator, root without a limit outside, is limited in what is inside: who
+/// is root there is not the system's administrator.
+fn namespaces_of_ones_own_share_the_limit() -> TestResult {
+    require(ALL)?;
+    let _limit = limit(3)?;
+    let (first, second) = (Container::idle(ALL)?, Container::idle(ALL)?);
+    let (listening, done) = (Gate::new()?, Gate::new()?);
+    let holder = first.spawn(|| {
+        let _own = expect_answers(&[0, 0])?;
+        listening.open(0)?;
+        done.pass()?;
+        Ok(())
+    })?;
+    listening.pass()?;
+    // One is left for all that root's user namespaces have.
+    second.run(|| {
+        let mut listeners = expect_answers(&[0, EUSERS])?;
+        // Nothing else changed.
+        expect_eq("listening again", listen_on(&mut listeners[0])?, 0)?;
+        expect_listening(&mut listeners[0])?;
+        mark("unheard")?;
+        expect_eq("messages", listeners[1].take_queued()?.len(), 0)
+    })?;
+    expect_count(2)?;
+    done.open(0)?;
+    succeed(holder)?;
+    second.run(|| expect_answers(&[0, 0, 0, EUSERS]).map(drop))
+}
+
+fn a_namespace_can_lower_its_limit() -> TestResult {
+    require(ALL)?;
+    let container = Container::idle(ALL)?;
+    container.run(|| {
+        // The file shows the limit of the namespace that it is opened in.
+        let _limit = limit(1)?;
+        expect_answers(&[0, EUSERS]).map(drop)
+    })?;
+    // Who is outside has another one.
+    as_user(USER, || expect_answers(&[0, 0]).map(drop))
+}
+
+/// At most 1% of the memory, at 2 KiB each.
+fn the_default_limit_is_what_the_document_says() -> TestResult {
+    let limit: u64 = fs::read_to_string(LIMIT)?.trim_end().parse()?;
+    let memory = sysinfo()?.ram_total();
+    let expected = (memory / 100 / 2048).clamp(256, 65_536);
+    let distance = limit.abs_diff(expected);
+    expect(
+        distance <= expected / 50,
+        format!("about {expected} listeners in {memory} bytes, got {limit}"),
+    )
 }
 
 fn namespace(name: &str) -> Result<u64, Failure> {
@@ -211,6 +288,7 @@ fn the_listing_names_a_listener() -> TestResult {
     let expected = listing::Line {
         port_id: listener.port_id()?,
         pid: own_pid(),
+        uid: 0,
         pid_ns: namespace("pid")?,
         user_ns: namespace("user")?,
         net_ns: namespace("net")?,

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Nothing is queued for a listener after what ended it has returned, also when there was no memory
-//! for it.
+//! Nothing is queued for a listener after what ended it has returned.
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,7 +10,6 @@ use nix::errno::Errno;
 use nix::libc;
 
 use super::scenario::mark;
-use crate::fault_injection::FailNth;
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::{Listener, ListenerError};
 use crate::patience;
@@ -20,15 +18,15 @@ use crate::test;
 use crate::wire::{CN_PROC, IGNORE, LISTEN, mask};
 
 pub const TESTS: &[Test] = &[
-    test!(nothing_is_queued_after_ignore_without_memory)
+    test!(nothing_is_queued_after_ignore)
         .not_on_stock(NO_END)
         .covers(&[Line::C27])
         .limit(LIMIT),
-    test!(nothing_is_queued_after_leaving_the_group_without_memory)
+    test!(nothing_is_queued_after_leaving_the_group)
         .not_on_stock(NO_END)
         .covers(&[Line::C27])
         .limit(LIMIT),
-    test!(nothing_is_queued_after_binding_without_memory)
+    test!(nothing_is_queued_after_binding)
         .not_on_stock(NO_END)
         .covers(&[Line::C27])
         .limit(LIMIT),
@@ -38,7 +36,7 @@ const NO_END: &str = "a listener gets events as long as anyone listens";
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// How often a listener ends while an allocation fails.
+/// How often a listener ends.
 const ENDS: usize = 50;
 
 /// Events of the other CPU after which none of them can be under way that had begun before.
@@ -109,18 +107,14 @@ impl Other {
     }
 }
 
-/// Whether `end` ended the listener; it may have had no memory to ask for it.
-type Ended = Result<bool, ListenerError>;
-
-/// Ends a listener again and again while one allocation or the other fails, and another CPU raises
-/// events. Expects that its queue does not grow after that.
-fn expect_silence(end: impl Fn(&mut Listener) -> Ended) -> TestResult {
+/// Ends a listener again and again while another CPU raises events. Expects that its queue does not
+/// grow after that.
+fn expect_silence(end: impl Fn(&mut Listener) -> Result<(), ListenerError>) -> TestResult {
     let [own, others, ..] = cpus()?[..] else {
         return Err(Failure::skip("there is one CPU"));
     };
     pin(own)?;
-    let faults = FailNth::of_slabs()?;
-    // Somebody is left who gets the same events, so that there are lists to be made anew.
+    // Somebody is left who gets the same events, so that the hook stays on.
     let mut stays = Listener::open()?;
     stays.socket().set_rx_buf_sz(SMALL_BUFFER)?;
     stays.request(&[LISTEN, mask::COMM])?;
@@ -130,7 +124,7 @@ fn expect_silence(end: impl Fn(&mut Listener) -> Ended) -> TestResult {
     };
     thread::scope(|scope| {
         let raising = scope.spawn(|| other.raise(others));
-        let silent = end_repeatedly(&faults, &other, end);
+        let silent = end_repeatedly(&other, end);
         other.stop.store(true, Ordering::Relaxed);
         let raised = raising.join().expect("raising events does not panic");
         silent.and(raised.map_err(Failure::from))
@@ -138,61 +132,45 @@ fn expect_silence(end: impl Fn(&mut Listener) -> Ended) -> TestResult {
 }
 
 fn end_repeatedly(
-    faults: &FailNth,
     other: &Other,
-    end: impl Fn(&mut Listener) -> Ended,
+    end: impl Fn(&mut Listener) -> Result<(), ListenerError>,
 ) -> TestResult {
-    let (mut nth, mut ends, mut grown, mut heard) = (1, 0, 0, 0);
+    let (mut ends, mut grown, mut heard) = (0, 0, 0);
     while ends < ENDS {
         let mut listener = Listener::open()?;
         listener.request(&[LISTEN, mask::COMM | mask::SID])?;
         other.settle()?;
         let before = queued(&listener)?;
-        let ((ended, at_return), failed) = faults.run(nth, || {
-            let ended = end(&mut listener);
-            (ended, queued(&listener))
-        })?;
-        let (ended, at_return) = (ended?, at_return?);
+        end(&mut listener)?;
+        let at_return = queued(&listener)?;
         other.settle()?;
         let later = queued(&listener)?;
-        let lost = drain(&mut listener)?;
-        if ended && failed && lost == 0 {
+        if drain(&mut listener)? == 0 {
             ends += 1;
             grown += usize::from(later != at_return);
             heard += usize::from(before > 0);
         }
-        nth = if failed { nth + 1 } else { 1 };
     }
-    println!("{ends} listeners ended without memory, {grown} got more afterwards");
+    println!("{ends} listeners ended, {grown} got more afterwards");
     expect_eq("listeners that had heard something before", heard, ends)?;
     expect_eq("queues that grew after the end", grown, 0)
 }
 
-fn nothing_is_queued_after_ignore_without_memory() -> TestResult {
-    expect_silence(|listener| match listener.request(&[IGNORE]) {
-        Err(ListenerError::System(_, error))
-            if matches!(error.raw_os_error(), Some(libc::ENOMEM | libc::ENOBUFS)) =>
-        {
-            Ok(false)
-        }
-        sent => sent.map(|()| true),
-    })
+fn nothing_is_queued_after_ignore() -> TestResult {
+    expect_silence(|listener| listener.request(&[IGNORE]))
 }
 
-fn nothing_is_queued_after_leaving_the_group_without_memory() -> TestResult {
+fn nothing_is_queued_after_leaving_the_group() -> TestResult {
     expect_silence(|listener| {
         let left = listener.socket().drop_membership(CN_PROC);
-        left.map(|()| true)
-            .map_err(|error| ListenerError::System("setsockopt", error))
+        left.map_err(|error| ListenerError::System("setsockopt", error))
     })
 }
 
-fn nothing_is_queued_after_binding_without_memory() -> TestResult {
+fn nothing_is_queued_after_binding() -> TestResult {
     expect_silence(|listener| {
         let address = netlink_sys::SocketAddr::new(listener.port_id()?, 0);
         let bound = listener.socket().bind(&address);
-        bound
-            .map(|()| true)
-            .map_err(|error| ListenerError::System("bind", error))
+        bound.map_err(|error| ListenerError::System("bind", error))
     })
 }
