@@ -71,7 +71,7 @@ lines! {
     C29 "An event's cost grows with the listeners that get it."
         by "make bench";
     C30 "Root sees who listens, for what, from where, and what was delivered and lost.";
-    C31 "Parameters decide whether users may listen, and how many listeners one may have.";
+    C31 "A parameter decides whether users may listen, and a limit how many listeners one may have.";
     C32 "The module loads and unloads under load, and stays while somebody listens.";
     C33 "LISTEN without a handler loads the module, and is answered in any case.";
     C34 "Works with PREEMPT_RT, and without SMP, namespaces or jump labels."
@@ -94,6 +94,10 @@ lines! {
     C47 "When FORK is told, the child has all that it starts with, its cgroup included.";
     C48 "A message's credentials are pid 0 and the ids of root in the listener's user namespace.";
     C49 "Where no order between events is promised, the interface document says so.";
+    C56 "A request and the end of a listener cost what is their own, beside however many others."
+        by "make bench";
+    C57 "No LISTEN, close(2), exit or exec waits for an RCU grace period; an end cannot fail.";
+    C58 "What a listener takes is charged to who made it, along the user namespaces.";
     C65 "Every line of the contract has a test that declares it, or a command that shows it."
         by "make check";
 }

@@ -42,6 +42,23 @@ impl Group {
         Ok(group)
     }
 
+    /// Makes one whose memory is counted. Skips the test on a kernel that doesn't count it.
+    pub fn with_memory() -> Result<Self, Failure> {
+        let group = Self::new()?;
+        let controllers = fs::read_to_string(group.mounted.join("cgroup.controllers"))?;
+        if !controllers.split_whitespace().any(|one| one == "memory") {
+            return Err(Failure::skip("the kernel has no CONFIG_MEMCG"));
+        }
+        fs::write(group.mounted.join("cgroup.subtree_control"), "+memory")?;
+        Ok(group)
+    }
+
+    /// Bytes that its processes are charged with.
+    pub fn memory(&self) -> Result<u64, Failure> {
+        let text = fs::read_to_string(self.directory().join("memory.current"))?;
+        Ok(text.trim_end().parse()?)
+    }
+
     /// Its directory.
     pub fn directory(&self) -> PathBuf {
         self.mounted.join(&self.name)

@@ -10,7 +10,7 @@ mod clients;
 mod comm;
 mod connector;
 pub mod container;
-mod containers;
+pub mod containers;
 mod coredump;
 mod counting;
 mod credentials;
@@ -45,6 +45,7 @@ mod programs;
 mod ptrace;
 mod runtimes;
 mod sandboxes;
+mod scale;
 pub mod scenario;
 mod session_end;
 mod session_end_namespaces;
@@ -97,6 +98,7 @@ pub fn all() -> Vec<Test> {
         namespaces_lifetimes::TESTS,
         session_end_namespaces::TESTS,
         sshd::TESTS,
+        scale::TESTS,
         containers::TESTS,
         runtimes::TESTS,
         examples::TESTS,

@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Thousands of listeners: a request and an end cost their own, nobody waits for another one's, and
+//! what a listener takes is given back (C56-C58).
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{IoSlice, Read};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
+
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair,
+};
+use nix::unistd::{pause, pipe};
+
+use super::cgroup::Group;
+use super::counting::expect_count;
+use super::scenario::{in_self, mark};
+use crate::child::{self, Gate};
+use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::listener::Listener;
+use crate::listing::Listing;
+use crate::patience;
+use crate::test;
+use crate::wire::{LISTEN, mask};
+
+pub const TESTS: &[Test] = &[
+    test!(a_process_with_many_listeners_ends_at_once)
+        .covers(&[Line::C57])
+        .limit(LONG),
+    test!(a_mask_changes_at_once).covers(&[Line::C57]),
+    test!(listeners_that_nobody_reaches_delay_nobody)
+        .covers(&[Line::C57])
+        .limit(LONG),
+    test!(an_end_beside_many_costs_as_much_as_one_beside_none)
+        .covers(&[Line::C56])
+        .stock_fails("netlink walks over all members of the group")
+        .limit(LONG),
+    test!(listening_and_closing_in_a_loop_takes_no_memory)
+        .covers(&[Line::C57])
+        .limit(LONG),
+    test!(a_listener_is_charged_to_its_cgroup)
+        .not_on_stock("a listener is a socket, and nothing else")
+        .covers(&[Line::C58])
+        .limit(LONG),
+    test!(the_listing_is_complete_with_thousands)
+        .not_on_stock("nothing lists who listens")
+        .covers(&[Line::C30, Line::C56])
+        .limit(LONG),
+];
+
+const LONG: Duration = Duration::from_secs(120);
+
+/// How many listeners a process has, or leaves.
+const MANY: usize = 200;
+
+/// What each end may take more than that of a socket that does not listen: far less than a grace
+/// period, which takes some ticks of the clock.
+const EACH: Duration = Duration::from_millis(1);
+
+/// Lets this process have so many descriptors, and some for the tests.
+fn allow_descriptors(count: usize) -> TestResult {
+    let limit = count as u64 + 100;
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, limit, limit)?)
+}
+
+fn sockets(count: usize, words: Option<&[u32]>) -> Result<Vec<Listener>, Failure> {
+    let mut sockets = Vec::with_capacity(count);
+    for _ in 0..count {
+        let socket = Listener::open()?;
+        if let Some(words) = words {
+            socket.request(words)?;
+        }
+        sockets.push(socket);
+    }
+    Ok(sockets)
+}
+
+/// What nobody raises in these tests.
+const RARE: [u32; 2] = [LISTEN, mask::PTRACE];
+
+/// How long a killed process takes to its end that has many sockets.
+fn time_of_end(words: Option<&[u32]>) -> Result<Duration, Failure> {
+    let ready = Gate::new()?;
+    let process = child::fork(|| {
+        let sockets = allow_descriptors(MANY).and_then(|()| sockets(MANY, words));
+        if sockets.is_ok() && ready.open(0).is_ok() {
+            pause();
+        }
+        1
+    })?;
+    ready.pass()?;
+    let started = Instant::now();
+    kill(process.pid(), Signal::SIGKILL)?;
+    process.wait()?;
+    Ok(started.elapsed())
+}
+
+fn expect_no_waiting(what: &str, silent: Duration, listening: Duration) -> TestResult {
+    println!("{what}: {silent:?} with sockets, {listening:?} with listeners");
+    let at_most = silent + patience::stretched(EACH * MANY as u32);
+    expect(
+        listening <= at_most,
+        format!("{what} to take {at_most:?} at most, got {listening:?}"),
+    )
+}
+
+fn a_process_with_many_listeners_ends_at_once() -> TestResult {
+    let silent = time_of_end(None)?;
+    let listening = time_of_end(Some(&RARE))?;
+    expect_no_waiting("the end of a process", silent, listening)
+}
+
+fn a_mask_changes_at_once() -> TestResult {
+    let listener = Listener::open()?;
+    listener.request(&RARE)?;
+    let started = Instant::now();
+    for number in 0..MANY {
+        // Wider, and narrower again.
+        let mask = mask::PTRACE | if number % 2 == 0 { mask::COREDUMP } else { 0 };
+        listener.request(&[LISTEN, mask])?;
+    }
+    expect_no_waiting("changing a mask", Duration::ZERO, started.elapsed())
+}
+
+/// Sends descriptors in messages over a socket.
+fn send(to: &OwnedFd, passed: &[RawFd]) -> TestResult {
+    /// SCM_MAX_FD is 253.
+    const ONCE: usize = 200;
+    for passed in passed.chunks(ONCE) {
+        let data = [IoSlice::new(b"x")];
+        let rights = [ControlMessage::ScmRights(passed)];
+        sendmsg::<()>(to.as_raw_fd(), &data, &rights, MsgFlags::empty(), None)?;
+    }
+    Ok(())
+}
+
+/// A socket in its own queue, behind other descriptors: when both ends are closed, nobody can reach
+/// it any more, and a kernel worker closes all of them.
+struct Garbage {
+    _ours: OwnedFd,
+    _theirs: OwnedFd,
+}
+
+impl Garbage {
+    fn with(passed: &[RawFd]) -> Result<Self, Failure> {
+        let (ours, theirs) = socketpair(
+            AddressFamily::Unix,
+            SockType::Stream,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )?;
+        send(&ours, passed)?;
+        send(&ours, &[theirs.as_raw_fd()])?;
+        Ok(Self {
+            _ours: ours,
+            _theirs: theirs,
+        })
+    }
+}
+
+/// How long something else takes to be closed that is garbage, too, behind many sockets.
+fn time_behind_garbage(words: Option<&[u32]>) -> Result<Duration, Failure> {
+    let listeners = sockets(MANY, words)?;
+    let descriptors: Vec<_> = listeners
+        .iter()
+        .map(|one| one.as_fd().as_raw_fd())
+        .collect();
+    let first = Garbage::with(&descriptors)?;
+    let (reader, writer) = pipe()?;
+    let second = Garbage::with(&[writer.as_raw_fd()])?;
+    drop((listeners, writer));
+    let started = Instant::now();
+    drop(first);
+    drop(second);
+    // The end of the file comes when the other end is closed.
+    let mut byte = [0];
+    expect_eq("what is read", fs::File::from(reader).read(&mut byte)?, 0)?;
+    Ok(started.elapsed())
+}
+
+fn listeners_that_nobody_reaches_delay_nobody() -> TestResult {
+    allow_descriptors(2 * MANY)?;
+    let silent = time_behind_garbage(None)?;
+    let listening = time_behind_garbage(Some(&RARE))?;
+    expect_no_waiting("closing what was left behind", silent, listening)
+}
+
+/// The shortest time of several that it takes to end a listener.
+fn time_to_close() -> Result<Duration, Failure> {
+    let mut shortest = Duration::MAX;
+    for _ in 0..MANY {
+        let listener = Listener::open()?;
+        listener.request(&RARE)?;
+        let started = Instant::now();
+        drop(listener);
+        shortest = shortest.min(started.elapsed());
+    }
+    Ok(shortest)
+}
+
+/// By the clock, and so with much room: `make bench` counts instructions.
+fn an_end_beside_many_costs_as_much_as_one_beside_none() -> TestResult {
+    const OTHERS: usize = 2000;
+    const TIMES: u32 = 4;
+    allow_descriptors(OTHERS)?;
+    let alone = time_to_close()?;
+    let others = sockets(OTHERS, Some(&RARE))?;
+    let beside = time_to_close()?;
+    println!("closing a listener: {alone:?} alone, {beside:?} beside {OTHERS}");
+    expect(
+        beside <= alone * TIMES,
+        format!("{:?} at most, got {beside:?}", alone * TIMES),
+    )?;
+    drop(others);
+    Ok(())
+}
+
+/// Bytes that are free, as meminfo has them.
+fn free_memory() -> Result<u64, Failure> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemFree:"));
+    let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    let kilobytes: u64 = kilobytes
+        .ok_or_else(|| Failure::new("MemFree in /proc/meminfo"))?
+        .parse()?;
+    Ok(kilobytes * 1024)
+}
+
+/// How much memory a loop takes that opens and closes sockets, when it takes most.
+fn memory_of_a_loop(words: Option<&[u32]>) -> Result<u64, Failure> {
+    const ROUNDS: usize = 20_000;
+    const LOOK: usize = 200;
+    let before = free_memory()?;
+    let mut least = before;
+    for round in 0..ROUNDS {
+        drop(sockets(1, words)?);
+        if round % LOOK == 0 {
+            least = least.min(free_memory()?);
+        }
+    }
+    Ok(before - least)
+}
+
+fn listening_and_closing_in_a_loop_takes_no_memory() -> TestResult {
+    /// Half of what the loop would leave if nothing were given back.
+    const MORE: u64 = 32 << 20;
+    let silent = memory_of_a_loop(None)?;
+    let listening = memory_of_a_loop(Some(&RARE))?;
+    let (kilobytes, of_listeners) = (silent >> 10, listening >> 10);
+    println!("{kilobytes} KiB taken by sockets at most, {of_listeners} KiB by listeners");
+    expect(
+        listening <= silent + MORE,
+        format!("{} KiB at most, got {of_listeners}", (silent + MORE) >> 10),
+    )
+}
+
+fn a_listener_is_charged_to_its_cgroup() -> TestResult {
+    /// What a listener takes at least: itself, its place, and what events find.
+    const EACH: u64 = 400;
+    const LISTENERS: usize = 2000;
+    let group = Group::with_memory()?;
+    let charged = |words: Option<&[u32]>| -> Result<u64, Failure> {
+        let (ready, done) = (Gate::new()?, Gate::new()?);
+        let process = child::fork(|| {
+            let made = allow_descriptors(LISTENERS)
+                .and_then(|()| group.enter().map_err(Failure::from))
+                .and_then(|()| sockets(LISTENERS, words));
+            i32::from(made.is_err() || ready.open(0).is_err() || done.pass().is_err())
+        })?;
+        ready.pass_within(patience::stretched(LONG / 4))?;
+        let charged = group.memory()?;
+        done.open(0)?;
+        process.wait()?;
+        Ok(charged)
+    };
+    let silent = charged(None)?;
+    let listening = charged(Some(&RARE))?;
+    let each = listening.saturating_sub(silent) / LISTENERS as u64;
+    println!("{each} bytes charged for each listener, besides its socket");
+    expect(each >= EACH, format!("{EACH} bytes at least, got {each}"))?;
+    expect_count(0)
+}
+
+fn the_listing_is_complete_with_thousands() -> TestResult {
+    const LISTENERS: usize = 3000;
+    allow_descriptors(LISTENERS)?;
+    let mut listeners = sockets(LISTENERS, Some(&[LISTEN, mask::COMM]))?;
+    let expected: BTreeSet<u32> = listeners
+        .iter()
+        .map(Listener::port_id)
+        .collect::<Result<_, _>>()?;
+    let listing = Listing::read()?;
+    expect_eq("count", listing.count, LISTENERS)?;
+    expect_eq("lines", listing.lines.len(), LISTENERS)?;
+    let listed: BTreeSet<u32> = listing.lines.iter().map(|line| line.port_id).collect();
+    expect(listed == expected, "each listener to be listed")?;
+    for index in [0, LISTENERS / 2, LISTENERS - 1] {
+        in_self(&mut listeners[index], || Ok(mark("heard")?))?;
+    }
+    drop(listeners);
+    expect_count(0)
+}
