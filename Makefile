@@ -15,6 +15,7 @@
 #: make storm               minutes of events, each accounted for
 #: make cycles              load, unload and kill listeners, thousands of times
 #: make execs               ten thousand storms of execs by threads, each beside /proc
+#: make containers          ten thousand containers, each with a listener
 #: make bench               what events cost, beside the unpatched kernel and eBPF
 #: make clean               delete what was built; the sources and tools stay
 #:
@@ -23,7 +24,7 @@
 #: TABLE=FILE               make test writes the contract's table there, make test-all the flavors'
 #: OUT=DIR                  make bench writes a page and a chart there
 #: CHECK=1                  make bench fails when a target is missed
-#: ARGS='...'               options of fuzz, storm, cycles and execs, as in ARGS='--seed 1'
+#: ARGS='...'               options of fuzz, storm, cycles, execs and containers, as in ARGS='--seed 1'
 #: SERIES=7.2               another kernel than Linux 7.3: 7.2
 #: KDIR=DIR                 your own source tree, a git tree, clean or already patched
 #: KDIR_STOCK=DIR           the same for the unpatched kernel
@@ -39,12 +40,12 @@ FLAVOR ?= release
 override CMD := $(value CMD)
 export ARGS CHECK CMD FLAVOR JOBS KDIR KDIR_STOCK OUT SERIES STOCK T TABLE V
 
-.PHONY: module run boot fuzz storm cycles execs test test-all check bench clean help
+.PHONY: module run boot fuzz storm cycles execs containers test test-all check bench clean help
 
 module:
 	@scripts/kernel module --flavor "$$FLAVOR"
 
-run boot fuzz storm cycles execs:
+run boot fuzz storm cycles execs containers:
 	@scripts/vm $@
 
 test test-all check bench clean:

@@ -8,6 +8,7 @@ use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use harness::Conclusion;
 use protocol::TEST_KILLED;
+use tests::containers;
 
 mod account;
 mod agent;
@@ -73,6 +74,8 @@ enum Command {
     Cycles(cycles::Options),
     /// Run programs from threads, and follow which numbers live.
     Execs(execs::Options),
+    /// Let thousands of containers listen, each for its own events.
+    Containers(containers::Options),
     /// Show events as they happen, until interrupted.
     Listen(listen::Options),
     /// Keep a service running, and leave alone what detached from it.
@@ -118,6 +121,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Storm(options) => succeed(storm::run(&options)),
         Command::Cycles(options) => succeed(cycles::run(&options)),
         Command::Execs(options) => succeed(execs::run(&options)),
+        Command::Containers(options) => succeed(containers::run(&options)),
         Command::Listen(options) => listen::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Supervise(options) => supervisor::run(&options),
     }

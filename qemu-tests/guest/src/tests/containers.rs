@@ -1,17 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Many containers at once.
+//! Many containers at once, each with a listener.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use clap::Args;
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
+use nix::sys::sysinfo::sysinfo;
 
 use super::container::{Container, NET, PID, expect_exactly, open, succeed};
 use super::counting::expect_count;
 use super::namespaces_lifetimes::Account;
 use crate::child::{self, Gate, own_pid};
-use crate::harness::{Line, Test, TestResult, expect_eq};
+use crate::fault_injection::Setting;
+use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
 use crate::listing::Listing;
 use crate::patience;
@@ -25,10 +29,25 @@ pub const TESTS: &[Test] = &[test!(two_hundred_containers_get_their_own_events)
 
 const REFUSED: &str = "LISTEN from another network namespace is refused";
 
+/// How many containers the test has, and how many raise events at one time.
 const CONTAINERS: usize = 200;
+
+/// How many there are to be, at length.
+#[derive(Args)]
+pub struct Options {
+    /// How many containers; fewer, if the memory ends before.
+    #[arg(long, default_value_t = 10_000)]
+    pub count: usize,
+}
+
+/// The part of the memory that has to be free for another container.
+const RESERVE: u64 = 8;
 
 /// Processes that each container makes.
 const FORKS: i32 = 5;
+
+/// After how many containers the progress is told.
+const PROGRESS: usize = 1000;
 
 /// How long all containers together may take for a step.
 const ALL_LIMIT: Duration = Duration::from_secs(60);
@@ -72,6 +91,49 @@ fn fork_and_listen(cues: &Cues) -> TestResult {
 }
 
 fn two_hundred_containers_get_their_own_events() -> TestResult {
+    let made = listen_in(CONTAINERS)?;
+    expect_eq("containers", made, CONTAINERS)
+}
+
+/// Lets so many containers listen, and tells how many there was memory for.
+pub fn run(options: &Options) -> TestResult {
+    let started = Instant::now();
+    let _limits = raise_limits(options.count)?;
+    let made = listen_in(options.count)?;
+    let seconds = started.elapsed().as_secs_f64();
+    println!(
+        "containers: {made} of {} ({seconds:.1} s), each got its own events, and nothing is left",
+        options.count
+    );
+    Ok(())
+}
+
+/// Allows so many containers, until what is returned is dropped.
+fn raise_limits(count: usize) -> Result<Vec<Setting>, Failure> {
+    let limit = count as u64 + 1000;
+    setrlimit(Resource::RLIMIT_NOFILE, limit, limit)?;
+    let limits = [
+        ("/proc/sys/user", "max_pid_namespaces"),
+        ("/proc/sys/user", "max_net_namespaces"),
+        ("/proc/sys/user", "max_proc_listeners"),
+        ("/proc/sys/kernel", "threads-max"),
+    ];
+    let raised = limits.map(|(directory, name)| {
+        let value = (2 * limit).to_string();
+        Setting::change(directory, name, &value)
+    });
+    Ok(raised.into_iter().collect::<Result<_, _>>()?)
+}
+
+/// Whether there is memory for another container.
+fn is_room() -> nix::Result<bool> {
+    let info = sysinfo()?;
+    Ok(info.ram_unused() > info.ram_total() / RESERVE)
+}
+
+/// Starts up to so many containers, lets each listen and raise events, and expects each listener's
+/// own and nothing left. Tells how many there were.
+fn listen_in(most: usize) -> Result<usize, Failure> {
     let account = Account::new()?;
     let cues = Cues {
         listening: Gate::new()?,
@@ -79,42 +141,62 @@ fn two_hundred_containers_get_their_own_events() -> TestResult {
         done: Gate::new()?,
         end: Gate::new()?,
     };
+    // A number that is no process's says that there are no more.
+    const NO_MORE: i32 = 0;
     let made = Gate::new()?;
     let maker = account.spawn(|| {
         let mut containers = Vec::new();
-        for _ in 0..CONTAINERS {
+        while containers.len() < most && is_room()? {
             let container = Container::start(PID | NET, || fork_and_listen(&cues))?;
             made.open(container.task().pid)?;
             containers.push(container);
+            if containers.len() % PROGRESS == 0 {
+                println!("containers: {} of {most}", containers.len());
+            }
         }
+        made.open(NO_MORE)?;
         containers.into_iter().try_for_each(Container::finish)
     })?;
     let mut firsts = BTreeSet::new();
-    for _ in 0..CONTAINERS {
+    loop {
+        let first = made.pass()?;
+        if first == NO_MORE {
+            break;
+        }
         expect_eq("errors of LISTEN", cues.listening.pass()?, 0)?;
-        firsts.insert(made.pass()?);
+        firsts.insert(first);
     }
+    let count = firsts.len();
     let mut outside = Listener::listen(mask::FORK | mask::EXIT)?;
-    (0..CONTAINERS).try_for_each(|_| cues.begin.open(0))?;
-    (0..CONTAINERS).try_for_each(|_| {
-        cues.done
-            .pass_within(patience::stretched(ALL_LIMIT))
-            .map(drop)
-    })?;
-    expect_accounts()?;
-    expect_all_outside(&mut outside, &firsts)?;
-    (0..CONTAINERS).try_for_each(|_| cues.end.open(0))?;
+    let mut events = Vec::new();
+    let mut begun = 0;
+    // In groups, so that the one outside is not overrun.
+    while begun < count {
+        let group = CONTAINERS.min(count - begun);
+        (0..group).try_for_each(|_| cues.begin.open(0))?;
+        (0..group).try_for_each(|_| {
+            cues.done
+                .pass_within(patience::stretched(ALL_LIMIT))
+                .map(drop)
+        })?;
+        events.extend(super::container::events(&mut outside)?);
+        begun += group;
+    }
+    expect_accounts(count)?;
+    expect_all_outside(&events, &firsts)?;
+    (0..count).try_for_each(|_| cues.end.open(0))?;
     succeed(maker)?;
     expect_count(1)?;
     drop(outside);
     expect_count(0)?;
-    account.expect_nothing_left()
+    account.expect_nothing_left()?;
+    Ok(count)
 }
 
 /// Expects the kernel's accounts of the containers' listeners to be what each of them got.
-fn expect_accounts() -> TestResult {
+fn expect_accounts(count: usize) -> TestResult {
     let listing = Listing::read()?;
-    expect_eq("listeners", listing.count, CONTAINERS + 1)?;
+    expect_eq("listeners", listing.count, count + 1)?;
     // The test is in the initial pid namespace, the only one in which it is alone.
     let own = fs::read_link("/proc/self/ns/pid")?;
     let own = own.to_string_lossy().into_owned();
@@ -125,8 +207,8 @@ fn expect_accounts() -> TestResult {
         .collect();
     let pid_namespaces: BTreeSet<_> = inside.iter().map(|line| line.pid_ns).collect();
     let net_namespaces: BTreeSet<_> = inside.iter().map(|line| line.net_ns).collect();
-    expect_eq("pid namespaces", pid_namespaces.len(), CONTAINERS)?;
-    expect_eq("network namespaces", net_namespaces.len(), CONTAINERS)?;
+    expect_eq("pid namespaces", pid_namespaces.len(), count)?;
+    expect_eq("network namespaces", net_namespaces.len(), count)?;
     for line in inside {
         let events = 2 * FORKS as u64;
         expect_eq("delivered, lost", (line.delivered, line.lost), (events, 0))?;
@@ -134,26 +216,25 @@ fn expect_accounts() -> TestResult {
     Ok(())
 }
 
+/// The children that a container's first process forked, and those that exited.
+type Children = (BTreeSet<i32>, BTreeSet<i32>);
+
 /// Expects the events of all containers outside, in the numbers outside.
-fn expect_all_outside(outside: &mut Listener, firsts: &BTreeSet<i32>) -> TestResult {
-    let events = super::container::events(outside)?;
-    for first in firsts {
-        let parent = Task::leader(*first);
-        let mut forked = BTreeSet::new();
-        let mut exited = BTreeSet::new();
-        for event in &events {
-            match *event {
-                Event::Fork { parent: of, child } if of == parent => {
-                    forked.insert(child.pid);
-                }
-                Event::Exit {
-                    task, parent: of, ..
-                } if of == parent => {
-                    exited.insert(task.pid);
-                }
-                _ => {}
+fn expect_all_outside(events: &[Event], firsts: &BTreeSet<i32>) -> TestResult {
+    let mut children: BTreeMap<i32, Children> = BTreeMap::new();
+    for event in events {
+        match *event {
+            Event::Fork { parent, child } => {
+                children.entry(parent.pid).or_default().0.insert(child.pid);
             }
+            Event::Exit { task, parent, .. } => {
+                children.entry(parent.pid).or_default().1.insert(task.pid);
+            }
+            _ => {}
         }
+    }
+    for first in firsts {
+        let (forked, exited) = children.remove(first).unwrap_or_default();
         expect_eq("forks of a container", forked.len(), FORKS as usize)?;
         expect_eq("exits of a container", exited, forked)?;
     }
