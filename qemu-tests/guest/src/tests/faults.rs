@@ -281,7 +281,10 @@ fn expect_ended(
             break;
         }
     }
-    expect_eq("ends in which an allocation failed", failures > 0, is_sent)?;
+    // A kernel that checks itself allocates what tells it more about sockets and namespaces.
+    if is_sent || !has_checkers() {
+        expect_eq("ends in which an allocation failed", failures > 0, is_sent)?;
+    }
     drop(stays);
     expect_count(0)?;
     expect_references(0)
