@@ -165,10 +165,10 @@ fn binding_without_the_group_ends_a_listener() -> TestResult {
     expect_count(0)
 }
 
-fn pass_on(to: &OwnedFd, passed: RawFd) -> TestResult {
+/// Passes descriptors on in one message, 253 at most.
+pub fn pass_on(to: &OwnedFd, passed: &[RawFd]) -> TestResult {
     let data = [io::IoSlice::new(b"x")];
-    let rights = [passed];
-    let rights = [ControlMessage::ScmRights(&rights)];
+    let rights = [ControlMessage::ScmRights(passed)];
     sendmsg::<()>(to.as_raw_fd(), &data, &rights, MsgFlags::empty(), None)?;
     Ok(())
 }
@@ -194,7 +194,8 @@ fn take_over(from: &OwnedFd) -> Result<OwnedFd, Failure> {
     Err(Failure::new("no descriptor came"))
 }
 
-fn unix_pair() -> nix::Result<(OwnedFd, OwnedFd)> {
+/// Two sockets that are connected.
+pub fn unix_pair() -> nix::Result<(OwnedFd, OwnedFd)> {
     socketpair(
         AddressFamily::Unix,
         SockType::Stream,
@@ -215,7 +216,7 @@ fn a_socket_passed_on_listens_until_its_last_holder_closes_it() -> TestResult {
         i32::from(!closed)
     })?;
     let listener = Listener::listen_all()?;
-    pass_on(&ours, listener.as_fd().as_raw_fd())?;
+    pass_on(&ours, &[listener.as_fd().as_raw_fd()])?;
     taken.pass()?;
     drop(listener);
     expect_count(usize::from(listing::is_there()))?;
@@ -230,7 +231,7 @@ fn a_socket_passed_on_listens_until_its_last_holder_closes_it() -> TestResult {
 fn a_socket_in_flight_listens_until_its_message_is_dropped() -> TestResult {
     let (ours, theirs) = unix_pair()?;
     let listener = Listener::listen_all()?;
-    pass_on(&ours, listener.as_fd().as_raw_fd())?;
+    pass_on(&ours, &[listener.as_fd().as_raw_fd()])?;
     drop(listener);
     expect_count(usize::from(listing::is_there()))?;
     drop(theirs);

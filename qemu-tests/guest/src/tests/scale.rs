@@ -4,25 +4,22 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{IoSlice, Read};
+use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair,
-};
 use nix::unistd::{pause, pipe};
 
 use super::cgroup::Group;
-use super::counting::expect_count;
+use super::counting::{expect_count, pass_on, unix_pair};
 use super::scenario::{in_self, mark};
-use crate::child::{self, Gate};
+use crate::child::{self, Gate, allow_descriptors};
 use crate::fault_injection::has_checkers;
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
-use crate::listing::Listing;
+use crate::listing::{self, Listing};
 use crate::patience;
 use crate::test;
 use crate::wire::{LISTEN, mask};
@@ -54,7 +51,7 @@ pub const TESTS: &[Test] = &[
 
 const LONG: Duration = Duration::from_secs(120);
 
-/// How many listeners a process has, or leaves.
+/// How many listeners a process has, or leaves: no more than a message can pass on.
 const MANY: usize = 200;
 
 /// What each end may take more than that of a socket that does not listen: far less than a grace
@@ -64,12 +61,6 @@ const EACH: Duration = Duration::from_millis(1);
 /// So many, or fewer on a kernel that checks itself, where each takes ten times as long.
 fn at_most(count: usize) -> usize {
     if has_checkers() { count / 10 } else { count }
-}
-
-/// Lets this process have so many descriptors, and some for the tests.
-fn allow_descriptors(count: usize) -> TestResult {
-    let limit = count as u64 + 100;
-    Ok(setrlimit(Resource::RLIMIT_NOFILE, limit, limit)?)
 }
 
 fn sockets(count: usize, words: Option<&[u32]>) -> Result<Vec<Listener>, Failure> {
@@ -84,6 +75,9 @@ fn sockets(count: usize, words: Option<&[u32]>) -> Result<Vec<Listener>, Failure
     Ok(sockets)
 }
 
+/// How long a worker may take to close what nobody reaches.
+const CLOSED_LIMIT: Duration = Duration::from_secs(10);
+
 /// What nobody raises in these tests.
 const RARE: [u32; 2] = [LISTEN, mask::PTRACE];
 
@@ -91,7 +85,9 @@ const RARE: [u32; 2] = [LISTEN, mask::PTRACE];
 fn time_of_end(words: Option<&[u32]>) -> Result<Duration, Failure> {
     let ready = Gate::new()?;
     let process = child::fork(|| {
-        let sockets = allow_descriptors(MANY).and_then(|()| sockets(MANY, words));
+        let sockets = allow_descriptors(MANY)
+            .map_err(Failure::from)
+            .and_then(|()| sockets(MANY, words));
         if sockets.is_ok() && ready.open(0).is_ok() {
             pause();
         }
@@ -131,18 +127,6 @@ fn a_mask_changes_at_once() -> TestResult {
     expect_no_waiting("changing a mask", Duration::ZERO, started.elapsed())
 }
 
-/// Sends descriptors in messages over a socket.
-fn send(to: &OwnedFd, passed: &[RawFd]) -> TestResult {
-    /// SCM_MAX_FD is 253.
-    const ONCE: usize = 200;
-    for passed in passed.chunks(ONCE) {
-        let data = [IoSlice::new(b"x")];
-        let rights = [ControlMessage::ScmRights(passed)];
-        sendmsg::<()>(to.as_raw_fd(), &data, &rights, MsgFlags::empty(), None)?;
-    }
-    Ok(())
-}
-
 /// A socket in its own queue, behind other descriptors: when both ends are closed, nobody can reach
 /// it any more, and a kernel worker closes all of them.
 struct Garbage {
@@ -152,14 +136,9 @@ struct Garbage {
 
 impl Garbage {
     fn with(passed: &[RawFd]) -> Result<Self, Failure> {
-        let (ours, theirs) = socketpair(
-            AddressFamily::Unix,
-            SockType::Stream,
-            None,
-            SockFlag::SOCK_CLOEXEC,
-        )?;
-        send(&ours, passed)?;
-        send(&ours, &[theirs.as_raw_fd()])?;
+        let (ours, theirs) = unix_pair()?;
+        pass_on(&ours, passed)?;
+        pass_on(&ours, &[theirs.as_raw_fd()])?;
         Ok(Self {
             _ours: ours,
             _theirs: theirs,
@@ -184,7 +163,27 @@ fn time_behind_garbage(words: Option<&[u32]>) -> Result<Duration, Failure> {
     // The end of the file comes when the other end is closed.
     let mut byte = [0];
     expect_eq("what is read", fs::File::from(reader).read(&mut byte)?, 0)?;
-    Ok(started.elapsed())
+    let elapsed = started.elapsed();
+    expect_none_in_time()?;
+    Ok(elapsed)
+}
+
+/// Expects that no listener is left. A worker closes them, in an order of its own, and tells nobody
+/// when it has done so.
+fn expect_none_in_time() -> TestResult {
+    let deadline = patience::deadline(CLOSED_LIMIT);
+    while listing::is_there() {
+        let left = Listing::read()?.count;
+        if left == 0 {
+            break;
+        }
+        expect(
+            Instant::now() < deadline,
+            format!("no listener, got {left}"),
+        )?;
+        thread::yield_now();
+    }
+    Ok(())
 }
 
 fn listeners_that_nobody_reaches_delay_nobody() -> TestResult {
@@ -277,6 +276,7 @@ fn a_listener_is_charged_to_its_cgroup() -> TestResult {
         let (ready, done) = (Gate::new()?, Gate::new()?);
         let process = child::fork(|| {
             let made = allow_descriptors(count)
+                .map_err(Failure::from)
                 .and_then(|()| group.enter().map_err(Failure::from))
                 .and_then(|()| sockets(count, words));
             i32::from(made.is_err() || ready.open(0).is_err() || done.pass().is_err())
