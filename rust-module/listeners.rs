@@ -195,22 +195,19 @@ impl Listeners {
 /// A piece of the listing: listeners, their keys and masks.
 type Piece = [Option<(usize, Arc<Listener>, Mask)>; 16];
 
-/// The kind of event that a bit of a mask names.
-fn kind(event: u32) -> Option<Kind> {
-    Some(match event {
-        bits::FORK => Kind::Fork,
-        bits::EXEC => Kind::Exec,
-        bits::UID => Kind::Uid,
-        bits::GID => Kind::Gid,
-        bits::SID => Kind::Sid,
-        bits::PTRACE => Kind::Ptrace,
-        bits::COMM => Kind::Comm,
-        bits::COREDUMP => Kind::Coredump,
-        bits::EXIT => Kind::Exit,
-        bits::SESSION_END => Kind::SessionEnd,
-        _ => return None,
-    })
-}
+/// The kinds of event, and the bits of a mask that name them.
+const KINDS: [(Kind, u32); 10] = [
+    (Kind::Fork, bits::FORK),
+    (Kind::Exec, bits::EXEC),
+    (Kind::Uid, bits::UID),
+    (Kind::Gid, bits::GID),
+    (Kind::Sid, bits::SID),
+    (Kind::Ptrace, bits::PTRACE),
+    (Kind::Comm, bits::COMM),
+    (Kind::Coredump, bits::COREDUMP),
+    (Kind::Exit, bits::EXIT),
+    (Kind::SessionEnd, bits::SESSION_END),
+];
 
 /// Prepares what events find of a listener.
 fn prepare(
@@ -219,10 +216,11 @@ fn prepare(
     mask: Mask,
 ) -> Result<Prepared<Connector>> {
     let kept = listener.clone();
+    let wanted = KINDS.into_iter().filter(|(_, event)| mask.has(*event));
 
     request.subscription(
         kept.view.pids(),
-        mask.events().filter_map(kind).collect(),
+        wanted.map(|(kind, _)| kind).collect(),
         Subscriber { listener, mask },
     )
 }

@@ -21,35 +21,23 @@ pub(crate) mod bits {
     pub(crate) const EXIT: u32 = 0x8000_0000;
 }
 
-/// The bits that name an event.
-const EVENTS: [u32; 10] = [
-    bits::FORK,
-    bits::EXEC,
-    bits::UID,
-    bits::GID,
-    bits::SID,
-    bits::PTRACE,
-    bits::COMM,
-    bits::COREDUMP,
-    bits::EXIT,
-    bits::SESSION_END,
-];
-
 /// The events that a listener wants: at least one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mask(u32);
 
 impl Mask {
     /// All bits that name an event or filter one.
-    const KNOWN: u32 = {
-        let mut known = bits::NONZERO_EXIT;
-        let mut index = 0;
-        while index < EVENTS.len() {
-            known |= EVENTS[index];
-            index += 1;
-        }
-        known
-    };
+    const KNOWN: u32 = bits::FORK
+        | bits::EXEC
+        | bits::UID
+        | bits::GID
+        | bits::SID
+        | bits::PTRACE
+        | bits::COMM
+        | bits::COREDUMP
+        | bits::EXIT
+        | bits::SESSION_END
+        | bits::NONZERO_EXIT;
 
     /// `PROC_EVENT_ALL`: what a request gets that names no event.
     pub(crate) const ALL: Mask = Mask(Self::KNOWN & !bits::SESSION_END);
@@ -67,12 +55,12 @@ impl Mask {
         self.0
     }
 
-    /// The events that a listener with this mask has to be found for, as bits that name one.
-    pub(crate) fn events(self) -> impl Iterator<Item = u32> {
-        EVENTS.into_iter().filter(move |event| match *event {
+    /// Whether a listener with this mask has to be found for an event, by the bit that names it.
+    pub(crate) fn has(self, event: u32) -> bool {
+        match event {
             bits::EXIT => self.0 & (bits::EXIT | bits::NONZERO_EXIT) != 0,
             event => self.0 & event != 0,
-        })
+        }
     }
 
     /// Whether it wants to know of an exit with this code, if it does of any.
@@ -86,8 +74,24 @@ impl Mask {
 mod tests {
     use super::*;
 
+    const EVENTS: [u32; 10] = [
+        bits::FORK,
+        bits::EXEC,
+        bits::UID,
+        bits::GID,
+        bits::SID,
+        bits::PTRACE,
+        bits::COMM,
+        bits::COREDUMP,
+        bits::EXIT,
+        bits::SESSION_END,
+    ];
+
     fn events(mask: Mask) -> Vec<u32> {
-        mask.events().collect()
+        EVENTS
+            .into_iter()
+            .filter(|event| mask.has(*event))
+            .collect()
     }
 
     #[test]

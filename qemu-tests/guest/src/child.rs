@@ -11,6 +11,7 @@ use std::{io, process};
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, gettid, pipe};
 
@@ -108,6 +109,12 @@ pub fn has_ended(pidfd: &OwnedFd, limit: Duration) -> nix::Result<bool> {
         Err(Errno::EINTR) => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Lets this process and its children to come have so many descriptors, and some for their programs.
+pub fn allow_descriptors(count: usize) -> nix::Result<()> {
+    let limit = count as u64 + 1000;
+    setrlimit(Resource::RLIMIT_NOFILE, limit, limit)
 }
 
 /// Both ends of a pipe on which one side waits for the other.

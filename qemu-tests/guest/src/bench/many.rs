@@ -4,13 +4,12 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::pause;
 use protocol::bench::{MANY, Many};
 
 use crate::bench::crowd::Crowd;
-use crate::child::{self, Gate};
+use crate::child::{self, Gate, allow_descriptors};
 use crate::patience;
 use crate::wire::{LISTEN, mask};
 
@@ -41,8 +40,7 @@ pub fn run() -> Result<Many> {
 
 /// Milliseconds until all have sent LISTEN.
 fn listen() -> Result<i32> {
-    let descriptors = u64::from(MANY) + 100;
-    setrlimit(Resource::RLIMIT_NOFILE, descriptors, descriptors)?;
+    allow_descriptors(MANY as usize)?;
     let crowd = Crowd::silent(MANY)?;
     let started = Instant::now();
     for listener in crowd.listeners() {

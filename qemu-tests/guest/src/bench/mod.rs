@@ -20,6 +20,7 @@ use crate::bench::measure::{Measured, Times, measure, repeated};
 use crate::bench::operations::rename;
 use crate::bench::rounds::Rounds;
 use crate::bench::worker::Worker;
+use crate::child::allow_descriptors;
 use crate::listener::Listener;
 use crate::listing;
 use crate::stress::{cpus, pin};
@@ -125,19 +126,19 @@ pub fn run(options: &Options) -> Result<()> {
 fn in_parallel() -> Result<()> {
     const FLOODS: u32 = 20;
     const LATENCIES: u32 = 5;
-    const MANY: u32 = 3;
+    const LISTENING: u32 = 3;
     let [reader, writer, ..] = cpus()?[..] else {
         bail!("a reader needs a CPU of its own");
     };
     pin(reader)?;
-    say(&Line::Total(FLOODS + LATENCIES + MANY))?;
+    say(&Line::Total(FLOODS + LATENCIES + LISTENING))?;
     for _ in 0..FLOODS {
         say(&Line::Flood(flood::run(writer)?))?;
     }
     for _ in 0..LATENCIES {
         say(&Line::Latency(latency::run(writer)?))?;
     }
-    for _ in 0..MANY {
+    for _ in 0..LISTENING {
         say(&Line::Many(many::run()?))?;
     }
     Ok(())
@@ -254,8 +255,7 @@ fn requests_beside(others: u32) -> Result<()> {
         let reason = format!("each request is answered to all of {others} others");
         return missing(Operation::REQUESTS.len(), Situation::Everything, reason);
     }
-    let descriptors = u64::from(others) + 1000;
-    setrlimit(Resource::RLIMIT_NOFILE, descriptors, descriptors)?;
+    allow_descriptors(others as usize)?;
     let crowd = Crowd::listening(others, mask::UID)?;
     requests::run(crowd.listeners())?;
     crowd.ignore()?;

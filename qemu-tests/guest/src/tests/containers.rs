@@ -6,14 +6,13 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use nix::sys::sysinfo::sysinfo;
 
 use super::container::{Container, NET, PID, expect_exactly, open, succeed};
 use super::counting::expect_count;
 use super::namespaces_lifetimes::Account;
-use crate::child::{self, Gate, own_pid};
+use crate::child::{self, Gate, allow_descriptors, own_pid};
 use crate::fault_injection::Setting;
 use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
@@ -110,8 +109,7 @@ pub fn run(options: &Options) -> TestResult {
 
 /// Allows so many containers, until what is returned is dropped.
 fn raise_limits(count: usize) -> Result<Vec<Setting>, Failure> {
-    let limit = count as u64 + 1000;
-    setrlimit(Resource::RLIMIT_NOFILE, limit, limit)?;
+    allow_descriptors(count)?;
     let limits = [
         ("/proc/sys/user", "max_pid_namespaces"),
         ("/proc/sys/user", "max_net_namespaces"),
@@ -119,7 +117,8 @@ fn raise_limits(count: usize) -> Result<Vec<Setting>, Failure> {
         ("/proc/sys/kernel", "threads-max"),
     ];
     let raised = limits.map(|(directory, name)| {
-        let value = (2 * limit).to_string();
+        // The listener outside, and the processes that are there anyway.
+        let value = (2 * count + 1000).to_string();
         Setting::change(directory, name, &value)
     });
     Ok(raised.into_iter().collect::<Result<_, _>>()?)

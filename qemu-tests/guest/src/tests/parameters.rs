@@ -4,6 +4,7 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -92,15 +93,13 @@ fn as_user(user: u32, function: impl FnOnce() -> TestResult) -> TestResult {
     )
 }
 
-const LIMIT: &str = "/proc/sys/user/max_proc_listeners";
+/// Where the limits of this user namespace are, and the one of listeners.
+const LIMITS: &str = "/proc/sys/user";
+const LIMIT: &str = "max_proc_listeners";
 
 /// Limits how many listeners a user may have, until this is dropped.
 fn limit(listeners: u32) -> Result<Setting, Failure> {
-    Ok(Setting::change(
-        "/proc/sys/user",
-        "max_proc_listeners",
-        &listeners.to_string(),
-    )?)
+    Ok(Setting::change(LIMITS, LIMIT, &listeners.to_string())?)
 }
 
 /// Opens a socket, sends LISTEN, and tells the answer's errno.
@@ -266,7 +265,9 @@ fn a_namespace_can_lower_its_limit() -> TestResult {
 
 /// At most 1% of the memory, at 2 KiB each.
 fn the_default_limit_is_what_the_document_says() -> TestResult {
-    let limit: u64 = fs::read_to_string(LIMIT)?.trim_end().parse()?;
+    let limit: u64 = fs::read_to_string(Path::new(LIMITS).join(LIMIT))?
+        .trim_end()
+        .parse()?;
     let memory = sysinfo()?.ram_total();
     let expected = (memory / 100 / 2048).clamp(256, 65_536);
     let distance = limit.abs_diff(expected);
