@@ -158,14 +158,19 @@ fn expect_references(expected: usize) -> TestResult {
     expect_eq("references on the module", references, expected)
 }
 
-/// Lets one allocation of a request after the other fail, and then any, until each outcome has come
-/// about. The function tells the outcome, and whether an allocation failed.
+/// What comes about when each allocation of a LISTEN fails once.
+const OF_LISTEN: &[Outcome] = &[Outcome::NotSent, NO_MEMORY, Outcome::Unanswered];
+
+/// Lets one allocation after the other fail, and then any, until each wanted outcome has come about.
+/// The function tells the outcome, and whether an allocation failed.
 ///
 /// A request may take from a cache what the one before had to allocate, so that the same number is
 /// of another allocation the next time.
-fn fail_each(mut attempt: impl FnMut(u32) -> Result<(Outcome, bool), Failure>) -> TestResult {
+fn fail_each(
+    wanted: &[Outcome],
+    mut attempt: impl FnMut(u32) -> Result<(Outcome, bool), Failure>,
+) -> TestResult {
     const ATTEMPTS: usize = 200;
-    const WANTED: [Outcome; 3] = [Outcome::NotSent, NO_MEMORY, Outcome::Unanswered];
     let mut outcomes = Vec::new();
     let mut last = 1;
     loop {
@@ -177,8 +182,8 @@ fn fail_each(mut attempt: impl FnMut(u32) -> Result<(Outcome, bool), Failure>) -
         last += 1;
     }
     let mut random = Rng::with_seed(0);
-    while !WANTED.iter().all(|outcome| outcomes.contains(outcome)) {
-        let what = format!("{WANTED:?} to come about, got {outcomes:?}");
+    while !wanted.iter().all(|outcome| outcomes.contains(outcome)) {
+        let what = format!("{wanted:?} to come about, got {outcomes:?}");
         expect(outcomes.len() < ATTEMPTS, what)?;
         outcomes.push(attempt(random.u32(1..=last))?.0);
     }
@@ -187,7 +192,7 @@ fn fail_each(mut attempt: impl FnMut(u32) -> Result<(Outcome, bool), Failure>) -
 
 fn listen_without_memory_changes_nothing() -> TestResult {
     let faults = FailNth::of_slabs()?;
-    fail_each(|nth| {
+    fail_each(OF_LISTEN, |nth| {
         let mut listener = Listener::open()?;
         let words = [LISTEN, mask::COMM | mask::SID];
         let (outcome, failed) = request(&faults, nth, &mut listener, &words)?;
@@ -214,7 +219,7 @@ fn listening_again_without_memory_changes_nothing() -> TestResult {
     let mut messages = read(&mut listener)?.messages;
     let mut marks = 0;
     for (before, wanted) in [(few, many), (many, few)] {
-        fail_each(|nth| {
+        fail_each(OF_LISTEN, |nth| {
             listener.send([LISTEN, before].as_bytes(), SEQ, 0)?;
             expect_eq("as before", answer(&mut listener)?, DONE)?;
             let (outcome, failed) = request(&faults, nth, &mut listener, &[LISTEN, wanted])?;
@@ -241,29 +246,27 @@ fn listening_again_without_memory_changes_nothing() -> TestResult {
     expect_eq("missing numbers", missing, 0)
 }
 
-/// Ends a listener while one allocation after the other fails, beside another one that stays. An end
-/// takes no memory, but for one that `is_sent`. The function tells false if the end could
-/// not even be asked for, and leaves the socket if it is open still.
+/// Ends a listener while one allocation after the other fails, beside another one that stays, until
+/// each wanted outcome has come about. The function ends it, and leaves the socket if it is open
+/// still.
 fn expect_ended(
-    is_sent: bool,
-    end: impl Fn(&mut Option<Listener>) -> Result<bool, ListenerError>,
+    wanted: &[Outcome],
+    end: impl Fn(&FailNth, u32, &mut Option<Listener>) -> Result<(Outcome, bool), Failure>,
 ) -> TestResult {
     let faults = FailNth::of_slabs()?;
     let mut stays = Listener::listen(mask::COMM)?;
-    let mut failures = 0;
-    for nth in 1.. {
-        let mut goes = Some(Listener::listen(mask::COMM | mask::SID)?);
-        let (ended, failed) = faults.run(nth, || end(&mut goes))?;
-        if ended? {
-            failures += u32::from(failed);
-            expect_count(1)?;
-            expect_references(1)?;
-        } else {
-            expect(failed, "success without a failed allocation")?;
+    fail_each(wanted, |nth| {
+        let mut goes = Listener::listen(mask::COMM | mask::SID)?;
+        expect_eq("listening", answer(&mut goes)?, DONE)?;
+        let mut goes = Some(goes);
+        let (outcome, failed) = end(&faults, nth, &mut goes)?;
+        if outcome == Outcome::NotSent {
             expect_count(2)?;
             expect_references(2)?;
-            continue;
+            return Ok((outcome, failed));
         }
+        expect_count(1)?;
+        expect_references(1)?;
         mark("heard by one")?;
         if let Some(goes) = &mut goes {
             let messages = read(goes)?.messages;
@@ -277,57 +280,61 @@ fn expect_ended(
         drop(goes);
         read(&mut stays)?;
         expect_eq("messages for who stays", hear(&mut stays)?, 1)?;
-        if !failed {
-            break;
-        }
-    }
-    // A kernel that checks itself allocates what tells it more about sockets and namespaces.
-    if is_sent || !has_checkers() {
-        expect_eq("ends in which an allocation failed", failures > 0, is_sent)?;
-    }
+        Ok((outcome, failed))
+    })?;
     drop(stays);
     expect_count(0)?;
     expect_references(0)
 }
 
 fn ignore_without_memory_ends_a_listener() -> TestResult {
-    expect_ended(true, |listener| {
-        let Some(listener) = listener else {
-            return Ok(true);
-        };
-        match listener.request(&[IGNORE]) {
-            Err(ListenerError::System(_, error)) if is_without_memory(&error) => Ok(false),
-            sent => sent.map(|()| true),
-        }
+    expect_ended(
+        &[Outcome::NotSent, Outcome::Unanswered],
+        |faults, nth, goes| {
+            let goes = goes.as_mut().ok_or_else(|| Failure::new("no listener"))?;
+            request(faults, nth, goes, &[IGNORE])
+        },
+    )
+}
+
+/// Expects an end that allocates nothing, and is always done.
+fn expect_ended_without_memory(
+    end: impl Fn(&mut Option<Listener>) -> Result<(), ListenerError>,
+) -> TestResult {
+    expect_ended(&[DONE], |faults, nth, goes| {
+        let (ended, failed) = faults.run(nth, || end(goes))?;
+        ended?;
+        // A kernel that checks itself allocates what tells it more about sockets and namespaces.
+        expect(!failed || has_checkers(), "an end that allocates nothing")?;
+        Ok((DONE, failed))
     })
 }
 
 fn closing_takes_no_memory() -> TestResult {
-    expect_ended(false, |listener| {
+    expect_ended_without_memory(|listener| {
         drop(listener.take());
-        Ok(true)
+        Ok(())
     })
 }
 
 fn leaving_the_group_takes_no_memory() -> TestResult {
-    expect_ended(false, |listener| {
-        let left = listener
-            .as_mut()
-            .map(|listener| listener.socket().drop_membership(CN_PROC));
-        let left = left.transpose();
-        left.map(|_| true)
-            .map_err(|error| ListenerError::System("setsockopt", error))
+    expect_ended_without_memory(|listener| {
+        let Some(listener) = listener else {
+            return Ok(());
+        };
+        let left = listener.socket().drop_membership(CN_PROC);
+        left.map_err(|error| ListenerError::System("setsockopt", error))
     })
 }
 
 fn binding_takes_no_memory() -> TestResult {
-    expect_ended(false, |listener| {
-        if let Some(listener) = listener {
-            let address = netlink_sys::SocketAddr::new(listener.port_id()?, 0);
-            let bound = listener.socket().bind(&address);
-            bound.map_err(|error| ListenerError::System("bind", error))?;
-        }
-        Ok(true)
+    expect_ended_without_memory(|listener| {
+        let Some(listener) = listener else {
+            return Ok(());
+        };
+        let address = netlink_sys::SocketAddr::new(listener.port_id()?, 0);
+        let bound = listener.socket().bind(&address);
+        bound.map_err(|error| ListenerError::System("bind", error))
     })
 }
 
