@@ -135,7 +135,7 @@ impl Connector {
                     message.tell(&event(wire::Ids { pid, tgid }, view));
                     told = Some(view);
                 }
-                listener.send(&mut message);
+                listener.send(&mut message, subscriber.listen.flags);
             }
         }
     }
@@ -153,7 +153,7 @@ impl Connector {
             section,
             Kind::Exit,
             subject,
-            |subscriber| subscriber.mask.has_exit(code),
+            |subscriber| subscriber.listen.mask.has_exit(code),
             |process, view| Event::Exit {
                 process,
                 exit_code: code as u32,
@@ -294,7 +294,7 @@ impl Handler for Connector {
 
     fn control(&self, request: &Request<'_, Self>) {
         let result = match Command::parse(request.data) {
-            Ok(Command::Listen(mask)) => match self.listeners.listen(request, mask) {
+            Ok(Command::Listen(listen)) => match self.listeners.listen(request, listen) {
                 // It was acknowledged with the place where its numbers start.
                 Ok(Before::Silent) => return,
                 Ok(Before::Listening) => Ok(()),

@@ -4,7 +4,10 @@
 
 use crate::{
     connector::Connector,
-    mask::Mask,
+    control::{
+        Flags,
+        Listen, //
+    },
     wire::Message, //
 };
 use kernel::{
@@ -124,7 +127,7 @@ impl Account {
 /// A listener as events find it, with what it asked for last.
 pub(crate) struct Subscriber {
     pub(crate) listener: Arc<Listener>,
-    pub(crate) mask: Mask,
+    pub(crate) listen: Listen,
 }
 
 /// A socket that listens.
@@ -161,12 +164,15 @@ impl Listener {
         })
     }
 
-    /// Numbers an event of this CPU, sends it, and accounts for it. In a section.
+    /// Numbers an event of this CPU, sends it in the form that `flags` ask for, and accounts for it.
+    /// In a section.
     #[inline]
-    pub(crate) fn send(&self, message: &mut Message) {
+    pub(crate) fn send(&self, message: &mut Message, flags: Flags) {
         let account = self.accounts.this_cpu();
         let next = account.next.load(Relaxed);
+        let batch = flags.contain(Flags::BATCH);
         message.number(next as u32);
+        message.set_batch(batch);
 
         let other;
         let sender = match &self.sender {
@@ -177,7 +183,14 @@ impl Listener {
             }
         };
 
-        match self.socket.deliver(sender, message.as_bytes(), GFP_NOWAIT) {
+        let message = message.as_bytes();
+        let delivery = if batch {
+            self.socket.deliver_batch(sender, message, GFP_NOWAIT)
+        } else {
+            self.socket.deliver(sender, message, GFP_NOWAIT)
+        };
+
+        match delivery {
             // What the listener's own filter drops was not to get there, and leaves no gap.
             Ok(Delivery::Filtered) => return,
             Ok(Delivery::Queued) => {}
@@ -198,7 +211,7 @@ impl Listener {
     }
 }
 
-/// A line of the listing in debugfs, after [`LISTING_HEAD`] and before the mask.
+/// A line of the listing in debugfs, before what the listener asked for: see [`LISTING_HEAD`].
 impl fmt::Display for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let total = |count: fn(&Account) -> u64| -> u64 { self.accounts.iter().map(count).sum() };
@@ -220,7 +233,7 @@ impl fmt::Display for Listener {
 
 /// What the columns of a listener's line are.
 pub(crate) const LISTING_HEAD: &str =
-    "   port_id        pid        uid     pid_ns    user_ns     net_ns    delivered         lost";
+    "   port_id        pid        uid     pid_ns    user_ns     net_ns    delivered         lost       mask      flags";
 
 /// Answers a request: `errno` is positive, or 0 for success.
 pub(crate) fn acknowledge(

@@ -7,15 +7,13 @@
 
 use crate::{
     connector::Connector,
+    control::Listen,
     listener::{
         Listener,
         Subscriber,
         LISTING_HEAD, //
     },
-    mask::{
-        bits,
-        Mask, //
-    },
+    mask::bits,
 };
 use kernel::{
     fmt,
@@ -78,16 +76,20 @@ impl Listeners {
         })
     }
 
-    /// Makes a request's socket a listener for `mask`, or changes its mask. Tells whether it was one
+    /// Makes a request's socket a listener, or changes what it asks for. Tells whether it was one
     /// before; if not, the request was acknowledged.
     ///
-    /// On failure nothing has changed. May sleep, but waits for no grace period: an event of a kind
-    /// that `mask` has not any more may still come, if it is being reported meanwhile.
+    /// On failure nothing has changed. May sleep, but waits for no grace period: an event that is
+    /// being reported meanwhile may still come as it was asked for before.
     ///
     /// # Errors
     ///
     /// [`EPERM`] for who may not listen, [`EUSERS`] for who has too many listeners, [`ENOMEM`].
-    pub(crate) fn listen(&self, request: &Request<'_, Connector>, mask: Mask) -> Result<Before> {
+    pub(crate) fn listen(
+        &self,
+        request: &Request<'_, Connector>,
+        listen: Listen,
+    ) -> Result<Before> {
         // Another request for this socket may come between looking and doing: then look again.
         loop {
             let known = self
@@ -98,8 +100,8 @@ impl Listeners {
                 .map(|listed| listed.subscription.listener().listener.clone());
 
             let done = match known {
-                Some(listener) => self.change(request, prepare(request, listener, mask)?),
-                None => self.start(request, mask)?,
+                Some(listener) => self.change(request, prepare(request, listener, listen)?),
+                None => self.start(request, listen)?,
             };
             if let Some(before) = done {
                 return Ok(before);
@@ -107,7 +109,8 @@ impl Listeners {
         }
     }
 
-    /// Has a listener's events find what was prepared with another mask. [`None`] if it is none.
+    /// Has events find what was prepared instead of a listener's former subscription. [`None`] if it
+    /// is no listener.
     fn change(
         &self,
         request: &Request<'_, Connector>,
@@ -128,14 +131,18 @@ impl Listeners {
     }
 
     /// Makes the socket a listener. [`None`] if it is one.
-    fn start(&self, request: &Request<'_, Connector>, mask: Mask) -> Result<Option<Before>> {
+    fn start(
+        &self,
+        request: &Request<'_, Connector>,
+        listen: Listen,
+    ) -> Result<Option<Before>> {
         if !request.may_view() || !self.unprivileged && !request.is_from_net_admin() {
             return Err(EPERM);
         }
         let charge = request.charge()?;
         let listener = Arc::new(Listener::new(request)?, GFP_KERNEL_ACCOUNT)?;
         let node = RBTreeNodeReservation::new(GFP_KERNEL_ACCOUNT)?;
-        let prepared = prepare(request, listener, mask)?;
+        let prepared = prepare(request, listener, listen)?;
 
         let mut inner = self.inner.lock();
         if inner.by_socket.get(&key(request.socket)).is_some() {
@@ -185,15 +192,15 @@ impl Listeners {
             let (key, listed) = current.current();
             let subscriber = listed.subscription.listener();
 
-            *slot = Some((*key, subscriber.listener.clone(), subscriber.mask));
+            *slot = Some((*key, subscriber.listener.clone(), subscriber.listen));
             cursor = current.move_next();
         }
         piece
     }
 }
 
-/// A piece of the listing: listeners, their keys and masks.
-type Piece = [Option<(usize, Arc<Listener>, Mask)>; 16];
+/// A piece of the listing: listeners, their keys and what they asked for.
+type Piece = [Option<(usize, Arc<Listener>, Listen)>; 16];
 
 /// The kinds of event, and the bits of a mask that name them.
 const KINDS: [(Kind, u32); 10] = [
@@ -213,15 +220,15 @@ const KINDS: [(Kind, u32); 10] = [
 fn prepare(
     request: &Request<'_, Connector>,
     listener: Arc<Listener>,
-    mask: Mask,
+    listen: Listen,
 ) -> Result<Prepared<Connector>> {
     let kept = listener.clone();
-    let wanted = KINDS.into_iter().filter(|(_, event)| mask.has(*event));
+    let wanted = KINDS.into_iter().filter(|(_, event)| listen.mask.has(*event));
 
     request.subscription(
         kept.view.pids(),
         wanted.map(|(kind, _)| kind).collect(),
-        Subscriber { listener, mask },
+        Subscriber { listener, listen },
     )
 }
 
@@ -233,12 +240,14 @@ impl fmt::Display for Listeners {
 
         let count = self.inner.lock().count;
         writeln!(f, "listeners: {count}")?;
-        writeln!(f, "{LISTING_HEAD}       mask")?;
+        writeln!(f, "{LISTING_HEAD}")?;
         loop {
             let piece = self.some_after(last);
 
-            for (key, listener, mask) in piece.iter().flatten() {
-                f.write_fmt(fmt!("{} {:#010x}\n", **listener, mask.bits()))?;
+            for (key, listener, listen) in piece.iter().flatten() {
+                let (mask, flags) = (listen.mask.bits(), listen.flags.bits());
+
+                f.write_fmt(fmt!("{} {mask:#010x} {flags:#010x}\n", **listener))?;
                 last = *key;
             }
             if piece.iter().any(Option::is_none) {

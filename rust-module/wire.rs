@@ -18,8 +18,9 @@ const CN_VAL_PROC: u32 = 1;
 
 /// What `PROC_CN_FEATURE_*` this module has: one answer to each request (`ACK`), numbers without
 /// gaps but for losses (`SEQ`), ids as the listener sees them (`NAMESPACES`), what a session leader
-/// left (`SID_ORIGIN`), and the end of sessions (`SESSION_END`).
-const FEATURES: u32 = 0x1 | 0x2 | 0x4 | 0x8 | 0x10;
+/// left (`SID_ORIGIN`), the end of sessions (`SESSION_END`), and several events in one datagram
+/// (`BATCH`).
+const FEATURES: u32 = 0x1 | 0x2 | 0x4 | 0x8 | 0x10 | 0x80;
 
 /// The `cpu` of a message that has no place in any CPU's numbering.
 pub(crate) const NO_CPU: u32 = u32::MAX;
@@ -51,8 +52,11 @@ pub(crate) struct Message {
     event_data: [u32; WORDS],
 }
 
-/// `NLMSG_DONE`: the type of every message of the connector.
+/// `NLMSG_DONE`: the type of every message of the connector, but for [`NLMSG_EVENT`].
 const NLMSG_DONE: u16 = 3;
+/// `PROC_CN_NLMSG_EVENT`: the type of events that may share a datagram. Loops over the messages of
+/// a datagram stop at `NLMSG_DONE`.
+const NLMSG_EVENT: u16 = 16;
 
 /// The length of a message in bytes.
 const MESSAGE_LEN: u32 = 76;
@@ -90,6 +94,12 @@ impl Message {
     pub(crate) fn tell(&mut self, event: &Event) {
         self.what = event.what();
         self.event_data = event.words();
+    }
+
+    /// Says whether the message may share its datagram with others.
+    #[inline]
+    pub(crate) fn set_batch(&mut self, batch: bool) {
+        self.nlmsg_type = if batch { NLMSG_EVENT } else { NLMSG_DONE };
     }
 
     /// Gives the message its number for a receiver.
@@ -410,6 +420,16 @@ mod tests {
     }
 
     #[test]
+    fn an_event_in_a_batch_does_not_end_it() {
+        let mut message = Message::new(3, 5);
+
+        for (batch, nlmsg_type) in [(true, 16_u16), (false, 3)] {
+            message.set_batch(batch);
+            assert_eq!(message.as_bytes()[4..6], nlmsg_type.to_ne_bytes());
+        }
+    }
+
+    #[test]
     fn acknowledgement_counts_the_requests_ack_up() {
         for (ack, answered) in [(0, 1), (77, 78), (u32::MAX, 0)] {
             let message = Message::acknowledge(42, ack, NO_CPU, 5, 22);
@@ -419,7 +439,7 @@ mod tests {
             let bytes = &bytes[16..];
             assert_eq!((word(bytes, 8), word(bytes, 12)), (42, answered));
             assert_eq!((word(bytes, 20), word(bytes, 24)), (0, u32::MAX));
-            assert_eq!((word(bytes, 36), word(bytes, 40)), (22, 0x1f));
+            assert_eq!((word(bytes, 36), word(bytes, 40)), (22, 0x9f));
             assert!(bytes[44..].iter().all(|byte| *byte == 0));
         }
     }
