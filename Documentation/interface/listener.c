@@ -3,7 +3,7 @@
  * A listener for process events: shows each session that begins, each process
  * that exits, and what was lost, until it is interrupted.
  *
- * Needs the headers of a kernel that has PROC_CN_FEATURE_SID_ORIGIN:
+ * Needs the headers of a kernel that has PROC_CN_FEATURE_BATCH:
  *
  *	cc -I usr/include listener.c -o listener
  */
@@ -42,6 +42,11 @@ struct listener {
 	__u32 next[MAX_CPUS];	/* number of each CPU's next message */
 };
 
+union datagram {
+	struct nlmsghdr first;
+	char bytes[PROC_CN_BATCH_SIZE];
+};
+
 struct message {
 	__u32 seq;
 	__u32 ack;
@@ -63,73 +68,92 @@ static void open_socket(struct listener *listener)
 		err(EXIT_FAILURE, "bind");
 }
 
-static void request(const struct listener *listener, enum proc_cn_mcast_op op,
-		    __u32 mask)
+/* Sends a struct proc_input or a struct proc_listen. */
+static void request(const struct listener *listener, const void *data,
+		    __u16 len)
 {
-	struct proc_input input = { .mcast_op = op, .event_type = mask };
 	union {
 		struct nlmsghdr header;
-		char bytes[NLMSG_SPACE(sizeof(struct cn_msg) + sizeof(input))];
+		char bytes[NLMSG_SPACE(sizeof(struct cn_msg) +
+				       sizeof(struct proc_listen))];
 	} buffer = {};
 	struct cn_msg *msg = NLMSG_DATA(&buffer.header);
 
-	buffer.header.nlmsg_len = NLMSG_LENGTH(sizeof(*msg) + sizeof(input));
+	buffer.header.nlmsg_len = NLMSG_LENGTH(sizeof(*msg) + len);
 	buffer.header.nlmsg_type = NLMSG_DONE;
 	msg->id.idx = CN_IDX_PROC;
 	msg->id.val = CN_VAL_PROC;
 	msg->seq = REQUEST_SEQ;
 	msg->ack = REQUEST_ACK;
-	msg->len = sizeof(input);
-	memcpy(msg->data, &input, sizeof(input));
+	msg->len = len;
+	memcpy(msg->data, data, len);
 
 	if (send(listener->sock, &buffer, buffer.header.nlmsg_len, 0) < 0)
 		err(EXIT_FAILURE, "send");
 }
 
 /*
- * Reads one message.  Returns 0 when there is none that is of interest, or -1
- * with errno EAGAIN when there is none at all, ENOBUFS when some were lost.
+ * Reads one datagram.  Returns its length, 0 when it is not the kernel's, or -1
+ * with errno EAGAIN when there is none at all, ENOBUFS when events were lost.
  */
-static int receive(const struct listener *listener, struct message *message)
+static ssize_t receive(const struct listener *listener,
+		       union datagram *datagram)
 {
-	union {
-		struct nlmsghdr header;
-		char bytes[4096];
-	} buffer;
-	struct cn_msg *msg = NLMSG_DATA(&buffer.header);
 	struct sockaddr_nl sender;
 	socklen_t sender_len = sizeof(sender);
 	ssize_t len;
 
-	len = recvfrom(listener->sock, &buffer, sizeof(buffer), MSG_DONTWAIT,
-		       (struct sockaddr *)&sender, &sender_len);
-	if (len < 0)
-		return -1;
-	if (sender.nl_pid != 0 ||
-	    len < (ssize_t)NLMSG_LENGTH(sizeof(*msg) + sizeof(message->event)) ||
-	    msg->id.idx != CN_IDX_PROC || msg->id.val != CN_VAL_PROC)
+	len = recvfrom(listener->sock, datagram, sizeof(*datagram),
+		       MSG_DONTWAIT, (struct sockaddr *)&sender, &sender_len);
+	if (len > 0 && sender.nl_pid != 0)
 		return 0;
+	return len;
+}
+
+/* Copies an event or an answer.  Returns false when it is something else. */
+static bool parse(const struct nlmsghdr *header, struct message *message)
+{
+	const struct cn_msg *msg = NLMSG_DATA(header);
+
+	if (header->nlmsg_len <
+	    NLMSG_LENGTH(sizeof(*msg) + sizeof(message->event)) ||
+	    msg->id.idx != CN_IDX_PROC || msg->id.val != CN_VAL_PROC)
+		return false;
 
 	message->seq = msg->seq;
 	message->ack = msg->ack;
-	/* In the buffer it is not aligned. */
+	/* In the datagram it is not aligned. */
 	memcpy(&message->event, msg->data, sizeof(message->event));
-	return 1;
+	return true;
 }
 
 /* Asks for events, and makes sure that they come. */
 static void start(struct listener *listener, __u32 mask)
 {
+	struct proc_input input = {
+		.mcast_op = PROC_CN_MCAST_LISTEN,
+		.event_type = mask,
+	};
+	struct proc_listen listen = {
+		.mcast_op = PROC_CN_MCAST_LISTEN,
+		.event_type = mask,
+		.flags = PROC_CN_LISTEN_BATCH,
+	};
 	struct pollfd pollfd = { .events = POLLIN };
 	const struct proc_event *event;
+	union datagram datagram;
 	struct message answer;
+	__u32 features;
+	ssize_t len;
 
-	request(listener, PROC_CN_MCAST_LISTEN, mask);
+	request(listener, &input, sizeof(input));
 
 	/* Kernels with PROC_CN_FEATURE_ACK send nothing before the answer. */
 	pollfd.fd = listener->sock;
-	if (poll(&pollfd, 1, ANSWER_LIMIT_MS) <= 0 ||
-	    receive(listener, &answer) <= 0 ||
+	poll(&pollfd, 1, ANSWER_LIMIT_MS);
+	len = receive(listener, &datagram);
+	if (!NLMSG_OK(&datagram.first, len) ||
+	    !parse(&datagram.first, &answer) ||
 	    answer.event.what != PROC_EVENT_NONE ||
 	    answer.seq != REQUEST_SEQ || answer.ack != REQUEST_ACK + 1)
 		errx(EXIT_FAILURE, "this kernel does not answer requests");
@@ -139,14 +163,22 @@ static void start(struct listener *listener, __u32 mask)
 		errno = event->event_data.ack.err;
 		err(EXIT_FAILURE, "cannot listen");
 	}
-	if ((event->event_data.ack.features & FEATURES) != FEATURES)
+	features = event->event_data.ack.features;
+	if ((features & FEATURES) != FEATURES)
 		errx(EXIT_FAILURE, "this kernel has features 0x%x only",
-		     event->event_data.ack.features);
+		     features);
 
 	/* The numbers of the answer's CPU go on from it, all others from 0. */
 	if (event->cpu < MAX_CPUS)
 		listener->next[event->cpu] = answer.seq + 1;
-	printf("listening, features 0x%x\n", event->event_data.ack.features);
+	printf("listening, features 0x%x\n", features);
+
+	/*
+	 * Events may come before this answer, which is of no interest: on an
+	 * error nothing changes, and each event has a datagram of its own.
+	 */
+	if (features & PROC_CN_FEATURE_BATCH)
+		request(listener, &listen, sizeof(listen));
 }
 
 /* Notices what is missing before a message. */
@@ -233,23 +265,38 @@ static void show_all_sessions(void)
 	closedir(proc);
 }
 
+/* Goes through a datagram: there is one message in it, or a batch of events. */
+static void walk(struct listener *listener, const union datagram *datagram,
+		 ssize_t len)
+{
+	const struct nlmsghdr *header;
+	struct message message;
+
+	for (header = &datagram->first; NLMSG_OK(header, len);
+	     header = NLMSG_NEXT(header, len)) {
+		if (parse(header, &message)) {
+			check_number(listener, &message);
+			show(&message.event);
+		}
+	}
+}
+
 /* Reads all there is, and then makes up for what is not. */
 static void drain(struct listener *listener)
 {
-	struct message message;
+	union datagram datagram;
 
 	for (;;) {
-		int ret = receive(listener, &message);
+		ssize_t len = receive(listener, &datagram);
 
-		if (ret > 0) {
-			check_number(listener, &message);
-			show(&message.event);
-		} else if (ret < 0 && errno == ENOBUFS) {
+		if (len >= 0) {
+			walk(listener, &datagram, len);
+		} else if (errno == ENOBUFS) {
 			puts("no room for more events");
 			listener->lost = true;
-		} else if (ret < 0 && errno == EAGAIN) {
+		} else if (errno == EAGAIN) {
 			break;
-		} else if (ret < 0 && errno != EINTR) {
+		} else if (errno != EINTR) {
 			err(EXIT_FAILURE, "recvfrom");
 		}
 	}

@@ -9,7 +9,7 @@ use std::error::Error;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
-use std::{fs, io};
+use std::{fs, io, iter};
 
 use netlink_sys::protocols::NETLINK_CONNECTOR;
 use netlink_sys::{Socket, SocketAddr};
@@ -20,6 +20,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 // From linux/netlink.h and linux/connector.h.
 const NLMSG_DONE: u16 = 3;
+const NLMSG_HDRLEN: usize = 16;
+const NLMSG_ALIGNTO: usize = 4;
 const CN_IDX_PROC: u32 = 1;
 const CN_VAL_PROC: u32 = 1;
 
@@ -31,6 +33,9 @@ const PROC_EVENT_EXIT: u32 = 0x8000_0000;
 const PROC_CN_FEATURE_ACK: u32 = 0x1;
 const PROC_CN_FEATURE_SEQ: u32 = 0x2;
 const PROC_CN_FEATURE_SID_ORIGIN: u32 = 0x8;
+const PROC_CN_FEATURE_BATCH: u32 = 0x80;
+const PROC_CN_LISTEN_BATCH: u32 = 0x4;
+const PROC_CN_BATCH_SIZE: usize = 4096;
 
 /// What this program can't do without.
 const FEATURES: u32 = PROC_CN_FEATURE_ACK | PROC_CN_FEATURE_SEQ | PROC_CN_FEATURE_SID_ORIGIN;
@@ -61,13 +66,23 @@ struct Headers {
     flags: u16,
 }
 
-/// A request: `struct proc_input` behind the headers.
+/// What is behind the headers of a request: a `struct proc_input`.
 #[derive(Immutable, IntoBytes)]
 #[repr(C)]
-struct Request {
-    headers: Headers,
+struct Input {
     op: u32,
     mask: u32,
+}
+
+/// Or a `struct proc_listen`.
+#[derive(Immutable, IntoBytes)]
+#[repr(C)]
+struct Listen {
+    op: u32,
+    mask: u32,
+    flags: u32,
+    reserved: u32,
+    cgroup_id: u64,
 }
 
 /// A message of the kernel: `struct proc_event` behind the headers, the union in it as words.
@@ -79,6 +94,29 @@ struct Message {
     cpu: u32,
     timestamp_ns: [u32; 2],
     data: [u32; 6],
+}
+
+impl Message {
+    /// The messages of a datagram that are of interest: events, and the answers to requests. One is
+    /// behind the other, as `NLMSG_NEXT()` finds them.
+    fn all(mut datagram: &[u8]) -> impl Iterator<Item = Self> + '_ {
+        let bytes = iter::from_fn(move || {
+            let (len, _) = u32::read_from_prefix(datagram).ok()?;
+            let len = len as usize;
+            if len < NLMSG_HDRLEN {
+                return None;
+            }
+            let message = datagram.get(..len)?;
+            let next = len.next_multiple_of(NLMSG_ALIGNTO);
+            datagram = datagram.get(next..).unwrap_or_default();
+            Some(message)
+        });
+        bytes.filter_map(|bytes| {
+            let (message, _) = Self::read_from_prefix(bytes).ok()?;
+            let from = (message.headers.idx, message.headers.val);
+            (from == (CN_IDX_PROC, CN_VAL_PROC)).then_some(message)
+        })
+    }
 }
 
 struct Listener {
@@ -100,40 +138,45 @@ impl Listener {
         })
     }
 
+    /// Sends an [`Input`] or a [`Listen`].
+    fn request(&self, data: &(impl Immutable + IntoBytes)) -> io::Result<()> {
+        let headers = Headers {
+            nlmsg_len: (size_of::<Headers>() + size_of_val(data)) as u32,
+            nlmsg_type: NLMSG_DONE,
+            nlmsg_flags: 0,
+            nlmsg_seq: 0,
+            nlmsg_pid: 0,
+            idx: CN_IDX_PROC,
+            val: CN_VAL_PROC,
+            seq: REQUEST_SEQ,
+            ack: REQUEST_ACK,
+            len: size_of_val(data) as u16,
+            flags: 0,
+        };
+        let request = [headers.as_bytes(), data.as_bytes()].concat();
+        let kernel = SocketAddr::new(0, 0);
+        self.socket.send_to(&request, &kernel, 0)?;
+        Ok(())
+    }
+
     /// Asks for events, and makes sure that they come.
     fn start(&mut self, mask: u32) -> Result<()> {
-        let request = Request {
-            headers: Headers {
-                nlmsg_len: size_of::<Request>() as u32,
-                nlmsg_type: NLMSG_DONE,
-                nlmsg_flags: 0,
-                nlmsg_seq: 0,
-                nlmsg_pid: 0,
-                idx: CN_IDX_PROC,
-                val: CN_VAL_PROC,
-                seq: REQUEST_SEQ,
-                ack: REQUEST_ACK,
-                len: 8,
-                flags: 0,
-            },
-            op: PROC_CN_MCAST_LISTEN,
-            mask,
-        };
-        let kernel = SocketAddr::new(0, 0);
-        self.socket.send_to(request.as_bytes(), &kernel, 0)?;
+        let op = PROC_CN_MCAST_LISTEN;
+        self.request(&Input { op, mask })?;
 
         // Kernels with PROC_CN_FEATURE_ACK send nothing before the answer.
         self.wait(PollTimeout::from(ANSWER_LIMIT_MS))?;
-        let answer = match self.receive() {
-            Ok(Some(message)) => message,
+        let datagram = self.receive().unwrap_or_default();
+        let answer = match Message::all(&datagram).next() {
+            Some(message)
+                if message.what == PROC_EVENT_NONE
+                    && message.headers.seq == REQUEST_SEQ
+                    && message.headers.ack == REQUEST_ACK + 1 =>
+            {
+                message
+            }
             _ => return Err("this kernel does not answer requests".into()),
         };
-        let headers = &answer.headers;
-        if answer.what != PROC_EVENT_NONE
-            || (headers.seq, headers.ack) != (REQUEST_SEQ, REQUEST_ACK + 1)
-        {
-            return Err("this kernel does not answer requests".into());
-        }
 
         let [error, features, ..] = answer.data;
         if error != 0 {
@@ -144,8 +187,20 @@ impl Listener {
         }
 
         // The numbers of the answer's CPU go on from it, all others from 0.
-        self.next.insert(answer.cpu, headers.seq + 1);
+        self.next.insert(answer.cpu, answer.headers.seq + 1);
         println!("listening, features {features:#x}");
+
+        // Events may come before this answer, which is of no interest: on an error nothing changes,
+        // and each event has a datagram of its own.
+        if features & PROC_CN_FEATURE_BATCH != 0 {
+            self.request(&Listen {
+                op,
+                mask,
+                flags: PROC_CN_LISTEN_BATCH,
+                reserved: 0,
+                cgroup_id: 0,
+            })?;
+        }
         Ok(())
     }
 
@@ -159,32 +214,27 @@ impl Listener {
         }
     }
 
-    /// Reads one message: `None` when it is not of interest. Fails with `EAGAIN` when there is
-    /// none, and with `ENOBUFS` when some were lost.
-    fn receive(&self) -> io::Result<Option<Message>> {
-        let mut buffer = Vec::with_capacity(4096);
-        let (_, sender) = self.socket.recv_from(&mut buffer, MSG_DONTWAIT)?;
-        Ok(match Message::read_from_prefix(&buffer) {
-            Ok((message, _))
-                if sender.port_number() == 0
-                    && message.headers.idx == CN_IDX_PROC
-                    && message.headers.val == CN_VAL_PROC =>
-            {
-                Some(message)
-            }
-            _ => None,
-        })
+    /// Reads one datagram, of which nothing is left when it is not the kernel's. Fails with `EAGAIN`
+    /// when there is none, and with `ENOBUFS` when events were lost.
+    fn receive(&self) -> io::Result<Vec<u8>> {
+        let mut datagram = Vec::with_capacity(PROC_CN_BATCH_SIZE);
+        let (_, sender) = self.socket.recv_from(&mut datagram, MSG_DONTWAIT)?;
+        if sender.port_number() != 0 {
+            datagram.clear();
+        }
+        Ok(datagram)
     }
 
     /// Reads all there is, and then makes up for what is not.
     fn drain(&mut self) -> Result<()> {
         loop {
             match self.receive() {
-                Ok(Some(message)) => {
-                    self.check_number(&message);
-                    show(&message);
+                Ok(datagram) => {
+                    for message in Message::all(&datagram) {
+                        self.check_number(&message);
+                        show(&message);
+                    }
                 }
-                Ok(None) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.raw_os_error() == Some(ENOBUFS) => {

@@ -254,7 +254,7 @@ def check(diagram, structs, constants):
         return [*grid.problems, (diagram.first, "a diagram of no struct that is known")]
     total = constants["NLMSG_HDRLEN"] + structs["cn_msg"].size + structs["proc_event"].size
     if any("mcast_op" in field.path for field in fields):
-        total += structs["proc_input"].size - structs["proc_event"].size
+        total += structs["proc_listen"].size - structs["proc_event"].size
     boxes = grid.boxes()
     drawn = max(box.end for box in boxes)
     if drawn != total:

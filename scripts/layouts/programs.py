@@ -31,15 +31,15 @@ def parsed(text):
 
 
 def check(text, structs, constants):
-    """What is wrong with the structs Headers, Request and Message: line numbers, and what."""
+    """What is wrong with the structs Headers, Input, Listen and Message: line numbers, and what."""
     base, in_c = 0, {}
     for name in ("nlmsghdr", "cn_msg"):
         for field in structs[name].fields:
             in_c[field.path[-1]] = base + field.offset, field.size
         base += constants["NLMSG_HDRLEN"] if name == "nlmsghdr" else structs[name].size
     headers = dict(in_c)
-    request = {field.path[-1]: (base + field.offset, field.size)
-               for field in structs["proc_input"].fields}
+    request = {name: {field.path[-1]: (field.offset, field.size) for field in structs[name].fields}
+               for name in ("proc_input", "proc_listen")}
     event = structs["proc_event"]
     message = {field.path[-1]: (base + field.offset, field.size)
                for field in event.fields if len(field.path) == 1}
@@ -47,7 +47,8 @@ def check(text, structs, constants):
     message["event_data"] = base + data, event.size - data
     known = {
         "Headers": (headers, base),
-        "Request": (headers | request, base + structs["proc_input"].size),
+        "Input": (request["proc_input"], structs["proc_input"].size),
+        "Listen": (request["proc_listen"], structs["proc_listen"].size),
         "Message": (headers | message, base + event.size),
     }
     found = parsed(text)
@@ -62,7 +63,3 @@ def check(text, structs, constants):
                 yield line, f"{name}.{field} is at {at} with {width} bytes, in C (offset, size) {place}"
         if length != size:
             yield fields[-1][3], f"{name} has {length} bytes, {size} in C"
-    for length in re.finditer(r"^ +len: (\d+),$", text, re.MULTILINE):
-        if int(length[1]) != structs["proc_input"].size:
-            yield (text.count("\n", 0, length.start()) + 1,
-                   f"len is {structs['proc_input'].size}, not {length[1]}")

@@ -14,13 +14,20 @@ NUMBER = re.compile(r"(?<![\w.,/=*$-])\d+(?:,\d{3})*(?![\w.]*\w)")
 
 # Sentences with lengths and offsets, and what their numbers are.
 LENGTHS = [
-    (r"The length of the request: (\d+) without a mask, (\d+) with one",
-     ["request without mask", "request with mask"]),
-    (r"The length of what follows: (\d+) or (\d+)", ["op", "op and mask"]),
-    (r"(?:``len``|length) is neither (\d+) nor (\d+)", ["op", "op and mask"]),
-    (r"it takes (\d+) and (\d+) bytes for a request", ["op", "op and mask"]),
+    (r"The length of the request: (\d+) without a mask, (\d+) with one, (\d+) with a",
+     ["request without mask", "request with mask", "request with flags"]),
+    (r"The length of what follows: (\d+), (\d+), or (\d+) and more",
+     ["op", "op and mask", "op, mask and flags"]),
+    (r"(?:``len``|length) is neither (\d+) nor (\d+) nor at least (\d+)",
+     ["op", "op and mask", "op, mask and flags"]),
+    (r"it takes (\d+), (\d+), or (\d+) and more bytes for a request",
+     ["op", "op and mask", "op, mask and flags"]),
     (r"its (\d+) bytes", ["event"]),
     (r"one datagram of (\d+) bytes", ["event"]),
+    (r"message of (\d+) bytes", ["event"]),
+    (r"``PROC_CN_BATCH_SIZE``, (\d+) bytes", ["batch"]),
+    (r"PROC_CN_BATCH_SIZE \((\d+)\) bytes", ["batch"]),
+    (r"less than (\d+) bytes", ["batch"]),
     (r"struct proc_event is at offset (\d+)", ["offset of proc_event"]),
     (r"``event_data``, (\d+) bytes at offset (\d+)", ["event_data", "offset of event_data"]),
 ]
@@ -40,6 +47,10 @@ OTHERS = [
     r"On x86-64 these are 256 and 704 bytes, together 960",
     r"960 bytes on x86-64",
     r"default of 212,992 bytes holds 221",
+    r"room for 5 events if the queue was empty",
+    r"room for 49 events, which are 3,724 bytes",
+    r"buffer of 212,992 bytes holds about 2,350 events of a burst that nobody has read, instead of 221",
+    r"it holds about 2,350",
     r"24 for each possible CPU",        # of the module's own memory, by the threat model
 ]
 
@@ -47,14 +58,17 @@ OTHERS = [
 def expected(structs, constants):
     """What the compiler says of each length and offset, from the start of the message."""
     payload = constants["NLMSG_HDRLEN"] + structs["cn_msg"].size
-    event, request = structs["proc_event"], structs["proc_input"]
+    event, request, listen = structs["proc_event"], structs["proc_input"], structs["proc_listen"]
     data = event.offset("event_data")
     return {
         "op": request.offset("event_type"),
         "op and mask": request.size,
+        "op, mask and flags": listen.size,
         "request without mask": payload + request.offset("event_type"),
         "request with mask": payload + request.size,
+        "request with flags": payload + listen.size,
         "event": payload + event.size,
+        "batch": constants["PROC_CN_BATCH_SIZE"],
         "offset of proc_event": payload,
         "event_data": event.size - data,
         "offset of event_data": payload + data,
