@@ -45,7 +45,7 @@ pub enum Operation {
     Ignore,
     /// close(2) of a listener, the caller's own instructions.
     Close,
-    /// Reading one event.
+    /// Reading one record of eBPF's.
     Read,
 }
 
@@ -99,7 +99,7 @@ impl Operation {
             Self::Listen => "LISTEN",
             Self::Ignore => "IGNORE",
             Self::Close => "closing a listener",
-            Self::Read => "reading an event",
+            Self::Read => "reading a record of eBPF's",
         }
     }
 
@@ -136,6 +136,16 @@ pub const THOUSANDS: u32 = 4096;
 /// Beside how many others a request is measured.
 pub const BESIDE: [u32; 3] = [0, 256, 4096];
 
+/// How many events are raised in a row before listeners that get them in batches read them: what
+/// each costs depends on it.
+pub const MOST_UNREAD: u32 = 512;
+
+/// How many wait for who reads them where that is of no interest, and always of eBPF's records.
+pub const SOME_UNREAD: u32 = 64;
+
+/// How many events wait for who reads them, in turn.
+pub const UNREAD: [u32; 4] = [1, 8, SOME_UNREAD, MOST_UNREAD];
+
 /// Who listens meanwhile.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -144,6 +154,8 @@ pub enum Situation {
     Nobody,
     /// Listeners for everything, which are read between the measurements.
     Everything,
+    /// Listeners for everything that get events in batches, which only our kernel has.
+    Batch,
     /// Listeners for another kind of event.
     Filtered,
     /// Bound sockets that never asked for anything.
@@ -204,6 +216,10 @@ pub enum Line {
         /// Why.
         reason: String,
     },
+    /// Events that wait, and are read.
+    Reading(Reading),
+    /// Events raised without a pause, and read after that.
+    Burst(Burst),
     /// Events raised without a pause on one CPU, and read on another one.
     Flood(Flood),
     /// Events raised one by one on one CPU, and waited for on another one.
@@ -212,9 +228,36 @@ pub enum Line {
     Many(Many),
 }
 
+/// What it takes to read events that wait.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Reading {
+    /// In which form they come: [`Situation::Everything`] or [`Situation::Batch`].
+    pub situation: Situation,
+    /// How many there are.
+    pub unread: u32,
+    /// In how many datagrams they are.
+    pub datagrams: u32,
+    /// An event's share of the instructions that it takes to read all of them, and to be told that
+    /// there are no more: the median of the batches' means.
+    pub instructions: f64,
+    /// Half of the batches are no further from the median than that.
+    pub spread: f64,
+}
+
+/// What one listener with the default buffer keeps that does not read.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Burst {
+    /// In which form events come, as in [`Reading`].
+    pub situation: Situation,
+    /// Events before the first loss.
+    pub kept: u64,
+}
+
 /// What one listener with the default buffer got before its first loss.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Flood {
+    /// In which form events come, as in [`Reading`].
+    pub situation: Situation,
     /// Events.
     pub events: u64,
     /// In that time.

@@ -1,25 +1,31 @@
 // SPDX-License-Identifier: GPL-2.0
 //! How long one listener with the default buffer keeps up with all that a CPU can raise.
 
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
-use protocol::bench::Flood;
+use protocol::bench::{Flood, Situation};
 
+use crate::bench::batches::request;
+use crate::bench::reader::{Reader, Tally};
 use crate::child::{self, Gate};
 use crate::listener::Listener;
 use crate::stress::pin;
-use crate::wire::{LISTEN, mask};
+use crate::wire::mask;
 
 /// How long a flood is if nothing is lost.
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// Lets a child raise events on that CPU; the caller reads on another one.
-pub fn run(cpu: usize) -> Result<Flood> {
+/// Lets a child raise events on that CPU; the caller reads on another one, in the form in which the
+/// situation has them.
+pub fn run(cpu: usize, situation: Situation) -> Result<Flood> {
     let mut listener = Listener::open_unprivileged()?;
-    listener.request(&[LISTEN, mask::COMM])?;
+    listener.request(&request(situation, mask::COMM))?;
     let gate = Gate::new()?;
     let writer = child::fork(|| {
         let ready = || -> Result<()> {
@@ -37,19 +43,20 @@ pub fn run(cpu: usize) -> Result<Flood> {
     // within a millisecond.
     gate.open(0)?;
     listener.wait_for("a rename", |received| received.event.bit() != 0)?;
+    let mut reader = Reader::default();
     gate.open(0)?;
-    let (mut events, mut lost) = (0, false);
+    let (mut tally, mut lost) = (Tally::default(), false);
     let mut started = Instant::now();
     while !lost && started.elapsed() < LIMIT {
-        match listener.receive(started + LIMIT) {
-            Ok(Some(received)) if received.event.bit() != 0 => {
-                if events == 0 {
+        match reader.receive(&listener) {
+            Ok(datagram) => {
+                if tally.events == 0 {
                     started = Instant::now();
                 }
-                events += 1;
+                tally.add(datagram, mask::COMM)?;
             }
-            Ok(_) => {}
-            Err(error) if error.is_overrun() => lost = true,
+            Err(Errno::EAGAIN) => wait(&listener)?,
+            Err(Errno::ENOBUFS) => lost = true,
             Err(error) => return Err(error.into()),
         }
     }
@@ -58,8 +65,16 @@ pub fn run(cpu: usize) -> Result<Flood> {
     writer.wait()?;
     listener.ignore()?;
     Ok(Flood {
-        events,
+        situation,
+        events: tally.events,
         seconds,
         lost,
     })
+}
+
+/// Waits until there is something to read.
+fn wait(listener: &Listener) -> Result<()> {
+    let readable = PollFd::new(listener.as_fd(), PollFlags::POLLIN);
+    poll(&mut [readable], PollTimeout::try_from(LIMIT)?)?;
+    Ok(())
 }

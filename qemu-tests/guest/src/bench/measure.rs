@@ -78,6 +78,17 @@ impl Times {
         let cost = operation(few)?.pop().unwrap_or(0);
         between(few)?;
         let repetitions = (BATCH_INSTRUCTIONS / cost.max(1)).clamp(few, *REPETITIONS.end());
+        self.take_of(batches, repetitions, operation, between)
+    }
+
+    /// The same without a warm-up, in batches of so many repetitions, however long these take.
+    pub fn take_of(
+        &mut self,
+        batches: usize,
+        repetitions: u64,
+        operation: &mut dyn FnMut(u64) -> Result<Vec<u64>>,
+        between: &mut dyn FnMut(u64) -> Result<()>,
+    ) -> Result<()> {
         for _ in 0..batches {
             let taken = operation(repetitions)?;
             between(repetitions)?;
@@ -166,6 +177,21 @@ mod tests {
         };
         measure(&mut repeated(|| Ok(9_000_000)), &mut between).unwrap();
         assert!(batches.iter().all(|times| *times == 4));
+    }
+
+    #[test]
+    fn batches_may_be_of_so_many() {
+        let mut batches = Vec::new();
+        let mut between = |times| {
+            batches.push(times);
+            Ok(())
+        };
+        let mut times = Times::default();
+        times
+            .take_of(3, 512, &mut repeated(|| Ok(9_000_000)), &mut between)
+            .unwrap();
+        assert_eq!(batches, [512; 3]);
+        assert_eq!(times.measured().median, 9_000_000.0);
     }
 
     #[test]

@@ -16,8 +16,7 @@ use nix::sys::resource::{Resource, setrlimit};
 use protocol::bench::{BESIDE, Figure, Line, Operation, Situation};
 
 use crate::bench::crowd::Crowd;
-use crate::bench::measure::{Measured, Times, measure, repeated};
-use crate::bench::operations::rename;
+use crate::bench::measure::{Measured, Times, measure};
 use crate::bench::rounds::Rounds;
 use crate::bench::worker::Worker;
 use crate::child::allow_descriptors;
@@ -26,6 +25,8 @@ use crate::listing;
 use crate::stress::{cpus, pin};
 use crate::wire::{LISTEN, mask};
 
+mod batches;
+mod burst;
 mod clock;
 mod containers;
 mod crowd;
@@ -36,6 +37,8 @@ mod many;
 mod measure;
 mod operations;
 mod peer;
+mod reader;
+mod reading;
 mod requests;
 mod rounds;
 mod short;
@@ -70,6 +73,9 @@ const ROUNDS: usize = 3;
 
 /// Batches of an operation in a round.
 const ROUND_BATCHES: usize = 5;
+
+/// More events than any default buffer holds.
+const TOO_MANY: u64 = 4096;
 
 /// Hooks that nobody waits for any more are switched off a second late.
 const LINGER: Duration = Duration::from_millis(1500);
@@ -110,7 +116,9 @@ pub fn run(options: &Options) -> Result<()> {
     for count in CROWDS {
         crowd(&mut worker, count)?;
     }
-    reading()?;
+    batches::run(&mut worker)?;
+    reading::run(Situation::Everything)?;
+    burst::run(Situation::Everything)?;
     listener_that_never_reads(&mut worker)?;
     thread::sleep(LINGER);
     containers::run()?;
@@ -124,16 +132,22 @@ pub fn run(options: &Options) -> Result<()> {
 
 /// Measures what takes two CPUs.
 fn in_parallel() -> Result<()> {
-    const FLOODS: u32 = 20;
-    const LATENCIES: u32 = 5;
-    const LISTENING: u32 = 3;
+    const FLOODS: usize = 20;
+    const LATENCIES: usize = 5;
+    const LISTENING: usize = 3;
     let [reader, writer, ..] = cpus()?[..] else {
         bail!("a reader needs a CPU of its own");
     };
     pin(reader)?;
-    say(&Line::Total(FLOODS + LATENCIES + LISTENING))?;
+    let total = 2 * FLOODS + LATENCIES + LISTENING;
+    say(&Line::Total(u32::try_from(total)?))?;
     for _ in 0..FLOODS {
-        say(&Line::Flood(flood::run(writer)?))?;
+        say(&Line::Flood(flood::run(writer, Situation::Everything)?))?;
+    }
+    if !batches::are_missing(FLOODS)? {
+        for _ in 0..FLOODS {
+            say(&Line::Flood(flood::run(writer, Situation::Batch)?))?;
+        }
     }
     for _ in 0..LATENCIES {
         say(&Line::Latency(latency::run(writer)?))?;
@@ -153,15 +167,17 @@ fn total(options: &Options) -> u32 {
     let crowds = 2 * CROWDS.len() * Operation::KINDS.len();
     let whole = 2 * Operation::WHOLE.len();
     let requests = Operation::REQUESTS.len() * BESIDE.len();
-    let reading_and_never_reading = 2;
+    let burst_and_never_reading = 2;
     let containers = 1 + CROWDS.len() + 1;
     let peer = options.peer.iter().count() * peer::FIGURES;
     (nobody
         + crowds
+        + batches::FIGURES
+        + reading::FIGURES
         + whole
         + requests
         + SOCKETS.len()
-        + reading_and_never_reading
+        + burst_and_never_reading
         + BEREFT.len()
         + containers
         + peer) as u32
@@ -263,29 +279,7 @@ fn requests_beside(others: u32) -> Result<()> {
     Ok(())
 }
 
-/// What one event costs its reader.
-fn reading() -> Result<()> {
-    const EVENTS: u64 = 64;
-    let mut crowd = Crowd::listening(1, mask::COMM)?;
-    let measured = measure(
-        &mut repeated(|| {
-            for _ in 0..EVENTS {
-                rename()?;
-            }
-            let started = clock::instructions();
-            crowd.drain(mask::COMM, EVENTS)?;
-            Ok(clock::instructions() - started)
-        }),
-        &mut |_| Ok(()),
-    )?;
-    let measured = measured.of_each(EVENTS);
-    tell(Operation::Read, Situation::Everything, 1, measured)?;
-    crowd.ignore()
-}
-
 fn listener_that_never_reads(worker: &mut Worker) -> Result<()> {
-    /// More than any default buffer holds.
-    const TOO_MANY: u64 = 4096;
     let listener = Listener::open_unprivileged()?;
     listener.request(&[LISTEN, mask::COMM])?;
     worker.run(Operation::Comm, TOO_MANY)?;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use protocol::bench::{Operation, Situation};
+use protocol::bench::{Operation, SOME_UNREAD, Situation};
 
 use crate::bench::measure::{Measured, measure, repeated};
 use crate::bench::operations::rename;
@@ -57,7 +57,7 @@ pub fn run(worker: &mut Worker, program: &Path) -> Result<()> {
 }
 
 fn reading(peer: &mut Peer) -> Result<Measured> {
-    const EVENTS: u64 = 64;
+    const EVENTS: u64 = SOME_UNREAD as u64;
     let measured = measure(
         &mut repeated(|| {
             for _ in 0..EVENTS {

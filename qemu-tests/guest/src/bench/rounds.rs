@@ -34,9 +34,32 @@ impl Rounds {
             &mut |times| worker.run(operation, times),
             between,
         )?;
+        self.add(operation, situation, times);
+        Ok(())
+    }
+
+    /// The same in batches of so many, however long these take: where what each of them costs
+    /// depends on how many there are.
+    pub fn measure_of(
+        &mut self,
+        repetitions: u64,
+        worker: &mut Worker,
+        operation: Operation,
+        situation: Situation,
+        between: &mut dyn FnMut(u64) -> Result<()>,
+    ) -> Result<()> {
+        let mut operate = |times| worker.run(operation, times);
+        // Warms up.
+        Times::default().take_of(1, repetitions, &mut operate, between)?;
+        let mut times = Times::default();
+        times.take_of(ROUND_BATCHES, repetitions, &mut operate, between)?;
+        self.add(operation, situation, times);
+        Ok(())
+    }
+
+    fn add(&mut self, operation: Operation, situation: Situation, times: Times) {
         let rounds = self.0.entry((operation, situation)).or_default();
         rounds.push(times.measured());
-        Ok(())
     }
 
     /// Tells what all rounds said.

@@ -52,6 +52,12 @@ fn draw(file: &Path, figures: &Figures) -> Result<(), Box<dyn std::error::Error>
             RGBColor(30, 90, 180),
         ),
         (
+            "ours, in batches",
+            Which::Ours,
+            Situation::Batch,
+            RGBColor(20, 160, 190),
+        ),
+        (
             "stock, filtered out",
             Which::Stock,
             Situation::Filtered,
@@ -118,6 +124,7 @@ mod tests {
             (Situation::Nobody, 0, 400.0),
             (Situation::Everything, 1, 1400.0),
             (Situation::Everything, 256, 90_000.0),
+            (Situation::Batch, 1, 600.0),
             (Situation::Peer, 1, 800.0),
         ]
         .map(|(situation, count, value)| line(comm, situation, count, value));
@@ -129,6 +136,7 @@ mod tests {
         assert!(svg.starts_with("<svg"), "{svg}");
         // A circle and a point of the line for each figure, in the series' color.
         assert_eq!(svg.matches("fill=\"#1E5AB4\"").count(), 2, "{svg}");
+        assert_eq!(svg.matches("fill=\"#14A0BE\"").count(), 1, "{svg}");
         assert!(svg.contains("eBPF"), "{svg}");
     }
 }

@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use protocol::bench::{Cost, Figure, Flood, Latency, Line, Many, Operation, Situation};
+use protocol::bench::{
+    Burst, Cost, Figure, Flood, Latency, Line, MOST_UNREAD, Many, Operation, Reading, Situation,
+};
 
 /// Which kernel a figure is of.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -34,7 +36,9 @@ type Key = (Which, Operation, Situation, u32);
 pub struct Figures {
     figures: BTreeMap<Key, Figure>,
     missing: BTreeMap<(Which, Situation), String>,
-    floods: BTreeMap<Which, Vec<Flood>>,
+    readings: BTreeMap<(Which, Situation, u32), Reading>,
+    bursts: BTreeMap<(Which, Situation), Burst>,
+    floods: BTreeMap<(Which, Situation), Vec<Flood>>,
     latencies: BTreeMap<Which, Vec<Latency>>,
     many: BTreeMap<Which, Vec<Many>>,
 }
@@ -52,7 +56,15 @@ impl Figures {
                 Line::Missing {
                     situation, reason, ..
                 } => _ = self.missing.insert((which, situation), reason),
-                Line::Flood(flood) => self.floods.entry(which).or_default().push(flood),
+                Line::Reading(reading) => {
+                    let key = (which, reading.situation, reading.unread);
+                    self.readings.insert(key, reading);
+                }
+                Line::Burst(burst) => _ = self.bursts.insert((which, burst.situation), burst),
+                Line::Flood(flood) => {
+                    let key = (which, flood.situation);
+                    self.floods.entry(key).or_default().push(flood);
+                }
                 Line::Latency(latency) => self.latencies.entry(which).or_default().push(latency),
                 Line::Many(many) => self.many.entry(which).or_default().push(many),
             }
@@ -134,9 +146,36 @@ impl Figures {
         self.figures.get(&key)?.cost
     }
 
+    /// What it takes to read so many events that wait.
+    pub fn reading(&self, which: Which, situation: Situation, unread: u32) -> Option<&Reading> {
+        self.readings.get(&(which, situation, unread))
+    }
+
+    /// All of these.
+    pub fn readings(&self) -> impl Iterator<Item = (Which, &Reading)> {
+        let entries = self.readings.iter();
+        entries.map(|((which, ..), reading)| (*which, reading))
+    }
+
+    /// Instructions of a COMM event for who raises it above those with nobody listening, and for its
+    /// one reader, who reads when many are there.
+    pub fn end_to_end(&self, which: Which, situation: Situation) -> Option<f64> {
+        let raised = self.cost(which, Operation::Comm, situation, 1)?;
+        let read = match situation {
+            Situation::Peer => self.whole(which, Operation::Read, situation, 1)?,
+            _ => self.reading(which, situation, MOST_UNREAD)?.instructions,
+        };
+        Some(raised + read)
+    }
+
+    /// Events of a burst that the default buffer keeps.
+    pub fn kept(&self, which: Which, situation: Situation) -> Option<f64> {
+        Some(self.bursts.get(&(which, situation))?.kept as f64)
+    }
+
     /// Events a second until the first loss, all rounds together, and how many of them had a loss.
-    pub fn flood(&self, which: Which) -> Option<(f64, usize, usize)> {
-        let floods = self.floods.get(&which)?;
+    pub fn flood(&self, which: Which, situation: Situation) -> Option<(f64, usize, usize)> {
+        let floods = self.floods.get(&(which, situation))?;
         let events: u64 = floods.iter().map(|flood| flood.events).sum();
         let seconds: f64 = floods.iter().map(|flood| flood.seconds).sum();
         let lost = floods.iter().filter(|flood| flood.lost).count();
@@ -188,6 +227,57 @@ pub mod tests {
         })
     }
 
+    /// The same figure, measured in turn with nobody listening.
+    pub fn with_cost(line: Line, instructions: f64) -> Line {
+        let Line::Figure(figure) = line else {
+            panic!("{line:?} is no figure");
+        };
+        let cost = Some(Cost {
+            instructions,
+            spread: 2.0,
+        });
+        Line::Figure(Figure { cost, ..figure })
+    }
+
+    /// Events of a burst that were kept.
+    pub fn burst(situation: Situation, kept: u64) -> Line {
+        Line::Burst(Burst { situation, kept })
+    }
+
+    /// Events that are read, in so many datagrams.
+    pub fn reading(situation: Situation, unread: u32, datagrams: u32, instructions: f64) -> Line {
+        Line::Reading(Reading {
+            situation,
+            unread,
+            datagrams,
+            instructions,
+            spread: 0.0,
+        })
+    }
+
+    #[test]
+    fn raising_and_reading_are_added() {
+        let mut figures = Figures::default();
+        let lines = vec![
+            line(Operation::Comm, Situation::Nobody, 0, 400.0),
+            line(Operation::Comm, Situation::Everything, 1, 1200.0),
+            line(Operation::Comm, Situation::Batch, 1, 650.0),
+            line(Operation::Comm, Situation::Batch, 8, 1650.0),
+            line(Operation::Comm, Situation::Peer, 1, 825.0),
+            line(Operation::Read, Situation::Peer, 1, 38.0),
+            reading(Situation::Everything, MOST_UNREAD, MOST_UNREAD, 1100.0),
+            reading(Situation::Batch, 1, 1, 1400.0),
+            reading(Situation::Batch, MOST_UNREAD, 12, 50.0),
+        ];
+        figures.add(Which::Ours, lines);
+        let sum = |situation| figures.end_to_end(Which::Ours, situation);
+        assert_eq!(sum(Situation::Everything), Some(1900.0));
+        assert_eq!(sum(Situation::Batch), Some(300.0));
+        assert_eq!(sum(Situation::Peer), Some(463.0));
+        let stock = figures.end_to_end(Which::Stock, Situation::Everything);
+        assert_eq!(stock, None);
+    }
+
     #[test]
     fn costs_are_above_the_same_operation_alone() {
         let mut figures = Figures::default();
@@ -214,14 +304,8 @@ pub mod tests {
     #[test]
     fn costs_measured_in_turn_count() {
         let mut figures = Figures::default();
-        let mut with = line(Operation::ShortFork, Situation::Filtered, 1, 20_600.0);
-        let Line::Figure(figure) = &mut with else {
-            panic!("a figure was made");
-        };
-        figure.cost = Some(Cost {
-            instructions: 1.0,
-            spread: 2.0,
-        });
+        let with = line(Operation::ShortFork, Situation::Filtered, 1, 20_600.0);
+        let with = with_cost(with, 1.0);
         let alone = line(Operation::ShortFork, Situation::Nobody, 0, 20_000.0);
         figures.add(Which::Ours, vec![alone, with]);
         let cost = figures.cost(Which::Ours, Operation::ShortFork, Situation::Filtered, 1);
@@ -233,6 +317,7 @@ pub mod tests {
         let mut figures = Figures::default();
         let flood = |events, lost| {
             Line::Flood(Flood {
+                situation: Situation::Everything,
                 events,
                 seconds: 2.0,
                 lost,
@@ -242,8 +327,13 @@ pub mod tests {
             Which::Ours,
             vec![flood(80, false), flood(2, true), flood(38, true)],
         );
-        assert_eq!(figures.flood(Which::Ours), Some((20.0, 2, 3)));
-        assert_eq!(figures.flood(Which::Stock), None);
+        let flood = |which, situation| figures.flood(which, situation);
+        assert_eq!(
+            flood(Which::Ours, Situation::Everything),
+            Some((20.0, 2, 3))
+        );
+        assert_eq!(flood(Which::Ours, Situation::Batch), None);
+        assert_eq!(flood(Which::Stock, Situation::Everything), None);
     }
 
     #[test]

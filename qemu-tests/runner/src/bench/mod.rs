@@ -20,6 +20,7 @@ use crate::settings::{Kernel, Settings};
 use crate::virtme::text;
 use crate::vm::{self, BOOT_LIMIT, Vm};
 
+mod batches;
 mod chart;
 mod figures;
 mod made;
@@ -229,7 +230,12 @@ impl<'a> Output<'a> {
     fn count(&mut self, line: Line) -> Result<()> {
         match &line {
             Line::Total(total) => self.total = *total,
-            Line::Figure(_) | Line::Flood(_) | Line::Latency(_) | Line::Many(_) => self.done += 1,
+            Line::Figure(_)
+            | Line::Reading(_)
+            | Line::Burst(_)
+            | Line::Flood(_)
+            | Line::Latency(_)
+            | Line::Many(_) => self.done += 1,
             Line::Missing { figures, .. } => self.done += figures,
         }
         if self.done > self.total {
@@ -264,7 +270,7 @@ mod tests {
 
     #[test]
     fn figures_that_were_not_announced_are_an_error() {
-        let flood = b"{\"flood\":{\"events\":1,\"seconds\":1.0,\"lost\":false}}\n";
-        assert!(Output::new("ours").take(flood).is_err());
+        let burst = b"{\"burst\":{\"situation\":\"batch\",\"kept\":1}}\n";
+        assert!(Output::new("ours").take(burst).is_err());
     }
 }

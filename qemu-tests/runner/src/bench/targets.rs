@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What must show, and whether it does.
 
-use protocol::bench::{BESIDE, MANY, Many, Operation, Situation, THOUSANDS};
+use protocol::bench::{BESIDE, MANY, MOST_UNREAD, Many, Operation, Situation, THOUSANDS};
 use serde::Serialize;
 
 use crate::bench::figures::{Figures, Which};
@@ -12,6 +12,19 @@ pub const HOOK: f64 = 2.0;
 /// What an event in one of many listening containers may cost, as a multiple of one in a single one.
 const CONTAINERS: f64 = 1.05;
 
+/// How many events a datagram has where reading one is to be cheap.
+const IN_A_DATAGRAM: u32 = 40;
+
+/// How much ours may be.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Limit {
+    /// Not more than this.
+    AtMost(f64),
+    /// Not less than this.
+    AtLeast(f64),
+}
+
 /// One line of what must show.
 #[derive(Debug, Serialize)]
 pub struct Target {
@@ -21,18 +34,23 @@ pub struct Target {
     pub stock: Option<f64>,
     /// On ours.
     pub ours: Option<f64>,
-    /// What ours may be at most.
-    pub at_most: f64,
+    /// How much ours may be.
+    #[serde(flatten)]
+    pub limit: Limit,
     /// Digits behind the point that count.
     pub digits: usize,
 }
 
 impl Target {
-    /// Whether ours is small enough, as far as the digits tell; `None` if it is not known.
+    /// Whether ours is as it has to be, as far as the digits tell; `None` if it is not known.
     pub fn is_met(&self) -> Option<bool> {
         let unit = 10f64.powi(self.digits as i32);
-        self.ours
-            .map(|ours| (ours * unit).round() / unit <= self.at_most)
+        let round = |value: f64| (value * unit).round();
+        let ours = round(self.ours?);
+        Some(match self.limit {
+            Limit::AtMost(most) => ours <= round(most),
+            Limit::AtLeast(least) => ours >= round(least),
+        })
     }
 }
 
@@ -44,7 +62,7 @@ pub fn all(figures: &Figures) -> Vec<Target> {
             case: case.to_owned(),
             stock: cost(Which::Stock),
             ours: cost(Which::Ours),
-            at_most,
+            limit: Limit::AtMost(at_most),
             digits: 0,
         }
     };
@@ -66,6 +84,7 @@ pub fn all(figures: &Figures) -> Vec<Target> {
     ] {
         targets.push(comm(case, Situation::Everything, listeners, at_most));
     }
+    targets.extend(batches(figures));
     for count in [256, THOUSANDS] {
         targets.push(containers(figures, count));
     }
@@ -79,6 +98,55 @@ pub fn all(figures: &Figures) -> Vec<Target> {
     targets
 }
 
+/// What listeners save that get events in batches. What stock does, it does with single events.
+fn batches(figures: &Figures) -> Vec<Target> {
+    let (single, batch) = (Situation::Everything, Situation::Batch);
+    let mut targets = Vec::new();
+    for (listeners, at_most, case) in [
+        (1, 400.0, "COMM delivered to 1 listener, with BATCH"),
+        (8, 1700.0, "COMM delivered to 8 listeners, with BATCH"),
+        (64, 12500.0, "COMM delivered to 64 listeners, with BATCH"),
+        (256, 50000.0, "COMM delivered to 256 listeners, with BATCH"),
+    ] {
+        let cost = |which, situation| figures.cost(which, Operation::Comm, situation, listeners);
+        targets.push(Target {
+            case: case.to_owned(),
+            stock: cost(Which::Stock, single),
+            ours: cost(Which::Ours, batch),
+            limit: Limit::AtMost(at_most),
+            digits: 0,
+        });
+    }
+    let reading = |which, situation| figures.reading(which, situation, MOST_UNREAD);
+    targets.push(Target {
+        case: format!("reading an event, with BATCH, {IN_A_DATAGRAM} and more in a datagram"),
+        stock: reading(Which::Stock, single).map(|reading| reading.instructions),
+        ours: reading(Which::Ours, batch)
+            .filter(|reading| reading.unread >= IN_A_DATAGRAM * reading.datagrams)
+            .map(|reading| reading.instructions),
+        limit: Limit::AtMost(55.0),
+        digits: 0,
+    });
+    // Without eBPF there is nothing to compare with.
+    if let Some(most) = figures.end_to_end(Which::Ours, Situation::Peer) {
+        targets.push(Target {
+            case: "COMM delivered to 1 listener and read, with BATCH, against eBPF".to_owned(),
+            stock: figures.end_to_end(Which::Stock, single),
+            ours: figures.end_to_end(Which::Ours, batch),
+            limit: Limit::AtMost(most),
+            digits: 0,
+        });
+    }
+    targets.push(Target {
+        case: "events of a burst kept in the default buffer, with BATCH".to_owned(),
+        stock: figures.kept(Which::Stock, single),
+        ours: figures.kept(Which::Ours, batch),
+        limit: Limit::AtLeast(2300.0),
+        digits: 0,
+    });
+    targets
+}
+
 /// A request, its sender's own instructions.
 fn request(figures: &Figures, operation: Operation, others: u32, at_most: f64) -> Target {
     let whole = |which| figures.whole(which, operation, Situation::Everything, others);
@@ -86,7 +154,7 @@ fn request(figures: &Figures, operation: Operation, others: u32, at_most: f64) -
         case: format!("{} beside {others} others", operation.name()),
         stock: whole(Which::Stock),
         ours: whole(Which::Ours),
-        at_most,
+        limit: Limit::AtMost(at_most),
         digits: 0,
     }
 }
@@ -101,7 +169,7 @@ fn close(figures: &Figures, others: u32) -> Target {
         case: format!("closing a listener beside {others} others, against beside 0"),
         stock: ratio(Which::Stock),
         ours: ratio(Which::Ours),
-        at_most: 1.1,
+        limit: Limit::AtMost(1.1),
         digits: 2,
     }
 }
@@ -115,7 +183,7 @@ fn many(figures: &Figures) -> [Target; 2] {
         ours: stock
             .zip(ours)
             .map(|(stock, ours)| time(ours) / time(stock)),
-        at_most,
+        limit: Limit::AtMost(at_most),
         digits: 1,
     };
     [
@@ -142,7 +210,7 @@ fn no_listener(figures: &Figures) -> Target {
         case: "no listener, against CONFIG_PROC_EVENTS=n: the dearest hook".to_owned(),
         stock: None,
         ours: costs.and_then(|costs| costs.into_iter().reduce(f64::max)),
-        at_most: HOOK,
+        limit: Limit::AtMost(HOOK),
         // An operation passes several hooks, and what all of them cost is known exactly.
         digits: 1,
     }
@@ -163,7 +231,7 @@ fn containers(figures: &Figures, count: u32) -> Target {
         case: format!("COMM in one of {count} listening containers, against one of 1"),
         stock: ratio(Which::Stock),
         ours: ratio(Which::Ours),
-        at_most: CONTAINERS,
+        limit: Limit::AtMost(CONTAINERS),
         digits: 2,
     }
 }
@@ -171,7 +239,7 @@ fn containers(figures: &Figures, count: u32) -> Target {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::figures::tests::line;
+    use crate::bench::figures::tests::{burst, line, reading};
 
     fn figures(ours: f64) -> Figures {
         let mut figures = Figures::default();
@@ -203,6 +271,60 @@ mod tests {
         assert_eq!(verdict(&figures(1.0), "COMM delivered to 8"), None);
         assert_eq!(verdict(&figures(1.0), "COMM in one of 256"), Some(false));
         assert_eq!(verdict(&figures(1.0), "no listener"), None);
+    }
+
+    #[test]
+    fn a_burst_is_to_be_kept() {
+        for (kept, is_met) in [(2299, false), (2300, true)] {
+            let mut figures = Figures::default();
+            figures.add(Which::Ours, vec![burst(Situation::Batch, kept)]);
+            assert_eq!(verdict(&figures, "events of a burst"), Some(is_met));
+        }
+    }
+
+    #[test]
+    fn reading_counts_where_datagrams_are_full() {
+        for (datagrams, instructions, is_met) in [
+            (12, 55.0, Some(true)),
+            (12, 56.0, Some(false)),
+            (13, 55.0, None),
+        ] {
+            let mut figures = Figures::default();
+            let line = reading(Situation::Batch, MOST_UNREAD, datagrams, instructions);
+            figures.add(Which::Ours, vec![line]);
+            assert_eq!(verdict(&figures, "reading an event"), is_met);
+        }
+    }
+
+    #[test]
+    fn ebpf_of_the_same_run_is_the_limit() {
+        let case = "COMM delivered to 1 listener and read";
+        for (read, is_met) in [(62.6, false), (62.4, true)] {
+            let mut figures = figures(795.0);
+            assert!(
+                !all(&figures)
+                    .iter()
+                    .any(|target| target.case.starts_with(case))
+            );
+            let lines = vec![
+                line(Operation::Comm, Situation::Batch, 1, 800.0),
+                reading(Situation::Batch, MOST_UNREAD, 12, read),
+                line(Operation::Comm, Situation::Peer, 1, 824.0),
+                line(Operation::Read, Situation::Peer, 1, 38.2),
+            ];
+            figures.add(Which::Ours, lines);
+            assert_eq!(verdict(&figures, case), Some(is_met));
+        }
+    }
+
+    #[test]
+    fn limits_are_told_by_name() {
+        let mut figures = Figures::default();
+        figures.add(Which::Ours, vec![burst(Situation::Batch, 1)]);
+        let targets = serde_json::to_string(&all(&figures)).unwrap();
+        for limit in [r#""at_most":400.0"#, r#""at_least":2300.0"#] {
+            assert!(targets.contains(limit), "{targets}");
+        }
     }
 
     #[test]

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What events cost that may share a datagram, which listeners have to ask for.
+
+use std::thread;
+
+use anyhow::Result;
+use protocol::bench::{MOST_UNREAD, Operation, Situation};
+
+use crate::bench::crowd::Crowd;
+use crate::bench::rounds::Rounds;
+use crate::bench::worker::Worker;
+use crate::bench::{CROWDS, LINGER, ROUNDS, burst, missing, reading};
+use crate::listing;
+use crate::wire::{BATCH, LISTEN, mask, proc_listen};
+
+/// How many figures there are: delivered to each crowd, reading, and a burst.
+pub const FIGURES: usize = CROWDS.len() + reading::FIGURES + 1;
+
+/// Measures all of them.
+pub fn run(worker: &mut Worker) -> Result<()> {
+    if are_missing(FIGURES)? {
+        return Ok(());
+    }
+    for count in CROWDS {
+        crowd(worker, count)?;
+    }
+    reading::run(Situation::Batch)?;
+    burst::run(Situation::Batch)
+}
+
+/// Whether the kernel has no batches: then so many figures are told to be missing.
+pub fn are_missing(figures: usize) -> Result<bool> {
+    if listing::is_there() {
+        return Ok(false);
+    }
+    let reason = "each event has a datagram of its own".to_owned();
+    missing(figures, Situation::Batch, reason)?;
+    Ok(true)
+}
+
+/// The request for the events of a mask, in the form in which the situation has them.
+pub fn request(situation: Situation, mask: u32) -> Vec<u32> {
+    match situation {
+        Situation::Batch => proc_listen(LISTEN, mask, BATCH).to_vec(),
+        _ => vec![LISTEN, mask],
+    }
+}
+
+/// That many listeners, and nobody in turn. However many they are, the same number of events is
+/// raised before they read: what finds nothing unread, or only what is full, needs a new datagram,
+/// and each event has its share of that.
+fn crowd(worker: &mut Worker, count: u32) -> Result<()> {
+    let mut crowd = Crowd::silent(count)?;
+    let mut rounds = Rounds::default();
+    for _ in 0..ROUNDS {
+        rounds.measure(worker, Operation::Comm, Situation::Nobody, &mut |_| {
+            crowd.expect_nothing()
+        })?;
+        crowd.change_form(Situation::Batch, mask::ALL)?;
+        rounds.measure_of(
+            MOST_UNREAD.into(),
+            worker,
+            Operation::Comm,
+            Situation::Batch,
+            &mut |times| crowd.drain(mask::COMM, times),
+        )?;
+        crowd.ignore()?;
+        thread::sleep(LINGER);
+    }
+    rounds.tell(Operation::Comm, Situation::Batch, count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_batches_are_asked_for_in_the_third_form() {
+        assert_eq!(request(Situation::Everything, mask::SID), [1, 0x80]);
+        let batch = request(Situation::Batch, mask::SID);
+        assert_eq!(batch, [1, 0x80, 0x4, 0, 0, 0]);
+    }
+}

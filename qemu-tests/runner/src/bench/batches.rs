@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What a listener saves that gets events in batches, beside those who get them one by one.
+
+use std::collections::BTreeMap;
+
+use protocol::bench::{MOST_UNREAD, Operation, SOME_UNREAD, Situation, UNREAD};
+
+use crate::bench::figures::{Figures, Which};
+use crate::bench::report::{CROWDS, with_spread};
+use crate::bench::table::{Section, number};
+use crate::number::grouped;
+
+/// Who gets events, and how.
+const COLUMNS: [(&str, Which, Situation); 4] = [
+    ("stock", Which::Stock, Situation::Everything),
+    ("ours", Which::Ours, Situation::Everything),
+    ("ours with BATCH", Which::Ours, Situation::Batch),
+    ("eBPF", Which::Ours, Situation::Peer),
+];
+
+/// The table.
+pub fn section(figures: &Figures) -> Section {
+    let row = |case: String, cell: &dyn Fn(Which, Situation) -> String| {
+        let cells = COLUMNS.map(|(_, which, situation)| cell(which, situation));
+        [case].into_iter().chain(cells).collect::<Vec<_>>()
+    };
+    let mut rows = Vec::new();
+    for count in CROWDS {
+        let case = match count {
+            1 => "COMM delivered to 1 listener".to_owned(),
+            _ => format!("COMM delivered to {count} listeners"),
+        };
+        rows.push(row(case, &|which, situation| {
+            with_spread(figures.in_turn(which, Operation::Comm, situation, count))
+        }));
+    }
+    for unread in UNREAD {
+        rows.push(row(reading_case(figures, unread), &|which, situation| {
+            number(read(figures, which, situation, unread))
+        }));
+    }
+    let case = "end to end: COMM delivered to 1 listener, and read".to_owned();
+    rows.push(row(case, &|which, situation| {
+        number(figures.end_to_end(which, situation))
+    }));
+    let case = "events of a burst kept in the default buffer".to_owned();
+    rows.push(row(case, &|which, situation| {
+        number(figures.kept(which, situation))
+    }));
+    let heads = COLUMNS.map(|(name, ..)| name.to_owned());
+    Section {
+        title: "Batches",
+        about: format!(
+            "With PROC_CN_LISTEN_BATCH, an event that finds an unread one shares its datagram. \
+             Delivered: instructions above the same with\nnobody listening; with BATCH, listeners \
+             read after {MOST_UNREAD} events each time, and an event has its share of new datagrams. \
+             Reading: an event's\nshare of what it takes to read all that are unread, and to be told \
+             that there are no more. End to end: both, {MOST_UNREAD} events\nunread ({SOME_UNREAD} \
+             with eBPF). The burst is a number of events: who raises them goes on until some are \
+             lost."
+        ),
+        head: ["case".to_owned()].into_iter().chain(heads).collect(),
+        rows,
+    }
+}
+
+/// What is read, and how many events a datagram has then.
+fn reading_case(figures: &Figures, unread: u32) -> String {
+    let case = format!("reading an event, {unread} unread");
+    match figures.reading(Which::Ours, Situation::Batch, unread) {
+        Some(reading) => {
+            let each = f64::from(unread) / f64::from(reading.datagrams);
+            format!("{case} (with BATCH {} in a datagram)", grouped(each, 1))
+        }
+        None => case,
+    }
+}
+
+/// Instructions of each of so many events. Of eBPF's records there are always the same number.
+fn read(figures: &Figures, which: Which, situation: Situation, unread: u32) -> Option<f64> {
+    match situation {
+        Situation::Peer if unread == SOME_UNREAD => {
+            figures.whole(which, Operation::Read, situation, 1)
+        }
+        _ => Some(figures.reading(which, situation, unread)?.instructions),
+    }
+}
+
+/// A value of each column that has one, by the columns' names.
+pub fn by_column(value: impl Fn(Which, Situation) -> Option<f64>) -> BTreeMap<&'static str, f64> {
+    COLUMNS
+        .into_iter()
+        .filter_map(|(name, which, situation)| Some((name, value(which, situation)?)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::figures::tests::{burst, line, reading, with_cost};
+
+    fn figures() -> Figures {
+        let mut figures = Figures::default();
+        let comm = Operation::Comm;
+        figures.add(
+            Which::Ours,
+            vec![
+                with_cost(line(comm, Situation::Everything, 8, 5000.0), 4700.0),
+                with_cost(line(comm, Situation::Batch, 8, 2000.0), 1600.0),
+                with_cost(line(comm, Situation::Batch, 1, 600.0), 200.0),
+                with_cost(line(comm, Situation::Peer, 1, 825.0), 425.0),
+                line(Operation::Read, Situation::Peer, 1, 38.0),
+                reading(Situation::Batch, MOST_UNREAD, 16, 51.0),
+                burst(Situation::Batch, 2352),
+            ],
+        );
+        figures.add(Which::Stock, vec![burst(Situation::Everything, 221)]);
+        figures
+    }
+
+    #[test]
+    fn each_column_has_its_figures() {
+        let Section { head, rows, .. } = section(&figures());
+        assert_eq!(head.len(), 1 + COLUMNS.len());
+        for expected in [
+            ["COMM delivered to 8 listeners", "-", "4,700", "1,600", "-"],
+            ["COMM delivered to 256 listeners", "-", "-", "-", "-"],
+            ["reading an event, 64 unread", "-", "-", "-", "38"],
+            [
+                "reading an event, 512 unread (with BATCH 32.0 in a datagram)",
+                "-",
+                "-",
+                "51",
+                "-",
+            ],
+            [
+                "end to end: COMM delivered to 1 listener, and read",
+                "-",
+                "-",
+                "251",
+                "463",
+            ],
+            [
+                "events of a burst kept in the default buffer",
+                "221",
+                "-",
+                "2,352",
+                "-",
+            ],
+        ] {
+            assert!(rows.iter().any(|row| *row == expected), "{rows:?}");
+        }
+    }
+
+    #[test]
+    fn columns_without_a_value_are_left_out() {
+        let figures = figures();
+        let kept = by_column(|which, situation| figures.kept(which, situation));
+        let expected = BTreeMap::from([("ours with BATCH", 2352.0), ("stock", 221.0)]);
+        assert_eq!(kept, expected);
+    }
+}
