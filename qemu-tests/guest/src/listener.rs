@@ -16,8 +16,8 @@ use zerocopy::IntoBytes;
 
 use crate::patience;
 use crate::wire::{
-    CN_PROC, ConnectorHeader, Event, IGNORE, LISTEN, MESSAGE_SIZE, NLMSG_DONE, NetlinkHeader,
-    Received, RequestHeader,
+    BATCH_SIZE, CN_PROC, ConnectorHeader, Event, IGNORE, LISTEN, NLMSG_DONE, NetlinkHeader,
+    Received, RequestHeader, proc_listen,
 };
 
 /// How long to wait for an event that has to come.
@@ -71,6 +71,8 @@ pub struct Listener {
     socket: Socket,
     /// Received while something else was looked for.
     pending: VecDeque<Received>,
+    /// The rest of the last datagram.
+    unread: VecDeque<Received>,
 }
 
 impl Listener {
@@ -122,6 +124,13 @@ impl Listener {
     pub fn listen(mask: u32) -> Result<Self, ListenerError> {
         let listener = Self::open()?;
         listener.request(&[LISTEN, mask])?;
+        Ok(listener)
+    }
+
+    /// A listener for the events of a mask, with `PROC_CN_LISTEN_*` (24-byte form).
+    pub fn listen_with(mask: u32, flags: u32) -> Result<Self, ListenerError> {
+        let listener = Self::open()?;
+        listener.request(&proc_listen(LISTEN, mask, flags))?;
         Ok(listener)
     }
 
@@ -189,18 +198,14 @@ impl Listener {
         self.receive_new(deadline)
     }
 
-    fn receive_new(&self, deadline: Instant) -> Result<Option<Received>, ListenerError> {
+    fn receive_new(&mut self, deadline: Instant) -> Result<Option<Received>, ListenerError> {
         loop {
-            // One byte more than a message shows one that is too long.
-            let mut buffer = Vec::with_capacity(MESSAGE_SIZE + 1);
-            match self.socket.recv_from(&mut buffer, libc::MSG_DONTWAIT) {
-                Ok((_, sender)) => {
-                    let sender = (sender.port_number(), sender.multicast_groups());
-                    let received = Received::decode(&buffer, sender);
-                    return received.map(Some).map_err(ListenerError::Malformed);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(ListenerError::System("recvfrom", error)),
+            if let Some(received) = self.unread.pop_front() {
+                return Ok(Some(received));
+            }
+            if let Some(datagram) = self.receive_datagram()? {
+                self.unread = datagram.into();
+                continue;
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -212,6 +217,21 @@ impl Listener {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(error) => return Err(ListenerError::System("poll", error.into())),
             }
+        }
+    }
+
+    /// The messages of the next datagram, if there is one.
+    pub fn receive_datagram(&self) -> Result<Option<Vec<Received>>, ListenerError> {
+        // One byte more than a datagram has shows one that is too long.
+        let mut buffer = Vec::with_capacity(BATCH_SIZE + 1);
+        match self.socket.recv_from(&mut buffer, libc::MSG_DONTWAIT) {
+            Ok((_, sender)) => {
+                let sender = (sender.port_number(), sender.multicast_groups());
+                let received = Received::decode_all(&buffer, sender);
+                received.map(Some).map_err(ListenerError::Malformed)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(ListenerError::System("recvfrom", error)),
         }
     }
 
@@ -281,6 +301,7 @@ impl From<Socket> for Listener {
         Self {
             socket,
             pending: VecDeque::new(),
+            unread: VecDeque::new(),
         }
     }
 }

@@ -32,6 +32,8 @@ pub struct Line {
     pub lost: u64,
     /// What it listens for.
     pub mask: u32,
+    /// In which form, `PROC_CN_LISTEN_*`.
+    pub flags: u32,
 }
 
 /// Who listens.
@@ -94,7 +96,7 @@ impl Listing {
 /// More bytes than a listing has in any test.
 const LONGEST: usize = 1 << 21;
 
-const COLUMNS: [&str; 9] = [
+const COLUMNS: [&str; 10] = [
     "port_id",
     "pid",
     "uid",
@@ -104,6 +106,7 @@ const COLUMNS: [&str; 9] = [
     "delivered",
     "lost",
     "mask",
+    "flags",
 ];
 
 impl Line {
@@ -119,6 +122,7 @@ impl Line {
             delivered,
             lost,
             mask,
+            flags,
         ] = words.as_slice()
         else {
             return None;
@@ -132,9 +136,14 @@ impl Line {
             net_ns: net_ns.parse().ok()?,
             delivered: delivered.parse().ok()?,
             lost: lost.parse().ok()?,
-            mask: u32::from_str_radix(mask.strip_prefix("0x")?, 16).ok()?,
+            mask: bits(mask)?,
+            flags: bits(flags)?,
         })
     }
+}
+
+fn bits(word: &str) -> Option<u32> {
+    u32::from_str_radix(word.strip_prefix("0x")?, 16).ok()
 }
 
 /// Opens it.
@@ -176,11 +185,11 @@ pub fn leaks() -> impl FnMut() -> Result<(), String> {
 mod tests {
     use super::*;
 
-    const HEAD: &str = "   port_id        pid        uid     pid_ns    user_ns     net_ns    delivered         lost       mask";
+    const HEAD: &str = "   port_id        pid        uid     pid_ns    user_ns     net_ns    delivered         lost       mask      flags";
 
     #[test]
     fn each_column_has_its_place() {
-        let text = format!("listeners: 1\n{HEAD}\n 7 6 8 5 4 3 2 1 0xe00003c7\n");
+        let text = format!("listeners: 1\n{HEAD}\n 7 6 8 5 4 3 2 1 0xe00003c7 0x00000004\n");
         let line = Line {
             port_id: 7,
             pid: 6,
@@ -191,6 +200,7 @@ mod tests {
             delivered: 2,
             lost: 1,
             mask: 0xe000_03c7,
+            flags: 4,
         };
         let listing = Listing {
             count: 1,

@@ -27,7 +27,7 @@ use crate::listing::Listing;
 use crate::patience;
 use crate::stress::{cpus, execute_true, pin};
 use crate::tests::container::{Container, PID};
-use crate::wire::{LISTEN, mask};
+use crate::wire::{BATCH, LISTEN, mask, proc_listen};
 
 /// How much is to happen.
 #[derive(Args)]
@@ -64,20 +64,24 @@ enum Pace {
     Stuck,
 }
 
-/// Who reads, and what.
-const READERS: [(Pace, u32); 12] = [
-    (Pace::Fast, mask::ALL),
-    (Pace::Slow, mask::ALL),
-    (Pace::Stuck, mask::ALL),
-    (Pace::Fast, mask::FORK),
-    (Pace::Fast, mask::EXEC),
-    (Pace::Fast, mask::EXIT),
-    (Pace::Fast, mask::NONZERO_EXIT),
-    (Pace::Fast, mask::COMM),
-    (Pace::Slow, mask::UID | mask::GID),
-    (Pace::Stuck, mask::SID),
-    (Pace::Slow, mask::SESSION_END),
-    (Pace::Stuck, mask::FORK | mask::NONZERO_EXIT),
+/// Who reads, and what, with which flags.
+const READERS: [(Pace, u32, u32); 16] = [
+    (Pace::Fast, mask::ALL, 0),
+    (Pace::Slow, mask::ALL, 0),
+    (Pace::Stuck, mask::ALL, 0),
+    (Pace::Fast, mask::ALL, BATCH),
+    (Pace::Slow, mask::ALL, BATCH),
+    (Pace::Stuck, mask::ALL, BATCH),
+    (Pace::Fast, mask::FORK, 0),
+    (Pace::Fast, mask::EXEC, 0),
+    (Pace::Fast, mask::EXIT, 0),
+    (Pace::Fast, mask::NONZERO_EXIT, 0),
+    (Pace::Fast, mask::COMM, BATCH),
+    (Pace::Slow, mask::UID | mask::GID, 0),
+    (Pace::Slow, mask::FORK | mask::EXIT, BATCH),
+    (Pace::Stuck, mask::SID, 0),
+    (Pace::Slow, mask::SESSION_END, 0),
+    (Pace::Stuck, mask::FORK | mask::NONZERO_EXIT, 0),
 ];
 
 /// How many events of each kind, by its bit in a mask. A failed exit is counted at both its bits.
@@ -186,12 +190,12 @@ pub fn run(options: &Options) -> TestResult {
 /// The first process of the namespace: makes the storms, and reads.
 fn weather(time: Duration) -> Result<()> {
     let mut readers = Vec::new();
-    for (pace, mask) in READERS {
+    for (pace, mask, flags) in READERS {
         let mut listener = Listener::open()?;
         if pace == Pace::Slow {
             listener.socket().set_rx_buf_sz(SMALL_BUFFER)?;
         }
-        listener.request(&[LISTEN, mask])?;
+        listener.request(&proc_listen(LISTEN, mask, flags))?;
         readers.push(Account::new(listener, mask)?);
     }
     let cpus = cpus()?;
@@ -264,7 +268,7 @@ fn read_until_over(readers: &mut [Account], storms: Vec<Child>, limit: Instant) 
         let end = child::pidfd(storm.pid())?;
         while !child::has_ended(&end, GLANCE)? {
             turns += 1;
-            for (reader, (pace, _)) in readers.iter_mut().zip(READERS) {
+            for (reader, (pace, ..)) in readers.iter_mut().zip(READERS) {
                 if pace == Pace::Fast || (pace == Pace::Slow && turns % SELDOM == 0) {
                     reader.read_at_most(TURN)?;
                 }
@@ -315,7 +319,7 @@ fn settle(readers: &mut [Account], raised: &Raised, time: Duration) -> Result<()
 /// The figures, and what is wrong with them.
 fn compare(readers: &[Account], raised: &Raised) -> Result<(Vec<String>, Vec<String>)> {
     let (mut figures, mut wrong) = (Vec::new(), Vec::new());
-    for (account, (pace, mask)) in readers.iter().zip(READERS) {
+    for (account, (pace, mask, flags)) in readers.iter().zip(READERS) {
         let line = Listing::of(account.port_id)?;
         let (delivered, lost) = (line.delivered, line.lost);
         let generated = raised.wanted(mask);
@@ -327,12 +331,12 @@ fn compare(readers: &[Account], raised: &Raised) -> Result<(Vec<String>, Vec<Str
             ..
         } = account;
         figures.push(format!(
-            "{pace:?} {mask:#010x}: generated {generated}, delivered {delivered}, lost {lost}, \
+            "{pace:?} {mask:#010x}, flags {flags}: generated {generated}, delivered {delivered}, lost {lost}, \
              unaccounted {unaccounted}, ENOBUFS {overruns}"
         ));
         if unaccounted != 0 || delivered != *events || lost != *missing {
             wrong.push(format!(
-                "{pace:?} {mask:#010x}: of {generated}, {delivered} were delivered and {events} \
+                "{pace:?} {mask:#010x}, flags {flags}: of {generated}, {delivered} were delivered and {events} \
                  read, {lost} lost and {missing} missed"
             ));
         }

@@ -21,7 +21,7 @@ use crate::child::{self, Child, Gate};
 use crate::listener::{Listener, ListenerError};
 use crate::listing::{Line, Listing};
 use crate::patience;
-use crate::wire::{IGNORE, LISTEN, mask};
+use crate::wire::{BATCH, IGNORE, LISTEN, mask, proc_listen};
 
 /// How much is to happen.
 #[derive(Args)]
@@ -37,13 +37,23 @@ pub struct Options {
 /// What is counted where it is raised, too.
 const COUNTED: u32 = mask::SID | mask::EXEC;
 
-/// Masks of the listeners that stay; the last one overruns.
-const STAYING: [u32; 4] = [mask::ALL, COUNTED, mask::FORK | mask::EXIT, mask::ALL];
+/// Masks and flags of the listeners that stay; the last ones overrun.
+const STAYING: [(u32, u32); 6] = [
+    (mask::ALL, 0),
+    (COUNTED, 0),
+    (COUNTED, BATCH),
+    (mask::FORK | mask::EXIT, BATCH),
+    (mask::ALL, BATCH),
+    (mask::ALL, 0),
+];
 
-/// Room of the listener that overruns, in bytes.
+/// How many overrun.
+const OVERRUN: usize = 2;
+
+/// Room of a listener that overruns, in bytes.
 const SMALL_BUFFER: usize = 4096;
 
-/// In which of the rounds of reading it reads.
+/// In which of the rounds of reading they read.
 const SELDOM: usize = 10;
 
 /// Workers beside those that raise events: two with threads, one that kills.
@@ -62,12 +72,12 @@ const END_LIMIT: Duration = Duration::from_secs(60);
 pub fn run(options: &Options) -> Result<()> {
     let cpus = cpus()?;
     let mut staying = Vec::new();
-    for (index, mask) in STAYING.into_iter().enumerate() {
+    for (index, (mask, flags)) in STAYING.into_iter().enumerate() {
         let mut listener = Listener::open()?;
-        if index + 1 == STAYING.len() {
+        if index + OVERRUN >= STAYING.len() {
             listener.socket().set_rx_buf_sz(SMALL_BUFFER as u32)?;
         }
-        listener.request(&[LISTEN, mask])?;
+        listener.request(&proc_listen(LISTEN, mask, flags))?;
         staying.push(Account::new(listener, mask)?);
     }
     let stop = Instant::now() + Duration::from_secs(options.seconds);
@@ -128,9 +138,12 @@ fn read_until(staying: &mut [Account], workers: &[Child], limit: Instant) -> Res
     for worker in workers {
         let end = child::pidfd(worker.pid())?;
         while !child::has_ended(&end, Duration::from_millis(50))? {
-            // The last one reads seldom: it overruns, again and again.
+            // The last ones read seldom: they overrun, again and again.
             rounds += 1;
-            let reading = staying.len() - usize::from(rounds % SELDOM != 0);
+            let reading = match rounds % SELDOM {
+                0 => staying.len(),
+                _ => staying.len() - OVERRUN,
+            };
             read(&mut staying[..reading])?;
             ensure!(Instant::now() < limit, "the workers do not end");
         }
@@ -279,8 +292,9 @@ fn churn_once(round: usize) -> Result<u64, ListenerError> {
     let listener = Listener::open_unprivileged()?;
     let masks = MASKS.iter().cycle().skip(round).take(1 + round % 3);
     let mut operations = 2;
-    for mask in masks {
-        listener.request(&[LISTEN, *mask])?;
+    for (index, mask) in masks.enumerate() {
+        let flags = if index % 2 == 0 { BATCH } else { 0 };
+        listener.request(&proc_listen(LISTEN, *mask, flags))?;
         operations += 1;
     }
     match round % 4 {

@@ -12,14 +12,28 @@ pub const MESSAGE_SIZE: usize = 76;
 /// `CN_IDX_PROC` and `CN_VAL_PROC`, also the multicast group.
 pub const CN_PROC: u32 = 1;
 
-/// `NLMSG_DONE`, the type of every connector message.
+/// `NLMSG_DONE`, the type of every connector message but events that a batch may hold.
 pub const NLMSG_DONE: u16 = 3;
+
+/// `PROC_CN_NLMSG_EVENT`, the type of events for listeners that asked for [`BATCH`].
+pub const NLMSG_EVENT: u16 = 0x10;
+
+/// `PROC_CN_LISTEN_BATCH`: events may share a datagram.
+pub const BATCH: u32 = 0x4;
+
+/// `PROC_CN_BATCH_SIZE`: no datagram is larger, in bytes.
+pub const BATCH_SIZE: usize = 4096;
 
 /// `PROC_CN_MCAST_LISTEN`.
 pub const LISTEN: u32 = 1;
 
 /// `PROC_CN_MCAST_IGNORE`.
 pub const IGNORE: u32 = 2;
+
+/// A `struct proc_listen`: the third form of requests.
+pub const fn proc_listen(op: u32, mask: u32, flags: u32) -> [u32; 6] {
+    [op, mask, flags, 0, 0, 0]
+}
 
 /// The bits of an event mask.
 pub mod mask {
@@ -125,7 +139,7 @@ pub struct Message {
     pub body: EventBody,
 }
 
-/// Headers of a request; 4 or 8 bytes follow.
+/// Headers of a request; 4, 8, or 24 bytes or more follow.
 #[derive(Clone, Copy, Debug, Immutable, IntoBytes)]
 #[repr(C)]
 pub struct RequestHeader {
@@ -401,7 +415,7 @@ impl Event {
     }
 }
 
-/// A datagram as it was received.
+/// A message as it was received.
 #[derive(Clone, Copy, Debug)]
 pub struct Received {
     /// The headers and the raw event.
@@ -415,12 +429,31 @@ pub struct Received {
 }
 
 impl Received {
-    /// Decodes a datagram, which has to have the exact size.
-    pub fn decode(datagram: &[u8], sender: (u32, u32)) -> Result<Self, String> {
-        let message = Message::read_from_bytes(datagram).map_err(|_| {
+    /// Decodes a datagram: a single message, or several of type [`NLMSG_EVENT`]. Each has to have
+    /// the exact size.
+    pub fn decode_all(datagram: &[u8], sender: (u32, u32)) -> Result<Vec<Self>, String> {
+        let length = datagram.len();
+        if length == 0 || length % MESSAGE_SIZE != 0 || length > BATCH_SIZE {
+            return Err(format!(
+                "a datagram has {length} bytes, and a message {MESSAGE_SIZE}"
+            ));
+        }
+        let messages = datagram.chunks_exact(MESSAGE_SIZE);
+        let received = messages.map(|message| Self::decode(message, sender));
+        let received = received.collect::<Result<Vec<_>, _>>()?;
+        let is_event = |received: &Self| received.message.netlink.kind == NLMSG_EVENT;
+        if received.len() > 1 && !received.iter().all(is_event) {
+            return Err(format!("these messages share a datagram: {received:?}"));
+        }
+        Ok(received)
+    }
+
+    /// Decodes a message, which has to have the exact size.
+    pub fn decode(message: &[u8], sender: (u32, u32)) -> Result<Self, String> {
+        let message = Message::read_from_bytes(message).map_err(|_| {
             format!(
-                "a datagram has {} bytes and not {MESSAGE_SIZE}",
-                datagram.len()
+                "a message has {} bytes and not {MESSAGE_SIZE}",
+                message.len()
             )
         })?;
         let (event, defined) = Event::decode(&message.body)?;
@@ -554,6 +587,26 @@ mod tests {
             (Event::Sid { task: one, left }, 24)
         );
         assert_eq!((received.timestamp_ns(), received.message.body.cpu), (5, 1));
+    }
+
+    fn events(count: usize, kind: u16) -> Vec<u8> {
+        let one = message(mask::SID, [0; 6]);
+        let mut one = Message::read_from_bytes(&one).unwrap();
+        one.netlink.kind = kind;
+        one.as_bytes().repeat(count)
+    }
+
+    #[test]
+    fn events_share_a_datagram_if_they_are_of_the_type() {
+        let decode = |count, kind| Received::decode_all(&events(count, kind), (0, 1));
+        assert_eq!(decode(53, NLMSG_EVENT).unwrap().len(), 53);
+        assert_eq!(decode(1, NLMSG_DONE).unwrap().len(), 1);
+        assert!(decode(54, NLMSG_EVENT).unwrap_err().contains("4104 bytes"));
+        assert!(decode(0, NLMSG_EVENT).is_err());
+        assert!(decode(2, NLMSG_DONE).unwrap_err().contains("share"));
+        let mut cut = events(3, NLMSG_EVENT);
+        cut.pop();
+        assert!(Received::decode_all(&cut, (0, 1)).is_err());
     }
 
     #[test]

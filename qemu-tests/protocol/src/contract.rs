@@ -94,6 +94,10 @@ lines! {
     C47 "When FORK is told, the child has all that it starts with, its cgroup included.";
     C48 "A message's credentials are pid 0 and the ids of root in the listener's user namespace.";
     C49 "Where no order between events is promised, the interface document says so.";
+    C50 "A request may have flags, and become longer; what the kernel does not know of it has to be 0.";
+    C54 "Events that wait to be read share a datagram, for who asks for it: nothing is delayed, read \
+         twice or cut."
+        by "make bench";
     C56 "A request and the end of a listener cost what is their own, beside however many others."
         by "make bench";
     C57 "No LISTEN, close(2), exit or exec waits for an RCU grace period; an end cannot fail.";

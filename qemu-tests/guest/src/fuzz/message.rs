@@ -7,7 +7,8 @@ use nix::errno::Errno;
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::wire::{
-    CN_PROC, ConnectorHeader, IGNORE, LISTEN, NLMSG_DONE, NetlinkHeader, RequestHeader, mask,
+    BATCH, CN_PROC, ConnectorHeader, Event, IGNORE, LISTEN, NLMSG_DONE, NLMSG_EVENT, NetlinkHeader,
+    Received, RequestHeader, mask, proc_listen,
 };
 
 const NETLINK_HEADER: usize = size_of::<NetlinkHeader>();
@@ -16,8 +17,20 @@ const HEADERS: usize = size_of::<RequestHeader>();
 /// `CONNECTOR_MAX_MSG_SIZE`: the bytes that may follow netlink's header.
 const LARGEST: usize = 16384;
 
+/// The bytes of them that may follow the connector's header.
+const LARGEST_DATA: usize = LARGEST + NETLINK_HEADER - HEADERS;
+
 /// The bits of a mask that are looked at.
 const KNOWN: u32 = mask::ALL | mask::SESSION_END;
+
+/// The flags that there are.
+const FLAGS: u32 = BATCH;
+
+/// Bytes of a `struct proc_listen`, which may be followed by others.
+const PROC_LISTEN: usize = 24;
+
+/// Bytes of its fields that mean something: `op`, `mask` and `flags`. The others have to be 0.
+const MEANT: usize = 12;
 
 /// Lengths at which a check may be off by one, or by a sign.
 const EDGES: [u32; 12] = [
@@ -115,16 +128,26 @@ fn number(u: &mut Unstructured<'_>) -> Result<u32> {
     })
 }
 
-/// Usually an operation in one of its two forms; otherwise one of a wrong length, or any bytes.
+/// Usually an operation in one of its three forms; otherwise one of a wrong length, or any bytes.
 fn data(u: &mut Unstructured<'_>) -> Result<Vec<u8>> {
-    let request = [operation(u)?, events(u)?];
+    let (op, mask) = (operation(u)?, events(u)?);
+    let request = [op, mask];
     let request = request.as_bytes();
     Ok(match u.int_in_range(0..=15)? {
-        0..=6 => request.to_vec(),
-        7..=10 => request[..4].to_vec(),
-        11..=12 => {
-            [request, u.bytes(32.min(u.len()))?].concat()[..u.int_in_range(0..=40)?].to_vec()
+        0..=3 => request.to_vec(),
+        4..=8 => {
+            let more = match u.int_in_range(0..=2)? {
+                0 => u.int_in_range(1..=64)?,
+                _ => 0,
+            };
+            with_flags(u, op, mask, PROC_LISTEN + more)?
         }
+        9..=10 => request[..4].to_vec(),
+        11 => {
+            let length = u.int_in_range(0..=40)?;
+            with_flags(u, op, mask, length)?
+        }
+        12 => [request, u.bytes(32.min(u.len()))?].concat()[..u.int_in_range(0..=40)?].to_vec(),
         13..=14 => {
             let length = u.int_in_range(0..=64)?;
             u.bytes(length.min(u.len()))?.to_vec()
@@ -132,10 +155,39 @@ fn data(u: &mut Unstructured<'_>) -> Result<Vec<u8>> {
         _ => {
             let length = match u.int_in_range(0..=3)? {
                 0 => u.int_in_range(0..=LARGEST + 4096)?,
-                _ => LARGEST - HEADERS + NETLINK_HEADER + u.int_in_range(0..=4)? - 2,
+                _ => LARGEST_DATA + u.int_in_range(0..=4)? - 2,
             };
-            request.iter().copied().cycle().take(length).collect()
+            match u.arbitrary()? {
+                true => with_flags(u, op, mask, length)?,
+                false => request.iter().copied().cycle().take(length).collect(),
+            }
         }
+    })
+}
+
+/// A `struct proc_listen`, cut or followed by zeros so that it has this length. Sometimes a bit is
+/// set behind the flags, where all has to be 0: anywhere, or in the last byte.
+fn with_flags(u: &mut Unstructured<'_>, op: u32, mask: u32, length: usize) -> Result<Vec<u8>> {
+    let mut data = proc_listen(op, mask, flags(u)?).as_bytes().to_vec();
+    data.resize(length, 0);
+    if length > MEANT && u.ratio(1, 4)? {
+        let last = length - 1;
+        let at = match u.arbitrary()? {
+            true => last,
+            false => u.int_in_range(MEANT..=last)?,
+        };
+        data[at] |= 1_u8 << u.int_in_range(0..=7_u8)?;
+    }
+    Ok(data)
+}
+
+/// Usually flags that there are; sometimes with any other one, or any bits.
+fn flags(u: &mut Unstructured<'_>) -> Result<u32> {
+    let known = *u.choose(&[0, BATCH, BATCH, BATCH])?;
+    Ok(match u.int_in_range(0..=7)? {
+        0 => known | 1_u32 << u.int_in_range(0..=31_u8)?,
+        1 => u.arbitrary()?,
+        _ => known,
     })
 }
 
@@ -232,10 +284,32 @@ pub struct Request {
 /// What a request asks for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Command {
-    /// These events, at least one.
-    Listen(u32),
+    /// Some events.
+    Listen(Listen),
     /// No events.
     Ignore,
+}
+
+/// What a listener asks for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Listen {
+    /// These events, at least one.
+    pub mask: u32,
+    /// In this form, `PROC_CN_LISTEN_*`.
+    pub flags: u32,
+}
+
+impl Listen {
+    /// Whether it asks for an event, and for the type of message that tells it.
+    pub fn wants(&self, received: &Received) -> bool {
+        let failed = matches!(received.event, Event::Exit { code, .. } if code != 0);
+        let bits = received.event.bit() | if failed { mask::NONZERO_EXIT } else { 0 };
+        let kind = match self.flags & BATCH {
+            0 => NLMSG_DONE,
+            _ => NLMSG_EVENT,
+        };
+        self.mask & bits != 0 && received.message.netlink.kind == kind
+    }
 }
 
 impl Request {
@@ -276,19 +350,24 @@ impl Fate {
 
 impl Command {
     fn of(data: &[u8]) -> Option<Self> {
-        let words: Vec<u32> = data
-            .chunks(4)
-            .map(|word| Some(u32::from_ne_bytes(word.try_into().ok()?)))
-            .collect::<Option<_>>()?;
-        let (op, bits) = match *words {
-            [op] => (op, mask::ALL),
-            [op, bits] => (op, bits),
+        // What a form has no field for is 0.
+        let mut fields = data.to_vec();
+        match data.len() {
+            4 | 8 => fields.resize(PROC_LISTEN, 0),
+            PROC_LISTEN.. => {}
             _ => return None,
+        }
+        let ([op, mask, flags], others) = <[u32; 3]>::read_from_prefix(&fields).ok()?;
+        if flags & !FLAGS != 0 || others.iter().any(|byte| *byte != 0) {
+            return None;
+        }
+        let mask = match mask & KNOWN {
+            0 => mask::ALL,
+            known => known,
         };
-        match (op, bits & KNOWN) {
-            (LISTEN, 0) => Some(Self::Listen(mask::ALL)),
-            (LISTEN, known) => Some(Self::Listen(known)),
-            (IGNORE, _) => Some(Self::Ignore),
+        match op {
+            LISTEN => Some(Self::Listen(Listen { mask, flags })),
+            IGNORE => Some(Self::Ignore),
             _ => None,
         }
     }
@@ -297,6 +376,7 @@ impl Command {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::{MESSAGE_SIZE, Task};
 
     const SEQ: u32 = 7;
     const ACK: u32 = 9;
@@ -315,20 +395,78 @@ mod tests {
         })
     }
 
+    fn listens(mask: u32, flags: u32) -> Fate {
+        answered(Some(Command::Listen(Listen { mask, flags })))
+    }
+
     #[test]
     fn what_is_right_is_answered() {
-        let all = answered(Some(Command::Listen(mask::ALL)));
+        let all = listens(mask::ALL, 0);
         assert_eq!(fate(&[LISTEN], |_| {}), all);
         assert_eq!(fate(&[LISTEN, !KNOWN], |_| {}), all);
-        let sid = answered(Some(Command::Listen(mask::SID)));
+        let sid = listens(mask::SID, 0);
         assert_eq!(fate(&[LISTEN, mask::SID | 8], |_| {}), sid);
         assert_eq!(
             fate(&[IGNORE, mask::SID], |_| {}),
             answered(Some(Command::Ignore))
         );
         assert_eq!(fate(&[3], |_| {}), answered(None));
-        assert_eq!(fate(&[LISTEN, 0, 0], |_| {}), answered(None));
         assert_eq!(fate(&[], |_| {}), answered(None));
+    }
+
+    #[test]
+    fn the_third_form_has_flags() {
+        let third = |op, mask, flags| fate(&proc_listen(op, mask, flags), |_| {});
+        assert_eq!(third(LISTEN, mask::SID, 0), listens(mask::SID, 0));
+        assert_eq!(third(LISTEN, mask::SID, BATCH), listens(mask::SID, BATCH));
+        assert_eq!(third(LISTEN, !KNOWN, BATCH), listens(mask::ALL, BATCH));
+        assert_eq!(third(IGNORE, 0, BATCH), answered(Some(Command::Ignore)));
+        assert_eq!(third(3, 0, 0), answered(None));
+        for flag in (0..32).map(|bit| 1 << bit).filter(|flag| *flag != BATCH) {
+            for op in [LISTEN, IGNORE] {
+                assert_eq!(third(op, mask::SID, flag), answered(None));
+                assert_eq!(third(op, mask::SID, flag | BATCH), answered(None));
+            }
+        }
+    }
+
+    #[test]
+    fn what_has_no_meaning_has_to_be_0() {
+        for words in 6..10 {
+            let mut request = proc_listen(LISTEN, mask::SID, BATCH).to_vec();
+            request.resize(words, 0);
+            assert_eq!(fate(&request, |_| {}), listens(mask::SID, BATCH));
+            for at in 3..words {
+                let mut wrong = request.clone();
+                wrong[at] = 1 << 31;
+                assert_eq!(fate(&wrong, |_| {}), answered(None), "word {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_request_has_a_length_of_one_form() {
+        let request = proc_listen(LISTEN, mask::SID, 0);
+        for length in 0..=40 {
+            let mut data = request.as_bytes().to_vec();
+            data.resize(length, 0);
+            let mask = match length {
+                4 => Some(mask::ALL),
+                8 | 24.. => Some(mask::SID),
+                _ => None,
+            };
+            let command = mask.map(|mask| Command::Listen(Listen { mask, flags: 0 }));
+            assert_eq!(Command::of(&data), command, "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn the_longest_request_fills_the_largest_message() {
+        let mut request = proc_listen(LISTEN, mask::SID, BATCH).to_vec();
+        request.resize(LARGEST_DATA / 4, 0);
+        assert_eq!(fate(&request, |_| {}), listens(mask::SID, BATCH));
+        request.push(0);
+        assert_eq!(fate(&request, |_| {}), Fate::Unanswered);
     }
 
     #[test]
@@ -356,16 +494,22 @@ mod tests {
         let first = fate(&[LISTEN], |message| {
             message.end = End::FollowedBy(second.into());
         });
-        assert_eq!(first, answered(Some(Command::Listen(mask::ALL))));
+        assert_eq!(first, listens(mask::ALL, 0));
+    }
+
+    fn any_messages(count: usize) -> impl Iterator<Item = Message> {
+        let mut random = fastrand::Rng::with_seed(1);
+        std::iter::repeat_with(move || {
+            let bytes: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(512).collect();
+            Unstructured::new(&bytes).arbitrary().unwrap()
+        })
+        .take(count)
     }
 
     #[test]
     fn many_are_answered_and_many_are_not() {
-        let mut random = fastrand::Rng::with_seed(1);
         let mut counts = [0; 3];
-        for _ in 0..10_000 {
-            let bytes: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(512).collect();
-            let message: Message = Unstructured::new(&bytes).arbitrary().unwrap();
+        for message in any_messages(10_000) {
             counts[match Fate::of(&message.bytes()) {
                 Fate::Refused(_) => 0,
                 Fate::Unanswered => 1,
@@ -374,5 +518,58 @@ mod tests {
         }
         assert!(counts[0] > 5, "{counts:?}");
         assert!(counts[1] > 1_000 && counts[2] > 5_000, "{counts:?}");
+    }
+
+    #[test]
+    fn the_third_form_is_often_right_and_often_wrong() {
+        let (mut listens, mut batches, mut ignores, mut wrong, mut large) = (0, 0, 0, 0, 0);
+        for message in any_messages(20_000) {
+            large += usize::from(message.data.len() > 1_000);
+            let Fate::Answered(request) = Fate::of(&message.bytes()) else {
+                continue;
+            };
+            let is_third = message.data.len() >= PROC_LISTEN;
+            let mut ops = [LISTEN, IGNORE].iter();
+            let has_op = ops.any(|op| message.data.starts_with(op.as_bytes()));
+            match request.command {
+                Some(Command::Listen(listen)) => {
+                    listens += 1;
+                    batches += usize::from(listen.flags == BATCH);
+                }
+                Some(Command::Ignore) => ignores += usize::from(is_third),
+                None => wrong += usize::from(is_third && has_op),
+            }
+        }
+        let counts = [listens, batches, ignores, wrong, large];
+        assert!(batches > 20 && ignores > 200 && wrong > 200, "{counts:?}");
+        // They are dear.
+        assert!(listens < 400 && large < 1_500, "{counts:?}");
+    }
+
+    #[test]
+    fn an_event_is_wanted_in_the_form_that_was_asked_for() {
+        let exit = |code, kind| {
+            let (task, parent) = (Task::leader(1), Task::NONE);
+            let event = Event::Exit {
+                task,
+                code,
+                signal: 0,
+                parent,
+            };
+            let mut message = [0; MESSAGE_SIZE];
+            message[4..6].copy_from_slice(&u16::to_ne_bytes(kind));
+            let mut received = Received::decode(&message, (0, 1)).unwrap();
+            received.event = event;
+            received
+        };
+        for (flags, right, wrong) in [
+            (0, NLMSG_DONE, NLMSG_EVENT),
+            (BATCH, NLMSG_EVENT, NLMSG_DONE),
+        ] {
+            let wants = |mask, code, kind| Listen { mask, flags }.wants(&exit(code, kind));
+            assert!(wants(mask::EXIT, 0, right) && !wants(mask::EXIT, 0, wrong));
+            assert!(!wants(mask::FORK, 0, right));
+            assert!(wants(mask::NONZERO_EXIT, 1, right) && !wants(mask::NONZERO_EXIT, 0, right));
+        }
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A socket under test beside what it has to be: whether it listens, for what, and which numbers
-//! come next. Every byte that the kernel sends it is compared.
+//! A socket under test beside what it has to be: whether it listens, for what, in which form, and
+//! which numbers come next. Every byte that the kernel sends it is compared.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::time::{ClockId, clock_gettime};
 
-use super::message::{Command, Fate, Message, Request};
+use super::message::{Command, Fate, Listen, Message, Request};
 use super::own_namespace;
 use super::tally::Tally;
 use crate::harness::{Failure, TestResult, expect, expect_eq};
@@ -19,8 +19,8 @@ use crate::listing::{Line, Listing, open};
 use crate::patience;
 use crate::stress::cpus;
 use crate::wire::{
-    CN_PROC, ConnectorHeader, Event, EventBody, IGNORE, MESSAGE_SIZE, NLMSG_DONE, NetlinkHeader,
-    Received, mask,
+    CN_PROC, ConnectorHeader, Event, EventBody, IGNORE, MESSAGE_SIZE, NLMSG_DONE, NLMSG_EVENT,
+    NetlinkHeader, Received,
 };
 
 /// The CPU in answers that no number is counted by.
@@ -78,10 +78,11 @@ impl Surroundings {
         data[..4].copy_from_slice(&error.to_ne_bytes());
         data[FEATURES].copy_from_slice(&self.features);
         let ack = request.ack.wrapping_add(1);
-        self.check_bytes(received, request.seq, ack, data)
+        self.check_bytes(received, NLMSG_DONE, request.seq, ack, data)
     }
 
-    /// Expects the same of an event, whatever its number.
+    /// Expects the same of an event, whatever its number, and whichever type of the two it has:
+    /// see [`check_wanted`].
     pub fn check_event(&self, received: &Received) -> TestResult {
         let body = received.message.body;
         let mut data = body.data;
@@ -91,7 +92,10 @@ impl Surroundings {
             data[received.defined - comm.len() + name..].fill(0);
         }
         self.check_cpu(body.cpu)?;
-        self.check_bytes(received, received.message.connector.seq, 0, data)
+        let kind = received.message.netlink.kind;
+        let is_known = [NLMSG_DONE, NLMSG_EVENT].contains(&kind);
+        expect(is_known, format!("a type that events have, got {kind}"))?;
+        self.check_bytes(received, kind, received.message.connector.seq, 0, data)
     }
 
     /// Expects a CPU that there is.
@@ -100,12 +104,19 @@ impl Surroundings {
         expect(known, format!("a CPU that there is, got {cpu}"))
     }
 
-    fn check_bytes(&self, received: &Received, seq: u32, ack: u32, data: [u8; 24]) -> TestResult {
+    fn check_bytes(
+        &self,
+        received: &Received,
+        kind: u16,
+        seq: u32,
+        ack: u32,
+        data: [u8; 24],
+    ) -> TestResult {
         let message = received.message;
         expect_eq("sender", received.sender, (0, 1))?;
         let netlink = NetlinkHeader {
             length: MESSAGE_SIZE as u32,
-            kind: NLMSG_DONE,
+            kind,
             flags: 0,
             seq,
             pid: 0,
@@ -133,6 +144,38 @@ fn now() -> Result<u64, Failure> {
     )?)
 }
 
+/// What a socket asked for.
+#[derive(Default)]
+struct Asked {
+    /// What it listens for, and in which form, if it does.
+    now: Option<Listen>,
+    /// What it listened for before, since it does, and the time of the answer to the LISTEN that
+    /// changed it. LISTEN waits for no grace period: what was reported until then may come later,
+    /// as it was asked for before.
+    before: Vec<(Listen, u64)>,
+}
+
+impl Asked {
+    /// LISTEN was answered at this time.
+    fn listen(&mut self, listen: Listen, time: u64) {
+        let before = self.now.replace(listen);
+        self.before.extend(before.map(|before| (before, time)));
+    }
+
+    /// It does not listen any more, and all that was reported to it is in its queue.
+    fn end(&mut self) {
+        *self = Self::default();
+    }
+
+    /// What an event may come for that was reported at this time.
+    fn at(&self, time: u64) -> impl Iterator<Item = Listen> {
+        let before = self.before.iter().filter(move |(_, until)| time <= *until);
+        self.now
+            .into_iter()
+            .chain(before.map(|(listen, _)| *listen))
+    }
+}
+
 /// A socket, by all descriptors of it that this process has, and what has to be true of it.
 pub struct Peer {
     pub handles: Vec<Listener>,
@@ -140,8 +183,7 @@ pub struct Peer {
     /// Whether it was opened in a user namespace that is not around this process's: then this
     /// process can't make it listen.
     is_foreign: bool,
-    /// What it listens for, if it does.
-    mask: Option<u32>,
+    asked: Asked,
     /// How many events it read since it listens.
     events: u64,
     /// The number of the next event of each CPU.
@@ -155,23 +197,30 @@ impl Peer {
             handles: vec![listener],
             is_member,
             is_foreign: false,
-            mask: None,
+            asked: Asked::default(),
             events: 0,
             next: BTreeMap::new(),
         }
     }
 
     /// One that listens already, for others: what they have not read tells which numbers come next.
-    pub fn adopt(mut listener: Listener, mask: u32, is_foreign: bool) -> Result<Self, Failure> {
+    pub fn adopt(
+        mut listener: Listener,
+        listen: Listen,
+        is_foreign: bool,
+    ) -> Result<Self, Failure> {
         let queued = listener.take_queued()?;
         let next = queued.iter().map(|received| {
             let seq = received.message.connector.seq;
             (received.message.body.cpu, seq.wrapping_add(1))
         });
+        let next = next.collect();
+        let mut asked = Asked::default();
+        asked.listen(listen, 0);
         Ok(Self {
             is_foreign,
-            mask: Some(mask),
-            next: next.collect(),
+            asked,
+            next,
             ..Self::new(listener, true)
         })
     }
@@ -201,7 +250,7 @@ impl Peer {
     /// `err` in the answer to a request.
     fn error(&self, request: &Request) -> u32 {
         match request.command {
-            Some(Command::Listen(_)) if self.is_foreign && self.mask.is_none() => {
+            Some(Command::Listen(_)) if self.is_foreign && self.asked.now.is_none() => {
                 Errno::EPERM as u32
             }
             _ => request.error(),
@@ -219,12 +268,12 @@ impl Peer {
 
     /// The socket left the group, or was closed.
     pub fn ended(&mut self) {
-        self.mask = None;
+        self.asked.end();
     }
 
     /// What it listens for.
     pub fn mask(&self) -> u32 {
-        self.mask.unwrap_or_default()
+        self.asked.now.map_or(0, |listen| listen.mask)
     }
 
     /// One of the descriptors.
@@ -255,8 +304,12 @@ impl Peer {
                 break (lines, before);
             }
         };
-        let masks: Vec<u32> = lines.iter().map(|line| line.mask).collect();
-        expect_eq("masks in the listing", masks, Vec::from_iter(self.mask))?;
+        let asked: Vec<_> = lines
+            .iter()
+            .map(|&Line { mask, flags, .. }| Listen { mask, flags })
+            .collect();
+        let what = "masks and flags in the listing";
+        expect_eq(what, asked, Vec::from_iter(self.asked.now))?;
         for line in lines {
             expect_eq("lost events in the listing", line.lost, 0)?;
             let read = before..=self.events;
@@ -275,15 +328,11 @@ impl Peer {
         tally: &mut Tally,
     ) -> Result<Vec<Event>, Failure> {
         let mut events = Vec::new();
-        // Until a request is answered, events are for what was asked before, or for what is asked.
-        let mut may_be = self.mask();
-        if let Some(Request {
-            command: Some(Command::Listen(mask)),
-            ..
-        }) = expected
-        {
-            may_be |= self.mask.map_or(0, |_| mask);
-        }
+        // Until a request is answered, events are as was asked before, or as is asked.
+        let mut next = match expected.and_then(|request| request.command) {
+            Some(Command::Listen(listen)) => self.asked.now.map(|_| listen),
+            _ => None,
+        };
         while let Some(received) = self.socket()?.receive(Instant::now())? {
             if received.event.bit() == 0 {
                 let Some(request) = expected.take() else {
@@ -291,13 +340,14 @@ impl Peer {
                 };
                 surroundings.check_answer(&received, &request, self.error(&request))?;
                 self.answered(&received, &request, surroundings, tally)?;
-                may_be = self.mask();
+                next = None;
             } else {
                 surroundings.check_event(&received)?;
-                self.check_is_wanted(&received, may_be)?;
+                let asked = self.asked.at(received.timestamp_ns());
+                check_wanted(&received, asked.chain(next))?;
                 self.check_number(&received)?;
                 self.events += 1;
-                tally.events += 1;
+                tally.event(&received);
                 events.push(received.event);
             }
         }
@@ -314,8 +364,9 @@ impl Peer {
     ) -> TestResult {
         let cpu = answer.message.body.cpu;
         let succeeds = self.error(request) == 0;
-        let starts =
-            succeeds && matches!(request.command, Some(Command::Listen(_))) && self.mask.is_none();
+        let starts = succeeds
+            && matches!(request.command, Some(Command::Listen(_)))
+            && self.asked.now.is_none();
         if starts {
             surroundings.check_cpu(cpu)?;
             self.next = BTreeMap::from([(cpu, request.seq.wrapping_add(1))]);
@@ -325,21 +376,14 @@ impl Peer {
             expect_eq("CPU of an answer", cpu, NO_CPU)?;
         }
         match request.command {
-            Some(Command::Listen(mask)) if succeeds => self.mask = Some(mask),
+            Some(Command::Listen(listen)) if succeeds => {
+                self.asked.listen(listen, answer.timestamp_ns());
+            }
             Some(Command::Listen(_)) => {}
-            Some(Command::Ignore) => self.mask = None,
+            Some(Command::Ignore) => self.asked.end(),
             None => {}
         }
         Ok(())
-    }
-
-    fn check_is_wanted(&self, received: &Received, may_be: u32) -> TestResult {
-        let failed = matches!(received.event, Event::Exit { code, .. } if code != 0);
-        let bits = received.event.bit() | if failed { mask::NONZERO_EXIT } else { 0 };
-        expect(
-            may_be & bits != 0,
-            format!("events of {may_be:#010x} alone, got {:?}", received.event),
-        )
     }
 
     fn check_number(&mut self, received: &Received) -> TestResult {
@@ -348,6 +392,15 @@ impl Peer {
         let expected = std::mem::replace(next, seq.wrapping_add(1));
         expect_eq("number of an event", seq, expected)
     }
+}
+
+/// Expects that one of these asks for an event, and for the type of message that tells it.
+pub fn check_wanted(received: &Received, asked: impl Iterator<Item = Listen>) -> TestResult {
+    let asked: Vec<_> = asked.collect();
+    let is_wanted = asked.iter().any(|listen| listen.wants(received));
+    let (kind, event) = (received.message.netlink.kind, received.event);
+    let what = format!("events as {asked:x?} ask for, got {event:?} of type {kind}");
+    expect(is_wanted, what)
 }
 
 /// Expects that sendto(2) took a datagram, unless it had to be refused.
@@ -361,4 +414,37 @@ pub fn check_sent(fate: &Fate, sent: io::Result<()>) -> TestResult {
         _ => None,
     };
     expect_eq("error of sendto", refused, expected)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{BATCH, mask};
+
+    fn at(asked: &Asked, time: u64) -> Vec<(u32, u32)> {
+        let listens = asked.at(time);
+        listens
+            .map(|Listen { mask, flags }| (mask, flags))
+            .collect()
+    }
+
+    #[test]
+    fn what_was_reported_before_an_answer_may_be_for_what_was_asked_before() {
+        let mut asked = Asked::default();
+        assert!(at(&asked, 0).is_empty());
+        let (sid, comm, flags) = (mask::SID, mask::COMM, 0);
+        asked.listen(Listen { mask: sid, flags }, 10);
+        assert_eq!(at(&asked, 5), [(sid, 0)]);
+        let batch = Listen {
+            mask: sid,
+            flags: BATCH,
+        };
+        asked.listen(batch, 20);
+        asked.listen(Listen { mask: comm, flags }, 30);
+        assert_eq!(at(&asked, 31), [(comm, 0)]);
+        assert_eq!(at(&asked, 30), [(comm, 0), (sid, BATCH)]);
+        assert_eq!(at(&asked, 20), [(comm, 0), (sid, 0), (sid, BATCH)]);
+        asked.end();
+        assert!(at(&asked, 0).is_empty());
+    }
 }

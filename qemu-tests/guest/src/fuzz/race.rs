@@ -2,7 +2,8 @@
 //! Several threads do whatever they want with the same sockets at once.
 //!
 //! What becomes of a socket is open then, but not what becomes of a message: each is answered by
-//! itself. And when the last descriptor is closed, by whichever thread, nobody listens.
+//! itself. Events come as one of the messages asked for them. And when the last descriptor is
+//! closed, by whichever thread, nobody listens.
 
 use std::sync::Barrier;
 use std::thread;
@@ -13,7 +14,7 @@ use netlink_sys::SocketAddr;
 
 use super::message::{Command, Fate, Request};
 use super::own_namespace;
-use super::peer::{Surroundings, check_sent};
+use super::peer::{Surroundings, check_sent, check_wanted};
 use super::program::any_message;
 use super::tally::Tally;
 use crate::harness::{Failure, TestResult, expect_eq};
@@ -39,6 +40,7 @@ struct Racer<'a> {
     seq: u32,
     requests: Vec<Of<Request>>,
     answers: Vec<Of<Received>>,
+    events: Vec<Of<Received>>,
     surroundings: &'a Surroundings,
     tally: Tally,
 }
@@ -61,6 +63,7 @@ pub fn run(mut random: Rng, surroundings: &Surroundings, tally: &mut Tally) -> T
             seq: (index as u32) << 24,
             requests: Vec::new(),
             answers: Vec::new(),
+            events: Vec::new(),
             surroundings,
             tally: Tally::default(),
         });
@@ -77,15 +80,30 @@ pub fn run(mut random: Rng, surroundings: &Surroundings, tally: &mut Tally) -> T
         ends.map(|end| end.unwrap_or_else(|_| Err(Failure::new("a thread panicked"))))
             .collect::<Result<Vec<_>, _>>()
     })?;
-    let (mut requests, mut answers) = (Vec::new(), Vec::new());
+    let (mut requests, mut answers, mut events) = (Vec::new(), Vec::new(), Vec::new());
     for racer in racers {
         requests.extend(racer.requests);
         answers.extend(racer.answers);
+        events.extend(racer.events);
         *tally += racer.tally;
     }
+    check_events(&requests, &events)?;
     check_answers(requests, answers, surroundings)?;
     let lines = surroundings.lines(own_namespace("net")?, &port_ids)?;
     expect_eq("lines of closed sockets", lines, vec![])
+}
+
+/// Expects each event to be as some LISTEN for its socket asked: which one came last is open.
+fn check_events(requests: &[Of<Request>], events: &[Of<Received>]) -> TestResult {
+    for (socket, event) in events {
+        let asked = requests.iter().filter(|(asked, _)| asked == socket);
+        let listens = asked.filter_map(|(_, request)| match request.command {
+            Some(Command::Listen(listen)) => Some(listen),
+            _ => None,
+        });
+        check_wanted(event, listens)?;
+    }
+    Ok(())
 }
 
 /// Expects one answer to each request, at its socket.
@@ -177,7 +195,8 @@ impl Racer<'_> {
                 self.answers.push((socket, received));
             } else {
                 self.surroundings.check_event(&received)?;
-                self.tally.events += 1;
+                self.tally.event(&received);
+                self.events.push((socket, received));
             }
         }
         Ok(())

@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::message::{Fate, Request};
+use crate::wire::{NLMSG_EVENT, Received};
 
 /// Numbers that add up.
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -24,7 +25,9 @@ pub struct Tally {
     /// How often a socket became a listener.
     pub listeners: u64,
     /// Events read.
-    pub events: u64,
+    events: u64,
+    /// Those of the type that may share a datagram.
+    batched: u64,
     /// Rounds, by their kind.
     pub rounds: BTreeMap<String, u64>,
     /// Programs that were kept for what they ran through.
@@ -42,6 +45,12 @@ impl Tally {
             Fate::Answered(request) => *self.answers.entry(error(request)).or_default() += 1,
         }
     }
+
+    /// Counts an event.
+    pub fn event(&mut self, received: &Received) {
+        self.events += 1;
+        self.batched += u64::from(received.message.netlink.kind == NLMSG_EVENT);
+    }
 }
 
 impl AddAssign for Tally {
@@ -51,6 +60,7 @@ impl AddAssign for Tally {
         self.unanswered += other.unanswered;
         self.listeners += other.listeners;
         self.events += other.events;
+        self.batched += other.batched;
         self.kept += other.kept;
         self.blocks.extend(other.blocks);
         for (errno, count) in other.answers {
@@ -76,8 +86,8 @@ impl fmt::Display for Tally {
         }
         write!(
             formatter,
-            " {} unanswered, {} refused; {} listeners, {} events; rounds:",
-            self.unanswered, self.refused, self.listeners, self.events
+            " {} unanswered, {} refused; {} listeners, {} events ({} for batches); rounds:",
+            self.unanswered, self.refused, self.listeners, self.events, self.batched
         )?;
         for (kind, count) in &self.rounds {
             write!(formatter, " {count} {kind}")?;

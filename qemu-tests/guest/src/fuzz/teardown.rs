@@ -11,14 +11,14 @@ use std::time::Duration;
 use fastrand::Rng;
 use nix::sched::unshare;
 
-use super::message::Message;
+use super::message::{Listen, Message};
 use super::peer::{Peer, Surroundings};
 use super::program::any_message;
 use super::tally::Tally;
 use crate::child::{self, Gate};
 use crate::harness::{Failure, TestResult, expect};
 use crate::tests::container::{self, ALL, Container, Handover, NET, PID, USER, available, status};
-use crate::wire::{LISTEN, mask};
+use crate::wire::{BATCH, LISTEN, mask, proc_listen};
 
 const SENDERS: usize = 2;
 
@@ -26,10 +26,10 @@ const SENDERS: usize = 2;
 const SOCKETS: usize = 2;
 
 /// Messages between two signs of life of a sender.
-const BATCH: i32 = 16;
+const MESSAGES: i32 = 16;
 
 /// Signs of life before the end, at most.
-const BATCHES: u32 = 24;
+const SIGNS: u32 = 24;
 
 /// Messages through the socket that stays.
 const AFTERWARDS: usize = 16;
@@ -44,10 +44,14 @@ pub fn run(mut random: Rng, surroundings: &Surroundings, tally: &mut Tally) -> T
         true => ALL,
         false => PID | NET,
     });
+    let listen = Listen {
+        mask: mask::COMM,
+        flags: u32::from(random.bool()) * BATCH,
+    };
     let senders: Vec<Rng> = (0..SENDERS).map(|_| random.fork()).collect();
     let container = Container::start(kinds, || {
         let stays = container::open()?;
-        stays.request(&[LISTEN, mask::COMM])?;
+        stays.request(&proc_listen(LISTEN, listen.mask, listen.flags))?;
         handover.send(&stays)?;
         for random in senders {
             child::fork(|| {
@@ -61,7 +65,7 @@ pub fn run(mut random: Rng, surroundings: &Surroundings, tally: &mut Tally) -> T
         }
         container::sleep()
     })?;
-    for _ in 0..random.u32(1..=BATCHES) {
+    for _ in 0..random.u32(1..=SIGNS) {
         count(told.pass()?, tally)?;
     }
     let stays = handover.receive_from(&container)?;
@@ -70,7 +74,7 @@ pub fn run(mut random: Rng, surroundings: &Surroundings, tally: &mut Tally) -> T
     while let Ok(sent) = told.pass_within(Duration::ZERO) {
         count(sent, tally)?;
     }
-    let mut stays = Peer::adopt(stays, mask::COMM, kinds.contains(USER))?;
+    let mut stays = Peer::adopt(stays, listen, kinds.contains(USER))?;
     for _ in 0..AFTERWARDS {
         stays.send(&any_message(&mut random)?, surroundings, tally)?;
     }
@@ -93,11 +97,11 @@ fn send(mut random: Rng, surroundings: &Surroundings, told: &Gate) -> Result<(),
             peers.push(Peer::new(container::open()?, true));
         }
         for _ in 0..random.usize(1..=4) {
-            for _ in 0..BATCH {
+            for _ in 0..MESSAGES {
                 let index = random.usize(..SOCKETS);
                 peers[index].send(&any_message(&mut random)?, surroundings, &mut tally)?;
             }
-            told.open(BATCH)?;
+            told.open(MESSAGES)?;
         }
         // The namespace that is left goes with its last socket.
         unshare(own)?;

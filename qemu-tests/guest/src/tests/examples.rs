@@ -10,6 +10,7 @@ use nix::unistd::{Pid, getpgrp, getpid, getsid, setsid};
 
 use super::programs::Program;
 use crate::child::{self, Gate};
+use crate::fault_injection::Setting;
 use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
 use crate::stress::{cpus, pin};
 use crate::test;
@@ -120,11 +121,16 @@ fn expect_no_loss(said: &str) -> TestResult {
     expect_eq("overruns", said.matches("no room").count(), 0)
 }
 
-/// More than what the receive buffer holds that every socket starts with.
+/// The room of a listener that is to overrun, in bytes.
+const LITTLE: &str = "16384";
+
+/// More than it holds.
 const MANY: usize = 400;
 
 fn recovers_from_a_loss(name: &str) -> TestResult {
+    let little = Setting::change("/proc/sys/net/core", "rmem_default", LITTLE)?;
     let mut listener = start(name)?;
+    drop(little);
     let pid = Pid::from_raw(listener.pid());
     kill(pid, Signal::SIGSTOP)?;
     let stopped = waitpid(pid, Some(WaitPidFlag::WUNTRACED))?;

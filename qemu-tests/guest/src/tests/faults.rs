@@ -3,12 +3,14 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::time::Instant;
 
 use fastrand::Rng;
 use nix::errno::Errno;
 use nix::kmod::{ModuleInitFlags, finit_module};
+use nix::sys::socket::{MsgFlags, recv};
 use zerocopy::IntoBytes;
 
 use super::counting::expect_count;
@@ -21,7 +23,7 @@ use crate::listener::{Listener, ListenerError};
 use crate::listing::{self, Listing};
 use crate::stress::{cpus, pin};
 use crate::test;
-use crate::wire::{CN_PROC, Event, IGNORE, LISTEN, Received, mask};
+use crate::wire::{BATCH, BATCH_SIZE, CN_PROC, Event, IGNORE, LISTEN, Received, mask, proc_listen};
 
 pub const TESTS: &[Test] = &[
     test!(listen_without_memory_changes_nothing)
@@ -48,9 +50,18 @@ pub const TESTS: &[Test] = &[
     test!(an_event_without_memory_and_enobufs_is_a_gap_still)
         .stock_fails("what finds no memory is lost for all")
         .covers(&[Line::C5, Line::C6, Line::C30]),
+    test!(events_in_batches_without_memory_are_one_listeners_loss)
+        .not_on_stock(NO_LISTING)
+        .covers(&[Line::C5, Line::C6, Line::C30, Line::C54]),
+    test!(an_event_for_which_there_is_no_page_has_a_small_datagram)
+        .not_on_stock(NO_LISTING)
+        .covers(&[Line::C54]),
     test!(accounts_balance_when_pages_run_out)
         .not_on_stock(NO_LISTING)
         .covers(&[Line::C5, Line::C6, Line::C30]),
+    test!(accounts_of_batches_balance_when_pages_run_out)
+        .not_on_stock(NO_LISTING)
+        .covers(&[Line::C5, Line::C6, Line::C30, Line::C54]),
     test!(loading_without_memory_leaves_nothing)
         .not_on_stock("cn_proc is built in, there is no module")
         .covers(&[Line::C32]),
@@ -339,16 +350,50 @@ fn binding_takes_no_memory() -> TestResult {
 }
 
 fn an_event_without_memory_is_one_listeners_loss() -> TestResult {
-    expect_losses(1)
+    expect_losses(1, &[LISTEN, mask::COMM])
 }
 
 fn an_event_without_memory_and_enobufs_is_a_gap_still() -> TestResult {
-    expect_losses(0)
+    expect_losses(0, &[LISTEN, mask::COMM])
+}
+
+fn events_in_batches_without_memory_are_one_listeners_loss() -> TestResult {
+    for enobufs in [0, 1] {
+        expect_losses(enobufs, &proc_listen(LISTEN, mask::COMM, BATCH))?;
+    }
+    Ok(())
+}
+
+/// Lets one allocation after the other fail when a page of events is to be begun: since one small
+/// datagram waits already. A small one does as well.
+fn an_event_for_which_there_is_no_page_has_a_small_datagram() -> TestResult {
+    let faults = FailNth::of_slabs()?;
+    let mut failures = 0;
+    for nth in 1.. {
+        let mut listener = Listener::listen_with(mask::COMM, BATCH)?;
+        expect_eq("listening", answer(&mut listener)?, DONE)?;
+        // Who peeks ends a datagram.
+        mark("waits")?;
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        recv(listener.as_fd().as_raw_fd(), &mut [0; BATCH_SIZE], flags)?;
+        let (marked, failed) = faults.run(nth, || mark("in a small one"))?;
+        marked?;
+        mark("after it")?;
+        let read = read(&mut listener)?;
+        expect_eq("events", read.messages.len(), 3)?;
+        expect_eq("number of ENOBUFS", read.enobufs, 0)?;
+        if !failed {
+            break;
+        }
+        failures += 1;
+    }
+    println!("{failures} allocations failed");
+    expect(failures > 0, "an allocation to fail")
 }
 
 /// Raises events while one allocation after the other fails, before two listeners. Expects each
 /// failure to be a loss of one of them, which reads so many ENOBUFS.
-fn expect_losses(enobufs: u64) -> TestResult {
+fn expect_losses(enobufs: u64, request: &[u32]) -> TestResult {
     /// Far more than there are allocations in one.
     const EVENTS: usize = 100;
     pin(cpus()?[0])?;
@@ -357,7 +402,7 @@ fn expect_losses(enobufs: u64) -> TestResult {
     for _ in 0..2 {
         let mut listener = Listener::open()?;
         listener.socket().set_no_enobufs(enobufs == 0)?;
-        listener.request(&[LISTEN, mask::COMM])?;
+        listener.request(request)?;
         mark("begins the count")?;
         let first = read(&mut listener)?.messages.last().map(number);
         let (_, seq) = first.ok_or_else(|| Failure::new("no event came"))?;
@@ -449,12 +494,21 @@ impl Victim {
 }
 
 fn accounts_balance_when_pages_run_out() -> TestResult {
+    expect_balance_without_pages(0)
+}
+
+fn accounts_of_batches_balance_when_pages_run_out() -> TestResult {
+    expect_balance_without_pages(BATCH)
+}
+
+/// Raises events, before a listener with these flags, until some are lost for want of pages.
+fn expect_balance_without_pages(flags: u32) -> TestResult {
     const AT_ONCE: usize = 500;
-    const ROUNDS: usize = 10;
+    const ROUNDS: usize = 100;
     pin(cpus()?[0])?;
     let mut listener = Listener::open()?;
     listener.socket().set_no_enobufs(true)?;
-    listener.request(&[LISTEN, mask::COMM])?;
+    listener.request(&proc_listen(LISTEN, mask::COMM, flags))?;
     let answer = read(&mut listener)?.messages.pop();
     let (cpu, seq) = number(&answer.ok_or_else(|| Failure::new("no answer"))?);
     let mut marks = 0;

@@ -20,6 +20,8 @@ pub const TESTS: &[Test] = &[test!(every_message_becomes_what_it_has_to)
         Line::C25,
         Line::C27,
         Line::C30,
+        Line::C50,
+        Line::C54,
     ])];
 
 fn every_message_becomes_what_it_has_to() -> TestResult {

@@ -5,6 +5,7 @@ use crate::harness::Test;
 
 mod acks;
 mod attribution;
+mod batches;
 mod cgroup;
 mod clients;
 mod comm;
@@ -43,6 +44,7 @@ mod perf;
 mod priority;
 mod programs;
 mod ptrace;
+mod request_flags;
 mod runtimes;
 mod sandboxes;
 mod scale;
@@ -82,8 +84,10 @@ pub fn all() -> Vec<Test> {
         listeners::TESTS,
         counting::TESTS,
         acks::TESTS,
+        request_flags::TESTS,
         clients::TESTS,
         numbers::TESTS,
+        batches::TESTS,
         module::TESTS,
         parameters::TESTS,
         loading::TESTS,

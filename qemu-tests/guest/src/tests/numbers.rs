@@ -349,7 +349,7 @@ fn an_answer_that_finds_no_room_is_told_by_enobufs() -> TestResult {
 
 /// Attaches a program to a socket that keeps so many bytes of each message (`SO_ATTACH_FILTER`), 0
 /// to drop it.
-fn keep_bytes(listener: &Listener, bytes: u32) -> io::Result<()> {
+pub fn keep_bytes(listener: &Listener, bytes: u32) -> io::Result<()> {
     let mut program = [libc::sock_filter {
         code: (libc::BPF_RET | libc::BPF_K) as u16,
         jt: 0,

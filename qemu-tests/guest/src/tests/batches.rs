@@ -1,0 +1,575 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Events that share a datagram (C54): for who asked for it, and as soon as they wait to be read.
+
+use std::collections::BTreeMap;
+use std::io::{self, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{SpliceFFlags, splice};
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::socket::{
+    ControlMessageOwned, MsgFlags, MultiHeaders, recv, recvmmsg, recvmsg, setsockopt, sockopt,
+};
+use nix::unistd::{pipe, read};
+
+use super::container::{Container, PID};
+use super::numbers::{keep_bytes, missing, number};
+use super::scenario::{every_kind, mark};
+use crate::child::{self, Gate};
+use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::listener::Listener;
+use crate::listing::Listing;
+use crate::patience;
+use crate::stress::{cpus, pin};
+use crate::test;
+use crate::wire::{
+    BATCH, BATCH_SIZE, Event, LISTEN, MESSAGE_SIZE, NLMSG_DONE, NLMSG_EVENT, Received, mask,
+    proc_listen,
+};
+
+pub const TESTS: &[Test] = &[
+    test!(events_that_wait_share_a_datagram)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C5, Line::C54]),
+    test!(an_event_can_be_read_at_once)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C54]),
+    test!(events_are_those_that_others_get_alone)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C54]),
+    test!(an_answer_has_a_datagram_of_its_own)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C19, Line::C54]),
+    test!(the_default_buffer_keeps_ten_times_as_many)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C54]),
+    test!(an_overrun_is_a_gap_and_one_enobufs)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C5, Line::C6, Line::C54]),
+    test!(an_overrun_without_enobufs_is_a_gap_still)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C5, Line::C6, Line::C54]),
+    test!(a_datagram_that_was_peeked_at_stays_as_it_is)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C54]),
+    test!(a_buffer_that_is_too_small_is_told)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C54]),
+    test!(with_a_filter_each_event_stays_alone)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C54]),
+    test!(what_a_filter_drops_takes_no_number)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C5, Line::C54]),
+    test!(a_buffer_that_shrinks_loses_nothing_queued)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C5, Line::C54]),
+    test!(each_datagram_tells_who_it_is_from)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C48, Line::C54]),
+    test!(recvmmsg_gets_whole_datagrams)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C54]),
+    test!(splice_gets_whole_datagrams)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C54]),
+    test!(who_is_woken_once_gets_all_that_is_there)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C54]),
+    test!(readers_on_all_cpus_get_each_event_once)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C5, Line::C54])
+        .limit(Duration::from_secs(60)),
+    test!(a_listener_in_a_container_gets_batches)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C21, Line::C54]),
+];
+
+const UNKNOWN_TO_STOCK: &str = "requests have 4 or 8 bytes, and others are not answered";
+
+/// How many events the first datagram may have: it was made for one, when nothing waited.
+const FIRST_AT_MOST: usize = 8;
+
+/// How many a further one has at least, if more than that wait.
+const FULL_AT_LEAST: usize = 40;
+
+/// A listener for renames in batches, whose answer was read; and which number the answer's CPU goes
+/// on with.
+fn listen(listener: Listener) -> Result<(Listener, BTreeMap<u32, u32>), Failure> {
+    listener.request(&proc_listen(LISTEN, mask::COMM, BATCH))?;
+    let answer = listener.receive_datagram()?;
+    let Some([answer]) = answer.as_deref() else {
+        return Err(Failure::new(format!("one answer, got {answer:?}")));
+    };
+    expect_eq("answer", answer.event, Event::Ack { err: 0 })?;
+    let (cpu, seq) = number(answer);
+    Ok((listener, BTreeMap::from([(cpu, seq.wrapping_add(1))])))
+}
+
+fn batches() -> Result<(Listener, BTreeMap<u32, u32>), Failure> {
+    listen(Listener::open()?)
+}
+
+fn rename(times: usize) -> TestResult {
+    for _ in 0..times {
+        mark("in a batch")?;
+    }
+    Ok(())
+}
+
+/// All datagrams that are there.
+fn datagrams(listener: &Listener) -> Result<Vec<Vec<Received>>, Failure> {
+    let mut datagrams = Vec::new();
+    while let Some(datagram) = listener.receive_datagram()? {
+        datagrams.push(datagram);
+    }
+    Ok(datagrams)
+}
+
+fn lengths(datagrams: &[Vec<Received>]) -> Vec<usize> {
+    datagrams.iter().map(Vec::len).collect()
+}
+
+/// Expects so many events, all of the type that may share a datagram, and no gap.
+#[track_caller]
+fn expect_all(events: &[Received], first: &BTreeMap<u32, u32>, count: usize) -> TestResult {
+    expect_eq("events", events.len(), count)?;
+    let other = events
+        .iter()
+        .find(|received| received.message.netlink.kind != NLMSG_EVENT);
+    expect(other.is_none(), format!("events in batches, got {other:?}"))?;
+    expect_eq("missing numbers", missing(events, first)?, 0)
+}
+
+fn events_that_wait_share_a_datagram() -> TestResult {
+    const EVENTS: usize = 500;
+    let (listener, first) = batches()?;
+    rename(EVENTS)?;
+    let got = datagrams(&listener)?;
+    println!("{:?}", lengths(&got));
+    expect_all(&got.concat(), &first, EVENTS)?;
+    let lengths = lengths(&got);
+    let [small, full @ .., _last] = lengths.as_slice() else {
+        return Err(Failure::new("no batches"));
+    };
+    expect(*small <= FIRST_AT_MOST, "a small datagram first")?;
+    expect(
+        full.iter().all(|length| *length >= FULL_AT_LEAST),
+        format!("full datagrams after it, got {full:?}"),
+    )
+}
+
+fn an_event_can_be_read_at_once() -> TestResult {
+    let (listener, mut first) = batches()?;
+    for _ in 0..100 {
+        rename(1)?;
+        let mut ready = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+        expect_eq("sockets to read", poll(&mut ready, PollTimeout::ZERO)?, 1)?;
+        let got = datagrams(&listener)?;
+        expect_eq("datagrams", lengths(&got), vec![1])?;
+        expect_all(&got[0], &first, 1)?;
+        let (cpu, seq) = number(&got[0][0]);
+        first.insert(cpu, seq.wrapping_add(1));
+    }
+    Ok(())
+}
+
+fn events_are_those_that_others_get_alone() -> TestResult {
+    let mut batches = Listener::listen_with(mask::ALL | mask::SESSION_END, BATCH)?;
+    let mut alone = Listener::listen(mask::ALL | mask::SESSION_END)?;
+    let (pid, _) = every_kind(&mut Listener::listen_all()?)?;
+    let is_its = |received: &Received| received.event.subject().tgid == pid;
+    let has_exit = |received: &Received| super::scenario::is_exit(received, pid);
+    let mut taken = Vec::new();
+    for listener in [&mut batches, &mut alone] {
+        let mut events = listener.take_through("EXIT", has_exit)?;
+        events.retain(is_its);
+        taken.push(events);
+    }
+    let events = |received: &[Received]| -> Vec<_> {
+        received.iter().map(|received| received.event).collect()
+    };
+    expect_eq("events", events(&taken[0]), events(&taken[1]))?;
+    let data = |received: &[Received]| -> Vec<_> {
+        let messages = received.iter().map(|received| received.message);
+        messages
+            .map(|message| (message.netlink.length, message.netlink.flags, message.body))
+            .collect()
+    };
+    expect_eq("bytes", data(&taken[0]), data(&taken[1]))
+}
+
+fn an_answer_has_a_datagram_of_its_own() -> TestResult {
+    let (listener, first) = batches()?;
+    rename(2)?;
+    listener.request(&[99])?;
+    rename(3)?;
+    listener.request(&proc_listen(LISTEN, mask::COMM, BATCH))?;
+    rename(1)?;
+    let got = datagrams(&listener)?;
+    expect_eq("datagrams", lengths(&got), vec![2, 1, 3, 1, 1])?;
+    for answer in [&got[1][0], &got[3][0]] {
+        expect_eq("bit of an answer", answer.event.bit(), 0)?;
+        let kind = answer.message.netlink.kind;
+        expect_eq("type of an answer", kind, NLMSG_DONE)?;
+    }
+    let mut events = got.concat();
+    events.retain(|received| received.event.bit() != 0);
+    expect_all(&events, &first, 6)
+}
+
+/// How many events a new listener with the buffer of every user keeps, if it does not read.
+fn kept(flags: u32) -> Result<usize, Failure> {
+    const TOO_MANY: usize = 5000;
+    let mut listener = Listener::open_unprivileged()?;
+    listener.request(&proc_listen(LISTEN, mask::COMM, flags))?;
+    listener.take_queued()?;
+    rename(TOO_MANY)?;
+    let lost = Listing::of(listener.port_id()?)?.lost;
+    expect(lost > 0, "an overrun")?;
+    Ok(TOO_MANY - usize::try_from(lost)?)
+}
+
+fn the_default_buffer_keeps_ten_times_as_many() -> TestResult {
+    let (alone, batches) = (kept(0)?, kept(BATCH)?);
+    println!("{alone} alone, {batches} in batches");
+    expect(
+        batches >= 10 * alone,
+        format!("ten times {alone}, got {batches}"),
+    )
+}
+
+/// Lets a listener with the default buffer overrun; expects each event to be read, or to be missing
+/// and counted as lost, and so many ENOBUFS.
+fn expect_overrun(no_enobufs: bool, expected: usize) -> TestResult {
+    const TOO_MANY: usize = 3000;
+    let (mut listener, first) = listen(Listener::open_unprivileged()?)?;
+    listener.socket().set_no_enobufs(no_enobufs)?;
+    pin(cpus()?[0])?;
+    rename(TOO_MANY)?;
+    let (mut events, mut enobufs) = (Vec::new(), 0);
+    let mut take = |listener: &mut Listener| -> TestResult {
+        loop {
+            match listener.receive(Instant::now()) {
+                Ok(None) => return Ok(()),
+                Ok(Some(received)) => events.push(received),
+                Err(error) if error.is_overrun() => enobufs += 1,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    };
+    take(&mut listener)?;
+    rename(3)?;
+    take(&mut listener)?;
+    let line = Listing::of(listener.port_id()?)?;
+    expect_eq("number of ENOBUFS", enobufs, expected)?;
+    expect_eq("delivered", line.delivered, events.len() as u64)?;
+    expect_eq("lost", line.lost, missing(&events, &first)?)?;
+    expect(line.lost > 0, "an overrun")?;
+    expect_eq("all", line.delivered + line.lost, TOO_MANY as u64 + 3)
+}
+
+fn an_overrun_is_a_gap_and_one_enobufs() -> TestResult {
+    expect_overrun(false, 1)
+}
+
+fn an_overrun_without_enobufs_is_a_gap_still() -> TestResult {
+    expect_overrun(true, 0)
+}
+
+/// Peeks into a buffer of so many bytes: how many a whole datagram has.
+fn peek(listener: &Listener, buffer: usize) -> nix::Result<usize> {
+    let mut bytes = vec![0; buffer];
+    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC | MsgFlags::MSG_DONTWAIT;
+    recv(listener.as_fd().as_raw_fd(), &mut bytes, flags)
+}
+
+fn a_datagram_that_was_peeked_at_stays_as_it_is() -> TestResult {
+    let (listener, first) = batches()?;
+    rename(3)?;
+    // As programs do that want to know which buffer they need.
+    let length = peek(&listener, 0)?;
+    expect_eq("bytes", length, 3 * MESSAGE_SIZE)?;
+    rename(4)?;
+    expect_eq("bytes, again", peek(&listener, BATCH_SIZE)?, length)?;
+    rename(5)?;
+    let got = datagrams(&listener)?;
+    expect_eq("datagrams", lengths(&got), vec![3, 9])?;
+    expect_all(&got.concat(), &first, 12)
+}
+
+fn a_buffer_that_is_too_small_is_told() -> TestResult {
+    let (listener, mut first) = batches()?;
+    let mut next = |received: &Received| {
+        let (cpu, seq) = number(received);
+        first.insert(cpu, seq.wrapping_add(1)).unwrap_or_default()
+    };
+    pin(cpus()?[0])?;
+    rename(1)?;
+    datagrams(&listener)?.concat().iter().for_each(|received| {
+        next(received);
+    });
+    rename(4)?;
+    let mut bytes = [0; MESSAGE_SIZE + 10];
+    let mut buffers = [IoSliceMut::new(&mut bytes)];
+    let socket = listener.as_fd().as_raw_fd();
+    let message = recvmsg::<()>(socket, &mut buffers, None, MsgFlags::MSG_DONTWAIT)?;
+    expect(
+        message.flags.contains(MsgFlags::MSG_TRUNC),
+        format!("MSG_TRUNC, got {:?}", message.flags),
+    )?;
+    expect_eq("bytes", message.bytes, MESSAGE_SIZE + 10)?;
+    let event = Received::decode(&bytes[..MESSAGE_SIZE], (0, 1)).map_err(Failure::new)?;
+    expect_eq("number", number(&event).1, next(&event))?;
+    // The rest of the datagram is lost, and seen in the numbers.
+    rename(1)?;
+    let after = datagrams(&listener)?.concat();
+    expect_eq("events after it", after.len(), 1)?;
+    let gap = number(&after[0]).1.wrapping_sub(next(&after[0]));
+    expect_eq("missing numbers", gap, 3)
+}
+
+fn with_a_filter_each_event_stays_alone() -> TestResult {
+    let (listener, first) = batches()?;
+    rename(3)?;
+    // What waits already is not the filter's business.
+    keep_bytes(&listener, u32::MAX)?;
+    rename(3)?;
+    setsockopt_none(&listener, libc::SO_DETACH_FILTER)?;
+    rename(3)?;
+    let got = datagrams(&listener)?;
+    expect_eq("datagrams", lengths(&got), vec![3, 1, 1, 1, 3])?;
+    expect_all(&got.concat(), &first, 9)
+}
+
+fn setsockopt_none(listener: &Listener, option: i32) -> io::Result<()> {
+    let nothing: i32 = 0;
+    // SAFETY: The kernel reads the number in this call.
+    let result = unsafe {
+        libc::setsockopt(
+            listener.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            option,
+            (&raw const nothing).cast(),
+            size_of_val(&nothing) as libc::socklen_t,
+        )
+    };
+    Errno::result(result).map(drop).map_err(io::Error::from)
+}
+
+fn what_a_filter_drops_takes_no_number() -> TestResult {
+    let (listener, first) = batches()?;
+    rename(2)?;
+    keep_bytes(&listener, 0)?;
+    rename(20)?;
+    setsockopt_none(&listener, libc::SO_DETACH_FILTER)?;
+    rename(2)?;
+    expect_all(&datagrams(&listener)?.concat(), &first, 4)
+}
+
+fn a_buffer_that_shrinks_loses_nothing_queued() -> TestResult {
+    const QUEUED: usize = 300;
+    let (mut listener, first) = batches()?;
+    pin(cpus()?[0])?;
+    rename(QUEUED)?;
+    setsockopt(&listener.as_fd(), sockopt::RcvBuf, &0)?;
+    rename(QUEUED)?;
+    let (mut events, mut enobufs) = (Vec::new(), 0);
+    loop {
+        match listener.receive(Instant::now()) {
+            Ok(None) => break,
+            Ok(Some(received)) => events.push(received),
+            Err(error) if error.is_overrun() => enobufs += 1,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    expect(events.len() >= QUEUED, "what was queued before")?;
+    expect_eq("number of ENOBUFS", enobufs, 1)?;
+    // With hardly any room, there is always some for a first datagram.
+    rename(1)?;
+    events.extend(listener.take_queued()?);
+    let line = Listing::of(listener.port_id()?)?;
+    expect_eq("delivered", line.delivered, events.len() as u64)?;
+    expect_eq("lost", line.lost, missing(&events, &first)?)?;
+    expect_eq("all", line.delivered + line.lost, 2 * QUEUED as u64 + 1)
+}
+
+fn each_datagram_tells_who_it_is_from() -> TestResult {
+    let (listener, _) = batches()?;
+    setsockopt(&listener.as_fd(), sockopt::PassCred, &true)?;
+    rename(100)?;
+    let mut datagrams = 0;
+    loop {
+        let mut bytes = [0; BATCH_SIZE];
+        let mut buffers = [IoSliceMut::new(&mut bytes)];
+        let mut space = nix::cmsg_space!(libc::ucred);
+        let socket = listener.as_fd().as_raw_fd();
+        let flags = MsgFlags::MSG_DONTWAIT;
+        match recvmsg::<()>(socket, &mut buffers, Some(&mut space), flags) {
+            Err(Errno::EAGAIN) => break,
+            message => {
+                let sender = message?.cmsgs()?.find_map(|control| match control {
+                    ControlMessageOwned::ScmCredentials(sender) => Some(sender),
+                    _ => None,
+                });
+                let sender = sender.map(|sender| (sender.pid(), sender.uid(), sender.gid()));
+                expect_eq("sender", sender, Some((0, 0, 0)))?;
+                datagrams += 1;
+            }
+        }
+    }
+    expect(datagrams > 1, "several datagrams")
+}
+
+fn recvmmsg_gets_whole_datagrams() -> TestResult {
+    const AT_ONCE: usize = 8;
+    let (listener, first) = batches()?;
+    rename(200)?;
+    let mut bytes = vec![[0; BATCH_SIZE]; AT_ONCE];
+    let mut buffers: Vec<_> = bytes
+        .iter_mut()
+        .map(|bytes| [IoSliceMut::new(bytes)])
+        .collect();
+    let mut headers = MultiHeaders::<()>::preallocate(AT_ONCE, None);
+    let lengths: Vec<_> = recvmmsg(
+        listener.as_fd().as_raw_fd(),
+        &mut headers,
+        buffers.iter_mut(),
+        MsgFlags::MSG_DONTWAIT,
+        None,
+    )?
+    .map(|message| message.bytes)
+    .collect();
+    let mut events = Vec::new();
+    for (bytes, length) in bytes.iter().zip(&lengths) {
+        let datagram = Received::decode_all(&bytes[..*length], (0, 1));
+        events.extend(datagram.map_err(Failure::new)?);
+    }
+    expect(lengths.len() > 1, "several datagrams")?;
+    expect_all(&events, &first, 200)
+}
+
+fn splice_gets_whole_datagrams() -> TestResult {
+    let (listener, first) = batches()?;
+    rename(3)?;
+    let (reader, writer) = pipe()?;
+    let flags = SpliceFFlags::SPLICE_F_NONBLOCK;
+    let moved = splice(&listener, None, &writer, None, 2 * BATCH_SIZE, flags)?;
+    let mut bytes = [0; 2 * BATCH_SIZE];
+    let length = read(&reader, &mut bytes)?;
+    expect_eq("bytes in the pipe", length, moved)?;
+    let events = Received::decode_all(&bytes[..length], (0, 1));
+    expect_all(&events.map_err(Failure::new)?, &first, 3)
+}
+
+fn who_is_woken_once_gets_all_that_is_there() -> TestResult {
+    let (listener, mut first) = batches()?;
+    let epoll = Epoll::new(EpollCreateFlags::empty())?;
+    let interest = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0);
+    epoll.add(&listener, interest)?;
+    let mut woken = [EpollEvent::empty()];
+    for round in 0..100 {
+        rename(1 + round % 7)?;
+        let count = epoll.wait(&mut woken, EpollTimeout::ZERO)?;
+        expect_eq("sockets to read", count, 1)?;
+        // Until EAGAIN, as who is woken for changes alone has to.
+        let events = datagrams(&listener)?.concat();
+        expect_all(&events, &first, 1 + round % 7)?;
+        for received in &events {
+            let (cpu, seq) = number(received);
+            first.insert(cpu, seq.wrapping_add(1));
+        }
+        let count = epoll.wait(&mut woken, EpollTimeout::ZERO)?;
+        expect_eq("sockets to read, without an event", count, 0)?;
+    }
+    Ok(())
+}
+
+/// One CPU raises events. Threads on all CPUs read, and others peek, through the same socket.
+fn readers_on_all_cpus_get_each_event_once() -> TestResult {
+    const EVENTS: usize = 20_000;
+    let (listener, first) = batches()?;
+    let cpus = cpus()?;
+    let gate = Gate::new()?;
+    let writer = child::fork(|| {
+        let raised = (|| -> Result<(), Failure> {
+            pin(cpus[0])?;
+            gate.pass()?;
+            rename(EVENTS)
+        })();
+        i32::from(raised.is_err())
+    })?;
+    // Renames of this process's threads would be events, too: they have no names.
+    let deadline = patience::deadline(Duration::from_secs(40));
+    let count = std::sync::atomic::AtomicUsize::new(0);
+    let relaxed = std::sync::atomic::Ordering::Relaxed;
+    let is_over = || count.load(relaxed) >= EVENTS || Instant::now() > deadline;
+    gate.open(0)?;
+    let take = || -> Result<Vec<Received>, Failure> {
+        let mut events = Vec::new();
+        while !is_over() {
+            match listener.receive_datagram()? {
+                Some(datagram) => {
+                    count.fetch_add(datagram.len(), relaxed);
+                    events.extend(datagram);
+                }
+                None => thread::yield_now(),
+            }
+        }
+        Ok(events)
+    };
+    let look = || -> TestResult {
+        let mut bytes = [0; BATCH_SIZE];
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        while !is_over() {
+            match recv(listener.as_fd().as_raw_fd(), &mut bytes, flags) {
+                Ok(length) => {
+                    let seen = Received::decode_all(&bytes[..length], (0, 1));
+                    let seen = seen.map_err(Failure::new)?;
+                    let first = number(&seen[0]);
+                    let follow = seen.iter().zip(0u32..).all(|(received, index)| {
+                        number(received) == (first.0, first.1.wrapping_add(index))
+                    });
+                    expect(follow, format!("events in a row, got {seen:?}"))?;
+                }
+                Err(Errno::EAGAIN) => thread::yield_now(),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    };
+    let mut events = thread::scope(|scope| -> Result<_, Failure> {
+        let readers: Vec<_> = cpus.iter().map(|_| scope.spawn(take)).collect();
+        let lookers: Vec<_> = cpus.iter().map(|_| scope.spawn(look)).collect();
+        let mut events = Vec::new();
+        for reader in readers {
+            events.extend(reader.join().expect("reading does not panic")?);
+        }
+        for looker in lookers {
+            looker.join().expect("peeking does not panic")?;
+        }
+        Ok(events)
+    })?;
+    writer.wait()?;
+    events.sort_by_key(|received| received.timestamp_ns());
+    expect_all(&events, &first, EVENTS)
+}
+
+fn a_listener_in_a_container_gets_batches() -> TestResult {
+    let container = Container::start(PID, || {
+        let (listener, first) = batches()?;
+        rename(100)?;
+        let got = datagrams(&listener)?;
+        expect(got.len() < 10, "events that share datagrams")?;
+        expect_all(&got.concat(), &first, 100)?;
+        let own = super::scenario::own_task();
+        let is_own = |received: &Received| received.event.subject() == own;
+        expect(got.concat().iter().all(is_own), "its own numbers")
+    })?;
+    container.finish()
+}
