@@ -118,6 +118,7 @@ impl Connector {
             return;
         };
         let mut message = Message::new(section.cpu().as_u32(), now_ns());
+        let cpu = section.cpu_offset();
 
         for (namespace, pid) in thread.numbers() {
             let Some(subscribers) = section.subscribers(namespace) else {
@@ -135,7 +136,7 @@ impl Connector {
                     message.tell(&event(wire::Ids { pid, tgid }, view));
                     told = Some(view);
                 }
-                listener.send(&mut message, subscriber.listen.flags);
+                listener.send(&mut message, subscriber.listen.flags, cpu);
             }
         }
     }

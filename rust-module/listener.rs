@@ -17,7 +17,10 @@ use kernel::{
         Sender,
         Socket, //
     },
-    percpu::PerCpu,
+    percpu::{
+        CpuOffset,
+        PerCpu, //
+    },
     pid::Pid,
     pid_namespace::PidNamespace,
     prelude::*,
@@ -165,10 +168,10 @@ impl Listener {
     }
 
     /// Numbers an event of this CPU, sends it in the form that `flags` ask for, and accounts for it.
-    /// In a section.
-    #[inline]
-    pub(crate) fn send(&self, message: &mut Message, flags: Flags) {
-        let account = self.accounts.this_cpu();
+    /// In a section, which tells where this CPU's values are.
+    #[inline(always)]
+    pub(crate) fn send(&self, message: &mut Message, flags: Flags, cpu: CpuOffset) {
+        let account = self.accounts.at(cpu);
         let next = account.next.load(Relaxed);
         let batch = flags.contain(Flags::BATCH);
         message.number(next as u32);
@@ -190,13 +193,14 @@ impl Listener {
             self.socket.deliver(sender, message, GFP_NOWAIT)
         };
 
-        match delivery {
-            // What the listener's own filter drops was not to get there, and leaves no gap.
-            Ok(Delivery::Filtered) => return,
-            Ok(Delivery::Queued) => {}
-            Ok(Delivery::Lost) | Err(_) => account.lost.store(account.lost() + 1, Relaxed),
+        // What the listener's own filter drops was not to get there, and leaves no gap.
+        if delivery.is_ok_and(Delivery::is_filtered) {
+            return;
         }
-        account.next.store(next + 1, Relaxed);
+        if delivery.map_or(true, Delivery::is_lost) {
+            account.lost.store(account.lost().wrapping_add(1), Relaxed);
+        }
+        account.next.store(next.wrapping_add(1), Relaxed);
     }
 
     /// Acknowledges the request with which this listener starts, and lets the numbers of the CPU
