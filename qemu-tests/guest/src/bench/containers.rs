@@ -11,6 +11,7 @@ use crate::bench::crowd::Crowd;
 use crate::bench::measure::{Measured, measure, repeated};
 use crate::bench::operations::rename;
 use crate::bench::{CROWDS, missing, tell};
+use crate::child::allow_descriptors;
 use crate::harness::Failure;
 use crate::tests::container::{ALL, Container, PID};
 use crate::wire::mask;
@@ -47,6 +48,9 @@ pub fn run() -> Result<()> {
 
 /// The same with thousands, of which each has a pid namespace alone, lest they take all memory.
 fn thousands() -> Result<()> {
+    // Of each container and its listener.
+    const DESCRIPTORS: usize = 8;
+    allow_descriptors(DESCRIPTORS * THOUSANDS as usize)?;
     let containers = (0..THOUSANDS)
         .map(|_| Container::idle(PID).map_err(|failure| anyhow!("cannot start one: {failure}")))
         .collect::<Result<Vec<_>>>()?;

@@ -110,7 +110,7 @@ pub fn run(options: &Options) -> Result<()> {
         return Ok(());
     }
     for others in BESIDE {
-        requests_beside(others)?;
+        beside(others, requests::REQUESTS, requests::requests)?;
     }
     sockets_that_never_listened(&mut worker)?;
     for count in CROWDS {
@@ -126,8 +126,12 @@ pub fn run(options: &Options) -> Result<()> {
     if let Some(peer) = &options.peer {
         peer::run(&mut worker, peer)?;
     }
-    // The last, because an unpatched kernel counts it for ever.
-    dead_listener(&mut worker)
+    // The last, because an unpatched kernel counts for ever who was closed.
+    dead_listener(&mut worker)?;
+    for others in BESIDE {
+        beside(others, requests::CLOSING, requests::closing)?;
+    }
+    Ok(())
 }
 
 /// Measures what takes two CPUs.
@@ -166,7 +170,7 @@ fn total(options: &Options) -> u32 {
     }
     let crowds = 2 * CROWDS.len() * Operation::KINDS.len();
     let whole = 2 * Operation::WHOLE.len();
-    let requests = Operation::REQUESTS.len() * BESIDE.len();
+    let requests = (requests::REQUESTS + requests::CLOSING) * BESIDE.len();
     let burst_and_never_reading = 2;
     let containers = 1 + CROWDS.len() + 1;
     let peer = options.peer.iter().count() * peer::FIGURES;
@@ -263,17 +267,17 @@ fn crowd(worker: &mut Worker, count: u32) -> Result<()> {
     Ok(())
 }
 
-/// Requests, with so many others that listen for something else.
-fn requests_beside(others: u32) -> Result<()> {
+/// What a listener does, with so many others that listen for something else.
+fn beside(others: u32, figures: usize, run: fn(&[Listener]) -> Result<()>) -> Result<()> {
     // The unpatched kernel shows each answer to all of them, whose queues would take the memory.
     const TOO_MANY: u32 = 1000;
     if others > TOO_MANY && !listing::is_there() {
         let reason = format!("each request is answered to all of {others} others");
-        return missing(Operation::REQUESTS.len(), Situation::Everything, reason);
+        return missing(figures, Situation::Everything, reason);
     }
     allow_descriptors(others as usize)?;
     let crowd = Crowd::listening(others, mask::UID)?;
-    requests::run(crowd.listeners())?;
+    run(crowd.listeners())?;
     crowd.ignore()?;
     thread::sleep(LINGER);
     Ok(())

@@ -11,9 +11,15 @@ use crate::bench::tell;
 use crate::listener::Listener;
 use crate::wire::{IGNORE, LISTEN, mask};
 
-/// Measures all of them, with others listening meanwhile. Only what the caller itself executes
+/// How many figures [`requests`] tells.
+pub const REQUESTS: usize = 2;
+
+/// How many figures [`closing`] tells.
+pub const CLOSING: usize = 1;
+
+/// Measures LISTEN and IGNORE, with others listening meanwhile. Only what the caller itself executes
 /// counts: it may have to wait for all that are just now raising an event.
-pub fn run(others: &[Listener]) -> Result<()> {
+pub fn requests(others: &[Listener]) -> Result<()> {
     let mut crowd = Crowd::of(Listener::open()?);
     let others = others.len() as u32;
     for (operation, before, request) in [
@@ -33,6 +39,13 @@ pub fn run(others: &[Listener]) -> Result<()> {
         tell(operation, Situation::Everything, others, measured)?;
         crowd.change(mask::COMM)?;
     }
+    crowd.drain(0, 0)?;
+    crowd.ignore()
+}
+
+/// Measures close(2) of a listener, with others listening meanwhile. The unpatched kernel counts for
+/// ever who was closed so.
+pub fn closing(others: &[Listener]) -> Result<()> {
     let closed = measure(
         &mut repeated(|| {
             let listener = Listener::open()?;
@@ -43,9 +56,8 @@ pub fn run(others: &[Listener]) -> Result<()> {
         }),
         &mut |_| Ok(()),
     )?;
-    tell(Operation::Close, Situation::Everything, others, closed)?;
-    crowd.drain(0, 0)?;
-    crowd.ignore()
+    let others = others.len() as u32;
+    tell(Operation::Close, Situation::Everything, others, closed)
 }
 
 /// Nanoseconds, and so instructions, that this thread has been running.
