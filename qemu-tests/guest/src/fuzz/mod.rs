@@ -43,6 +43,7 @@ mod message;
 mod peer;
 mod program;
 mod race;
+mod reading;
 mod tally;
 mod teardown;
 

@@ -2,25 +2,28 @@
 //! A socket under test beside what it has to be: whether it listens, for what, in which form, and
 //! which numbers come next. Every byte that the kernel sends it is compared.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::sys::socket::MsgFlags;
 use nix::time::{ClockId, clock_gettime};
 
 use super::message::{Command, Fate, Listen, Message, Request};
 use super::own_namespace;
+use super::reading::{Read, Reading};
 use super::tally::Tally;
 use crate::harness::{Failure, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::listing::{Line, Listing, open};
 use crate::patience;
 use crate::stress::cpus;
+use crate::tests::scenario::own_task;
 use crate::wire::{
     CN_PROC, ConnectorHeader, Event, EventBody, IGNORE, MESSAGE_SIZE, NLMSG_DONE, NLMSG_EVENT,
-    NetlinkHeader, Received,
+    NetlinkHeader, Received, mask,
 };
 
 /// The CPU in answers that no number is counted by.
@@ -184,10 +187,14 @@ pub struct Peer {
     /// process can't make it listen.
     is_foreign: bool,
     asked: Asked,
-    /// How many events it read since it listens.
+    /// How many events it read since it listens, those that were cut off included.
     events: u64,
     /// The number of the next event of each CPU.
     next: BTreeMap<u32, u32>,
+    /// The names that this task got, and that the socket has to read still.
+    names: VecDeque<[u8; 16]>,
+    /// The datagram to read next, if it was looked at: so it stays as it is.
+    seen: Option<Read>,
 }
 
 impl Peer {
@@ -200,6 +207,8 @@ impl Peer {
             asked: Asked::default(),
             events: 0,
             next: BTreeMap::new(),
+            names: VecDeque::new(),
+            seen: None,
         }
     }
 
@@ -243,7 +252,6 @@ impl Peer {
             _ => None,
         };
         self.take(expected, surroundings, tally)
-            .map(drop)
             .map_err(|failure| failure.about(format!("{message:?}")))
     }
 
@@ -257,13 +265,39 @@ impl Peer {
         }
     }
 
-    /// Takes what there is to read, and expects nothing that was not asked for.
-    pub fn drain(
+    /// Takes what there is to read: all that was asked for, and nothing else.
+    pub fn drain(&mut self, surroundings: &Surroundings, tally: &mut Tally) -> TestResult {
+        self.take(None, surroundings, tally)
+    }
+
+    /// Looks at what is to read next, if there is something.
+    pub fn peek(&mut self, reading: Reading, tally: &mut Tally) -> TestResult {
+        let part = reading.read(self.socket()?, MsgFlags::MSG_PEEK)?;
+        if part.is_none() {
+            return expect_eq("what was looked at", self.seen.take(), None);
+        }
+        tally.peeks += 1;
+        // Nothing is appended to it any more.
+        let whole = self.next(MsgFlags::MSG_PEEK)?;
+        let whole = whole.ok_or_else(|| Failure::new("what was looked at is gone"))?;
+        self.seen = Some(whole.clone());
+        reading.check(part, whole)
+    }
+
+    /// Reads one datagram, if there is one. Of what does not fit, a look at it tells what it was.
+    pub fn read(
         &mut self,
+        reading: Reading,
         surroundings: &Surroundings,
         tally: &mut Tally,
-    ) -> Result<Vec<Event>, Failure> {
-        self.take(None, surroundings, tally)
+    ) -> TestResult {
+        let Some(whole) = self.next(MsgFlags::MSG_PEEK)? else {
+            return Ok(());
+        };
+        let part = reading.read(self.socket()?, MsgFlags::empty())?;
+        tally.cut += u64::from(part.as_ref().is_some_and(|part| part.is_cut));
+        reading.check(part, whole.clone())?;
+        self.took(&whole, &mut None, surroundings, tally)
     }
 
     /// The socket left the group, or was closed.
@@ -271,9 +305,17 @@ impl Peer {
         self.asked.end();
     }
 
-    /// What it listens for.
-    pub fn mask(&self) -> u32 {
-        self.asked.now.map_or(0, |listen| listen.mask)
+    /// This task has got a name.
+    pub fn renamed(&mut self, name: [u8; 16]) {
+        let listens = self.asked.now;
+        if listens.is_some_and(|listen| listen.mask & mask::COMM != 0) {
+            self.names.push_back(name);
+        }
+    }
+
+    /// How many names of this task it has to read still.
+    pub fn unread(&self) -> usize {
+        self.names.len()
     }
 
     /// One of the descriptors.
@@ -321,38 +363,62 @@ impl Peer {
         Ok(())
     }
 
+    /// Reads the next datagram as a whole, if there is one; with `MSG_PEEK` it stays. If it was looked
+    /// at, it is still the same.
+    fn next(&mut self, flags: MsgFlags) -> Result<Option<Read>, Failure> {
+        let next = Reading::WHOLE.read(self.socket()?, flags)?;
+        if let Some(seen) = self.seen.take() {
+            expect_eq("what was looked at", next.as_ref(), Some(&seen))?;
+        }
+        Ok(next)
+    }
+
     fn take(
         &mut self,
         mut expected: Option<Request>,
         surroundings: &Surroundings,
         tally: &mut Tally,
-    ) -> Result<Vec<Event>, Failure> {
-        let mut events = Vec::new();
-        // Until a request is answered, events are as was asked before, or as is asked.
-        let mut next = match expected.and_then(|request| request.command) {
-            Some(Command::Listen(listen)) => self.asked.now.map(|_| listen),
-            _ => None,
-        };
-        while let Some(received) = self.socket()?.receive(Instant::now())? {
+    ) -> TestResult {
+        while let Some(datagram) = self.next(MsgFlags::empty())? {
+            self.took(&datagram, &mut expected, surroundings, tally)?;
+        }
+        expect_eq("requests without an answer", expected, None)?;
+        let unread = self.names.len();
+        expect_eq("names of this task that were not told", unread, 0)
+    }
+
+    /// Expects a datagram that was read to have what it has to have.
+    fn took(
+        &mut self,
+        datagram: &Read,
+        expected: &mut Option<Request>,
+        surroundings: &Surroundings,
+        tally: &mut Tally,
+    ) -> TestResult {
+        let messages = Received::decode_all(&datagram.bytes, datagram.sender);
+        for received in messages.map_err(Failure::new)? {
             if received.event.bit() == 0 {
                 let Some(request) = expected.take() else {
                     return Err(Failure::new(format!("a second answer: {received:?}")));
                 };
                 surroundings.check_answer(&received, &request, self.error(&request))?;
                 self.answered(&received, &request, surroundings, tally)?;
-                next = None;
-            } else {
-                surroundings.check_event(&received)?;
-                let asked = self.asked.at(received.timestamp_ns());
-                check_wanted(&received, asked.chain(next))?;
-                self.check_number(&received)?;
-                self.events += 1;
-                tally.event(&received);
-                events.push(received.event);
+                continue;
             }
+            surroundings.check_event(&received)?;
+            // Until a request is answered, events are as was asked before, or as is asked.
+            let next = match expected.and_then(|request| request.command) {
+                Some(Command::Listen(listen)) => self.asked.now.map(|_| listen),
+                _ => None,
+            };
+            let asked = self.asked.at(received.timestamp_ns());
+            check_wanted(&received, asked.chain(next))?;
+            self.check_number(&received)?;
+            self.check_name(&received)?;
+            self.events += 1;
+            tally.event(&received);
         }
-        expect_eq("requests without an answer", expected, None)?;
-        Ok(events)
+        Ok(())
     }
 
     fn answered(
@@ -392,6 +458,16 @@ impl Peer {
         let expected = std::mem::replace(next, seq.wrapping_add(1));
         expect_eq("number of an event", seq, expected)
     }
+
+    /// Expects a name of this task to be told when it is its turn.
+    fn check_name(&mut self, received: &Received) -> TestResult {
+        match received.event {
+            Event::Comm { task, comm } if task == own_task() => {
+                expect_eq("a name of this task", Some(comm), self.names.pop_front())
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Expects that one of these asks for an event, and for the type of message that tells it.
@@ -419,7 +495,7 @@ pub fn check_sent(fate: &Fate, sent: io::Result<()>) -> TestResult {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{BATCH, mask};
+    use crate::wire::BATCH;
 
     fn at(asked: &Asked, time: u64) -> Vec<(u32, u32)> {
         let listens = asked.at(time);

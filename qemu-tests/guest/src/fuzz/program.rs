@@ -10,6 +10,7 @@ use fastrand::Rng;
 use mutatis::{Candidates, Context, Generate, Mutate, Session, mutators};
 
 use super::message::Message;
+use super::reading::Reading;
 use crate::harness::Failure;
 
 /// Random bytes that make a step: as good as always enough, two messages in a datagram included.
@@ -17,6 +18,9 @@ const ENTROPY: usize = 512;
 
 /// Changes that make a new program of another one, at most.
 const CHANGES: u32 = 8;
+
+/// How often a step renames the task, at most: so often that not all of it fits into one datagram.
+const RENAMES: usize = 8;
 
 /// Between the steps of a program that is written down.
 const SEPARATOR: &str = "-";
@@ -39,8 +43,12 @@ pub enum Step {
     Join { socket: usize },
     /// Binds a socket to its own address once more, with the group or without.
     Bind { socket: usize, in_group: bool },
-    /// Renames the task.
-    Rename,
+    /// Renames the task that many times.
+    Rename { times: usize },
+    /// Looks at what a socket is to read next.
+    Peek { socket: usize, reading: Reading },
+    /// Reads one datagram, or the part of it that fits.
+    Read { socket: usize, reading: Reading },
     /// Looks whether the listing tells what is.
     CheckListing,
     /// Sends a message.
@@ -66,8 +74,18 @@ impl<'a> Arbitrary<'a> for Step {
                 socket,
                 in_group: u.arbitrary()?,
             },
-            16..19 => Self::Rename,
+            16..19 => Self::Rename {
+                times: u.int_in_range(1..=RENAMES)?,
+            },
             19..21 => Self::CheckListing,
+            21..25 => Self::Peek {
+                socket,
+                reading: u.arbitrary()?,
+            },
+            25..28 => Self::Read {
+                socket,
+                reading: u.arbitrary()?,
+            },
             _ => Self::Send {
                 socket,
                 message: u.arbitrary()?,

@@ -28,6 +28,10 @@ pub struct Tally {
     events: u64,
     /// Those of the type that may share a datagram.
     batched: u64,
+    /// Datagrams that were looked at.
+    pub peeks: u64,
+    /// Datagrams that did not fit when they were read.
+    pub cut: u64,
     /// Rounds, by their kind.
     pub rounds: BTreeMap<String, u64>,
     /// Programs that were kept for what they ran through.
@@ -61,6 +65,8 @@ impl AddAssign for Tally {
         self.listeners += other.listeners;
         self.events += other.events;
         self.batched += other.batched;
+        self.peeks += other.peeks;
+        self.cut += other.cut;
         self.kept += other.kept;
         self.blocks.extend(other.blocks);
         for (errno, count) in other.answers {
@@ -86,8 +92,13 @@ impl fmt::Display for Tally {
         }
         write!(
             formatter,
-            " {} unanswered, {} refused; {} listeners, {} events ({} for batches); rounds:",
+            " {} unanswered, {} refused; {} listeners, {} events ({} for batches),",
             self.unanswered, self.refused, self.listeners, self.events, self.batched
+        )?;
+        write!(
+            formatter,
+            " {} peeks, {} datagrams cut; rounds:",
+            self.peeks, self.cut
         )?;
         for (kind, count) in &self.rounds {
             write!(formatter, " {count} {kind}")?;
