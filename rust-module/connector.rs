@@ -302,11 +302,7 @@ impl Handler for Connector {
                 Err(error) => Err(error),
             },
             Ok(Command::Ignore) => {
-                // An event that found the listener before is in its queue by the end of a grace
-                // period, and none is put there after it.
-                if self.listeners.end(request.socket) == Before::Listening {
-                    rcu::synchronize_rcu();
-                }
+                self.listeners.end(request.socket);
                 Ok(())
             }
             Err(_) => Err(EINVAL),
@@ -316,7 +312,7 @@ impl Handler for Connector {
         acknowledge(request, NO_CPU, errno, GFP_KERNEL);
     }
 
-    fn gone(&self, socket: &Socket) -> bool {
-        self.listeners.end(socket) == Before::Listening
+    fn gone(&self, socket: &Socket) {
+        self.listeners.end(socket);
     }
 }

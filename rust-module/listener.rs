@@ -14,6 +14,7 @@ use kernel::{
     fmt,
     net::connector::{
         Delivery,
+        Generation,
         Sender,
         Socket, //
     },
@@ -137,6 +138,8 @@ pub(crate) struct Subscriber {
 pub(crate) struct Listener {
     socket: ARef<Socket>,
     pub(crate) view: View,
+    /// The socket's, for as long as this is a listener.
+    generation: Generation,
     /// Who events are from, in the view; [`None`] while that may change.
     sender: Option<Sender>,
     accounts: PerCpu<Account>,
@@ -151,7 +154,8 @@ impl Listener {
     /// The listener that a request makes of its socket, with the current task's view. May sleep.
     pub(crate) fn new(request: &Request<'_, Connector>) -> Result<Self> {
         let view = View::current()?;
-        let sender = match sender_for(view.users()) {
+        let generation = request.socket.generation();
+        let sender = match sender_for(view.users(), generation) {
             (sender, true) => Some(sender),
             (_, false) => None,
         };
@@ -159,6 +163,7 @@ impl Listener {
         Ok(Self {
             socket: request.socket.into(),
             view,
+            generation,
             sender,
             accounts: PerCpu::new(Account::new, GFP_KERNEL_ACCOUNT)?,
             user: Kuid::current_euid(),
@@ -181,7 +186,7 @@ impl Listener {
         let sender = match &self.sender {
             Some(sender) => sender,
             None => {
-                other = sender_for(self.view.users()).0;
+                other = sender_for(self.view.users(), self.generation).0;
                 &other
             }
         };
@@ -193,14 +198,20 @@ impl Listener {
             self.socket.deliver(sender, message, GFP_NOWAIT)
         };
 
-        // What the listener's own filter drops was not to get there, and leaves no gap.
-        if delivery.is_ok_and(Delivery::is_filtered) {
+        // What the listener's own filter drops was not to get there, and leaves no gap. Nor was what
+        // it is sent when it is one no more.
+        if delivery.is_ok_and(Delivery::is_unwanted) {
             return;
         }
         if delivery.map_or(true, Delivery::is_lost) {
             account.lost.store(account.lost().wrapping_add(1), Relaxed);
         }
         account.next.store(next.wrapping_add(1), Relaxed);
+    }
+
+    /// Whether the socket takes what it is sent: not after a listener that it was ended.
+    pub(crate) fn is_current(&self) -> bool {
+        self.socket.generation() == self.generation
     }
 
     /// Acknowledges the request with which this listener starts, and lets the numbers of the CPU
@@ -249,7 +260,7 @@ pub(crate) fn acknowledge(
     let message = Message::acknowledge(request.seq, request.ack, cpu, now_ns(), errno);
 
     // Should it be lost, the requester reads `ENOBUFS`.
-    let (sender, _) = sender_for(&UserNamespace::current());
+    let (sender, _) = sender_for(&UserNamespace::current(), request.socket.generation());
     let _ = request.socket.deliver(&sender, message.as_bytes(), flags);
 }
 

@@ -130,12 +130,8 @@ impl Listeners {
         Some(Before::Listening)
     }
 
-    /// Makes the socket a listener. [`None`] if it is one.
-    fn start(
-        &self,
-        request: &Request<'_, Connector>,
-        listen: Listen,
-    ) -> Result<Option<Before>> {
+    /// Makes the socket a listener. [`None`] if it became one meanwhile.
+    fn start(&self, request: &Request<'_, Connector>, listen: Listen) -> Result<Option<Before>> {
         if !request.may_view() || !self.unprivileged && !request.is_from_net_admin() {
             return Err(EPERM);
         }
@@ -145,7 +141,10 @@ impl Listeners {
         let prepared = prepare(request, listener, listen)?;
 
         let mut inner = self.inner.lock();
-        if inner.by_socket.get(&key(request.socket)).is_some() {
+        // Or it was one, and ended: its generation is another now.
+        if inner.by_socket.get(&key(request.socket)).is_some()
+            || !prepared.listener().listener.is_current()
+        {
             return Ok(None);
         }
 
@@ -163,21 +162,18 @@ impl Listeners {
         Ok(Some(Before::Silent))
     }
 
-    /// Ends the listener that `socket` is. Tells whether it was one.
+    /// Ends the listener that `socket` is, if it is one. Nothing is queued for it after that.
     ///
-    /// Can't fail, and allocates nothing. An event that is being reported meanwhile may still be
-    /// queued, for a grace period at most.
-    pub(crate) fn end(&self, socket: &Socket) -> Before {
+    /// Can't fail, allocates nothing and waits for no event that is being reported.
+    pub(crate) fn end(&self, socket: &Socket) {
         let mut inner = self.inner.lock();
 
-        match inner.by_socket.remove(&key(socket)) {
-            Some(listed) => {
-                inner.count -= 1;
-                // With the lock held, lest the socket listens again before.
-                drop(listed);
-                Before::Listening
-            }
-            None => Before::Silent,
+        if let Some(listed) = inner.by_socket.remove(&key(socket)) {
+            inner.count -= 1;
+            drop(listed);
+            // With the lock held, lest the socket listens again before. What events that found the
+            // listener are about to send is dropped.
+            socket.next_generation();
         }
     }
 
@@ -223,7 +219,9 @@ fn prepare(
     listen: Listen,
 ) -> Result<Prepared<Connector>> {
     let kept = listener.clone();
-    let wanted = KINDS.into_iter().filter(|(_, event)| listen.mask.has(*event));
+    let wanted = KINDS
+        .into_iter()
+        .filter(|(_, event)| listen.mask.has(*event));
 
     request.subscription(
         kept.view.pids(),

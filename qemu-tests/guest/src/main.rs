@@ -25,6 +25,7 @@ mod listen;
 mod listener;
 mod listing;
 mod patience;
+mod socket_filter;
 mod storm;
 mod stress;
 mod supervisor;

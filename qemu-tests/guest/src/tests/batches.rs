@@ -12,19 +12,19 @@ use nix::fcntl::{SpliceFFlags, splice};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::socket::{
-    ControlMessageOwned, MsgFlags, MultiHeaders, recv, recvmmsg, recvmsg, setsockopt, sockopt,
-};
+use nix::sys::socket::{MsgFlags, MultiHeaders, recv, recvmmsg, recvmsg, setsockopt, sockopt};
 use nix::unistd::{pipe, read};
 
-use super::container::{Container, PID};
-use super::numbers::{keep_bytes, missing, number};
+use super::container::{self, Container, FIRST_ID, PID, succeed};
+use super::credentials::{NOBODY_KNOWN, OVERFLOW_ID, ROOT, Sender, map, receive, unmapped};
+use super::numbers::{missing, number};
 use super::scenario::{every_kind, mark};
 use crate::child::{self, Gate};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::listing::Listing;
 use crate::patience;
+use crate::socket_filter::keep_bytes;
 use crate::stress::{cpus, pin};
 use crate::test;
 use crate::wire::{
@@ -70,6 +70,9 @@ pub const TESTS: &[Test] = &[
         .not_on_stock(UNKNOWN_TO_STOCK)
         .covers(&[Line::C5, Line::C54]),
     test!(each_datagram_tells_who_it_is_from)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C48, Line::C54]),
+    test!(events_from_two_senders_share_no_datagram)
         .not_on_stock(UNKNOWN_TO_STOCK)
         .covers(&[Line::C48, Line::C54]),
     test!(recvmmsg_gets_whole_datagrams)
@@ -399,31 +402,62 @@ fn a_buffer_that_shrinks_loses_nothing_queued() -> TestResult {
     expect_eq("all", line.delivered + line.lost, 2 * QUEUED as u64 + 1)
 }
 
+/// All datagrams that are there, each with its sender.
+fn datagrams_and_senders(listener: &Listener) -> Result<Vec<(Vec<Received>, Sender)>, Failure> {
+    let mut datagrams = Vec::new();
+    while let Some((bytes, sender)) = receive(listener, BATCH_SIZE)? {
+        let datagram = Received::decode_all(&bytes, (0, 1)).map_err(Failure::new)?;
+        datagrams.push((datagram, sender));
+    }
+    Ok(datagrams)
+}
+
 fn each_datagram_tells_who_it_is_from() -> TestResult {
     let (listener, _) = batches()?;
     setsockopt(&listener.as_fd(), sockopt::PassCred, &true)?;
     rename(100)?;
-    let mut datagrams = 0;
-    loop {
-        let mut bytes = [0; BATCH_SIZE];
-        let mut buffers = [IoSliceMut::new(&mut bytes)];
-        let mut space = nix::cmsg_space!(libc::ucred);
-        let socket = listener.as_fd().as_raw_fd();
-        let flags = MsgFlags::MSG_DONTWAIT;
-        match recvmsg::<()>(socket, &mut buffers, Some(&mut space), flags) {
-            Err(Errno::EAGAIN) => break,
-            message => {
-                let sender = message?.cmsgs()?.find_map(|control| match control {
-                    ControlMessageOwned::ScmCredentials(sender) => Some(sender),
-                    _ => None,
-                });
-                let sender = sender.map(|sender| (sender.pid(), sender.uid(), sender.gid()));
-                expect_eq("sender", sender, Some((0, 0, 0)))?;
-                datagrams += 1;
-            }
-        }
+    let got = datagrams_and_senders(&listener)?;
+    for (_, sender) in &got {
+        expect_eq("sender", *sender, ROOT)?;
     }
-    expect(datagrams > 1, "several datagrams")
+    expect(got.len() > 1, "several datagrams")
+}
+
+/// In a user namespace whose ids are mapped while events wait. Each map makes a new sender.
+fn events_from_two_senders_share_no_datagram() -> TestResult {
+    const EVENTS: usize = 20;
+    const SENDERS: [Sender; 3] = [NOBODY_KNOWN, (0, 0, OVERFLOW_ID), ROOT];
+    let (raised, mapped) = (Gate::new()?, Gate::new()?);
+    let process = unmapped(|| {
+        let (listener, first) = listen(container::open()?)?;
+        setsockopt(&listener.as_fd(), sockopt::PassCred, &true)?;
+        pin(cpus()?[0])?;
+        for _ in SENDERS {
+            rename(EVENTS)?;
+            raised.open(0)?;
+            mapped.pass()?;
+        }
+        let got = datagrams_and_senders(&listener)?;
+        let (datagrams, senders): (Vec<_>, Vec<_>) = got.into_iter().unzip();
+        println!("{:?}", lengths(&datagrams));
+        expect(datagrams.len() < EVENTS, "events that share datagrams")?;
+        expect_all(&datagrams.concat(), &first, SENDERS.len() * EVENTS)?;
+        // Whom each event is from, in the order in which they were raised.
+        let told = datagrams.iter().zip(senders);
+        let told: Vec<_> = told
+            .flat_map(|(datagram, sender)| vec![sender; datagram.len()])
+            .collect();
+        let expected = SENDERS.map(|sender| [sender; EVENTS]).concat();
+        expect_eq("senders of events", told, expected)
+    })?;
+    for kind in ["uid", "gid"] {
+        raised.pass()?;
+        map(process.pid(), kind, &format!("0 {FIRST_ID} 1"))?;
+        mapped.open(0)?;
+    }
+    raised.pass()?;
+    mapped.open(0)?;
+    succeed(process)
 }
 
 fn recvmmsg_gets_whole_datagrams() -> TestResult {

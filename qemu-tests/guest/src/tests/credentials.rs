@@ -56,17 +56,19 @@ pub const TESTS: &[Test] = &[
 const IGNORED: &str = "LISTEN from another pid or network namespace is ignored or refused";
 
 /// What an id that has no number in a user namespace is shown as.
-const OVERFLOW_ID: u32 = 65534;
+pub const OVERFLOW_ID: u32 = 65534;
 
 /// An operation that there is not.
 const UNKNOWN: u32 = 9;
 
 /// The sender's pid, uid and gid.
-type Sender = (i32, u32, u32);
+pub type Sender = (i32, u32, u32);
 
-const ROOT: Sender = (0, 0, 0);
+/// Root of the reader's user namespace.
+pub const ROOT: Sender = (0, 0, 0);
 const OUTER_ROOT: Sender = (0, FIRST_ID, FIRST_ID);
-const NOBODY_KNOWN: Sender = (0, OVERFLOW_ID, OVERFLOW_ID);
+/// Whose ids are not mapped in the reader's user namespace.
+pub const NOBODY_KNOWN: Sender = (0, OVERFLOW_ID, OVERFLOW_ID);
 
 /// A socket that is told who its messages are from.
 fn told() -> Result<Listener, Failure> {
@@ -78,31 +80,39 @@ fn told() -> Result<Listener, Failure> {
 /// Takes the messages that are there, each with its sender.
 fn read(socket: &Listener) -> Result<Vec<(Event, Sender)>, Failure> {
     let mut messages = Vec::new();
-    loop {
-        let mut bytes = [0; MESSAGE_SIZE + 1];
-        let mut data = [IoSliceMut::new(&mut bytes)];
-        let mut space = nix::cmsg_space!(libc::ucred);
-        let message = recvmsg::<()>(
-            socket.as_fd().as_raw_fd(),
-            &mut data,
-            Some(&mut space),
-            MsgFlags::MSG_DONTWAIT,
-        );
-        let (length, sender) = match message {
-            Err(Errno::EAGAIN) => return Ok(messages),
-            message => {
-                let message = message?;
-                let sender = message.cmsgs()?.find_map(|control| match control {
-                    ControlMessageOwned::ScmCredentials(sender) => Some(sender),
-                    _ => None,
-                });
-                (message.bytes, sender)
-            }
-        };
-        let sender = sender.ok_or_else(|| Failure::new("a message came without its sender"))?;
-        let received = Received::decode(&bytes[..length], (0, 1)).map_err(Failure::new)?;
-        messages.push((received.event, numbers(&sender)));
+    while let Some((bytes, sender)) = receive(socket, MESSAGE_SIZE + 1)? {
+        let received = Received::decode(&bytes, (0, 1)).map_err(Failure::new)?;
+        messages.push((received.event, sender));
     }
+    Ok(messages)
+}
+
+/// Takes the next datagram, if there is one, into a buffer of this size; and who it is from, as a
+/// socket is told that asked for it.
+pub fn receive(socket: &Listener, room: usize) -> Result<Option<(Vec<u8>, Sender)>, Failure> {
+    let mut bytes = vec![0; room];
+    let mut data = [IoSliceMut::new(&mut bytes)];
+    let mut space = nix::cmsg_space!(libc::ucred);
+    let message = recvmsg::<()>(
+        socket.as_fd().as_raw_fd(),
+        &mut data,
+        Some(&mut space),
+        MsgFlags::MSG_DONTWAIT,
+    );
+    let (length, sender) = match message {
+        Err(Errno::EAGAIN) => return Ok(None),
+        message => {
+            let message = message?;
+            let sender = message.cmsgs()?.find_map(|control| match control {
+                ControlMessageOwned::ScmCredentials(sender) => Some(sender),
+                _ => None,
+            });
+            (message.bytes, sender)
+        }
+    };
+    let sender = sender.ok_or_else(|| Failure::new("a message came without its sender"))?;
+    bytes.truncate(length);
+    Ok(Some((bytes, numbers(&sender))))
 }
 
 fn numbers(sender: &UnixCredentials) -> Sender {
@@ -180,13 +190,14 @@ fn messages_in_a_container_are_from_its_root() -> TestResult {
 }
 
 /// A process in a user and a pid namespace of its own, whose ids are not mapped yet.
-fn unmapped(function: impl FnOnce() -> TestResult) -> Result<Child, Failure> {
+pub fn unmapped(function: impl FnOnce() -> TestResult) -> Result<Child, Failure> {
     require(USER | PID)?;
     let flags = (USER | PID).bits() | libc::SIGCHLD;
     Ok(child::clone_with(flags, || status(function))?)
 }
 
-fn map(pid: Pid, kind: &str, map: &str) -> TestResult {
+/// Maps the user or the group ids of a process's user namespace.
+pub fn map(pid: Pid, kind: &str, map: &str) -> TestResult {
     Ok(fs::write(format!("/proc/{pid}/{kind}_map"), map)?)
 }
 

@@ -2,12 +2,9 @@
 //! Numbers (C5) and losses (C6): every loss is a gap and every gap a loss, and both are told.
 
 use std::collections::BTreeMap;
-use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::setsid;
 use zerocopy::IntoBytes;
@@ -18,6 +15,7 @@ use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::listing::Listing;
 use crate::patience;
+use crate::socket_filter::keep_bytes;
 use crate::stress::{cpus, pin};
 use crate::test;
 use crate::wire::{LISTEN, Received, mask};
@@ -345,32 +343,6 @@ fn an_answer_that_finds_no_room_is_told_by_enobufs() -> TestResult {
     expect(answers.messages.len() < MANY, "lost answers")?;
     let after = Listing::of(listener.port_id()?)?;
     expect_eq("the account", after, before)
-}
-
-/// Attaches a program to a socket that keeps so many bytes of each message (`SO_ATTACH_FILTER`), 0
-/// to drop it.
-pub fn keep_bytes(listener: &Listener, bytes: u32) -> io::Result<()> {
-    let mut program = [libc::sock_filter {
-        code: (libc::BPF_RET | libc::BPF_K) as u16,
-        jt: 0,
-        jf: 0,
-        k: bytes,
-    }];
-    let filter = libc::sock_fprog {
-        len: 1,
-        filter: program.as_mut_ptr(),
-    };
-    // SAFETY: The kernel copies the structure, and the program that it points to, in this call.
-    let result = unsafe {
-        libc::setsockopt(
-            listener.as_fd().as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_FILTER,
-            (&raw const filter).cast(),
-            size_of_val(&filter) as libc::socklen_t,
-        )
-    };
-    Errno::result(result).map(drop).map_err(io::Error::from)
 }
 
 fn what_its_own_filter_drops_takes_no_number() -> TestResult {

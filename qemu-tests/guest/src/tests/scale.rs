@@ -22,7 +22,7 @@ use crate::listener::Listener;
 use crate::listing::{self, Listing};
 use crate::patience;
 use crate::test;
-use crate::wire::{LISTEN, mask};
+use crate::wire::{IGNORE, LISTEN, mask};
 
 pub const TESTS: &[Test] = &[
     test!(a_process_with_many_listeners_ends_at_once)
@@ -37,6 +37,12 @@ pub const TESTS: &[Test] = &[
         .stock_fails("netlink walks over all members of the group")
         .limit(LONG),
     test!(listening_and_closing_in_a_loop_takes_no_memory)
+        .covers(&[Line::C57])
+        .limit(LONG),
+    test!(listening_and_ignoring_in_a_loop_takes_no_memory)
+        .covers(&[Line::C57])
+        .limit(LONG),
+    test!(changing_a_mask_in_a_loop_takes_no_memory)
         .covers(&[Line::C57])
         .limit(LONG),
     test!(a_listener_is_charged_to_its_cgroup)
@@ -234,37 +240,79 @@ fn free_memory() -> Result<u64, Failure> {
     Ok(kilobytes * 1024)
 }
 
-/// How much memory a loop takes that opens and closes sockets, when it takes most.
-fn memory_of_a_loop(words: Option<&[u32]>) -> Result<u64, Failure> {
-    const ROUNDS: usize = 20_000;
+/// How much memory a loop takes, when it takes most.
+fn memory_of_a_loop(
+    rounds: usize,
+    mut turn: impl FnMut() -> Result<(), Failure>,
+) -> Result<u64, Failure> {
     const LOOK: usize = 200;
     let before = free_memory()?;
     let mut least = before;
-    for round in 0..ROUNDS {
-        drop(sockets(1, words)?);
+    for round in 0..rounds {
+        turn()?;
         if round % LOOK == 0 {
             least = least.min(free_memory()?);
         }
     }
-    Ok(before - least)
+    Ok(before.saturating_sub(least))
 }
 
-fn listening_and_closing_in_a_loop_takes_no_memory() -> TestResult {
-    /// Half of what the loop would leave if nothing were given back.
-    const MORE: u64 = 32 << 20;
+/// Expects that a loop takes no more memory than this, beside another one that listens to nothing.
+fn expect_memory(silent: u64, listening: u64, more: u64) -> TestResult {
+    let (kilobytes, of_listeners) = (silent >> 10, listening >> 10);
+    println!("{kilobytes} KiB taken by sockets at most, {of_listeners} KiB by listeners");
+    expect(
+        listening <= silent + more,
+        format!("{} KiB at most, got {of_listeners}", (silent + more) >> 10),
+    )
+}
+
+/// Skips what a kernel that checks itself can't show.
+fn expect_no_checkers() -> TestResult {
     if has_checkers() {
         return Err(Failure::skip(
             "a kernel that checks itself keeps what was freed",
         ));
     }
-    let silent = memory_of_a_loop(None)?;
-    let listening = memory_of_a_loop(Some(&RARE))?;
-    let (kilobytes, of_listeners) = (silent >> 10, listening >> 10);
-    println!("{kilobytes} KiB taken by sockets at most, {of_listeners} KiB by listeners");
-    expect(
-        listening <= silent + MORE,
-        format!("{} KiB at most, got {of_listeners}", (silent + MORE) >> 10),
-    )
+    Ok(())
+}
+
+fn listening_and_closing_in_a_loop_takes_no_memory() -> TestResult {
+    const ROUNDS: usize = 20_000;
+    /// Half of what the loop would leave if nothing were given back.
+    const MORE: u64 = 32 << 20;
+    expect_no_checkers()?;
+    let silent = memory_of_a_loop(ROUNDS, || sockets(1, None).map(drop))?;
+    let listening = memory_of_a_loop(ROUNDS, || sockets(1, Some(&RARE)).map(drop))?;
+    expect_memory(silent, listening, MORE)
+}
+
+/// Turns of the loops that keep their socket.
+const TURNS: usize = 50_000;
+
+fn listening_and_ignoring_in_a_loop_takes_no_memory() -> TestResult {
+    /// Half of what the loop would leave if nothing were given back.
+    const MORE: u64 = 200 * TURNS as u64;
+    expect_no_checkers()?;
+    let mut socket = Listener::open()?;
+    let listening = memory_of_a_loop(TURNS, || {
+        socket.request(&RARE)?;
+        socket.request(&[IGNORE])?;
+        Ok(socket.take_queued().map(drop)?)
+    })?;
+    expect_memory(0, listening, MORE)
+}
+
+fn changing_a_mask_in_a_loop_takes_no_memory() -> TestResult {
+    /// Half of what the loop would leave if nothing were given back.
+    const MORE: u64 = 128 * TURNS as u64;
+    expect_no_checkers()?;
+    let mut socket = Listener::open()?;
+    let listening = memory_of_a_loop(TURNS, || {
+        socket.request(&RARE)?;
+        Ok(socket.take_queued().map(drop)?)
+    })?;
+    expect_memory(0, listening, MORE)
 }
 
 fn a_listener_is_charged_to_its_cgroup() -> TestResult {

@@ -1,21 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Nothing is queued for a listener after what ended it has returned.
 
-use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
-
-use nix::errno::Errno;
-use nix::libc;
 
 use super::scenario::mark;
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::{Listener, ListenerError};
 use crate::patience;
+use crate::socket_filter::drop_slowly;
 use crate::stress::{cpus, pin};
 use crate::test;
-use crate::wire::{CN_PROC, IGNORE, LISTEN, mask};
+use crate::wire::{BATCH, CN_PROC, IGNORE, LISTEN, mask, proc_listen};
 
 pub const TESTS: &[Test] = &[
     test!(nothing_is_queued_after_ignore)
@@ -30,7 +27,21 @@ pub const TESTS: &[Test] = &[
         .not_on_stock(NO_END)
         .covers(&[Line::C27])
         .limit(LIMIT),
+    test!(nothing_joins_a_batch_after_ignore)
+        .not_on_stock(NO_BATCHES)
+        .covers(&[Line::C27, Line::C54])
+        .limit(LIMIT),
+    test!(nothing_joins_a_batch_after_leaving_the_group)
+        .not_on_stock(NO_BATCHES)
+        .covers(&[Line::C27, Line::C54])
+        .limit(LIMIT),
+    test!(a_new_listener_hears_nothing_of_the_one_before)
+        .not_on_stock(NO_BATCHES)
+        .covers(&[Line::C18, Line::C27])
+        .limit(LIMIT),
 ];
+
+const NO_BATCHES: &str = "each event has a datagram of its own";
 
 const NO_END: &str = "a listener gets events as long as anyone listens";
 
@@ -48,32 +59,21 @@ const EVENTS_LIMIT: Duration = Duration::from_secs(5);
 /// Room for little, so that what nobody reads costs nothing.
 const SMALL_BUFFER: u32 = 4096;
 
-/// The bytes that a socket's receive queue takes, without a look at the queue.
-fn queued(listener: &Listener) -> nix::Result<u32> {
-    // The first of the words is `SK_MEMINFO_RMEM_ALLOC`.
-    let mut words = [0u32; 16];
-    let mut length = size_of_val(&words) as libc::socklen_t;
-    // SAFETY: The call writes at most as many bytes as it is told, and how many it wrote.
-    Errno::result(unsafe {
-        libc::getsockopt(
-            listener.as_fd().as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_MEMINFO,
-            words.as_mut_ptr().cast(),
-            &raw mut length,
-        )
-    })?;
-    Ok(words[0])
+/// What was in a listener's queue: how many events, and how often some were lost for want of room.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Queued {
+    events: usize,
+    losses: usize,
 }
 
-/// Empties a listener's queue; how often events were lost for want of room.
-fn drain(listener: &mut Listener) -> Result<u64, Failure> {
-    let mut lost = 0;
+/// Empties a listener's queue.
+fn drain(listener: &mut Listener) -> Result<Queued, Failure> {
+    let mut queued = Queued::default();
     loop {
         match listener.receive(Instant::now()) {
-            Ok(None) => return Ok(lost),
-            Ok(Some(_)) => {}
-            Err(error) if error.is_overrun() => lost += 1,
+            Ok(None) => return Ok(queued),
+            Ok(Some(message)) => queued.events += usize::from(message.event.bit() == mask::COMM),
+            Err(error) if error.is_overrun() => queued.losses += 1,
             Err(error) => return Err(error.into()),
         }
     }
@@ -107,9 +107,12 @@ impl Other {
     }
 }
 
-/// Ends a listener again and again while another CPU raises events. Expects that its queue does not
-/// grow after that.
-fn expect_silence(end: impl Fn(&mut Listener) -> Result<(), ListenerError>) -> TestResult {
+/// Ends a listener with these flags again and again while another CPU raises events. Expects that
+/// it reads nothing more than what was in its queue then.
+fn expect_silence(
+    flags: u32,
+    end: impl Fn(&mut Listener) -> Result<(), ListenerError>,
+) -> TestResult {
     let [own, others, ..] = cpus()?[..] else {
         return Err(Failure::skip("there is one CPU"));
     };
@@ -124,7 +127,7 @@ fn expect_silence(end: impl Fn(&mut Listener) -> Result<(), ListenerError>) -> T
     };
     thread::scope(|scope| {
         let raising = scope.spawn(|| other.raise(others));
-        let silent = end_repeatedly(&other, end);
+        let silent = end_repeatedly(&other, flags, end);
         other.stop.store(true, Ordering::Relaxed);
         let raised = raising.join().expect("raising events does not panic");
         silent.and(raised.map_err(Failure::from))
@@ -133,44 +136,70 @@ fn expect_silence(end: impl Fn(&mut Listener) -> Result<(), ListenerError>) -> T
 
 fn end_repeatedly(
     other: &Other,
+    flags: u32,
     end: impl Fn(&mut Listener) -> Result<(), ListenerError>,
 ) -> TestResult {
-    let (mut ends, mut grown, mut heard) = (0, 0, 0);
-    while ends < ENDS {
-        let mut listener = Listener::open()?;
-        listener.request(&[LISTEN, mask::COMM | mask::SID])?;
+    let (mut heard, mut later) = (0, Queued::default());
+    for _ in 0..ENDS {
+        let mut listener = Listener::listen_with(mask::COMM | mask::SID, flags)?;
+        // Events go to who came last first, and have found the next one by then: they are on the
+        // way to the listener for a while.
+        let slow = Listener::open()?;
+        drop_slowly(&slow)?;
+        slow.request(&[LISTEN, mask::COMM])?;
         other.settle()?;
-        let before = queued(&listener)?;
+        heard += usize::from(drain(&mut listener)?.events > 0);
         end(&mut listener)?;
-        let at_return = queued(&listener)?;
+        drain(&mut listener)?;
         other.settle()?;
-        let later = queued(&listener)?;
-        if drain(&mut listener)? == 0 {
-            ends += 1;
-            grown += usize::from(later != at_return);
-            heard += usize::from(before > 0);
-        }
+        let Queued { events, losses } = drain(&mut listener)?;
+        later.events += events;
+        later.losses += losses;
     }
-    println!("{ends} listeners ended, {grown} got more afterwards");
-    expect_eq("listeners that had heard something before", heard, ends)?;
-    expect_eq("queues that grew after the end", grown, 0)
+    println!("{ENDS} listeners ended, {heard} of which had heard something");
+    expect_eq("what was queued after the end", later, Queued::default())?;
+    expect_eq("listeners that had heard something before", heard, ENDS)
+}
+
+fn ignore(listener: &mut Listener) -> Result<(), ListenerError> {
+    listener.request(&[IGNORE])
+}
+
+fn leave(listener: &mut Listener) -> Result<(), ListenerError> {
+    let left = listener.socket().drop_membership(CN_PROC);
+    left.map_err(|error| ListenerError::System("setsockopt", error))
+}
+
+fn bind_without_groups(listener: &mut Listener) -> Result<(), ListenerError> {
+    let address = netlink_sys::SocketAddr::new(listener.port_id()?, 0);
+    let bound = listener.socket().bind(&address);
+    bound.map_err(|error| ListenerError::System("bind", error))
 }
 
 fn nothing_is_queued_after_ignore() -> TestResult {
-    expect_silence(|listener| listener.request(&[IGNORE]))
+    expect_silence(0, ignore)
 }
 
 fn nothing_is_queued_after_leaving_the_group() -> TestResult {
-    expect_silence(|listener| {
-        let left = listener.socket().drop_membership(CN_PROC);
-        left.map_err(|error| ListenerError::System("setsockopt", error))
-    })
+    expect_silence(0, leave)
 }
 
 fn nothing_is_queued_after_binding() -> TestResult {
-    expect_silence(|listener| {
-        let address = netlink_sys::SocketAddr::new(listener.port_id()?, 0);
-        let bound = listener.socket().bind(&address);
-        bound.map_err(|error| ListenerError::System("bind", error))
+    expect_silence(0, bind_without_groups)
+}
+
+fn nothing_joins_a_batch_after_ignore() -> TestResult {
+    expect_silence(BATCH, ignore)
+}
+
+fn nothing_joins_a_batch_after_leaving_the_group() -> TestResult {
+    expect_silence(BATCH, leave)
+}
+
+/// What was on the way to a listener does not reach the next one that the socket is.
+fn a_new_listener_hears_nothing_of_the_one_before() -> TestResult {
+    expect_silence(BATCH, |listener| {
+        ignore(listener)?;
+        listener.request(&proc_listen(LISTEN, mask::SID, BATCH))
     })
 }
