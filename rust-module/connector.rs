@@ -3,7 +3,14 @@
 //! The handler of the kernel's hooks and of user space's requests.
 
 use crate::{
-    control::Command,
+    cgroup::{
+        Place,
+        HAS_CGROUPS, //
+    },
+    control::{
+        Command,
+        Flags, //
+    },
     listener::{
         acknowledge,
         now_ns,
@@ -42,7 +49,7 @@ use kernel::{
 };
 
 /// The ids of a task, before they are translated for a receiver.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Ids<'a> {
     thread: Option<&'a Pid>,
     group: Option<&'a Pid>,
@@ -62,10 +69,7 @@ impl<'a> Ids<'a> {
     fn of_parent(task: &Task, rcu: &'a rcu::Guard) -> Self {
         match task.real_parent(rcu) {
             Some(parent) => Self::of(parent, rcu),
-            None => Self {
-                thread: None,
-                group: None,
-            },
+            None => Self::default(),
         }
     }
 
@@ -75,6 +79,99 @@ impl<'a> Ids<'a> {
             pid: view.number(self.thread),
             tgid: view.number(self.group),
         }
+    }
+
+    /// Whether the thread leads its group, and so stands for the process.
+    #[inline]
+    fn are_of_leader(self) -> bool {
+        self.thread.map(core::ptr::from_ref) == self.group.map(core::ptr::from_ref)
+    }
+}
+
+/// Whom an event is about.
+#[derive(Clone, Copy)]
+struct Subject<'a> {
+    ids: Ids<'a>,
+    task: &'a Task,
+    /// The parent or tracer, if the event names one.
+    other: Ids<'a>,
+}
+
+impl<'a> Subject<'a> {
+    /// A task, in an event that names nobody else.
+    #[inline]
+    fn new(task: &'a Task, rcu: &'a rcu::Guard) -> Self {
+        Self {
+            ids: Ids::of(task, rcu),
+            task,
+            other: Ids::default(),
+        }
+    }
+
+    /// The same, in an event that names somebody else.
+    #[inline]
+    fn with(self, other: Ids<'a>) -> Self {
+        Self { other, ..self }
+    }
+
+    /// When the process started, in nanoseconds of `CLOCK_BOOTTIME`; [`None`] if that is not known
+    /// any more.
+    #[inline]
+    fn start_ns(&self, rcu: &rcu::Guard) -> Option<u64> {
+        // A leader may have been released, when the process has ended.
+        if self.ids.are_of_leader() {
+            return Some(self.task.start_boottime());
+        }
+        self.task.group_leader(rcu).map(Task::start_boottime)
+    }
+}
+
+/// What is found out about a subject when the first listener wants to know it.
+struct Details<'a, 'b> {
+    subject: &'b Subject<'a>,
+    rcu: &'b rcu::Guard,
+    place: Option<Place<'b>>,
+    /// When the process started, as soon as the message says which one it is.
+    start_ns: Option<Option<u64>>,
+}
+
+impl<'a, 'b> Details<'a, 'b> {
+    #[inline]
+    fn of(subject: &'b Subject<'a>, rcu: &'b rcu::Guard) -> Self {
+        Self {
+            subject,
+            rcu,
+            place: None,
+            start_ns: None,
+        }
+    }
+
+    #[inline]
+    fn place(&mut self) -> Place<'b> {
+        let (task, rcu) = (self.subject.task, self.rcu);
+
+        *self.place.get_or_insert_with(|| Place::of(task, rcu))
+    }
+
+    /// Says in a message who the subject is, in this view.
+    fn identify(&mut self, message: &mut Message, view: &View) {
+        let number = |id: Option<&Pid>| id.map_or(0, Pid::inode_number);
+        let Subject { ids, other, .. } = *self.subject;
+
+        let start_ns = match self.start_ns {
+            Some(start_ns) => start_ns,
+            None => {
+                message.identify(number(ids.group), number(ids.thread), self.place().id());
+                *self.start_ns.insert(self.subject.start_ns(self.rcu))
+            }
+        };
+        // Who can't be seen has no number.
+        let other = other.group.filter(|id| view.number(Some(id)) != 0);
+
+        message.identify_for(
+            number(other),
+            start_ns.map_or(0, |time| view.boottime_ns(time)),
+        );
     }
 }
 
@@ -95,7 +192,7 @@ impl Connector {
         &self,
         section: &Section<'_, Self>,
         kind: Kind,
-        subject: Ids<'_>,
+        subject: &Subject<'_>,
         event: impl Fn(wire::Ids, &View) -> Event,
     ) {
         self.report_to(section, kind, subject, |_| true, event);
@@ -110,14 +207,15 @@ impl Connector {
         &self,
         section: &Section<'_, Self>,
         kind: Kind,
-        subject: Ids<'_>,
+        subject: &Subject<'_>,
         meant: impl Fn(&Subscriber) -> bool,
         event: impl Fn(wire::Ids, &View) -> Event,
     ) {
-        let Some(thread) = subject.thread else {
+        let Some(thread) = subject.ids.thread else {
             return;
         };
         let mut message = Message::new(section.cpu().as_u32(), now_ns());
+        let mut details = Details::of(subject, section.rcu());
         let cpu = section.cpu_offset();
 
         for (namespace, pid) in thread.numbers() {
@@ -126,43 +224,68 @@ impl Connector {
             };
             // Most of a namespace's listeners have one view, and so get one encoding.
             let mut told: Option<&View> = None;
+            // What flags a listener has to be looked at for: the identity is in the message as soon
+            // as one of a view wanted it.
+            let mut special = Flags::CGROUP;
 
             for subscriber in subscribers.to(kind).filter(|subscriber| meant(subscriber)) {
                 let listener = &*subscriber.listener;
+                let flags = subscriber.listen.flags;
                 let view = &listener.view;
 
-                if told != Some(view) {
-                    let tgid = view.number(subject.group);
+                if flags.contain_any(special) {
+                    if flags.contain(Flags::CGROUP) && !subscriber.scope.has(details.place()) {
+                        continue;
+                    }
+                    if flags.contain(Flags::IDENTITY) && told.is_some() {
+                        details.identify(&mut message, view);
+                        special = Flags::CGROUP;
+                    }
+                }
+                if !told.is_some_and(|told| told.is_alike(view)) {
+                    let tgid = view.number(subject.ids.group);
                     message.tell(&event(wire::Ids { pid, tgid }, view));
                     told = Some(view);
+                    special = Flags::CGROUP;
+                    if flags.contain(Flags::IDENTITY) {
+                        details.identify(&mut message, view);
+                    } else {
+                        special = special.with(Flags::IDENTITY);
+                    }
                 }
-                listener.send(&mut message, subscriber.listen.flags, cpu);
+                subscriber.send(&mut message, cpu);
             }
         }
     }
 
-    /// Sends the end of a thread or a process with this code and signal.
+    /// Sends the end of a thread or a process with this code and signal, to those who are `meant`.
     #[inline]
     fn report_exit(
         &self,
         section: &Section<'_, Self>,
-        subject: Ids<'_>,
-        parent: Ids<'_>,
+        subject: &Subject<'_>,
         (code, signal): (i32, i32),
+        meant: impl Fn(&Subscriber) -> bool,
     ) {
         self.report_to(
             section,
             Kind::Exit,
             subject,
-            |subscriber| subscriber.listen.mask.has_exit(code),
+            |subscriber| subscriber.listen.mask.has_exit(code) && meant(subscriber),
             |process, view| Event::Exit {
                 process,
                 exit_code: code as u32,
                 exit_signal: signal as u32,
-                parent: parent.seen_from(view),
+                parent: subject.other.seen_from(view),
             },
         );
     }
+}
+
+/// Whether a subscriber wants to hear of threads that begin and end, and not of processes alone.
+#[inline]
+fn wants_threads(subscriber: &Subscriber) -> bool {
+    !subscriber.listen.flags.contain(Flags::PROCESSES)
 }
 
 impl Handler for Connector {
@@ -171,27 +294,34 @@ impl Handler for Connector {
 
     fn fork(&self, section: &Section<'_, Self>, child: &Task) {
         let parent = Ids::of_parent(child, section.rcu());
-        let subject = Ids::of(child, section.rcu());
+        let subject = Subject::new(child, section.rcu()).with(parent);
+        let is_process = subject.ids.are_of_leader();
 
-        self.report(section, Kind::Fork, subject, |child, view| Event::Fork {
-            parent: parent.seen_from(view),
-            child,
-        });
+        self.report_to(
+            section,
+            Kind::Fork,
+            &subject,
+            |subscriber| is_process || wants_threads(subscriber),
+            |child, view| Event::Fork {
+                parent: parent.seen_from(view),
+                child,
+            },
+        );
     }
 
     fn exec(&self, section: &Section<'_, Self>, task: &Task) {
-        let subject = Ids::of(task, section.rcu());
+        let subject = Subject::new(task, section.rcu());
 
-        self.report(section, Kind::Exec, subject, |process, _| Event::Exec {
+        self.report(section, Kind::Exec, &subject, |process, _| Event::Exec {
             process,
         });
     }
 
     fn uid(&self, section: &Section<'_, Self>, task: &Task) {
-        let subject = Ids::of(task, section.rcu());
+        let subject = Subject::new(task, section.rcu());
         let ids = task.cred_ids(section.rcu());
 
-        self.report(section, Kind::Uid, subject, |process, view| Event::Uid {
+        self.report(section, Kind::Uid, &subject, |process, view| Event::Uid {
             process,
             ruid: view.users().uid(ids.uid),
             euid: view.users().uid(ids.euid),
@@ -199,10 +329,10 @@ impl Handler for Connector {
     }
 
     fn gid(&self, section: &Section<'_, Self>, task: &Task) {
-        let subject = Ids::of(task, section.rcu());
+        let subject = Subject::new(task, section.rcu());
         let ids = task.cred_ids(section.rcu());
 
-        self.report(section, Kind::Gid, subject, |process, view| Event::Gid {
+        self.report(section, Kind::Gid, &subject, |process, view| Event::Gid {
             process,
             rgid: view.users().gid(ids.gid),
             egid: view.users().gid(ids.egid),
@@ -210,13 +340,13 @@ impl Handler for Connector {
     }
 
     fn sid(&self, section: &Section<'_, Self>, leader: &Task, ids: &SidIds) {
-        let subject = Ids::of(leader, section.rcu());
         let parent = Ids {
             thread: ids.parent(),
             group: ids.parent_group(),
         };
+        let subject = Subject::new(leader, section.rcu()).with(parent);
 
-        self.report(section, Kind::Sid, subject, |process, view| Event::Sid {
+        self.report(section, Kind::Sid, &subject, |process, view| Event::Sid {
             process,
             parent: parent.seen_from(view),
             session: view.number(ids.session()),
@@ -225,32 +355,32 @@ impl Handler for Connector {
     }
 
     fn ptrace(&self, section: &Section<'_, Self>, task: &Task, tracer: Option<&Task>) {
-        let subject = Ids::of(task, section.rcu());
-        let tracer = tracer.map(|tracer| Ids::of(tracer, section.rcu()));
+        let tracer = tracer.map_or(Ids::default(), |tracer| Ids::of(tracer, section.rcu()));
+        let subject = Subject::new(task, section.rcu()).with(tracer);
 
-        self.report(section, Kind::Ptrace, subject, |process, view| {
+        self.report(section, Kind::Ptrace, &subject, |process, view| {
             Event::Ptrace {
                 process,
-                tracer: tracer.map_or(wire::Ids::default(), |tracer| tracer.seen_from(view)),
+                tracer: tracer.seen_from(view),
             }
         });
     }
 
     fn comm(&self, section: &Section<'_, Self>, task: &Task) {
-        let subject = Ids::of(task, section.rcu());
+        let subject = Subject::new(task, section.rcu());
         let comm = task.comm();
 
-        self.report(section, Kind::Comm, subject, |process, _| Event::Comm {
+        self.report(section, Kind::Comm, &subject, |process, _| Event::Comm {
             process,
             comm,
         });
     }
 
     fn coredump(&self, section: &Section<'_, Self>, task: &Task) {
-        let subject = Ids::of(task, section.rcu());
         let parent = Ids::of_parent(task, section.rcu());
+        let subject = Subject::new(task, section.rcu()).with(parent);
 
-        self.report(section, Kind::Coredump, subject, |process, view| {
+        self.report(section, Kind::Coredump, &subject, |process, view| {
             Event::Coredump {
                 process,
                 parent: parent.seen_from(view),
@@ -259,32 +389,35 @@ impl Handler for Connector {
     }
 
     fn thread_exit(&self, section: &Section<'_, Self>, task: &Task) {
-        let subject = Ids::of(task, section.rcu());
         let parent = Ids::of_parent(task, section.rcu());
+        let subject = Subject::new(task, section.rcu()).with(parent);
         let status = (task.exit_code(), task.exit_signal());
 
-        self.report_exit(section, subject, parent, status);
+        self.report_exit(section, &subject, status, wants_threads);
     }
 
     fn process_exit(&self, section: &Section<'_, Self>, info: &ExitInfo) {
-        let subject = Ids {
-            thread: info.thread_group(),
-            group: info.thread_group(),
-        };
-        let parent = Ids {
-            thread: info.parent(),
-            group: info.parent_group(),
+        let subject = Subject {
+            ids: Ids {
+                thread: info.thread_group(),
+                group: info.thread_group(),
+            },
+            task: info.leader(),
+            other: Ids {
+                thread: info.parent(),
+                group: info.parent_group(),
+            },
         };
         let status = (info.exit_code(), info.exit_signal());
 
-        self.report_exit(section, subject, parent, status);
+        self.report_exit(section, &subject, status, |_| true);
     }
 
     fn session_end(&self, section: &Section<'_, Self>, leader: &Task, exit_code: i32) {
-        let subject = Ids::of(leader, section.rcu());
+        let subject = Subject::new(leader, section.rcu());
         let exit_signal = leader.exit_signal() as u32;
 
-        self.report(section, Kind::SessionEnd, subject, |process, _| {
+        self.report(section, Kind::SessionEnd, &subject, |process, _| {
             Event::SessionEnd {
                 process,
                 exit_code: exit_code as u32,
@@ -294,7 +427,7 @@ impl Handler for Connector {
     }
 
     fn control(&self, request: &Request<'_, Self>) {
-        let result = match Command::parse(request.data) {
+        let result = match Command::parse(request.data, Flags::known(HAS_CGROUPS)) {
             Ok(Command::Listen(listen)) => match self.listeners.listen(request, listen) {
                 // It was acknowledged with the place where its numbers start.
                 Ok(Before::Silent) => return,

@@ -19,19 +19,34 @@ pub(crate) struct Listen {
     pub(crate) mask: Mask,
     /// In which form.
     pub(crate) flags: Flags,
+    /// Of which cgroup, with [`Flags::CGROUP`]; else 0.
+    pub(crate) cgroup_id: u64,
 }
 
-/// `PROC_CN_LISTEN_*`: in which form a listener wants its events. All of them are known.
+/// `PROC_CN_LISTEN_*`: in which form a listener wants its events, and of whom. All of them are known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Flags(u32);
 
 impl Flags {
+    /// `PROC_CN_LISTEN_PROCESSES`: forks and exits of processes, not of threads.
+    pub(crate) const PROCESSES: Flags = Flags(0x1);
+    /// `PROC_CN_LISTEN_IDENTITY`: which process it is, behind each event.
+    pub(crate) const IDENTITY: Flags = Flags(0x2);
     /// `PROC_CN_LISTEN_BATCH`: several events in one datagram.
     pub(crate) const BATCH: Flags = Flags(0x4);
+    /// `PROC_CN_LISTEN_CGROUP`: only events of one cgroup and those below it.
+    pub(crate) const CGROUP: Flags = Flags(0x8);
+
+    /// All that are known; without [`Flags::CGROUP`] where there are no cgroups.
+    pub(crate) const fn known(has_cgroups: bool) -> Self {
+        let cgroup = if has_cgroups { Self::CGROUP.0 } else { 0 };
+
+        Self(Self::PROCESSES.0 | Self::IDENTITY.0 | Self::BATCH.0 | cgroup)
+    }
 
     /// The flags with these bits, unless one of them is unknown.
-    fn requested(bits: u32) -> Option<Self> {
-        (bits & !Self::BATCH.0 == 0).then_some(Self(bits))
+    fn requested(bits: u32, known: Self) -> Option<Self> {
+        (bits & !known.0 == 0).then_some(Self(bits))
     }
 
     /// The bits of `PROC_CN_LISTEN_*`.
@@ -43,6 +58,17 @@ impl Flags {
     #[inline]
     pub(crate) fn contain(self, flags: Flags) -> bool {
         self.0 & flags.0 == flags.0
+    }
+
+    /// Whether one of `flags` is set.
+    #[inline]
+    pub(crate) fn contain_any(self, flags: Flags) -> bool {
+        self.0 & flags.0 != 0
+    }
+
+    /// These and `flags`.
+    pub(crate) const fn with(self, flags: Flags) -> Self {
+        Self(self.0 | flags.0)
     }
 }
 
@@ -59,39 +85,44 @@ pub(crate) enum Command {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Malformed;
 
-/// A `struct proc_listen`, by words: the last two are `cgroup_id`.
-type ProcListen = [u32; 6];
+/// The words of a `struct proc_listen` in front of `cgroup_id`; the last one is reserved.
+type ProcListen = [u32; 4];
 
 impl Command {
     /// Parses the data of a request: an `enum proc_cn_mcast_op`, or a `struct proc_input`, which
     /// has a mask behind it, or a `struct proc_listen`, which has flags behind that and may become
-    /// longer: what we don't know of it must be 0, as with clone3(2).
+    /// longer: what we don't know of it must be 0, as with clone3(2). `known` are the flags that are.
     ///
     /// # Errors
     ///
     /// [`Malformed`] if the length is none of these, the op or a flag is unknown, or a field is set
-    /// that nothing is known of.
-    pub(crate) fn parse(data: &[u8]) -> Result<Self, Malformed> {
-        let (op, bits, flags) = if let Ok(op) = u32::read_from_bytes(data) {
-            (op, 0, 0)
+    /// that nothing is known of, or has no use without a flag.
+    pub(crate) fn parse(data: &[u8], known: Flags) -> Result<Self, Malformed> {
+        let (op, bits, flags, cgroup_id) = if let Ok(op) = u32::read_from_bytes(data) {
+            (op, 0, 0, 0)
         } else if let Ok([op, bits]) = <[u32; 2]>::read_from_bytes(data) {
-            (op, bits, 0)
-        } else if let Ok(([op, bits, flags, unknown @ ..], rest)) =
-            ProcListen::read_from_prefix(data)
-        {
-            if unknown != [0; 3] || rest.iter().any(|byte| *byte != 0) {
+            (op, bits, 0, 0)
+        } else {
+            let ([op, bits, flags, reserved], rest) =
+                ProcListen::read_from_prefix(data).map_err(|_| Malformed)?;
+            let (cgroup_id, rest) = u64::read_from_prefix(rest).map_err(|_| Malformed)?;
+
+            if reserved != 0 || rest.iter().any(|byte| *byte != 0) {
                 return Err(Malformed);
             }
-            (op, bits, flags)
-        } else {
-            return Err(Malformed);
+            (op, bits, flags, cgroup_id)
         };
-        let flags = Flags::requested(flags).ok_or(Malformed)?;
+        let flags = Flags::requested(flags, known).ok_or(Malformed)?;
+
+        if cgroup_id != 0 && !flags.contain(Flags::CGROUP) {
+            return Err(Malformed);
+        }
 
         match op {
             LISTEN => Ok(Self::Listen(Listen {
                 mask: Mask::requested(bits),
                 flags,
+                cgroup_id,
             })),
             IGNORE => Ok(Self::Ignore),
             _ => Err(Malformed),
@@ -104,66 +135,85 @@ mod tests {
     use super::*;
     use crate::mask::bits;
 
+    const ALL: Flags = Flags::known(true);
     const BATCH: u32 = Flags::BATCH.0;
+    const CGROUP: u32 = Flags::CGROUP.0;
 
     fn request(words: &[u32]) -> Vec<u8> {
         words.iter().flat_map(|word| word.to_ne_bytes()).collect()
     }
 
-    fn check_listen(words: &[u32], mask: Mask, flags: Flags) {
+    /// A `struct proc_listen`.
+    fn proc_listen(op: u32, mask: u32, flags: u32, cgroup_id: u64) -> Vec<u8> {
+        let mut data = request(&[op, mask, flags, 0]);
+
+        data.extend(cgroup_id.to_ne_bytes());
+        data
+    }
+
+    fn check_listen(data: &[u8], mask: Mask, flags: Flags, cgroup_id: u64) {
         assert_eq!(
-            Command::parse(&request(words)),
-            Ok(Command::Listen(Listen { mask, flags })),
-            "{words:?}"
+            Command::parse(data, ALL),
+            Ok(Command::Listen(Listen {
+                mask,
+                flags,
+                cgroup_id
+            })),
+            "{data:?}"
         );
     }
 
-    fn check_malformed(words: &[u32]) {
-        assert_eq!(Command::parse(&request(words)), Err(Malformed), "{words:?}");
+    fn check_ignore(data: &[u8]) {
+        assert_eq!(Command::parse(data, ALL), Ok(Command::Ignore), "{data:?}");
+    }
+
+    fn check_malformed(data: &[u8]) {
+        assert_eq!(Command::parse(data, ALL), Err(Malformed), "{data:?}");
     }
 
     #[test]
     fn the_shortest_form_listens_for_all() {
-        check_listen(&[1], Mask::ALL, Flags::default());
-        assert_eq!(Command::parse(&request(&[2])), Ok(Command::Ignore));
+        check_listen(&request(&[1]), Mask::ALL, Flags::default(), 0);
+        check_ignore(&request(&[2]));
     }
 
     #[test]
     fn the_second_form_has_a_mask() {
-        check_listen(
-            &[1, bits::SID],
-            Mask::requested(bits::SID),
-            Flags::default(),
-        );
-        check_listen(&[1, 0], Mask::ALL, Flags::default());
-        assert_eq!(
-            Command::parse(&request(&[2, bits::SID])),
-            Ok(Command::Ignore)
-        );
+        let sid = Mask::requested(bits::SID);
+
+        check_listen(&request(&[1, bits::SID]), sid, Flags::default(), 0);
+        check_listen(&request(&[1, 0]), Mask::ALL, Flags::default(), 0);
+        check_ignore(&request(&[2, bits::SID]));
     }
 
     #[test]
-    fn the_third_form_has_flags() {
+    fn the_third_form_has_flags_and_a_cgroup() {
         let sid = Mask::requested(bits::SID);
 
-        check_listen(&[1, bits::SID, 0, 0, 0, 0], sid, Flags::default());
-        check_listen(&[1, bits::SID, BATCH, 0, 0, 0], sid, Flags::BATCH);
-        check_listen(&[1, 0, BATCH, 0, 0, 0], Mask::ALL, Flags::BATCH);
-        assert_eq!(
-            Command::parse(&request(&[2, 0, BATCH, 0, 0, 0])),
-            Ok(Command::Ignore)
-        );
+        for flags in (0..16).filter(|flags| flags & CGROUP == 0) {
+            check_listen(&proc_listen(1, bits::SID, flags, 0), sid, Flags(flags), 0);
+            check_ignore(&proc_listen(2, bits::SID, flags, 0));
+        }
+        for cgroup_id in [0, 1, 1 << 32, u64::MAX] {
+            check_listen(
+                &proc_listen(1, 0, CGROUP, cgroup_id),
+                Mask::ALL,
+                Flags::CGROUP,
+                cgroup_id,
+            );
+            check_ignore(&proc_listen(2, 0, CGROUP, cgroup_id));
+        }
     }
 
     #[test]
     fn a_longer_form_is_taken_if_the_rest_is_0() {
-        let mut data = request(&[1, bits::SID, BATCH, 0, 0, 0]);
+        let mut data = proc_listen(1, bits::SID, BATCH, 0);
 
         for _ in 0..100 {
             data.push(0);
-            assert!(Command::parse(&data).is_ok(), "{} bytes", data.len());
+            assert!(Command::parse(&data, ALL).is_ok(), "{} bytes", data.len());
             *data.last_mut().unwrap() = 1;
-            assert_eq!(Command::parse(&data), Err(Malformed));
+            check_malformed(&data);
             *data.last_mut().unwrap() = 0;
         }
     }
@@ -172,39 +222,52 @@ mod tests {
     fn unknown_flags_are_malformed() {
         for bit in (0..u32::BITS)
             .map(|bit| 1 << bit)
-            .filter(|bit| *bit != BATCH)
+            .filter(|bit| bit & ALL.0 == 0)
         {
             for op in [1, 2] {
-                check_malformed(&[op, bits::SID, bit, 0, 0, 0]);
-                check_malformed(&[op, bits::SID, bit | BATCH, 0, 0, 0]);
+                check_malformed(&proc_listen(op, bits::SID, bit, 0));
+                check_malformed(&proc_listen(op, bits::SID, bit | BATCH, 0));
             }
         }
     }
 
     #[test]
+    fn without_cgroups_there_is_no_flag_for_them() {
+        let known = Flags::known(false);
+
+        for cgroup_id in [0, 1] {
+            let data = proc_listen(1, bits::SID, CGROUP, cgroup_id);
+            assert_eq!(Command::parse(&data, known), Err(Malformed));
+        }
+        let all_others = proc_listen(1, bits::SID, ALL.0 & !CGROUP, 0);
+        assert!(Command::parse(&all_others, known).is_ok());
+    }
+
+    #[test]
     fn fields_that_mean_nothing_must_be_0() {
-        for field in 3..6 {
-            let mut words = [1, bits::SID, 0, 0, 0, 0];
-            words[field] = 1;
-            check_malformed(&words);
+        for op in [1, 2] {
+            check_malformed(&request(&[op, bits::SID, CGROUP, 1, 1, 0]));
+            for cgroup_id in [1, 1 << 32] {
+                check_malformed(&proc_listen(op, bits::SID, ALL.0 & !CGROUP, cgroup_id));
+            }
         }
     }
 
     #[test]
     fn other_ops_are_malformed() {
         for op in [0, 3, 0x100, 0x0100_0000, u32::MAX] {
-            check_malformed(&[op]);
-            check_malformed(&[op, bits::SID]);
-            check_malformed(&[op, bits::SID, 0, 0, 0, 0]);
+            check_malformed(&request(&[op]));
+            check_malformed(&request(&[op, bits::SID]));
+            check_malformed(&proc_listen(op, bits::SID, 0, 0));
         }
     }
 
     #[test]
     fn other_lengths_are_malformed() {
-        let long = request(&[1, bits::SID, 0, 0, 0, 0]);
+        let long = proc_listen(1, bits::SID, 0, 0);
 
         for len in (0..long.len()).filter(|len| ![4, 8].contains(len)) {
-            assert_eq!(Command::parse(&long[..len]), Err(Malformed), "{len} bytes");
+            check_malformed(&long[..len]);
         }
     }
 }

@@ -3,12 +3,19 @@
 //! One listener: a socket that asked for process events.
 
 use crate::{
+    cgroup::{
+        Scope,
+        HAS_CGROUPS, //
+    },
     connector::Connector,
     control::{
         Flags,
         Listen, //
     },
-    wire::Message, //
+    wire::{
+        Form,
+        Message, //
+    },
 };
 use kernel::{
     fmt,
@@ -39,6 +46,7 @@ use kernel::{
     },
     task::Kuid,
     time::{
+        boottime_offset_ns,
         Instant,
         Monotonic, //
     },
@@ -49,13 +57,8 @@ use kernel::{
 pub(crate) struct View {
     pids: ARef<PidNamespace>,
     users: ARef<UserNamespace>,
-}
-
-impl PartialEq for View {
-    #[inline]
-    fn eq(&self, other: &Self) -> bool {
-        *self.pids == *other.pids && *self.users == *other.users
-    }
+    /// What the time namespace adds to `CLOCK_BOOTTIME`, in nanoseconds.
+    boottime_offset_ns: u64,
 }
 
 impl View {
@@ -64,6 +67,7 @@ impl View {
         Ok(Self {
             pids: current!().active_pid_ns().ok_or(ESRCH)?.into(),
             users: UserNamespace::current(),
+            boottime_offset_ns: boottime_offset_ns(),
         })
     }
 
@@ -77,6 +81,17 @@ impl View {
     #[inline]
     pub(crate) fn users(&self) -> &UserNamespace {
         &self.users
+    }
+
+    /// Whether it has the same numbers as another view from the same pid namespace.
+    #[inline]
+    pub(crate) fn is_alike(&self, other: &Self) -> bool {
+        *self.users == *other.users && self.boottime_offset_ns == other.boottime_offset_ns
+    }
+
+    /// A time by `CLOCK_BOOTTIME`, in nanoseconds, in this view.
+    pub(crate) fn boottime_ns(&self, time: u64) -> u64 {
+        time.wrapping_add(self.boottime_offset_ns)
     }
 
     /// The number of an id in this view: 0 if it can't be seen, or is of no task any more.
@@ -132,6 +147,34 @@ impl Account {
 pub(crate) struct Subscriber {
     pub(crate) listener: Arc<Listener>,
     pub(crate) listen: Listen,
+    /// What `listen` makes of messages.
+    form: Form,
+    /// Which cgroup `listen` is about.
+    pub(crate) scope: Scope,
+}
+
+impl Subscriber {
+    /// # Errors
+    ///
+    /// [`ENOENT`] if the current task can see no cgroup of the id that is asked for.
+    pub(crate) fn new(listener: Arc<Listener>, listen: Listen) -> Result<Self> {
+        let flags = listen.flags;
+
+        Ok(Self {
+            listener,
+            listen,
+            form: Form::new(flags.contain(Flags::BATCH), flags.contain(Flags::IDENTITY)),
+            scope: Scope::of(&listen)?,
+        })
+    }
+
+    /// Numbers an event of this CPU, sends it in the form that was asked for, and accounts for it.
+    /// In a section, which tells where this CPU's values are.
+    #[inline(always)]
+    pub(crate) fn send(&self, message: &mut Message, cpu: CpuOffset) {
+        message.set_form(self.form);
+        self.listener.send(message, self.form.is_batch(), cpu);
+    }
 }
 
 /// A socket that listens.
@@ -172,15 +215,12 @@ impl Listener {
         })
     }
 
-    /// Numbers an event of this CPU, sends it in the form that `flags` ask for, and accounts for it.
-    /// In a section, which tells where this CPU's values are.
+    /// Numbers an event of this CPU, sends it, and accounts for it.
     #[inline(always)]
-    pub(crate) fn send(&self, message: &mut Message, flags: Flags, cpu: CpuOffset) {
+    fn send(&self, message: &mut Message, batch: bool, cpu: CpuOffset) {
         let account = self.accounts.at(cpu);
         let next = account.next.load(Relaxed);
-        let batch = flags.contain(Flags::BATCH);
         message.number(next as u32);
-        message.set_batch(batch);
 
         let other;
         let sender = match &self.sender {
@@ -191,7 +231,7 @@ impl Listener {
             }
         };
 
-        let message = message.as_bytes();
+        let message = message.bytes();
         let delivery = if batch {
             self.socket.deliver_batch(sender, message, GFP_NOWAIT)
         } else {
@@ -248,7 +288,7 @@ impl fmt::Display for Listener {
 
 /// What the columns of a listener's line are.
 pub(crate) const LISTING_HEAD: &str =
-    "   port_id        pid        uid     pid_ns    user_ns     net_ns    delivered         lost       mask      flags";
+    "   port_id        pid        uid     pid_ns    user_ns     net_ns    delivered         lost       mask      flags     cgroup";
 
 /// Answers a request: `errno` is positive, or 0 for success.
 pub(crate) fn acknowledge(
@@ -257,11 +297,12 @@ pub(crate) fn acknowledge(
     errno: u32,
     flags: kernel::alloc::Flags,
 ) {
-    let message = Message::acknowledge(request.seq, request.ack, cpu, now_ns(), errno);
+    let numbers = (request.seq, request.ack);
+    let message = Message::acknowledge(numbers, cpu, now_ns(), errno, HAS_CGROUPS);
 
     // Should it be lost, the requester reads `ENOBUFS`.
     let (sender, _) = sender_for(&UserNamespace::current(), request.socket.generation());
-    let _ = request.socket.deliver(&sender, message.as_bytes(), flags);
+    let _ = request.socket.deliver(&sender, message.bytes(), flags);
 }
 
 /// The time that messages carry.

@@ -226,7 +226,7 @@ fn prepare(
     request.subscription(
         kept.view.pids(),
         wanted.map(|(kind, _)| kind).collect(),
-        Subscriber { listener, listen },
+        Subscriber::new(listener, listen)?,
     )
 }
 
@@ -244,8 +244,12 @@ impl fmt::Display for Listeners {
 
             for (key, listener, listen) in piece.iter().flatten() {
                 let (mask, flags) = (listen.mask.bits(), listen.flags.bits());
+                let cgroup = listen.cgroup_id;
 
-                f.write_fmt(fmt!("{} {mask:#010x} {flags:#010x}\n", **listener))?;
+                f.write_fmt(fmt!(
+                    "{} {mask:#010x} {flags:#010x} {cgroup:>10}\n",
+                    **listener
+                ))?;
                 last = *key;
             }
             if piece.iter().any(Option::is_none) {

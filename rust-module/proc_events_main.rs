@@ -16,6 +16,7 @@
 
 #![forbid(unsafe_code)]
 
+mod cgroup;
 mod connector;
 mod control;
 mod listener;

@@ -6,6 +6,7 @@
 //! order of the machine, as everything in netlink is. The layouts are those of
 //! `include/uapi/linux/connector.h` and `include/uapi/linux/cn_proc.h`.
 
+use zerocopy::IntoBytes as _;
 use zerocopy_derive::{
     Immutable,
     IntoBytes, //
@@ -18,9 +19,11 @@ const CN_VAL_PROC: u32 = 1;
 
 /// What `PROC_CN_FEATURE_*` this module has: one answer to each request (`ACK`), numbers without
 /// gaps but for losses (`SEQ`), ids as the listener sees them (`NAMESPACES`), what a session leader
-/// left (`SID_ORIGIN`), the end of sessions (`SESSION_END`), and several events in one datagram
-/// (`BATCH`).
-const FEATURES: u32 = 0x1 | 0x2 | 0x4 | 0x8 | 0x10 | 0x80;
+/// left (`SID_ORIGIN`), the end of sessions (`SESSION_END`), events of processes (`PROCESSES`),
+/// which process it is (`IDENTITY`), and several events in one datagram (`BATCH`).
+const FEATURES: u32 = 0x1 | 0x2 | 0x4 | 0x8 | 0x10 | 0x20 | 0x40 | 0x80;
+/// `PROC_CN_FEATURE_CGROUP`: events of one cgroup. Where there are cgroups.
+const FEATURE_CGROUP: u32 = 0x100;
 
 /// The `cpu` of a message that has no place in any CPU's numbering.
 pub(crate) const NO_CPU: u32 = u32::MAX;
@@ -28,10 +31,10 @@ pub(crate) const NO_CPU: u32 = u32::MAX;
 /// How many words the largest event has.
 const WORDS: usize = 6;
 
-/// A `struct nlmsghdr`, a `struct cn_msg` and a `struct proc_event`: what a datagram holds.
+/// A `struct nlmsghdr`, a `struct cn_msg` and a `struct proc_event`, and behind it, for who asked for
+/// it, a `struct proc_event_identity`.
 ///
-/// The `proc_event` is 8-byte aligned in C, but follows headers of 36 bytes: hence the time in
-/// bytes.
+/// The last two are 8-byte aligned in C, but follow headers of 36 bytes: hence the numbers in bytes.
 #[derive(Immutable, IntoBytes)]
 #[repr(C)]
 pub(crate) struct Message {
@@ -50,6 +53,18 @@ pub(crate) struct Message {
     cpu: u32,
     timestamp_ns: [u8; 8],
     event_data: [u32; WORDS],
+    identity: Identity,
+}
+
+/// Which process a message is about: a `struct proc_event_identity`.
+#[derive(Clone, Copy, Default, Immutable, IntoBytes)]
+#[repr(C)]
+struct Identity {
+    process: [u8; 8],
+    thread: [u8; 8],
+    other: [u8; 8],
+    cgroup: [u8; 8],
+    start_ns: [u8; 8],
 }
 
 /// `NLMSG_DONE`: the type of every message of the connector, but for [`NLMSG_EVENT`].
@@ -58,21 +73,57 @@ const NLMSG_DONE: u16 = 3;
 /// a datagram stop at `NLMSG_DONE`.
 const NLMSG_EVENT: u16 = 16;
 
-/// The length of a message in bytes.
-const MESSAGE_LEN: u32 = 76;
+/// The length of the headers in bytes.
+const HEADERS_LEN: u16 = 16 + 20;
 /// The length of a `struct proc_event` in bytes.
 const EVENT_LEN: u16 = 40;
+/// The length of a `struct proc_event_identity` in bytes.
+const IDENTITY_LEN: u16 = 40;
 
-const _: () = assert!(size_of::<Message>() == MESSAGE_LEN as usize);
-const _: () = assert!(MESSAGE_LEN as usize == 16 + 20 + EVENT_LEN as usize);
+const _: () = assert!(size_of::<Message>() == (HEADERS_LEN + EVENT_LEN + IDENTITY_LEN) as usize);
+const _: () = assert!(size_of::<Identity>() == IDENTITY_LEN as usize);
+
+/// What is in the headers of all events for a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Form {
+    nlmsg_len: u32,
+    nlmsg_type: u16,
+    len: u16,
+}
+
+impl Form {
+    /// An event alone.
+    const PLAIN: Form = Form::new(false, false);
+
+    /// Events that may share a datagram with others, or not, and have an identity, or not.
+    pub(crate) const fn new(batch: bool, identity: bool) -> Self {
+        let len = if identity {
+            EVENT_LEN + IDENTITY_LEN
+        } else {
+            EVENT_LEN
+        };
+
+        Self {
+            nlmsg_len: (HEADERS_LEN + len) as u32,
+            nlmsg_type: if batch { NLMSG_EVENT } else { NLMSG_DONE },
+            len,
+        }
+    }
+
+    /// Whether an event may share a datagram with others.
+    #[inline]
+    pub(crate) fn is_batch(self) -> bool {
+        self.nlmsg_type == NLMSG_EVENT
+    }
+}
 
 impl Message {
     /// A message from a CPU that says nothing yet. `timestamp_ns` is `CLOCK_MONOTONIC`.
     #[inline]
     pub(crate) fn new(cpu: u32, timestamp_ns: u64) -> Self {
         Self {
-            nlmsg_len: MESSAGE_LEN,
-            nlmsg_type: NLMSG_DONE,
+            nlmsg_len: Form::PLAIN.nlmsg_len,
+            nlmsg_type: Form::PLAIN.nlmsg_type,
             nlmsg_flags: 0,
             nlmsg_seq: 0,
             nlmsg_pid: 0,
@@ -80,12 +131,13 @@ impl Message {
             val: CN_VAL_PROC,
             seq: 0,
             ack: 0,
-            len: EVENT_LEN,
+            len: Form::PLAIN.len,
             flags: 0,
             what: 0,
             cpu,
             timestamp_ns: timestamp_ns.to_ne_bytes(),
             event_data: [0; WORDS],
+            identity: Identity::default(),
         }
     }
 
@@ -96,10 +148,36 @@ impl Message {
         self.event_data = event.words();
     }
 
-    /// Says whether the message may share its datagram with others.
+    /// Says which process and thread the event is about, in which cgroup.
     #[inline]
-    pub(crate) fn set_batch(&mut self, batch: bool) {
-        self.nlmsg_type = if batch { NLMSG_EVENT } else { NLMSG_DONE };
+    pub(crate) fn identify(&mut self, process: u64, thread: u64, cgroup: u64) {
+        self.identity.process = process.to_ne_bytes();
+        self.identity.thread = thread.to_ne_bytes();
+        self.identity.cgroup = cgroup.to_ne_bytes();
+    }
+
+    /// Says what of that depends on the receiver: the process of the parent or tracer, 0 if it can't
+    /// be seen, and when the process started, by `CLOCK_BOOTTIME`.
+    #[inline]
+    pub(crate) fn identify_for(&mut self, other: u64, start_ns: u64) {
+        self.identity.other = other.to_ne_bytes();
+        self.identity.start_ns = start_ns.to_ne_bytes();
+    }
+
+    /// Gives the message the form that a receiver asked for.
+    #[inline]
+    pub(crate) fn set_form(&mut self, form: Form) {
+        self.nlmsg_len = form.nlmsg_len;
+        self.nlmsg_type = form.nlmsg_type;
+        self.len = form.len;
+    }
+
+    /// The message, as long as its form has it.
+    #[inline]
+    pub(crate) fn bytes(&self) -> &[u8] {
+        let bytes = self.as_bytes();
+
+        bytes.get(..self.nlmsg_len as usize).unwrap_or(bytes)
     }
 
     /// Gives the message its number for a receiver.
@@ -110,10 +188,20 @@ impl Message {
     }
 
     /// The answer to a request with these numbers. `errno` is positive, or 0 for success.
-    pub(crate) fn acknowledge(seq: u32, ack: u32, cpu: u32, timestamp_ns: u64, errno: u32) -> Self {
+    pub(crate) fn acknowledge(
+        (seq, ack): (u32, u32),
+        cpu: u32,
+        timestamp_ns: u64,
+        errno: u32,
+        has_cgroups: bool,
+    ) -> Self {
         let mut message = Self::new(cpu, timestamp_ns);
+        let cgroup = if has_cgroups { FEATURE_CGROUP } else { 0 };
 
-        message.tell(&Event::Ack { errno });
+        message.tell(&Event::Ack {
+            errno,
+            features: FEATURES | cgroup,
+        });
         message.number(seq);
         message.ack = ack.wrapping_add(1);
         message
@@ -136,6 +224,8 @@ pub(crate) enum Event {
     Ack {
         /// A positive error number, or 0.
         errno: u32,
+        /// `PROC_CN_FEATURE_*`.
+        features: u32,
     },
     /// `parent` forked `child`.
     Fork { parent: Ids, child: Ids },
@@ -203,7 +293,7 @@ impl Event {
         }
 
         match *self {
-            Event::Ack { errno } => [errno, FEATURES, 0, 0, 0, 0],
+            Event::Ack { errno, features } => [errno, features, 0, 0, 0, 0],
             Event::Fork { parent, child } => [
                 id(parent.pid),
                 id(parent.tgid),
@@ -288,7 +378,6 @@ impl Event {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use zerocopy::IntoBytes;
 
     const PROCESS: Ids = Ids { pid: 11, tgid: 12 };
     const OTHER: Ids = Ids { pid: 13, tgid: 14 };
@@ -302,7 +391,7 @@ mod tests {
         let mut message = Message::new(3, 0x0123_4567_89ab_cdef);
         message.tell(&event);
         message.number(7);
-        let bytes = message.as_bytes();
+        let bytes = message.bytes();
 
         assert_eq!(bytes.len(), 76);
         assert_eq!(word(bytes, 0), 76);
@@ -424,23 +513,60 @@ mod tests {
         let mut message = Message::new(3, 5);
 
         for (batch, nlmsg_type) in [(true, 16_u16), (false, 3)] {
-            message.set_batch(batch);
-            assert_eq!(message.as_bytes()[4..6], nlmsg_type.to_ne_bytes());
+            message.set_form(Form::new(batch, false));
+            assert_eq!(message.bytes()[4..6], nlmsg_type.to_ne_bytes());
+        }
+    }
+
+    #[test]
+    fn an_identity_follows_the_event() {
+        let mut message = Message::new(3, 5);
+        message.tell(&Event::Exec { process: PROCESS });
+        message.identify(1 << 40, 2 << 40, 3 << 40);
+        message.identify_for(4 << 40, 5 << 40);
+
+        for batch in [true, false] {
+            message.set_form(Form::new(batch, false));
+            let alone = message.bytes().to_vec();
+            message.set_form(Form::new(batch, true));
+            let bytes = message.bytes();
+
+            assert_eq!((alone.len(), bytes.len()), (76, 116));
+            assert_eq!(
+                (word(bytes, 0), u16::from_ne_bytes([bytes[32], bytes[33]])),
+                (116, 80)
+            );
+            assert_eq!(bytes[4..32], alone[4..32]);
+            assert_eq!(bytes[34..76], alone[34..]);
+            let identity: Vec<u64> = bytes[76..]
+                .chunks_exact(8)
+                .map(|bytes| u64::from_ne_bytes(bytes.try_into().unwrap()))
+                .collect();
+            // process, thread, other, cgroup, start_ns
+            assert_eq!(identity, [1 << 40, 2 << 40, 4 << 40, 3 << 40, 5 << 40]);
         }
     }
 
     #[test]
     fn acknowledgement_counts_the_requests_ack_up() {
         for (ack, answered) in [(0, 1), (77, 78), (u32::MAX, 0)] {
-            let message = Message::acknowledge(42, ack, NO_CPU, 5, 22);
-            let bytes = message.as_bytes();
+            let message = Message::acknowledge((42, ack), NO_CPU, 5, 22, false);
+            let bytes = message.bytes();
+            assert_eq!(bytes.len(), 76);
             assert_eq!(word(bytes, 8), 42);
 
             let bytes = &bytes[16..];
             assert_eq!((word(bytes, 8), word(bytes, 12)), (42, answered));
             assert_eq!((word(bytes, 20), word(bytes, 24)), (0, u32::MAX));
-            assert_eq!((word(bytes, 36), word(bytes, 40)), (22, 0x9f));
+            assert_eq!((word(bytes, 36), word(bytes, 40)), (22, 0xff));
             assert!(bytes[44..].iter().all(|byte| *byte == 0));
         }
+    }
+
+    #[test]
+    fn where_there_are_cgroups_the_answer_says_so() {
+        let message = Message::acknowledge((42, 0), NO_CPU, 5, 0, true);
+
+        assert_eq!(word(message.bytes(), 56), 0x1ff);
     }
 }

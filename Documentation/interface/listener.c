@@ -3,7 +3,7 @@
  * A listener for process events: shows each session that begins, each process
  * that exits, and what was lost, until it is interrupted.
  *
- * Needs the headers of a kernel that has PROC_CN_FEATURE_BATCH:
+ * Needs the headers of a kernel that has PROC_CN_FEATURE_IDENTITY:
  *
  *	cc -I usr/include listener.c -o listener
  */
@@ -51,6 +51,7 @@ struct message {
 	__u32 seq;
 	__u32 ack;
 	struct proc_event event;
+	struct proc_event_identity identity;	/* 0 if the kernel has none */
 };
 
 static void open_socket(struct listener *listener)
@@ -114,16 +115,20 @@ static ssize_t receive(const struct listener *listener,
 static bool parse(const struct nlmsghdr *header, struct message *message)
 {
 	const struct cn_msg *msg = NLMSG_DATA(header);
+	const __u32 len = NLMSG_LENGTH(sizeof(*msg) + sizeof(message->event));
 
-	if (header->nlmsg_len <
-	    NLMSG_LENGTH(sizeof(*msg) + sizeof(message->event)) ||
+	if (header->nlmsg_len < len ||
 	    msg->id.idx != CN_IDX_PROC || msg->id.val != CN_VAL_PROC)
 		return false;
 
+	memset(message, 0, sizeof(*message));
 	message->seq = msg->seq;
 	message->ack = msg->ack;
-	/* In the datagram it is not aligned. */
+	/* In the datagram they are not aligned. */
 	memcpy(&message->event, msg->data, sizeof(message->event));
+	if (header->nlmsg_len >= len + sizeof(message->identity))
+		memcpy(&message->identity, msg->data + sizeof(message->event),
+		       sizeof(message->identity));
 	return true;
 }
 
@@ -137,7 +142,6 @@ static void start(struct listener *listener, __u32 mask)
 	struct proc_listen listen = {
 		.mcast_op = PROC_CN_MCAST_LISTEN,
 		.event_type = mask,
-		.flags = PROC_CN_LISTEN_BATCH,
 	};
 	struct pollfd pollfd = { .events = POLLIN };
 	const struct proc_event *event;
@@ -175,9 +179,13 @@ static void start(struct listener *listener, __u32 mask)
 
 	/*
 	 * Events may come before this answer, which is of no interest: on an
-	 * error nothing changes, and each event has a datagram of its own.
+	 * error nothing changes, and events come as they do on older kernels.
 	 */
 	if (features & PROC_CN_FEATURE_BATCH)
+		listen.flags |= PROC_CN_LISTEN_BATCH;
+	if (features & PROC_CN_FEATURE_IDENTITY)
+		listen.flags |= PROC_CN_LISTEN_IDENTITY;
+	if (listen.flags)
 		request(listener, &listen, sizeof(listen));
 }
 
@@ -199,27 +207,40 @@ static void check_number(struct listener *listener,
 	}
 }
 
-static void show(const struct proc_event *event)
+/* Ends a line with what tells the process from others that get its number. */
+static void show_identity(const struct proc_event_identity *identity)
 {
+	if (identity->process)
+		printf(" (pidfd inode %llu, cgroup %llu)",
+		       (unsigned long long)identity->process,
+		       (unsigned long long)identity->cgroup);
+	putchar('\n');
+}
+
+static void show(const struct message *message)
+{
+	const struct proc_event *event = &message->event;
 	const struct sid_proc_event *sid = &event->event_data.sid;
 	const struct exit_proc_event *exit = &event->event_data.exit;
 
 	switch (event->what) {
 	case PROC_EVENT_SID:
-		printf("session %d began: child of %d, left session %d and process group %d\n",
+		printf("session %d began: child of %d, left session %d and process group %d",
 		       sid->process_tgid, sid->parent_tgid, sid->session,
 		       sid->process_group);
+		show_identity(&message->identity);
 		break;
 	case PROC_EVENT_EXIT:
 		/* Other threads of a process are of no interest here. */
 		if (exit->process_pid != exit->process_tgid)
 			break;
 		if (WIFSIGNALED(exit->exit_code))
-			printf("process %d was killed by signal %d\n",
+			printf("process %d was killed by signal %d",
 			       exit->process_tgid, WTERMSIG(exit->exit_code));
 		else
-			printf("process %d exited with status %d\n",
+			printf("process %d exited with status %d",
 			       exit->process_tgid, WEXITSTATUS(exit->exit_code));
+		show_identity(&message->identity);
 		break;
 	default:
 		break;
@@ -276,7 +297,7 @@ static void walk(struct listener *listener, const union datagram *datagram,
 	     header = NLMSG_NEXT(header, len)) {
 		if (parse(header, &message)) {
 			check_number(listener, &message);
-			show(&message.event);
+			show(&message);
 		}
 	}
 }

@@ -33,7 +33,9 @@ const PROC_EVENT_EXIT: u32 = 0x8000_0000;
 const PROC_CN_FEATURE_ACK: u32 = 0x1;
 const PROC_CN_FEATURE_SEQ: u32 = 0x2;
 const PROC_CN_FEATURE_SID_ORIGIN: u32 = 0x8;
+const PROC_CN_FEATURE_IDENTITY: u32 = 0x40;
 const PROC_CN_FEATURE_BATCH: u32 = 0x80;
+const PROC_CN_LISTEN_IDENTITY: u32 = 0x2;
 const PROC_CN_LISTEN_BATCH: u32 = 0x4;
 const PROC_CN_BATCH_SIZE: usize = 4096;
 
@@ -96,10 +98,21 @@ struct Message {
     data: [u32; 6],
 }
 
+/// What follows an event, if the kernel has it: `struct proc_event_identity`, not aligned.
+#[derive(FromBytes)]
+#[repr(C)]
+struct Identity {
+    process: u64,
+    thread: u64,
+    other: u64,
+    cgroup: u64,
+    start_ns: u64,
+}
+
 impl Message {
     /// The messages of a datagram that are of interest: events, and the answers to requests. One is
     /// behind the other, as `NLMSG_NEXT()` finds them.
-    fn all(mut datagram: &[u8]) -> impl Iterator<Item = Self> + '_ {
+    fn all(mut datagram: &[u8]) -> impl Iterator<Item = (Self, Option<Identity>)> + '_ {
         let bytes = iter::from_fn(move || {
             let (len, _) = u32::read_from_prefix(datagram).ok()?;
             let len = len as usize;
@@ -112,9 +125,10 @@ impl Message {
             Some(message)
         });
         bytes.filter_map(|bytes| {
-            let (message, _) = Self::read_from_prefix(bytes).ok()?;
+            let (message, rest) = Self::read_from_prefix(bytes).ok()?;
+            let identity = Identity::read_from_prefix(rest).ok();
             let from = (message.headers.idx, message.headers.val);
-            (from == (CN_IDX_PROC, CN_VAL_PROC)).then_some(message)
+            (from == (CN_IDX_PROC, CN_VAL_PROC)).then_some((message, identity.map(|(it, _)| it)))
         })
     }
 }
@@ -168,7 +182,7 @@ impl Listener {
         self.wait(PollTimeout::from(ANSWER_LIMIT_MS))?;
         let datagram = self.receive().unwrap_or_default();
         let answer = match Message::all(&datagram).next() {
-            Some(message)
+            Some((message, _))
                 if message.what == PROC_EVENT_NONE
                     && message.headers.seq == REQUEST_SEQ
                     && message.headers.ack == REQUEST_ACK + 1 =>
@@ -191,12 +205,19 @@ impl Listener {
         println!("listening, features {features:#x}");
 
         // Events may come before this answer, which is of no interest: on an error nothing changes,
-        // and each event has a datagram of its own.
+        // and events come as they do on older kernels.
+        let mut flags = 0;
         if features & PROC_CN_FEATURE_BATCH != 0 {
+            flags |= PROC_CN_LISTEN_BATCH;
+        }
+        if features & PROC_CN_FEATURE_IDENTITY != 0 {
+            flags |= PROC_CN_LISTEN_IDENTITY;
+        }
+        if flags != 0 {
             self.request(&Listen {
                 op,
                 mask,
-                flags: PROC_CN_LISTEN_BATCH,
+                flags,
                 reserved: 0,
                 cgroup_id: 0,
             })?;
@@ -230,9 +251,9 @@ impl Listener {
         loop {
             match self.receive() {
                 Ok(datagram) => {
-                    for message in Message::all(&datagram) {
+                    for (message, identity) in Message::all(&datagram) {
                         self.check_number(&message);
-                        show(&message);
+                        show(&message, identity);
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -266,18 +287,27 @@ impl Listener {
     }
 }
 
-fn show(message: &Message) {
+fn show(message: &Message, identity: Option<Identity>) {
+    // What tells the process from others that get its number.
+    let identity = identity
+        .map(|it| format!(" (pidfd inode {}, cgroup {})", it.process, it.cgroup))
+        .unwrap_or_default();
     match (message.what, message.data) {
         (PROC_EVENT_SID, [_, leader, _, parent, session, group]) => println!(
             "session {leader} began: child of {parent}, left session {session} and process group \
-             {group}"
+             {group}{identity}"
         ),
         // Other threads of a process are of no interest here.
         (PROC_EVENT_EXIT, [thread, process, code, ..]) if thread == process => {
             let status = ExitStatus::from_raw(code as i32);
             match status.signal() {
-                Some(signal) => println!("process {process} was killed by signal {signal}"),
-                None => println!("process {process} exited with status {}", code >> 8 & 0xff),
+                Some(signal) => {
+                    println!("process {process} was killed by signal {signal}{identity}")
+                }
+                None => {
+                    let status = code >> 8 & 0xff;
+                    println!("process {process} exited with status {status}{identity}")
+                }
             }
         }
         _ => {}

@@ -199,8 +199,9 @@ def fields_of(diagram, grid, structs, constants):
             for field in structs["proc_event"].under(name):
                 yield field._replace(offset=event + field.offset)
         return
-    base = 0
     remarks = grid.remarks()
+    # What follows an event is drawn without it.
+    base = event + structs["proc_event"].size if follows_event(grid) else 0
     members = [remark[1:] for remark in remarks if remark.startswith(".")]
     for name in [remark.split()[1] for remark in remarks if remark.startswith("struct ")]:
         struct = structs[name]
@@ -214,6 +215,10 @@ def fields_of(diagram, grid, structs, constants):
         for field in shown:
             yield field._replace(offset=base + field.offset)
         base += constants["NLMSG_HDRLEN"] if name == "nlmsghdr" else struct.size
+
+
+def follows_event(grid):
+    return "struct proc_event_identity" in grid.remarks()
 
 
 class Shown(NamedTuple):
@@ -255,6 +260,8 @@ def check(diagram, structs, constants):
     total = constants["NLMSG_HDRLEN"] + structs["cn_msg"].size + structs["proc_event"].size
     if any("mcast_op" in field.path for field in fields):
         total += structs["proc_listen"].size - structs["proc_event"].size
+    if follows_event(grid):
+        total += structs["proc_event_identity"].size
     boxes = grid.boxes()
     drawn = max(box.end for box in boxes)
     if drawn != total:

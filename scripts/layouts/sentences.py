@@ -23,6 +23,13 @@ LENGTHS = [
     (r"it takes (\d+), (\d+), or (\d+) and more bytes for a request",
      ["op", "op and mask", "op, mask and flags"]),
     (r"its (\d+) bytes", ["event"]),
+    (r"at offset (\d+) of the message", ["event"]),
+    (r"message of \d+ bytes, or of (\d+) bytes with an identity", ["event with identity"]),
+    (r"The message has (\d+) bytes: ``nlmsg_len`` is (\d+), and ``len`` in ``struct cn_msg`` is (\d+)",
+     ["event with identity", "event with identity", "event and identity"]),
+    (r"\.I nlmsg_len is (\d+) and \.I len of \.I struct cn_msg is (\d+)",
+     ["event with identity", "event and identity"]),
+    (r"The fields are (\d+) bits wide", ["bits of an identity's field"]),
     (r"one datagram of (\d+) bytes", ["event"]),
     (r"message of (\d+) bytes", ["event"]),
     (r"``PROC_CN_BATCH_SIZE``, (\d+) bytes", ["batch"]),
@@ -51,6 +58,12 @@ OTHERS = [
     r"room for 49 events, which are 3,724 bytes",
     r"buffer of 212,992 bytes holds about 2,350 events of a burst that nobody has read, instead of 221",
     r"it holds about 2,350",
+    r"it is 3 events if the queue was empty, and 32 events, which are 3,712 bytes, in a page",
+    r"Such a page takes 4,352 bytes of the receive buffer",
+    r"136 bytes for each of 32 events, or about 89 bytes for each of 49 without an identity",
+    r"default receive buffer then holds about 1,500 events of a burst",
+    r"With an identity, these are 221 and about 1,500",
+    r"On 32-bit machines", r"on 32-bit machines",
     r"24 for each possible CPU",        # of the module's own memory, by the threat model
 ]
 
@@ -59,6 +72,7 @@ def expected(structs, constants):
     """What the compiler says of each length and offset, from the start of the message."""
     payload = constants["NLMSG_HDRLEN"] + structs["cn_msg"].size
     event, request, listen = structs["proc_event"], structs["proc_input"], structs["proc_listen"]
+    identity = structs["proc_event_identity"]
     data = event.offset("event_data")
     return {
         "op": request.offset("event_type"),
@@ -68,6 +82,9 @@ def expected(structs, constants):
         "request with mask": payload + request.size,
         "request with flags": payload + listen.size,
         "event": payload + event.size,
+        "event with identity": payload + event.size + identity.size,
+        "event and identity": event.size + identity.size,
+        "bits of an identity's field": 8 * max(field.size for field in identity.fields),
         "batch": constants["PROC_CN_BATCH_SIZE"],
         "offset of proc_event": payload,
         "event_data": event.size - data,

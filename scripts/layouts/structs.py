@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 INCLUDES = ["sys/socket.h", "linux/netlink.h", "linux/connector.h", "linux/cn_proc.h"]
-STRUCTS = ["nlmsghdr", "cn_msg", "proc_input", "proc_listen", "proc_event"]
+STRUCTS = ["nlmsghdr", "cn_msg", "proc_input", "proc_listen", "proc_event",
+           "proc_event_identity"]
 # NLMSG_HDRLEN is what a program has between the start of a message and what it carries.
 CONSTANTS = ["NLMSG_HDRLEN", "NLMSG_DONE", "CN_IDX_PROC", "CN_VAL_PROC",
              "PROC_CN_BATCH_SIZE"]

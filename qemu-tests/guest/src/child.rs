@@ -91,8 +91,18 @@ pub fn clone_with(flags: i32, function: impl FnOnce() -> i32) -> nix::Result<Chi
 
 /// A descriptor that becomes readable when the process ends, see pidfd_open(2).
 pub fn pidfd(pid: Pid) -> nix::Result<OwnedFd> {
+    open_pidfd(pid, 0)
+}
+
+/// The same for a thread.
+pub fn thread_pidfd(tid: Pid) -> nix::Result<OwnedFd> {
+    // `PIDFD_THREAD`.
+    open_pidfd(tid, libc::O_EXCL)
+}
+
+fn open_pidfd(pid: Pid, flags: i32) -> nix::Result<OwnedFd> {
     // SAFETY: The call takes two numbers.
-    let result = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) };
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), flags) };
     let descriptor = Errno::result(result)? as i32;
     // SAFETY: The call made the descriptor, and nobody else knows of it.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })

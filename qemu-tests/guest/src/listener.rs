@@ -16,8 +16,8 @@ use zerocopy::IntoBytes;
 
 use crate::patience;
 use crate::wire::{
-    BATCH_SIZE, CN_PROC, ConnectorHeader, Event, IGNORE, LISTEN, NLMSG_DONE, NetlinkHeader,
-    Received, RequestHeader, proc_listen,
+    BATCH_SIZE, CGROUP, CN_PROC, ConnectorHeader, Event, IGNORE, LISTEN, NLMSG_DONE, NetlinkHeader,
+    Received, RequestHeader, proc_listen, proc_listen_in,
 };
 
 /// How long to wait for an event that has to come.
@@ -131,6 +131,14 @@ impl Listener {
     pub fn listen_with(mask: u32, flags: u32) -> Result<Self, ListenerError> {
         let listener = Self::open()?;
         listener.request(&proc_listen(LISTEN, mask, flags))?;
+        Ok(listener)
+    }
+
+    /// A listener for the events of a mask in a cgroup and those below it, with
+    /// `PROC_CN_LISTEN_CGROUP` and other flags.
+    pub fn listen_in(mask: u32, flags: u32, cgroup_id: u64) -> Result<Self, ListenerError> {
+        let listener = Self::open()?;
+        listener.request(&proc_listen_in(LISTEN, mask, flags | CGROUP, cgroup_id))?;
         Ok(listener)
     }
 

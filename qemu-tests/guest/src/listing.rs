@@ -34,6 +34,8 @@ pub struct Line {
     pub mask: u32,
     /// In which form, `PROC_CN_LISTEN_*`.
     pub flags: u32,
+    /// The id of the cgroup that it asked for, 0 for none.
+    pub cgroup: u64,
 }
 
 /// Who listens.
@@ -96,7 +98,7 @@ impl Listing {
 /// More bytes than a listing has in any test.
 const LONGEST: usize = 1 << 21;
 
-const COLUMNS: [&str; 10] = [
+const COLUMNS: [&str; 11] = [
     "port_id",
     "pid",
     "uid",
@@ -107,6 +109,7 @@ const COLUMNS: [&str; 10] = [
     "lost",
     "mask",
     "flags",
+    "cgroup",
 ];
 
 impl Line {
@@ -123,6 +126,7 @@ impl Line {
             lost,
             mask,
             flags,
+            cgroup,
         ] = words.as_slice()
         else {
             return None;
@@ -138,6 +142,7 @@ impl Line {
             lost: lost.parse().ok()?,
             mask: bits(mask)?,
             flags: bits(flags)?,
+            cgroup: cgroup.parse().ok()?,
         })
     }
 }
@@ -185,11 +190,11 @@ pub fn leaks() -> impl FnMut() -> Result<(), String> {
 mod tests {
     use super::*;
 
-    const HEAD: &str = "   port_id        pid        uid     pid_ns    user_ns     net_ns    delivered         lost       mask      flags";
+    const HEAD: &str = "   port_id        pid        uid     pid_ns    user_ns     net_ns    delivered         lost       mask      flags     cgroup";
 
     #[test]
     fn each_column_has_its_place() {
-        let text = format!("listeners: 1\n{HEAD}\n 7 6 8 5 4 3 2 1 0xe00003c7 0x00000004\n");
+        let text = format!("listeners: 1\n{HEAD}\n 7 6 8 5 4 3 2 1 0xe00003c7 0x00000004 9\n");
         let line = Line {
             port_id: 7,
             pid: 6,
@@ -201,6 +206,7 @@ mod tests {
             lost: 1,
             mask: 0xe000_03c7,
             flags: 4,
+            cgroup: 9,
         };
         let listing = Listing {
             count: 1,

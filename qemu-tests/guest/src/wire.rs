@@ -6,8 +6,11 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Bytes of every message that the kernel sends.
+/// Bytes of every message that the kernel sends, but of events with an [`Identity`].
 pub const MESSAGE_SIZE: usize = 76;
+
+/// Bytes of an event that an [`Identity`] follows.
+pub const IDENTITY_MESSAGE_SIZE: usize = MESSAGE_SIZE + size_of::<Identity>();
 
 /// `CN_IDX_PROC` and `CN_VAL_PROC`, also the multicast group.
 pub const CN_PROC: u32 = 1;
@@ -18,8 +21,17 @@ pub const NLMSG_DONE: u16 = 3;
 /// `PROC_CN_NLMSG_EVENT`, the type of events for listeners that asked for [`BATCH`].
 pub const NLMSG_EVENT: u16 = 0x10;
 
+/// `PROC_CN_LISTEN_PROCESSES`: forks and exits are those of processes, and not of threads.
+pub const PROCESSES: u32 = 0x1;
+
+/// `PROC_CN_LISTEN_IDENTITY`: an [`Identity`] follows each event.
+pub const IDENTITY: u32 = 0x2;
+
 /// `PROC_CN_LISTEN_BATCH`: events may share a datagram.
 pub const BATCH: u32 = 0x4;
+
+/// `PROC_CN_LISTEN_CGROUP`: only events of one cgroup and of those below it.
+pub const CGROUP: u32 = 0x8;
 
 /// `PROC_CN_BATCH_SIZE`: no datagram is larger, in bytes.
 pub const BATCH_SIZE: usize = 4096;
@@ -32,7 +44,18 @@ pub const IGNORE: u32 = 2;
 
 /// A `struct proc_listen`: the third form of requests.
 pub const fn proc_listen(op: u32, mask: u32, flags: u32) -> [u32; 6] {
-    [op, mask, flags, 0, 0, 0]
+    proc_listen_in(op, mask, flags, 0)
+}
+
+/// A `struct proc_listen` with a cgroup's id, for [`CGROUP`].
+pub const fn proc_listen_in(op: u32, mask: u32, flags: u32, cgroup_id: u64) -> [u32; 6] {
+    let (low, high) = (cgroup_id as u32, (cgroup_id >> 32) as u32);
+    let (first, second) = if cfg!(target_endian = "little") {
+        (low, high)
+    } else {
+        (high, low)
+    };
+    [op, mask, flags, 0, first, second]
 }
 
 /// The bits of an event mask.
@@ -137,6 +160,25 @@ pub struct Message {
     pub connector: ConnectorHeader,
     /// The event.
     pub body: EventBody,
+}
+
+/// `struct proc_event_identity`: which process an event is about, by numbers that are never used
+/// again. A process's and a thread's is `st_ino` of a pidfd for it.
+#[derive(
+    Clone, Copy, Debug, Default, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, PartialEq,
+)]
+#[repr(C)]
+pub struct Identity {
+    /// The event's process.
+    pub process: u64,
+    /// The event's thread.
+    pub thread: u64,
+    /// The process of the parent or tracer that the event names, 0 if it names none.
+    pub other: u64,
+    /// The id of the cgroup that the event's task is in, in the unified hierarchy.
+    pub cgroup: u64,
+    /// When the process started, by the listener's `CLOCK_BOOTTIME`, in nanoseconds.
+    pub start_ns: u64,
 }
 
 /// Headers of a request; 4, 8, or 24 bytes or more follow.
@@ -397,6 +439,23 @@ impl Event {
             .map_or("ack", |(name, _)| name)
     }
 
+    /// The process of the parent or tracer that the event names, 0 if it names none.
+    pub fn other(&self) -> i32 {
+        match *self {
+            Self::Fork { parent, .. }
+            | Self::Coredump { parent, .. }
+            | Self::Exit { parent, .. } => parent.tgid,
+            Self::Sid { left, .. } => left.parent_tgid,
+            Self::Ptrace { tracer, .. } => tracer.tgid,
+            Self::Ack { .. }
+            | Self::Exec { .. }
+            | Self::Uid { .. }
+            | Self::Gid { .. }
+            | Self::Comm { .. }
+            | Self::SessionEnd { .. } => 0,
+        }
+    }
+
     /// The task that the event is about: the new one for a fork, none for an acknowledgement.
     pub fn subject(&self) -> Task {
         match *self {
@@ -422,6 +481,8 @@ pub struct Received {
     pub message: Message,
     /// The decoded event.
     pub event: Event,
+    /// What follows the event, for who asked for [`IDENTITY`].
+    pub identity: Option<Identity>,
     /// How many bytes of the event's data are defined for its kind.
     pub defined: usize,
     /// The sender's port id and multicast groups.
@@ -430,17 +491,25 @@ pub struct Received {
 
 impl Received {
     /// Decodes a datagram: a single message, or several of type [`NLMSG_EVENT`]. Each has to have
-    /// the exact size.
+    /// one of the exact sizes, and nothing may be between or behind them.
     pub fn decode_all(datagram: &[u8], sender: (u32, u32)) -> Result<Vec<Self>, String> {
         let length = datagram.len();
-        if length == 0 || length % MESSAGE_SIZE != 0 || length > BATCH_SIZE {
-            return Err(format!(
-                "a datagram has {length} bytes, and a message {MESSAGE_SIZE}"
-            ));
+        if length == 0 || length > BATCH_SIZE {
+            return Err(format!("a datagram has {length} bytes"));
         }
-        let messages = datagram.chunks_exact(MESSAGE_SIZE);
-        let received = messages.map(|message| Self::decode(message, sender));
-        let received = received.collect::<Result<Vec<_>, _>>()?;
+        let mut received = Vec::new();
+        let mut rest = datagram;
+        while !rest.is_empty() {
+            let length = rest.first_chunk().copied().map(u32::from_ne_bytes);
+            let (message, behind) = length
+                .and_then(|length| rest.split_at_checked(length as usize))
+                .ok_or_else(|| {
+                    let left = rest.len();
+                    format!("a message has {length:?} bytes, and the datagram {left} more")
+                })?;
+            received.push(Self::decode(message, sender)?);
+            rest = behind;
+        }
         let is_event = |received: &Self| received.message.netlink.kind == NLMSG_EVENT;
         if received.len() > 1 && !received.iter().all(is_event) {
             return Err(format!("these messages share a datagram: {received:?}"));
@@ -448,18 +517,31 @@ impl Received {
         Ok(received)
     }
 
-    /// Decodes a message, which has to have the exact size.
-    pub fn decode(message: &[u8], sender: (u32, u32)) -> Result<Self, String> {
-        let message = Message::read_from_bytes(message).map_err(|_| {
-            format!(
-                "a message has {} bytes and not {MESSAGE_SIZE}",
-                message.len()
-            )
-        })?;
+    /// Decodes a message, which has to have one of the exact sizes, and to say so in both headers.
+    pub fn decode(bytes: &[u8], sender: (u32, u32)) -> Result<Self, String> {
+        let size = bytes.len();
+        let malformed = || {
+            format!("a message has {size} bytes and not {MESSAGE_SIZE} or {IDENTITY_MESSAGE_SIZE}")
+        };
+        let (message, behind) = Message::read_from_prefix(bytes).map_err(|_| malformed())?;
+        let identity = match behind {
+            [] => None,
+            _ => Some(Identity::read_from_bytes(behind).map_err(|_| malformed())?),
+        };
+        let lengths = (message.netlink.length, message.connector.length);
+        if lengths != (size as u32, (size - size_of::<RequestHeader>()) as u16) {
+            return Err(format!(
+                "a message of {size} bytes has the lengths {lengths:?}"
+            ));
+        }
         let (event, defined) = Event::decode(&message.body)?;
+        if identity.is_some() && event.bit() == 0 {
+            return Err(format!("an answer has {size} bytes"));
+        }
         Ok(Self {
             message,
             event,
+            identity,
             defined,
             sender,
         })
@@ -528,6 +610,16 @@ mod tests {
         assert_eq!(size_of::<ConnectorHeader>(), 20);
         assert_eq!(size_of::<EventBody>(), 40);
         assert_eq!(size_of::<Message>(), MESSAGE_SIZE);
+        assert_eq!(IDENTITY_MESSAGE_SIZE, 116);
+    }
+
+    #[test]
+    fn requests_have_their_fields_in_their_places() {
+        assert_eq!(proc_listen(1, 2, 3), [1, 2, 3, 0, 0, 0]);
+        let id: u64 = 0x0123_4567_89ab_cdef;
+        let request = proc_listen_in(LISTEN, mask::SID, CGROUP, id);
+        assert_eq!(request[..4], [LISTEN, mask::SID, CGROUP, 0]);
+        assert_eq!(request.as_bytes()[16..], id.to_ne_bytes());
     }
 
     #[test]
@@ -607,6 +699,74 @@ mod tests {
         let mut cut = events(3, NLMSG_EVENT);
         cut.pop();
         assert!(Received::decode_all(&cut, (0, 1)).is_err());
+    }
+
+    const WHICH: Identity = Identity {
+        process: 1 << 40,
+        thread: 2,
+        other: 3,
+        cgroup: 4,
+        start_ns: 5,
+    };
+
+    /// A message with [`WHICH`], and with these lengths in its headers.
+    fn long_message(what: u32, kind: u16, lengths: (u32, u16)) -> Vec<u8> {
+        let mut message = Message::read_from_bytes(&message(what, [6; 6])).unwrap();
+        message.netlink.kind = kind;
+        (message.netlink.length, message.connector.length) = lengths;
+        [message.as_bytes(), WHICH.as_bytes()].concat()
+    }
+
+    #[test]
+    fn an_identity_is_taken_from_behind_the_event() {
+        let long = long_message(mask::COMM, NLMSG_DONE, (116, 80));
+        let received = Received::decode(&long, (0, 1)).unwrap();
+        assert_eq!(received.identity, Some(WHICH));
+        assert_eq!(received.event.subject(), Task { pid: 6, tgid: 6 });
+        let short = Received::decode(&message(mask::COMM, [6; 6]), (0, 1)).unwrap();
+        assert_eq!((short.identity, short.event), (None, received.event));
+    }
+
+    #[test]
+    fn messages_with_an_identity_share_a_datagram() {
+        let long = long_message(mask::SID, NLMSG_EVENT, (116, 80));
+        let batch = Received::decode_all(&long.repeat(35), (0, 1)).unwrap();
+        assert_eq!(batch.len(), 35);
+        assert!(batch.iter().all(|one| one.identity == Some(WHICH)));
+        assert!(Received::decode_all(&long.repeat(36), (0, 1)).is_err());
+        let done = long_message(mask::SID, NLMSG_DONE, (116, 80));
+        assert_eq!(Received::decode_all(&done, (0, 1)).unwrap().len(), 1);
+        let error = Received::decode_all(&done.repeat(2), (0, 1)).unwrap_err();
+        assert!(error.contains("share"), "{error}");
+        // As it is after a listener asked for another form.
+        let mixed = [events(2, NLMSG_EVENT), long.clone(), events(1, NLMSG_EVENT)].concat();
+        let mixed = Received::decode_all(&mixed, (0, 1)).unwrap();
+        let identities: Vec<_> = mixed.iter().map(|one| one.identity).collect();
+        assert_eq!(identities, [None, None, Some(WHICH), None]);
+        for cut in 1..116 {
+            assert!(Received::decode_all(&long.repeat(2)[..232 - cut], (0, 1)).is_err());
+        }
+    }
+
+    #[test]
+    fn a_message_whose_lengths_are_not_its_own_is_refused() {
+        for lengths in [(116, 40), (76, 80), (76, 40), (0, 0), (115, 80), (120, 84)] {
+            let long = long_message(mask::COMM, NLMSG_DONE, lengths);
+            let error = Received::decode(&long, (0, 1)).unwrap_err();
+            assert!(error.contains("lengths"), "{error}");
+            assert!(Received::decode_all(&long, (0, 1)).is_err());
+        }
+        let short = &long_message(mask::COMM, NLMSG_DONE, (116, 80))[..76];
+        assert!(Received::decode(short, (0, 1)).is_err());
+        let nothing = [0; MESSAGE_SIZE];
+        assert!(Received::decode_all(&nothing, (0, 1)).is_err());
+    }
+
+    #[test]
+    fn an_answer_has_no_identity() {
+        let answer = long_message(0, NLMSG_DONE, (116, 80));
+        let error = Received::decode(&answer, (0, 1)).unwrap_err();
+        assert!(error.contains("an answer has 116 bytes"), "{error}");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use crate::control::{Command, Flags, Listen, Malformed};
 use crate::mask::{bits, Mask};
-use crate::wire::{Event, Ids, Message, NO_CPU};
+use crate::wire::{Event, Form, Ids, Message, NO_CPU};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use zerocopy::{FromBytes, IntoBytes};
@@ -151,7 +151,14 @@ fn event() -> impl Strategy<Value = (Event, u32, Vec<u32>)> {
     ]
 }
 
-fn headers(kind: u16, seq: u32, ack: u32, what: u32, cpu: u32, time: u64) -> layout::Headers {
+/// The headers of a message, `identity` being how many bytes follow the event.
+fn headers(
+    (kind, identity): (u16, u16),
+    (seq, ack): (u32, u32),
+    what: u32,
+    cpu: u32,
+    time: u64,
+) -> layout::Headers {
     let [low, high] = if cfg!(target_endian = "little") {
         [time as u32, (time >> 32) as u32]
     } else {
@@ -159,7 +166,7 @@ fn headers(kind: u16, seq: u32, ack: u32, what: u32, cpu: u32, time: u64) -> lay
     };
 
     layout::Headers {
-        nlmsg_len: 76,
+        nlmsg_len: 76 + u32::from(identity),
         nlmsg_type: kind,
         nlmsg_flags: 0,
         nlmsg_seq: seq,
@@ -168,7 +175,7 @@ fn headers(kind: u16, seq: u32, ack: u32, what: u32, cpu: u32, time: u64) -> lay
         val: 1,
         seq,
         ack,
-        len: 40,
+        len: 40 + identity,
         flags: 0,
         what,
         cpu,
@@ -177,29 +184,111 @@ fn headers(kind: u16, seq: u32, ack: u32, what: u32, cpu: u32, time: u64) -> lay
     }
 }
 
-/// The bytes of a `struct proc_listen` up to the fields that have no meaning yet.
-const MEANT: usize = 12;
+/// A receiver of an event: whether it asked for batches, and for what identifies the process, and
+/// what of that depends on the receiver.
+#[derive(Debug)]
+struct Receiver {
+    batch: bool,
+    identity: bool,
+    other: u64,
+    start_ns: u64,
+}
+
+fn receiver() -> impl Strategy<Value = Receiver> {
+    any::<(bool, bool, u64, u64)>().prop_map(|(batch, identity, other, start_ns)| Receiver {
+        batch,
+        identity,
+        other,
+        start_ns,
+    })
+}
 
 /// `PROC_CN_LISTEN_BATCH`.
 const BATCH: u32 = 4;
 
-/// The words of a request with flags, which may be known or not: an operation, a mask and flags.
-fn third_form() -> impl Strategy<Value = [u32; 3]> {
+/// `PROC_CN_LISTEN_CGROUP`.
+const CGROUP: u32 = 8;
+
+/// Each flag's bit.
+const NAMES: [(u32, Flags); 4] = [
+    (1, Flags::PROCESSES),
+    (2, Flags::IDENTITY),
+    (BATCH, Flags::BATCH),
+    (CGROUP, Flags::CGROUP),
+];
+
+/// The bits of the flags that are known on a kernel with cgroups, or without.
+fn known(has_cgroups: bool) -> u32 {
+    if has_cgroups {
+        15
+    } else {
+        7
+    }
+}
+
+/// A `struct proc_listen` in front of what may follow it.
+#[derive(Clone, Copy, Debug)]
+struct ProcListen {
+    op: u32,
+    mask: u32,
+    flags: u32,
+    reserved: u32,
+    cgroup_id: u64,
+}
+
+impl ProcListen {
+    /// Its bytes, cut or followed by zeros so that they are so many.
+    fn padded(self, length: usize) -> Vec<u8> {
+        let words = [self.op, self.mask, self.flags, self.reserved];
+        let mut data = [words.as_bytes(), self.cgroup_id.as_bytes()].concat();
+
+        data.resize(length, 0);
+        data
+    }
+}
+
+/// Usually 0.
+fn mostly_0<T: Arbitrary + Clone + Default>() -> impl Strategy<Value = T> {
+    prop_oneof![4 => Just(T::default()), 1 => any::<T>()]
+}
+
+/// A request with flags, which may be right or not.
+fn proc_listen() -> impl Strategy<Value = ProcListen> {
     let flags = prop_oneof![
-        4 => prop_oneof![Just(0), Just(BATCH)],
+        4 => 0_u32..16,
         1 => (0..u32::BITS).prop_map(|bit| 1 << bit),
         1 => any::<u32>(),
     ];
+    let id = prop_oneof![mostly_0::<u64>(), (0..u64::BITS).prop_map(|bit| 1 << bit)];
 
-    (0_u32..4, any::<u32>(), flags).prop_map(|(op, mask, flags)| [op, mask, flags])
+    (0_u32..4, any::<u32>(), flags, mostly_0::<u32>(), id).prop_map(
+        |(op, mask, flags, reserved, cgroup_id)| ProcListen {
+            op,
+            mask,
+            flags,
+            reserved,
+            cgroup_id,
+        },
+    )
 }
 
-/// A request in the third form, in so many bytes: zeros follow the flags.
-fn padded(words: [u32; 3], length: usize) -> Vec<u8> {
-    let mut data = words.as_bytes().to_vec();
+/// A request that is right on a kernel with cgroups, or without.
+fn right(has_cgroups: bool) -> impl Strategy<Value = ProcListen> {
+    (1_u32..3, any::<u32>(), 0..=known(has_cgroups), any::<u64>()).prop_map(
+        |(op, mask, flags, id)| ProcListen {
+            op,
+            mask,
+            flags,
+            reserved: 0,
+            cgroup_id: if flags & CGROUP == 0 { 0 } else { id },
+        },
+    )
+}
 
-    data.resize(length, 0);
-    data
+/// The same, and whether there are cgroups.
+fn right_anywhere() -> impl Strategy<Value = (bool, ProcListen)> {
+    any::<bool>()
+        .prop_flat_map(|has_cgroups| right(has_cgroups).prop_map(move |asked| (has_cgroups, asked)))
 }
 
 /// Data of a request: in any of the forms, or in none.
@@ -208,35 +297,62 @@ fn request() -> impl Strategy<Value = Vec<u8>> {
         vec(any::<u8>(), 0..64),
         (0_u32..4, any::<u32>()).prop_map(|words| [words.0, words.1].as_bytes().to_vec()),
         (0_u32..4).prop_map(|word| word.as_bytes().to_vec()),
-        (third_form(), 0_usize..100).prop_map(|(words, length)| padded(words, length)),
-        (third_form(), vec(any::<u8>(), 0..64)).prop_map(|(words, mut data)| {
-            data.splice(..0, words.as_bytes().iter().copied());
-            data
-        }),
+        (proc_listen(), 0_usize..100).prop_map(|(asked, length)| asked.padded(length)),
+        right(true).prop_map(|asked| asked.padded(24)),
+        (proc_listen(), 0_usize..25, vec(any::<u8>(), 0..64))
+            .prop_map(|(asked, length, more)| { [asked.padded(length), more].concat() }),
     ]
 }
 
-/// What the data of a request ask for, if they are one.
-fn understood(data: &[u8]) -> Option<Command> {
-    let word = |at: usize| match data.get(at..at + 4) {
-        Some(word) => u32::from_ne_bytes(word.try_into().unwrap()),
-        None => 0,
-    };
-    let is_form = matches!(data.len(), 4 | 8 | 24..);
-    let others_are_0 = data.iter().skip(MEANT).all(|byte| *byte == 0);
-    let flags = match word(8) {
-        0 => Flags::default(),
-        BATCH => Flags::BATCH,
-        _ => return None,
-    };
-    let listen = Listen {
-        mask: Mask::requested(word(4)),
-        flags,
-    };
+/// What a request asks for, by the bits that it was asked with.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Asked {
+    Listen {
+        mask: Mask,
+        flags: u32,
+        cgroup_id: u64,
+    },
+    Ignore,
+}
 
-    match word(0) {
-        1 if is_form && others_are_0 => Some(Command::Listen(listen)),
-        2 if is_form && others_are_0 => Some(Command::Ignore),
+/// What was made of the data of a request.
+fn parsed(data: &[u8], has_cgroups: bool) -> Result<Asked, Malformed> {
+    Command::parse(data, Flags::known(has_cgroups)).map(|command| match command {
+        Command::Listen(Listen {
+            mask,
+            flags,
+            cgroup_id,
+        }) => Asked::Listen {
+            mask,
+            flags: flags.bits(),
+            cgroup_id,
+        },
+        Command::Ignore => Asked::Ignore,
+    })
+}
+
+/// What the data of a request ask for, if they are one.
+fn understood(data: &[u8], has_cgroups: bool) -> Option<Asked> {
+    // A byte that is not there is 0.
+    let byte = |at: usize| data.get(at).copied().unwrap_or(0);
+    let word = |at: usize| u32::from_ne_bytes([0, 1, 2, 3].map(|byte_of| byte(at + byte_of)));
+    let cgroup_id = u64::from_ne_bytes([16, 17, 18, 19, 20, 21, 22, 23].map(byte));
+    let (op, mask, flags, reserved) = (word(0), word(4), word(8), word(12));
+    let is_form = matches!(data.len(), 4 | 8 | 24..);
+    let is_known = (0..u32::BITS)
+        .filter(|bit| flags >> bit & 1 == 1)
+        .all(|bit| bit < 3 || bit == 3 && has_cgroups);
+    let has_use = cgroup_id == 0 || flags & CGROUP != 0;
+    let others_are_0 = reserved == 0 && (24..data.len()).all(|at| byte(at) == 0);
+
+    match op {
+        _ if !(is_form && is_known && has_use && others_are_0) => None,
+        1 => Some(Asked::Listen {
+            mask: Mask::requested(mask),
+            flags,
+            cgroup_id,
+        }),
+        2 => Some(Asked::Ignore),
         _ => None,
     }
 }
@@ -249,98 +365,129 @@ fn copies(mask: Mask, bit: u32, failed: bool) -> usize {
 }
 
 proptest! {
-    /// Each byte of an event's message has its place, however often the message was used before.
+    /// Each byte of an event's message has its place, however often the message was used before, and
+    /// in whatever form.
     #[test]
     fn an_event_is_encoded_as_c_has_it(
-        events in vec((event(), any::<bool>()), 1..4),
+        events in vec((event(), any::<[u64; 3]>(), vec(receiver(), 1..4)), 1..4),
         cpu: u32,
         time: u64,
         seq: u32,
     ) {
         let mut message = Message::new(cpu, time);
 
-        for ((event, what, words), batch) in events {
-            let kind = if batch { 16 } else { 3 };
+        for ((event, what, words), [process, thread, cgroup], receivers) in events {
             message.tell(&event);
-            message.number(seq);
-            message.set_batch(batch);
+            message.identify(process, thread, cgroup);
+            for (index, receiver) in (0..).zip(receivers) {
+                let Receiver { batch, identity, other, start_ns } = receiver;
+                let form = Form::new(batch, identity);
+                let number = seq.wrapping_add(index);
+                message.number(number);
+                message.identify_for(other, start_ns);
+                message.set_form(form);
 
-            let bytes = message.as_bytes();
-            prop_assert_eq!(bytes.len(), 76);
-            let found = layout::Headers::read_from_bytes(&bytes[..HEADERS]).unwrap();
-            prop_assert_eq!(found, headers(kind, seq, 0, what, cpu, time));
-            let mut union = [0; 6];
-            union[..words.len()].copy_from_slice(&words);
-            prop_assert_eq!(&bytes[HEADERS..], union.as_bytes());
+                let follows = if identity { 40 } else { 0 };
+                let bytes = message.bytes();
+                prop_assert_eq!(bytes.len(), 76 + follows);
+                let found = layout::Headers::read_from_bytes(&bytes[..HEADERS]).unwrap();
+                let kind = if batch { 16 } else { 3 };
+                let form_of = (kind, follows as u16);
+                prop_assert_eq!(found, headers(form_of, (number, 0), what, cpu, time));
+                let mut union = [0; 6];
+                union[..words.len()].copy_from_slice(&words);
+                prop_assert_eq!(&bytes[HEADERS..76], union.as_bytes());
+                let which = [process, thread, other, cgroup, start_ns];
+                prop_assert_eq!(&bytes[76..], &which.as_bytes()[..follows]);
+                prop_assert_eq!(form.is_batch(), batch);
+            }
         }
     }
 
     /// An answer has the request's numbers, and nothing of an event.
     #[test]
-    fn an_answer_is_encoded_as_c_has_it(seq: u32, ack: u32, time: u64, errno in 0_u32..4096) {
-        let message = Message::acknowledge(seq, ack, NO_CPU, time, errno);
+    fn an_answer_is_encoded_as_c_has_it(
+        seq: u32,
+        ack: u32,
+        time: u64,
+        errno in 0_u32..4096,
+        has_cgroups: bool,
+    ) {
+        let message = Message::acknowledge((seq, ack), NO_CPU, time, errno, has_cgroups);
 
-        let bytes = message.as_bytes();
+        let bytes = message.bytes();
+        prop_assert_eq!(bytes.len(), 76);
         let found = layout::Headers::read_from_bytes(&bytes[..HEADERS]).unwrap();
-        prop_assert_eq!(found, headers(3, seq, ack.wrapping_add(1), 0, u32::MAX, time));
-        prop_assert_eq!(&bytes[HEADERS..HEADERS + 4], errno.as_bytes());
-        prop_assert!(bytes[HEADERS + 8..].iter().all(|byte| *byte == 0));
+        let numbers = (seq, ack.wrapping_add(1));
+        prop_assert_eq!(found, headers((3, 0), numbers, 0, u32::MAX, time));
+        let features: u32 = if has_cgroups { 0x1ff } else { 0xff };
+        let union = [errno, features, 0, 0, 0, 0];
+        prop_assert_eq!(&bytes[HEADERS..], union.as_bytes());
     }
 
     /// Any bytes are one of the two commands, or none.
     #[test]
-    fn a_request_is_understood_by_its_length_and_fields(data in request()) {
-        prop_assert_eq!(Command::parse(&data), understood(&data).ok_or(Malformed));
+    fn a_request_is_understood_by_its_length_and_fields(data in request(), has_cgroups: bool) {
+        let understood = understood(&data, has_cgroups).ok_or(Malformed);
+
+        prop_assert_eq!(parsed(&data, has_cgroups), understood);
     }
 
-    /// The third form asks for what the second does, with its flags. Zeros behind it add nothing.
+    /// The third form asks for what the second does, with its flags and its cgroup. Zeros behind it add
+    /// nothing.
     #[test]
-    fn zeros_ask_for_nothing(op in 1_u32..3, mask: u32, batch: bool, more in 0_usize..200) {
-        let flags = if batch { Flags::BATCH } else { Flags::default() };
-        let second = Command::parse([op, mask].as_bytes());
+    fn zeros_ask_for_nothing((has_cgroups, asked) in right_anywhere(), more in 0_usize..200) {
+        let second = parsed(&asked.padded(8), has_cgroups);
         let expected = match second {
-            Ok(Command::Listen(Listen { mask, .. })) => Ok(Command::Listen(Listen { mask, flags })),
+            Ok(Asked::Listen { mask, .. }) => Ok(Asked::Listen {
+                mask,
+                flags: asked.flags,
+                cgroup_id: asked.cgroup_id,
+            }),
             other => other,
         };
-        let third = padded([op, mask, u32::from(batch) * BATCH], 24 + more);
 
         prop_assert!(second.is_ok());
-        prop_assert_eq!(Command::parse(&third), expected);
+        prop_assert_eq!(parsed(&asked.padded(24 + more), has_cgroups), expected);
     }
 
-    /// Each bit of the flags and behind them is refused, but for the one that is known.
+    /// Each bit of the flags and behind them is refused, but for those of known flags, and of a cgroup's
+    /// id that is asked for.
     #[test]
     fn a_bit_without_a_meaning_is_refused(
-        op in 1_u32..3,
-        mask: u32,
-        batch: bool,
-        length in 24_usize..200,
+        (has_cgroups, asked) in right_anywhere(),
+        length in 24_usize..100,
         at: prop::sample::Index,
         bit in 0..u8::BITS,
     ) {
-        let flags = u32::from(batch) * BATCH;
-        let right = padded([op, mask, flags], length);
+        let right = asked.padded(length);
         let mut wrong = right.clone();
-        wrong[8 + at.index(length - 8)] ^= 1 << bit;
-        let changed = u32::from_ne_bytes(wrong[8..12].try_into().unwrap()) ^ flags;
-        prop_assume!(changed != BATCH);
+        let at = 8 + at.index(length - 8);
+        wrong[at] ^= 1 << bit;
+        let changed = u32::from_ne_bytes(wrong[8..12].try_into().unwrap()) ^ asked.flags;
+        prop_assume!(changed & known(has_cgroups) == 0);
+        prop_assume!(!(16..24).contains(&at) || asked.flags & CGROUP == 0);
 
-        prop_assert!(Command::parse(&right).is_ok());
-        prop_assert_eq!(Command::parse(&wrong), Err(Malformed));
+        prop_assert!(parsed(&right, has_cgroups).is_ok());
+        prop_assert_eq!(parsed(&wrong, has_cgroups), Err(Malformed));
     }
 
-    /// The listing tells the flags by the bits that were asked for.
+    /// Flags are what they were asked for as, one by one and together.
     #[test]
-    fn flags_are_told_as_they_were_asked_for(mask: u32, flags: u32, batch: bool) {
-        for flags in [flags, u32::from(batch) * BATCH] {
-            if let Ok(command) = Command::parse(&padded([1, mask, flags], 24)) {
-                let Command::Listen(listen) = command else {
-                    panic!("{command:?}");
-                };
-                prop_assert_eq!(listen.flags.bits(), flags);
-                prop_assert_eq!(listen.flags.contain(Flags::BATCH), flags & BATCH != 0);
-            }
-        }
+    fn flags_are_those_that_were_asked_for(asked in right(true), some in 0_u32..16) {
+        let named = |bits: u32| {
+            let flags = NAMES.into_iter().filter(|(bit, _)| bits & bit != 0);
+            flags.fold(Flags::default(), |flags, (_, flag)| flags.with(flag))
+        };
+        let data = ProcListen { op: 1, ..asked }.padded(24);
+        let Ok(Command::Listen(Listen { flags, .. })) = Command::parse(&data, Flags::known(true)) else {
+            panic!("{asked:?}");
+        };
+
+        prop_assert_eq!(flags, named(asked.flags));
+        prop_assert_eq!(flags.contain(named(some)), asked.flags & some == some);
+        prop_assert_eq!(flags.contain_any(named(some)), asked.flags & some != 0);
+        prop_assert_eq!(flags.with(named(some)).bits(), asked.flags | some);
     }
 
     /// A listener gets what it asked for once, and nothing else.
