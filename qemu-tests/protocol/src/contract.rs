@@ -95,6 +95,11 @@ lines! {
     C48 "A message's credentials are pid 0 and the ids of root in the listener's user namespace.";
     C49 "Where no order between events is promised, the interface document says so.";
     C50 "A request may have flags, and become longer; what the kernel does not know of it has to be 0.";
+    C51 "Forks and exits are those of processes, for who asks for it: EXIT once for each, when it can be \
+         waited for and with the status that wait(2) gives.";
+    C52 "An identity follows each event, for who asks for it: numbers that are never used again, as \
+         pidfds have them, the cgroup, and the start time.";
+    C53 "Events of one cgroup and of those below it alone, for who asks for it.";
     C54 "Events that wait to be read share a datagram, for who asks for it: nothing is delayed, read \
          twice or cut."
         by "make bench";

@@ -7,6 +7,7 @@ use nix::errno::Errno;
 use nix::unistd::setsid;
 use zerocopy::IntoBytes;
 
+use super::cgroup;
 use super::scenario::{in_child, in_self};
 use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
@@ -190,13 +191,14 @@ fn a_refused_request_changes_nothing() -> TestResult {
 
 /// The answer's second word says what the kernel does; it is 0 in older ones.
 fn carries_the_feature_word() -> TestResult {
-    const FEATURES: u32 = 0x9f;
+    // The last one is for what only kernels with cgroups have.
+    let features: u32 = 0xff | u32::from(cgroup::are_there()) << 8;
     let mut listener = Listener::open()?;
     for words in [&[LISTEN][..], &[LISTEN, mask::SID], &[UNKNOWN], &[IGNORE]] {
         listener.request(words)?;
         let data = answer(&mut listener)?.message.body.data;
         let (word, rest) = (&data[4..8], &data[8..]);
-        expect_eq("feature word", word, FEATURES.as_bytes())?;
+        expect_eq("feature word", word, features.as_bytes())?;
         expect_eq("bytes after it", rest, &[0; 16])?;
     }
     Ok(())

@@ -24,7 +24,7 @@ pub struct Group {
 impl Group {
     /// Makes one. Skips the test on a kernel without control groups.
     pub fn new() -> Result<Self, Failure> {
-        if !Path::new("/proc/self/cgroup").exists() {
+        if !are_there() {
             return Err(Failure::skip("the kernel has no CONFIG_CGROUPS"));
         }
         let name = format!("proc-events-test-{}", own_pid());
@@ -100,6 +100,11 @@ impl Drop for Group {
             eprintln!("{} is left: {error}", self.mounted.display());
         }
     }
+}
+
+/// Whether the kernel has control groups.
+pub fn are_there() -> bool {
+    Path::new("/proc/self/cgroup").exists()
 }
 
 /// The line of the unified hierarchy in /proc/TASK/cgroup.

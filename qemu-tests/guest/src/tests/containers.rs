@@ -49,7 +49,7 @@ const FORKS: i32 = 5;
 const PROGRESS: usize = 1000;
 
 /// How long all containers together may take for a step.
-const ALL_LIMIT: Duration = Duration::from_secs(60);
+pub const ALL_LIMIT: Duration = Duration::from_secs(60);
 
 /// The handshakes between the containers and the test.
 struct Cues {
@@ -125,7 +125,7 @@ fn raise_limits(count: usize) -> Result<Vec<Setting>, Failure> {
 }
 
 /// Whether there is memory for another container.
-fn is_room() -> nix::Result<bool> {
+pub fn is_room() -> nix::Result<bool> {
     let info = sysinfo()?;
     Ok(info.ram_unused() > info.ram_total() / RESERVE)
 }

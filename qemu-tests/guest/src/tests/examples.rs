@@ -8,10 +8,12 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpgrp, getpid, getsid, setsid};
 
+use super::cgroup;
 use super::programs::Program;
 use crate::child::{self, Gate};
 use crate::fault_injection::Setting;
 use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
+use crate::identities;
 use crate::stress::{cpus, pin};
 use crate::test;
 
@@ -19,7 +21,7 @@ pub const TESTS: &[Test] = &[
     test!(the_one_in_c_follows_sessions)
         .not_on_stock(NEEDS)
         .limit(LIMIT)
-        .covers(&[Line::C11, Line::C15]),
+        .covers(&[Line::C11, Line::C15, Line::C52]),
     test!(the_one_in_c_recovers_from_a_loss)
         .not_on_stock(NEEDS)
         .limit(LIMIT)
@@ -27,7 +29,7 @@ pub const TESTS: &[Test] = &[
     test!(the_one_in_rust_follows_sessions)
         .not_on_stock(NEEDS)
         .limit(LIMIT)
-        .covers(&[Line::C11, Line::C15]),
+        .covers(&[Line::C11, Line::C15, Line::C52]),
     test!(the_one_in_rust_recovers_from_a_loss)
         .not_on_stock(NEEDS)
         .limit(LIMIT)
@@ -92,6 +94,17 @@ fn exit_on_each_cpu() -> TestResult {
     Ok(())
 }
 
+/// What the examples say of a child's identity, whose control group is ours.
+fn identity(child: Pid) -> Result<String, Failure> {
+    let number = identities::number_of(child)?;
+    let group = if cgroup::are_there() {
+        cgroup::id_of(&child::pidfd(getpid())?)?
+    } else {
+        0
+    };
+    Ok(format!("(pidfd inode {number}, cgroup {group})"))
+}
+
 fn follows_sessions(name: &str) -> TestResult {
     let before = waiting_leader()?;
     let mut listener = start(name)?;
@@ -99,17 +112,20 @@ fn follows_sessions(name: &str) -> TestResult {
 
     let new = child::fork(|| new_session() + 7)?;
     let pid = new.pid();
+    let of_new = identity(pid)?;
     new.wait()?;
     let (parent, session, group) = (getpid(), getsid(None)?, getpgrp());
     listener.wait_for(&format!(
-        "session {pid} began: child of {parent}, left session {session} and process group {group}\n"
+        "session {pid} began: child of {parent}, left session {session} and process group {group} \
+         {of_new}\n"
     ))?;
-    listener.wait_for(&format!("process {pid} exited with status 7\n"))?;
+    listener.wait_for(&format!("process {pid} exited with status 7 {of_new}\n"))?;
 
     exit_on_each_cpu()?;
+    let of_before = identity(before.pid())?;
     kill(before.pid(), Signal::SIGKILL)?;
     listener.wait_for(&format!(
-        "process {} was killed by signal 9\n",
+        "process {} was killed by signal 9 {of_before}\n",
         before.pid()
     ))?;
     before.wait()?;

@@ -238,7 +238,7 @@ fn expect_end_when_let_go(sooner: Sooner, lets_go: LetsGo) -> TestResult {
     )
 }
 
-fn try_wait(pid: Pid) -> nix::Result<WaitStatus> {
+pub fn try_wait(pid: Pid) -> nix::Result<WaitStatus> {
     waitpid(pid, Some(WaitPidFlag::WNOHANG))
 }
 
@@ -246,7 +246,7 @@ fn try_wait(pid: Pid) -> nix::Result<WaitStatus> {
 const THREADS: usize = 4;
 
 /// Starts a process whose threads end at the same moment, each in a way that depends on the round.
-fn end_at_once(round: usize) -> nix::Result<Child> {
+pub fn end_at_once(round: usize) -> nix::Result<Child> {
     child::fork(|| {
         let barrier = Barrier::new(THREADS);
         let act = |index: usize| {

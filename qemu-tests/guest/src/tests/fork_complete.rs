@@ -50,10 +50,10 @@ const ROUNDS: i32 = 5;
 const STAY_LIMIT: i32 = 10_000;
 
 /// What libc's constant has no room for.
-const CLONE_INTO_CGROUP: u64 = 1 << 33;
+pub const CLONE_INTO_CGROUP: u64 = 1 << 33;
 
 /// What waits for the end of a child.
-type End = Box<dyn FnOnce() -> TestResult>;
+pub type End = Box<dyn FnOnce() -> TestResult>;
 
 /// When it is looked.
 #[derive(Clone, Copy, PartialEq)]
@@ -280,7 +280,7 @@ fn perf_has_recorded_the_fork() -> TestResult {
 }
 
 /// clone3(2)'s arguments for a process that its parent waits for.
-fn arguments(flags: u64) -> libc::clone_args {
+pub fn arguments(flags: u64) -> libc::clone_args {
     // SAFETY: All fields are numbers, which may be 0.
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
     arguments.flags = flags;
@@ -289,7 +289,7 @@ fn arguments(flags: u64) -> libc::clone_args {
 }
 
 /// A process that waits until it may end, made by clone3(2).
-fn clone3(arguments: &libc::clone_args, leave: &Gate) -> Result<End, Failure> {
+pub fn clone3(arguments: &libc::clone_args, leave: &Gate) -> Result<End, Failure> {
     let size = size_of::<libc::clone_args>();
     // SAFETY: Without CLONE_VM the child has its own copy of the memory, as after fork(2), and goes
     // on on its copy of our stack.

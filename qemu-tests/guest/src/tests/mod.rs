@@ -6,7 +6,9 @@ use crate::harness::Test;
 mod acks;
 mod attribution;
 mod batches;
-mod cgroup;
+pub mod cgroup;
+mod cgroup_filter;
+mod cgroup_paths;
 mod clients;
 mod comm;
 mod connector;
@@ -27,7 +29,9 @@ mod filters;
 mod fork;
 mod fork_complete;
 mod fuzz;
+mod identity;
 mod ids;
+mod io_uring;
 mod kunit;
 mod leaks;
 mod listeners;
@@ -42,6 +46,7 @@ mod order;
 mod parameters;
 mod perf;
 mod priority;
+mod processes;
 mod programs;
 mod ptrace;
 mod request_flags;
@@ -58,6 +63,7 @@ mod slabs;
 mod sshd;
 mod storm;
 mod stress;
+mod supervisor;
 mod wire_format;
 
 /// All tests, in the order in which they run.
@@ -69,12 +75,14 @@ pub fn all() -> Vec<Test> {
         exec::TESTS,
         exec_threads::TESTS,
         ids::TESTS,
+        io_uring::TESTS,
         sid::TESTS,
         ptrace::TESTS,
         comm::TESTS,
         coredump::TESTS,
         exit::TESTS,
         exit_threads::TESTS,
+        processes::TESTS,
         order::TESTS,
         attribution::TESTS,
         session_end::TESTS,
@@ -86,8 +94,11 @@ pub fn all() -> Vec<Test> {
         acks::TESTS,
         request_flags::TESTS,
         clients::TESTS,
+        cgroup_filter::TESTS,
+        cgroup_paths::TESTS,
         numbers::TESTS,
         batches::TESTS,
+        identity::TESTS,
         module::TESTS,
         parameters::TESTS,
         loading::TESTS,
@@ -102,6 +113,7 @@ pub fn all() -> Vec<Test> {
         namespaces_lifetimes::TESTS,
         session_end_namespaces::TESTS,
         sshd::TESTS,
+        supervisor::TESTS,
         scale::TESTS,
         containers::TESTS,
         runtimes::TESTS,

@@ -297,6 +297,7 @@ fn the_listing_names_a_listener() -> TestResult {
         lost: 0,
         mask: mask::SID | mask::COMM,
         flags: 0,
+        cgroup: 0,
     };
     let listing = Listing::read()?;
     expect_eq("lines", listing.lines, vec![expected])?;

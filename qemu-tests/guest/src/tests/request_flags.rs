@@ -2,17 +2,28 @@
 //! The third form of requests, `struct proc_listen` (C50): what is known of it is done, and what is
 //! not has to be 0.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Duration;
+
 use nix::errno::Errno;
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::getpid;
 use zerocopy::IntoBytes;
 
+use super::cgroup::{self, Group};
+use super::container::{status, succeed};
 use super::counting::expect_count;
 use super::scenario::{mark, own_task};
-use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
+use crate::child::{self, pidfd};
+use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
-use crate::listing::Listing;
+use crate::listing::{self, Listing};
 use crate::test;
 use crate::wire::{
-    BATCH, Event, IGNORE, LISTEN, NLMSG_DONE, NLMSG_EVENT, Received, mask, proc_listen,
+    BATCH, CGROUP, Event, IDENTITY, IGNORE, LISTEN, NLMSG_DONE, NLMSG_EVENT, PROCESSES, Received,
+    mask, proc_listen, proc_listen_in,
 };
 
 pub const TESTS: &[Test] = &[
@@ -25,15 +36,40 @@ pub const TESTS: &[Test] = &[
     test!(a_longer_request_is_taken_if_the_rest_is_0)
         .stock_fails(UNKNOWN_TO_STOCK)
         .covers(&[Line::C50]),
+    test!(a_request_has_4_or_8_bytes_or_24_or_more)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C20, Line::C50]),
+    test!(all_flags_are_known_together)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C50, Line::C51, Line::C52, Line::C53]),
     test!(what_is_not_0_and_not_known_is_refused)
         .not_on_stock(UNKNOWN_TO_STOCK)
         .covers(&[Line::C50]),
     test!(a_refused_change_changes_nothing)
         .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C50]),
+        .covers(&[Line::C50])
+        .limit(Duration::from_secs(30)),
+    test!(a_cgroup_that_is_not_there_is_refused)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C20, Line::C53]),
+    test!(a_cgroup_that_was_removed_is_refused)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C53]),
+    test!(a_cgroup_outside_the_cgroup_namespace_is_refused)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C53]),
+    test!(a_change_to_a_cgroup_that_is_not_there_changes_nothing)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C50, Line::C53]),
+    test!(ignore_looks_for_no_cgroup)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C50, Line::C53]),
     test!(listening_again_replaces_the_flags)
         .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C50, Line::C54]),
+        .covers(&[Line::C50, Line::C51, Line::C52, Line::C54]),
+    test!(listening_again_replaces_the_cgroup)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C50, Line::C53]),
 ];
 
 const UNKNOWN_TO_STOCK: &str = "requests have 4 or 8 bytes, and others are not answered";
@@ -53,6 +89,17 @@ fn ask(listener: &mut Listener, data: &[u8]) -> Result<u32, Failure> {
         (Some(err), None) => Ok(err),
         _ => Err(Failure::new(format!("one answer, got {messages:?}"))),
     }
+}
+
+/// Sends a request that has to be refused.
+#[track_caller]
+fn expect_answer(listener: &mut Listener, request: &[u8], refused: Errno) -> TestResult {
+    const SHOWN: usize = 64;
+    let err = ask(listener, request)?;
+    expect_eq("err", err, refused as u32).map_err(|failure| {
+        let begin = &request[..request.len().min(SHOWN)];
+        failure.about(format!("{} bytes: {begin:?}", request.len()))
+    })
 }
 
 /// Raises an event, and takes it.
@@ -98,43 +145,116 @@ fn a_longer_request_is_taken_if_the_rest_is_0() -> TestResult {
     Ok(())
 }
 
+/// The flags that there are.
+fn known_flags() -> u32 {
+    let others = PROCESSES | IDENTITY | BATCH;
+    others | if cgroup::are_there() { CGROUP } else { 0 }
+}
+
+/// The id of the cgroup that this process is in.
+fn own_cgroup() -> Result<u64, Failure> {
+    cgroup::id_of(&pidfd(getpid())?)
+}
+
+/// Skips a test that needs cgroups.
+fn require_cgroups() -> TestResult {
+    match cgroup::are_there() {
+        true => Ok(()),
+        false => Err(Failure::skip("the kernel has no CONFIG_CGROUPS")),
+    }
+}
+
+fn a_request_has_4_or_8_bytes_or_24_or_more() -> TestResult {
+    let mut listener = Listener::open()?;
+    for op in [LISTEN, IGNORE] {
+        for flags in [0, known_flags() & !CGROUP] {
+            let request = proc_listen(op, mask::COMM, flags);
+            for length in 0..=64 {
+                let mut data = request.as_bytes().to_vec();
+                data.resize(length, 0);
+                let expected = match length {
+                    4 | 8 | 24.. => 0,
+                    _ => Errno::EINVAL as u32,
+                };
+                let what = format!("err of {length} bytes of {request:?}");
+                expect_eq(&what, ask(&mut listener, &data)?, expected)?;
+                // Whatever it was, the next one finds no listener.
+                expect_eq("err", ask(&mut listener, IGNORE.as_bytes())?, 0)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn all_flags_are_known_together() -> TestResult {
+    let known = known_flags();
+    let cgroup_id = match known & CGROUP {
+        0 => 0,
+        _ => own_cgroup()?,
+    };
+    let mut listener = Listener::open()?;
+    let request = proc_listen_in(LISTEN, mask::COMM, known, cgroup_id);
+    expect_eq("err", ask(&mut listener, request.as_bytes())?, 0)?;
+    let line = Listing::of(listener.port_id()?)?;
+    let asked = (line.mask, line.flags, line.cgroup);
+    expect_eq("asked for", asked, (mask::COMM, known, cgroup_id))?;
+    let event = hear(&mut listener)?;
+    expect_eq("type", event.message.netlink.kind, NLMSG_EVENT)?;
+    expect(event.identity.is_some(), "an identity")?;
+    let request = proc_listen_in(IGNORE, mask::COMM, known, cgroup_id);
+    expect_eq("err", ask(&mut listener, request.as_bytes())?, 0)?;
+    expect_count(0)
+}
+
 /// Requests that mean nothing: each with a bit too many, or a byte behind what is known.
-fn senseless(op: u32) -> Vec<Vec<u8>> {
-    let right = proc_listen(op, mask::SID, BATCH);
+fn senseless(op: u32) -> Result<Vec<Vec<u8>>, Failure> {
+    let known = known_flags();
+    let right = proc_listen(op, mask::SID, known & !CGROUP);
+    let mut all_right = vec![right];
+    if known & CGROUP != 0 {
+        all_right.push(proc_listen_in(op, mask::SID, known, own_cgroup()?));
+    }
     let mut requests = Vec::new();
-    for bit in 0..u32::BITS {
-        let mut flags = right;
-        flags[2] ^= 1 << bit;
-        if 1 << bit != BATCH {
-            requests.push(flags.as_bytes().to_vec());
+    for right in all_right {
+        for bit in 0..u32::BITS {
+            let mut flags = right;
+            flags[2] |= 1 << bit;
+            if known & 1 << bit == 0 {
+                requests.push(flags.as_bytes().to_vec());
+            }
+            let mut reserved = right;
+            reserved[3] = 1 << bit;
+            requests.push(reserved.as_bytes().to_vec());
         }
-        // `reserved`, and both halves of `cgroup_id`.
-        for field in 3..6 {
-            let mut words = right;
-            words[field] = 1 << bit;
-            requests.push(words.as_bytes().to_vec());
+        for length in (25..=64).chain([4096, 16384 - 20]) {
+            for place in [24, length - 1] {
+                let mut request = right.as_bytes().to_vec();
+                request.resize(length, 0);
+                request[place] = 1;
+                requests.push(request);
+            }
+        }
+        for length in (0..24).filter(|length| ![4, 8].contains(length)) {
+            requests.push(right.as_bytes()[..length].to_vec());
         }
     }
-    for length in [25, 26, 27, 28, 32, 63, 64, 4096, 16384 - 20] {
-        for place in [24, length - 1] {
-            let mut request = right.as_bytes().to_vec();
-            request.resize(length, 0);
-            request[place] = 1;
-            requests.push(request);
-        }
+    // A cgroup without the flag, be it one that is there.
+    for bit in 0..u64::BITS {
+        let request = proc_listen_in(op, mask::SID, known & !CGROUP, 1 << bit);
+        requests.push(request.as_bytes().to_vec());
     }
-    for length in (9..24).chain([5, 6, 7]) {
-        requests.push(right.as_bytes()[..length].to_vec());
+    if known & CGROUP != 0 {
+        let request = proc_listen_in(op, mask::SID, 0, own_cgroup()?);
+        requests.push(request.as_bytes().to_vec());
     }
-    requests
+    Ok(requests)
 }
 
 fn what_is_not_0_and_not_known_is_refused() -> TestResult {
     let mut listener = Listener::open()?;
     for op in [LISTEN, IGNORE] {
-        for request in senseless(op) {
-            let err = ask(&mut listener, &request)?;
-            expect_eq(&format!("err of {request:?}"), err, Errno::EINVAL as u32)?;
+        for request in senseless(op)? {
+            expect_answer(&mut listener, &request, Errno::EINVAL)?;
         }
     }
     for op in [0, 3, u32::MAX] {
@@ -142,56 +262,250 @@ fn what_is_not_0_and_not_known_is_refused() -> TestResult {
         let err = ask(&mut listener, request.as_bytes())?;
         expect_eq(&format!("err of op {op}"), err, Errno::EINVAL as u32)?;
     }
+    expect_silence(&mut listener)
+}
+
+/// Expects that nobody listens.
+fn expect_silence(listener: &mut Listener) -> TestResult {
     expect_count(0)?;
     mark("not heard")?;
     expect_eq("messages", listener.take_queued()?.len(), 0)
 }
 
-fn a_refused_change_changes_nothing() -> TestResult {
-    for flags in [0, BATCH] {
-        let mut listener = Listener::listen_with(mask::COMM, flags)?;
-        listener.take_queued()?;
-        for op in [LISTEN, IGNORE] {
-            for request in senseless(op) {
-                let err = ask(&mut listener, &request)?;
-                expect_eq(&format!("err of {request:?}"), err, Errno::EINVAL as u32)?;
-            }
-        }
+/// What the kernel knows of a listener, and the form and the number of its next event.
+#[derive(Debug, PartialEq)]
+struct State {
+    line: listing::Line,
+    kind: u16,
+    has_identity: bool,
+}
+
+impl State {
+    /// Raises an event to find out.
+    fn of(listener: &mut Listener) -> Result<Self, Failure> {
+        let event = hear(listener)?;
         let line = Listing::of(listener.port_id()?)?;
-        expect_eq(
-            "mask and flags",
-            (line.mask, line.flags),
-            (mask::COMM, flags),
-        )?;
-        hear(&mut listener)?;
+        Ok(Self {
+            line,
+            kind: event.message.netlink.kind,
+            has_identity: event.identity.is_some(),
+        })
+    }
+
+    /// The same, when another event was told.
+    fn one_later(mut self) -> Self {
+        self.line.delivered += 1;
+        self
+    }
+}
+
+/// Makes refused requests of a listener, and expects that nothing else became of them.
+fn expect_no_change(listener: &mut Listener, requests: &[Vec<u8>], refused: Errno) -> TestResult {
+    let before = State::of(listener)?;
+    for request in requests {
+        expect_answer(listener, request, refused)?;
+    }
+    expect_eq("listener", State::of(listener)?, before.one_later())
+}
+
+/// One listener in each form that there is, all for renames.
+fn listeners() -> Result<Vec<Listener>, Failure> {
+    let mut listeners = Vec::new();
+    for flags in [0, BATCH, IDENTITY, PROCESSES | IDENTITY | BATCH] {
+        listeners.push(Listener::listen_with(mask::COMM, flags)?);
+        if cgroup::are_there() {
+            let cgroup_id = own_cgroup()?;
+            listeners.push(Listener::listen_in(mask::COMM, flags, cgroup_id)?);
+        }
+    }
+    for listener in &mut listeners {
+        listener.take_queued()?;
+    }
+    Ok(listeners)
+}
+
+fn a_refused_change_changes_nothing() -> TestResult {
+    let requests = [senseless(LISTEN)?, senseless(IGNORE)?].concat();
+    for listener in &mut listeners()? {
+        // What the others raise is not for it.
+        listener.take_queued()?;
+        expect_no_change(listener, &requests, Errno::EINVAL)?;
+    }
+    Ok(())
+}
+
+/// Ids that no cgroup has.
+fn nowhere() -> Result<Vec<u64>, Failure> {
+    let own = own_cgroup()?;
+    let mut ids = vec![0, u64::MAX, u64::MAX >> 1, 1 << 63, u64::from(u32::MAX)];
+    // Those that have something in common with one that there is.
+    ids.extend((0..u64::BITS).map(|bit| own | 1 << bit).filter(|id| {
+        // Smaller ones may be those of files, and of groups that somebody else made.
+        *id != own && *id > u64::from(u32::MAX)
+    }));
+    Ok(ids)
+}
+
+/// Requests to listen in these cgroups.
+fn listen_in(ids: &[u64]) -> Vec<Vec<u8>> {
+    let flags = [
+        CGROUP,
+        CGROUP | BATCH,
+        PROCESSES | IDENTITY | BATCH | CGROUP,
+    ];
+    let requests = ids.iter().flat_map(|id| {
+        flags.map(|flags| {
+            proc_listen_in(LISTEN, mask::ALL, flags, *id)
+                .as_bytes()
+                .to_vec()
+        })
+    });
+    requests.collect()
+}
+
+/// Expects a socket that these requests can't make a listener.
+fn expect_no_listener(requests: &[Vec<u8>]) -> TestResult {
+    let mut listener = Listener::open()?;
+    for request in requests {
+        expect_answer(&mut listener, request, Errno::ENOENT)?;
+    }
+    expect_silence(&mut listener)
+}
+
+fn a_cgroup_that_is_not_there_is_refused() -> TestResult {
+    require_cgroups()?;
+    expect_no_listener(&listen_in(&nowhere()?))?;
+    // What has an id of the same kind, and is no group.
+    let group = Group::new()?;
+    let file = fs::metadata(group.directory().join("cgroup.procs"))?.ino();
+    expect_no_listener(&listen_in(&[file]))
+}
+
+fn a_cgroup_that_was_removed_is_refused() -> TestResult {
+    let group = Group::new()?;
+    let id = group.id()?;
+    // Which keeps it, so that its id is not forgotten.
+    let keeps = Listener::listen_in(mask::COMM, 0, id)?;
+    drop(group);
+    let mut listener = Listener::open()?;
+    for request in listen_in(&[id]) {
+        expect_answer(&mut listener, &request, Errno::ENOENT)?;
+    }
+    let line = Listing::of(keeps.port_id()?)?;
+    expect_eq("cgroup of who asked before", line.cgroup, id)?;
+    drop(keeps);
+    expect_no_listener(&listen_in(&[id]))
+}
+
+fn a_cgroup_outside_the_cgroup_namespace_is_refused() -> TestResult {
+    let group = Group::new()?;
+    if !Path::new("/proc/self/ns/cgroup").exists() {
+        return Err(Failure::skip("the kernel has no cgroup namespaces"));
+    }
+    let (id, outside) = (group.id()?, own_cgroup()?);
+    expect(id != outside, "another cgroup")?;
+    succeed(child::fork(|| {
+        status(|| {
+            group.enter()?;
+            unshare(CloneFlags::CLONE_NEWCGROUP)?;
+            expect_no_listener(&listen_in(&[outside]))?;
+            let mut listener = Listener::open()?;
+            let request = proc_listen_in(LISTEN, mask::COMM, CGROUP, id);
+            expect_eq("err", ask(&mut listener, request.as_bytes())?, 0)?;
+            hear(&mut listener)?;
+            expect_no_change(&mut listener, &listen_in(&[outside]), Errno::ENOENT)
+        })
+    })?)
+}
+
+fn a_change_to_a_cgroup_that_is_not_there_changes_nothing() -> TestResult {
+    require_cgroups()?;
+    let requests = listen_in(&nowhere()?);
+    for listener in &mut listeners()? {
+        listener.take_queued()?;
+        expect_no_change(listener, &requests, Errno::ENOENT)?;
+    }
+    Ok(())
+}
+
+fn ignore_looks_for_no_cgroup() -> TestResult {
+    require_cgroups()?;
+    let own = own_cgroup()?;
+    for cgroup_id in [nowhere()?, vec![own]].concat() {
+        let mut listener = Listener::listen_in(mask::COMM, 0, own)?;
+        listener.take_queued()?;
+        let request = proc_listen_in(IGNORE, mask::COMM, CGROUP, cgroup_id);
+        let what = format!("err of {cgroup_id:#x}");
+        expect_eq(&what, ask(&mut listener, request.as_bytes())?, 0)?;
+        expect_silence(&mut listener)?;
     }
     Ok(())
 }
 
 fn listening_again_replaces_the_flags() -> TestResult {
     let mut listener = Listener::open()?;
-    let with = proc_listen(LISTEN, mask::COMM, BATCH);
-    let without = proc_listen(LISTEN, mask::COMM, 0);
-    let second = [LISTEN, mask::COMM];
-    let first = [LISTEN];
+    let with = |flags| proc_listen(LISTEN, mask::COMM, flags).as_bytes().to_vec();
+    let second = [LISTEN, mask::COMM].as_bytes().to_vec();
+    let first = LISTEN.as_bytes().to_vec();
+    let all = PROCESSES | IDENTITY | BATCH;
     for (request, flags) in [
-        (with.as_bytes(), BATCH),
-        (without.as_bytes(), 0),
-        (with.as_bytes(), BATCH),
-        (second.as_bytes(), 0),
-        (with.as_bytes(), BATCH),
-        (first.as_bytes(), 0),
+        (with(BATCH), BATCH),
+        (with(0), 0),
+        (with(BATCH), BATCH),
+        (second.clone(), 0),
+        (with(IDENTITY), IDENTITY),
+        (with(BATCH), BATCH),
+        (with(IDENTITY | BATCH), IDENTITY | BATCH),
+        (first.clone(), 0),
+        (with(PROCESSES), PROCESSES),
+        (with(all), all),
+        (second, 0),
+        (with(all), all),
+        (first, 0),
     ] {
-        expect_eq("err", ask(&mut listener, request)?, 0)?;
-        let kind = hear(&mut listener)?.message.netlink.kind;
-        let expected = if flags == BATCH {
+        expect_eq("err", ask(&mut listener, &request)?, 0)?;
+        let event = hear(&mut listener)?;
+        let expected = if flags & BATCH != 0 {
             NLMSG_EVENT
         } else {
             NLMSG_DONE
         };
-        expect_eq("type", kind, expected)?;
+        expect_eq("type", event.message.netlink.kind, expected)?;
+        let has_identity = event.identity.is_some();
+        expect_eq("identity", has_identity, flags & IDENTITY != 0)?;
         let line = Listing::of(listener.port_id()?)?;
         expect_eq("flags", line.flags, flags)?;
+    }
+    Ok(())
+}
+
+fn listening_again_replaces_the_cgroup() -> TestResult {
+    let group = Group::new()?;
+    let (own, other) = (own_cgroup()?, group.id()?);
+    expect(own != other, "another cgroup")?;
+    let mut listener = Listener::open()?;
+    let inside = |id| {
+        let request = proc_listen_in(LISTEN, mask::COMM, CGROUP, id);
+        request.as_bytes().to_vec()
+    };
+    let second = [LISTEN, mask::COMM].as_bytes().to_vec();
+    for (request, id, is_heard) in [
+        (inside(other), other, false),
+        (inside(own), own, true),
+        (inside(other), other, false),
+        (second, 0, true),
+        (inside(other), other, false),
+        (LISTEN.as_bytes().to_vec(), 0, true),
+    ] {
+        expect_eq("err", ask(&mut listener, &request)?, 0)?;
+        let line = Listing::of(listener.port_id()?)?;
+        expect_eq("cgroup", line.cgroup, id)?;
+        if is_heard {
+            hear(&mut listener)?;
+        } else {
+            mark("not heard")?;
+            expect_eq("messages", listener.take_queued()?.len(), 0)?;
+        }
     }
     Ok(())
 }

@@ -64,7 +64,7 @@ pub const UNKNOWN: &str = "there is no such event";
 pub const SESSIONS: u32 = mask::SID | mask::SESSION_END;
 
 /// Bit of a status that tells that a core was written.
-const CORE_FLAG: u32 = 0x80;
+pub const CORE_FLAG: u32 = 0x80;
 
 /// Starts a child that leads a session of its own, and ends with what the function returns.
 pub fn lead(function: impl FnOnce() -> i32) -> nix::Result<Child> {
@@ -80,12 +80,18 @@ fn lead_here(function: impl FnOnce() -> i32) -> i32 {
 
 /// Waits for a child's end; its status as wait(2) has it.
 pub fn status_of(child: Child) -> Result<u32, Failure> {
-    match waitpid(child.into_pid(), Some(WaitPidFlag::__WALL))? {
-        WaitStatus::Exited(_, status) => Ok((status as u32) << 8),
+    let ended = waitpid(child.into_pid(), Some(WaitPidFlag::__WALL))?;
+    code_of(ended).ok_or_else(|| Failure::new(format!("expected an end, got {ended:?}")))
+}
+
+/// A status as wait(2) has it, if it is that of an end.
+pub fn code_of(ended: WaitStatus) -> Option<u32> {
+    match ended {
+        WaitStatus::Exited(_, status) => Some((status as u32) << 8),
         WaitStatus::Signaled(_, signal, core) => {
-            Ok(signal as u32 | if core { CORE_FLAG } else { 0 })
+            Some(signal as u32 | if core { CORE_FLAG } else { 0 })
         }
-        other => Err(Failure::new(format!("expected an end, got {other:?}"))),
+        _ => None,
     }
 }
 

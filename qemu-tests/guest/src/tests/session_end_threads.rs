@@ -89,7 +89,7 @@ fn status(index: usize) -> i32 {
 }
 
 /// Ends the thread of this index when the one before it in the order ended.
-fn end_in_turn(order: [usize; 3], index: usize) -> ! {
+pub fn end_in_turn(order: [usize; 3], index: usize) -> ! {
     let turn = order.iter().position(|other| *other == index);
     if let Some(before) = turn.and_then(|turn| turn.checked_sub(1)) {
         await_end_of_thread(order[before]);

@@ -1,0 +1,1343 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Events of one cgroup, for who asks for them (C53): a listener with `PROC_CN_LISTEN_CGROUP` is told
+//! of what happens to processes in that cgroup and below it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+use nix::errno::Errno;
+use nix::libc;
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::ptrace;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{Pid, execv};
+
+use super::cgroup::Group;
+use super::container::{
+    self, ALL, Container, FIRST_ID, events, expect_exactly, require, status, succeed,
+};
+use super::exec_scene::await_zombie;
+use super::fork_complete::{CLONE_INTO_CGROUP, arguments};
+use super::numbers::{missing, number};
+use super::scenario::{comm, every_kind, mark, own_task, take_through_exit};
+use super::session_end_threads::end_thread;
+use crate::child::{self, Gate, own_tid};
+use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::listener::{EVENT_LIMIT, Listener};
+use crate::listing::Listing;
+use crate::patience;
+use crate::stress::{cpus, pin};
+use crate::test;
+use crate::wire::{
+    BATCH, CGROUP, Event, IDENTITY, LISTEN, NLMSG_EVENT, PROCESSES, Received, Task, mask,
+    proc_listen, proc_listen_in,
+};
+
+pub const TESTS: &[Test] = &[
+    test!(what_happens_in_the_cgroup_and_below_comes_and_nothing_else)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C53])
+        .limit(Duration::from_secs(30)),
+    test!(what_happens_elsewhere_takes_no_number)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C5, Line::C53]),
+    test!(the_root_has_everything_below_it)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C53]),
+    test!(a_child_that_begins_in_the_cgroup_is_told)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C7, Line::C53]),
+    test!(a_child_that_begins_elsewhere_is_not_told)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C7, Line::C53]),
+    test!(a_process_that_is_moved_is_told_where_it_is_then)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C53]),
+    test!(a_tracer_is_told_where_its_tracee_is)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C12, Line::C53]),
+    test!(a_thread_in_a_threaded_cgroup_is_told_there)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C53]),
+    test!(a_process_in_threaded_cgroups_ends_where_its_first_thread_is)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C53]),
+    test!(an_exec_by_a_thread_takes_the_process_to_its_threaded_cgroup)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C53]),
+    test!(a_process_whose_first_thread_ended_before_ends_in_the_cgroup)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C53]),
+    test!(a_process_that_is_moved_without_its_first_thread_ends_where_that_was)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C53]),
+    test!(a_listener_whose_cgroup_is_removed_stays_and_hears_nothing)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C5, Line::C30, Line::C53]),
+    test!(a_cgroup_of_the_same_name_is_another_one)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C53]),
+    test!(a_removed_cgroup_goes_when_nobody_listens_to_it)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C53])
+        .limit(Duration::from_secs(30)),
+    test!(only_what_its_cgroup_namespace_shows_is_taken)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C53]),
+    test!(a_cgroup_that_the_sender_cannot_see_changes_nothing)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C20, Line::C53]),
+    test!(a_container_filters_within_itself)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C21, Line::C23, Line::C53]),
+    test!(the_host_hears_a_container_by_its_cgroup)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C21, Line::C53]),
+    test!(listening_again_changes_the_cgroup_without_a_gap)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C5, Line::C18, Line::C50, Line::C53]),
+    test!(listening_again_loses_nothing_that_both_cgroups_have)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C5, Line::C18, Line::C53])
+        .limit(Duration::from_secs(30)),
+    test!(each_listener_hears_its_own_cgroup)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C53]),
+    test!(a_cgroup_that_is_removed_meanwhile_is_found_or_not)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C53])
+        .limit(Duration::from_secs(60)),
+    test!(processes_of_a_cgroup_come_with_identities_and_in_batches)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C51, Line::C52, Line::C53, Line::C54]),
+];
+
+const UNKNOWN_TO_STOCK: &str = "all get the events of all cgroups";
+
+const NO_SUCH: u32 = Errno::ENOENT as u32;
+
+/// A cgroup below a test's own one, which goes when this is dropped: nobody may be in it by then.
+struct Cgroup(PathBuf);
+
+impl Cgroup {
+    fn within(directory: &Path, name: &str) -> io::Result<Self> {
+        let directory = directory.join(name);
+        fs::create_dir(&directory)?;
+        Ok(Self(directory))
+    }
+
+    fn id(&self) -> io::Result<u64> {
+        id_of(&self.0)
+    }
+
+    /// Moves a process into it; 0 is the caller's.
+    fn add(&self, process: i32) -> io::Result<()> {
+        write(&self.0.join("cgroup.procs"), &process.to_string())
+    }
+
+    /// Moves a thread into it.
+    fn add_thread(&self, thread: i32) -> io::Result<()> {
+        write(&self.0.join("cgroup.threads"), &thread.to_string())
+    }
+
+    /// Lets threads of processes of the cgroup above be in it.
+    fn become_threaded(&self) -> io::Result<()> {
+        write(&self.0.join("cgroup.type"), "threaded")
+    }
+
+    /// Lets a container's root move processes into it, and out of it within those that it may.
+    fn delegate(&self) -> io::Result<()> {
+        chown(self.0.join("cgroup.procs"), Some(FIRST_ID), Some(FIRST_ID))
+    }
+
+    fn remove(&self) -> io::Result<()> {
+        fs::remove_dir(&self.0)
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        match self.remove() {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                eprintln!("{} is left: {error}", self.0.display());
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The id of a cgroup, by its directory, or the number of another file.
+fn id_of(path: &Path) -> io::Result<u64> {
+    Ok(fs::metadata(path)?.ino())
+}
+
+/// Writes to a file that is there.
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = File::options().write(true).open(path)?;
+    file.write_all(text.as_bytes())
+}
+
+/// The cgroups of a test. They go in the order in which they stand here.
+struct Cgroups {
+    below: Cgroup,
+    inside: Cgroup,
+    beside: Cgroup,
+    above: Group,
+}
+
+impl Cgroups {
+    fn new() -> Result<Self, Failure> {
+        let above = Group::new()?;
+        let beside = Cgroup::within(&above.directory(), "beside")?;
+        let inside = Cgroup::within(&above.directory(), "inside")?;
+        Ok(Self {
+            below: Cgroup::within(&inside.0, "below")?,
+            inside,
+            beside,
+            above,
+        })
+    }
+
+    /// The directory of the root, in which this process is.
+    fn root(&self) -> PathBuf {
+        self.above.directory().join("..")
+    }
+}
+
+/// A listener for what happens in a cgroup and below it.
+fn listen_in(cgroup: &Cgroup, mask: u32) -> Result<Listener, Failure> {
+    Ok(Listener::listen_in(mask, 0, cgroup.id()?)?)
+}
+
+/// The answer to a listener's first request, which is there: with which number its CPU goes on.
+fn first_numbers(listener: &mut Listener) -> Result<BTreeMap<u32, u32>, Failure> {
+    let answer = listener.wait_for("the answer", |received| received.event.bit() == 0)?;
+    expect_eq("answer", answer.event, Event::Ack { err: 0 })?;
+    let (cpu, seq) = number(&answer);
+    Ok(BTreeMap::from([(cpu, seq.wrapping_add(1))]))
+}
+
+/// Asks for a cgroup, and takes the answer from among the messages that are there: the last one.
+fn ask(listener: &mut Listener, mask: u32, id: u64) -> Result<u32, Failure> {
+    listener.request(&proc_listen_in(LISTEN, mask, CGROUP, id))?;
+    let messages = listener.take_queued()?;
+    let answer = messages
+        .iter()
+        .rev()
+        .find_map(|received| match received.event {
+            Event::Ack { err } => Some(err),
+            _ => None,
+        });
+    answer.ok_or_else(|| Failure::new(format!("an answer, got {messages:?}")))
+}
+
+/// Starts a function in a process that begins in a cgroup.
+fn fork_into(cgroup: &Cgroup, function: impl FnOnce() -> TestResult) -> Result<Pid, Failure> {
+    let directory = File::open(&cgroup.0)?;
+    let mut arguments = arguments(CLONE_INTO_CGROUP);
+    arguments.cgroup = directory.as_raw_fd() as u64;
+    let size = size_of_val(&arguments);
+    // SAFETY: Without CLONE_VM the child has its own copy of the memory, as after fork(2), and goes
+    // on on its copy of our stack.
+    let result = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size) };
+    match Errno::result(result)? {
+        0 => child::exit(|| status(function)),
+        pid => Ok(Pid::from_raw(pid as i32)),
+    }
+}
+
+/// Waits for the end of a child, which has to succeed.
+fn finish(child: Pid) -> TestResult {
+    let ended = waitpid(child, None)?;
+    expect_eq("the end", ended, WaitStatus::Exited(child, 0))
+}
+
+/// Runs a function in a process that begins in a cgroup; the process.
+fn run_in(cgroup: &Cgroup, function: impl FnOnce() -> TestResult) -> Result<Task, Failure> {
+    let process = fork_into(cgroup, function)?;
+    finish(process)?;
+    Ok(Task::leader(process.as_raw()))
+}
+
+/// What a thread does when it is told to.
+#[derive(Clone, Copy, PartialEq)]
+enum Deed {
+    Mark,
+    Fork,
+    /// The program that is run succeeds.
+    Execute,
+    /// The thread alone.
+    End,
+}
+
+impl Deed {
+    const ALL: [Self; 4] = [Self::Mark, Self::Fork, Self::Execute, Self::End];
+}
+
+/// A thread that does what it is told to.
+struct Player {
+    cue: Gate,
+    done: Gate,
+}
+
+impl Player {
+    fn new() -> nix::Result<Self> {
+        Ok(Self {
+            cue: Gate::new()?,
+            done: Gate::new()?,
+        })
+    }
+
+    /// What the thread does.
+    fn play(&self) -> TestResult {
+        self.done.open(own_tid())?;
+        loop {
+            let cue = self.cue.pass()?;
+            match Deed::ALL.into_iter().find(|deed| *deed as i32 == cue) {
+                Some(Deed::Mark) => mark("plays")?,
+                Some(Deed::Fork) => succeed(child::fork(|| 0)?)?,
+                Some(Deed::Execute) => _ = execv(c"/bin/true", &[c"true"])?,
+                Some(Deed::End) => end_thread(0),
+                None => return Err(Failure::new(format!("there is no deed {cue}"))),
+            }
+            self.done.open(0)?;
+        }
+    }
+
+    /// Waits until the thread is there; its number.
+    fn begin(&self) -> Result<i32, Failure> {
+        Ok(self.done.pass()?)
+    }
+
+    /// Has something done.
+    fn act(&self, deed: Deed) -> TestResult {
+        self.cue.open(deed as i32)?;
+        Ok(self.done.pass().map(drop)?)
+    }
+
+    /// Has something begun after which the thread is not there.
+    fn leave(&self, deed: Deed) -> TestResult {
+        Ok(self.cue.open(deed as i32)?)
+    }
+}
+
+/// A process with a player, or with two: its first thread and another one.
+struct Cast {
+    first: Player,
+    other: Player,
+    process: Pid,
+    other_thread: i32,
+}
+
+impl Cast {
+    /// Starts the process in a cgroup.
+    fn start(cgroup: &Cgroup) -> Result<Self, Failure> {
+        let (first, other) = (Player::new()?, Player::new()?);
+        let process = fork_into(cgroup, || {
+            thread::scope(|scope| {
+                scope.spawn(|| end_thread(status(|| other.play())));
+                end_thread(status(|| first.play()))
+            })
+        })?;
+        expect_eq("first thread", first.begin()?, process.as_raw())?;
+        Ok(Self {
+            process,
+            other_thread: other.begin()?,
+            first,
+            other,
+        })
+    }
+
+    fn leader(&self) -> Task {
+        Task::leader(self.process.as_raw())
+    }
+
+    fn thread(&self) -> Task {
+        Task {
+            pid: self.other_thread,
+            tgid: self.process.as_raw(),
+        }
+    }
+}
+
+/// The kinds of the events that have come, and whom they are about.
+fn heard(listener: &mut Listener) -> Result<Vec<(&'static str, Task)>, Failure> {
+    let events = events(listener)?;
+    let told = events.iter().map(|event| (event.kind(), event.subject()));
+    Ok(told.collect())
+}
+
+/// The same, up to the end of a process.
+fn heard_through_exit(
+    listener: &mut Listener,
+    pid: i32,
+) -> Result<Vec<(&'static str, Task)>, Failure> {
+    let messages = take_through_exit(listener, pid)?;
+    let events = container::without_acks(&messages);
+    let told = events.iter().map(|event| (event.kind(), event.subject()));
+    Ok(told.collect())
+}
+
+/// Lets what is being told be told to all, when one has heard it: until another process has come and
+/// gone.
+fn settle() -> TestResult {
+    succeed(child::fork(|| 0)?)
+}
+
+/// Everything there is.
+const EVERYTHING: u32 = mask::ALL | mask::SESSION_END;
+
+/// What a listener was told: of these processes and all their descendants, and of others.
+#[derive(Default)]
+struct Told {
+    family: Vec<Received>,
+    others: Vec<Received>,
+}
+
+/// Takes what comes until these processes and all their descendants have ended.
+fn take_lives(listener: &mut Listener, roots: &[Task]) -> Result<Told, Failure> {
+    let deadline = patience::deadline(EVENT_LIMIT);
+    let mut family: BTreeSet<i32> = roots.iter().map(|task| task.tgid).collect();
+    let mut alive = family.clone();
+    let mut told = Told::default();
+    while !alive.is_empty() {
+        let Some(received) = listener.receive(deadline)? else {
+            return Err(Failure::new(format!("the ends of {alive:?} did not come")));
+        };
+        match received.event {
+            Event::Ack { .. } => continue,
+            Event::Fork { parent, child } if family.contains(&parent.tgid) => {
+                family.insert(child.tgid);
+                alive.insert(child.tgid);
+            }
+            Event::Exit { task, .. } if task == Task::leader(task.tgid) => {
+                alive.remove(&task.tgid);
+            }
+            _ => {}
+        }
+        if family.contains(&received.event.subject().tgid) {
+            told.family.push(received);
+        } else {
+            told.others.push(received);
+        }
+    }
+    // Those of two CPUs are in no order.
+    told.family.sort_by_key(Received::timestamp_ns);
+    Ok(told)
+}
+
+fn bodies(messages: &[Received]) -> Vec<crate::wire::EventBody> {
+    let bodies = messages.iter().map(|received| received.message.body);
+    bodies.collect()
+}
+
+/// Raises every kind of event in a process in a cgroup, and its children.
+fn raise_every_kind_in(cgroup: &Cgroup) -> Result<Task, Failure> {
+    run_in(cgroup, || {
+        thread::spawn(|| {})
+            .join()
+            .expect("an empty function does not panic");
+        every_kind(&mut Listener::listen_all()?).map(drop)
+    })
+}
+
+fn what_happens_in_the_cgroup_and_below_comes_and_nothing_else() -> TestResult {
+    let cgroups = Cgroups::new()?;
+    let Cgroups {
+        below,
+        inside,
+        beside,
+        above,
+    } = &cgroups;
+    let mut filtered = listen_in(inside, EVERYTHING)?;
+    let mut all = Listener::listen(EVERYTHING)?;
+    let first = first_numbers(&mut filtered)?;
+    raise_every_kind_in(beside)?;
+    let roots = [raise_every_kind_in(inside)?, raise_every_kind_in(below)?];
+    succeed(child::fork(|| {
+        status(|| {
+            above.enter()?;
+            every_kind(&mut Listener::listen_all()?).map(drop)
+        })
+    })?)?;
+    every_kind(&mut Listener::listen_all()?)?;
+    let expected = take_lives(&mut all, &roots)?;
+    expect(!expected.others.is_empty(), "events of other processes")?;
+    let got = take_lives(&mut filtered, &roots)?;
+    let others: Vec<_> = got.others.iter().map(|received| received.event).collect();
+    expect_eq("events of other processes", others, vec![])?;
+    expect_eq("events", bodies(&got.family), bodies(&expected.family))?;
+    let kinds = got.family.iter().map(|received| received.event.bit());
+    let kinds = kinds.fold(0, |kinds, bit| kinds | bit);
+    expect_eq("kinds", kinds, EVERYTHING & !mask::NONZERO_EXIT)?;
+    expect_eq("missing numbers", missing(&got.family, &first)?, 0)?;
+    expect_eq("further events", events(&mut filtered)?, vec![])
+}
+
+fn what_happens_elsewhere_takes_no_number() -> TestResult {
+    let cgroups = Cgroups::new()?;
+    let mut listener = listen_in(&cgroups.inside, mask::COMM)?;
+    let first = first_numbers(&mut listener)?;
+    let cpus = cpus()?.repeat(3);
+    for cpu in &cpus {
+        pin(*cpu)?;
+        for cgroup in [&cgroups.beside, &cgroups.inside, &cgroups.below] {
+            mark("elsewhere")?;
+            run_in(cgroup, || Ok(mark("in a cgroup")?))?;
+        }
+    }
+    let messages = listener.take_queued()?;
+    expect_eq("events", messages.len(), 2 * cpus.len())?;
+    expect_eq("missing numbers", missing(&messages, &first)?, 0)?;
+    let line = Listing::of(listener.port_id()?)?;
+    let counts = (line.delivered, line.lost);
+    expect_eq("delivered and lost", counts, (messages.len() as u64, 0))
+}
+
+fn the_root_has_everything_below_it() -> TestResult {
+    let cgroups = Cgroups::new()?;
+    let root = id_of(&cgroups.root())?;
+    let mut listener = Listener::listen_in(mask::COMM, 0, root)?;
+    mark("in the root")?;
+    let mut expected = vec![("comm", own_task())];
+    for cgroup in [&cgroups.beside, &cgroups.inside, &cgroups.below] {
+        let task = run_in(cgroup, || Ok(mark("in a cgroup")?))?;
+        expected.push(("comm", task));
+    }
+    let mut heard = heard(&mut listener)?;
+    // The root is everybody's.
+    heard.retain(|told| expected.contains(told));
+    expect_eq("events", heard, expected)
+}
+
+fn a_child_that_begins_in_the_cgroup_is_told() -> TestResult {
+    let cgroups = Cgroups::new()?;
+    let mut listener = listen_in(&cgroups.inside, mask::FORK | mask::EXIT)?;
+    for cgroup in [&cgroups.inside, &cgroups.below] {
+        let child = run_in(cgroup, || Ok(()))?;
+        let parent = own_task();
+        let expected = [Event::Fork { parent, child }, exit(child, parent)];
+        expect_exactly("the listener", &mut listener, &expected, |_| true)?;
+    }
+    Ok(())
+}
+
+/// The end of a child that succeeded.
+fn exit(task: Task, parent: Task) -> Event {
+    Event::Exit {
+        task,
+        code: 0,
+        signal: libc::SIGCHLD as u32,
+        parent,
+    }
+}
+
+fn a_child_that_begins_elsewhere_is_not_told() -> TestResult {
+    let cgroups = Cgroups::new()?;
+    let mut inside = listen_in(&cgroups.inside, mask::FORK | mask::EXIT)?;
+    let mut beside = listen_in(&cgroups.beside, mask::FORK | mask::EXIT)?;
+    let made = Gate::new()?;
+    let maker = run_in(&cgroups.inside, || {
+        let emigrant = run_in(&cgroups.beside, || Ok(()))?;
+        made.open(emigrant.pid)?;
+        let native = child::fork(|| 0)?;
+        made.open(native.pid().as_raw())?;
+        succeed(native)
+    })?;
+    let (emigrant, native) = (Task::leader(made.pass()?), Task::leader(made.pass()?));
+    let fork = |parent, child| Event::Fork { parent, child };
+    let expected = [
+        fork(own_task(), maker),
+        fork(maker, native),
+        exit(native, maker),
+        exit(maker, own_task()),
+    ];
+    expect_exactly("inside", &mut inside, &expected, |_| true)?;
+    let expected = [fork(maker, emigrant), exit(emigrant, maker)];
+    expect_exactly("beside", &mut beside, &expected, |_| true)
+}
+
+fn a_process_that_is_moved_is_told_where_it_is_then() -> TestResult {
+    let cgroups = Cgroups::new()?;
+    let Cgroups {
+        below,
+        inside,
+        beside,
+        ..
+    } = &cgroups;
+    let cast = Cast::start(beside)?;
+    let (leader, thread) = (cast.leader(), cast.thread());
+    let mut listener = listen_in(inside, mask::COMM | mask::FORK)?;
+    for (cgroup, is_told) in [
+        (beside, false),
+        (inside, true),
+        (beside, false),
+        (below, true),
+        (inside, true),
+        (below, true),
+        (beside, false),
+    ] {
+        cgroup.add(cast.process.as_raw())?;
+        cast.first.act(Deed::Mark)?;
+        cast.other.act(Deed::Mark)?;
+        cast.other.act(Deed::Fork)?;
+        let told = heard(&mut listener)?;
+        // Of the child, its kind is all that is known.
+        let known = told.iter().filter(|(kind, _)| *kind != "fork");
+        let known: Vec<_> = known.copied().collect();
+        let (comms, forks) = match is_told {
+            true => (vec![("comm", leader), ("comm", thread)], 1),
+            false => (vec![], 0),
+        };
+        let place = cgroup.0.display();
+        expect_eq(
+            &format!("forks in {place}"),
+            told.len() - known.len(),
+            forks,
+        )?;
+        expect_eq(&format!("events in {place}"), known, comms)?;
+    }
+    cast.other.leave(Deed::End)?;
+    cast.first.leave(Deed::End)?;
+    finish(cast.process)
+}
+
+fn a_tracer_is_told_where_its_tracee_is() -> TestResult {
+    let cgroups = Cgroups::new()?;
+    let mut inside = listen_in(&cgroups.inside, mask::PTRACE)?;
+    let mut beside = listen_in(&cgroups.beside, mask::PTRACE)?;
+    let cast = Cast::start(&cgroups.beside)?;
+    let tracer = run_in(&cgroups.inside, || {
+        ptrace::seize(cast.process, ptrace::Options::empty())?;
+        ptrace::interrupt(cast.process)?;
+        waitpid(cast.process, None)?;
+        Ok(ptrace::detach(cast.process, None)?)
+    })?;
+    let task = cast.leader();
+    let expected = [tracer, Task::NONE].map(|tracer| Event::Ptrace { task, tracer });
+    expect_eq("beside", events(&mut beside)?, expected.to_vec())?;
+    expect_eq("inside", events(&mut inside)?, vec![])?;
+    cast.other.leave(Deed::End)?;
+    cast.first.leave(Deed::End)?;
+    finish(cast.process)
+}
+
+/// A process in `inside`, of which a thread is in `below`, and listeners in both.
+struct Threaded {
+    cast: Cast,
+    inside: Listener,
+    below: Listener,
+    cgroups: Cgroups,
+}
+
+impl Threaded {
+    fn new(mask: u32, moved: fn(&Cast) -> i32) -> Result<Self, Failure> {
+        let cgroups = Cgroups::new()?;
+        cgroups.below.become_threaded()?;
+        let cast = Cast::start(&cgroups.inside)?;
+        cgroups.below.add_thread(moved(&cast))?;
+        Ok(Self {
+            inside: listen_in(&cgroups.inside, mask)?,
+            below: listen_in(&cgroups.below, mask)?,
+            cast,
+            cgroups,
+        })
+    }
+
+    /// Expects that this is told in `inside`, or in both.
+    #[track_caller]
+    fn expect_told(&mut self, expected: &[(&'static str, Task)], also_below: bool) -> TestResult {
+        expect_eq("inside", &heard(&mut self.inside)?[..], expected)?;
+        let expected = if also_below { expected } else { &[] };
+        expect_eq("below", &heard(&mut self.below)?[..], expected)
+    }
+}
+
+fn a_thread_in_a_threaded_cgroup_is_told_there() -> TestResult {
+    let mut scene = Threaded::new(mask::COMM, |cast| cast.other_thread)?;
+    let (leader, thread) = (scene.cast.leader(), scene.cast.thread());
+    scene.cast.first.act(Deed::Mark)?;
+    scene.expect_told(&[("comm", leader)], false)?;
+    scene.cast.other.act(Deed::Mark)?;
+    scene.expect_told(&[("comm", thread)], true)?;
+    // And back.
+    scene.cgroups.inside.add_thread(thread.pid)?;
+    scene.cgroups.below.add_thread(leader.pid)?;
+    scene.cast.first.act(Deed::Mark)?;
+    scene.expect_told(&[("comm", leader)], true)?;
+    scene.cast.other.act(Deed::Mark)?;
+    scene.expect_told(&[("comm", thread)], false)?;
+    scene.cast.other.leave(Deed::End)?;
+    scene.cast.first.leave(Deed::End)?;
+    finish(scene.cast.process)
+}
+
+fn a_process_in_threaded_cgroups_ends_where_its_first_thread_is() -> TestResult {
+    for leader_is_below in [false, true] {
+        let moved: fn(&Cast) -> i32 = match leader_is_below {
+            true => |cast| cast.process.as_raw(),
+            false => |cast| cast.other_thread,
+        };
+        let mut scene = Threaded::new(mask::EXIT, moved)?;
+        let (leader, thread) = (scene.cast.leader(), scene.cast.thread());
+        // The first thread is not the last.
+        scene.cast.first.leave(Deed::End)?;
+        await_zombie(&leader.pid.to_string())?;
+        scene.cast.other.leave(Deed::End)?;
+        finish(scene.cast.process)?;
+        let told = heard_through_exit(&mut scene.inside, leader.pid)?;
+        let expected = [("exit", thread), ("exit", leader)];
+        expect_eq("inside", told, expected.to_vec())?;
+        settle()?;
+        let expected = vec![expected[usize::from(leader_is_below)]];
+        expect_eq("below", heard(&mut scene.below)?, expected)?;
+    }
+    Ok(())
+}
+
+fn an_exec_by_a_thread_takes_the_process_to_its_threaded_cgroup() -> TestResult {
+    let mut scene = Threaded::new(mask::EXEC | mask::EXIT, |cast| cast.other_thread)?;
+    let leader = scene.cast.leader();
+    scene.cast.other.leave(Deed::Execute)?;
+    finish(scene.cast.process)?;
+    let mut told = heard_through_exit(&mut scene.below, leader.pid)?;
+    // Where the number is told that vanishes is not what is tested.
+    told.retain(|(_, task)| *task == leader);
+    let expected = vec![("exec", leader), ("exit", leader)];
+    expect_eq("below", told, expected.clone())?;
+    let mut told = heard_through_exit(&mut scene.inside, leader.pid)?;
+    told.retain(|(_, task)| *task == leader);
+    expect_eq("inside", told, expected)
+}
+
+fn a_process_whose_first_thread_ended_before_ends_in_the_cgroup() -> TestResult {
+    let cgroups = Cgroups::new()?;
+    let mut inside = listen_in(&cgroups.inside, mask::EXIT)?;
+    let mut beside = listen_in(&cgroups.beside, mask::EXIT)?;
+    let cast = Cast::start(&cgroups.inside)?;
+    let (leader, thread) = (cast.leader(), cast.thread());
+    cast.first.leave(Deed::End)?;
+    await_zombie(&leader.pid.to_string())?;
+    cast.other.leave(Deed::End)?;
+    finish(cast.process)?;
+    let told = heard_through_exit(&mut inside, leader.pid)?;
+    expect_eq("inside", told, vec![("exit", thread), ("exit", leader)])?;
+    settle()?;
+    expect_eq("beside", heard(&mut beside)?, vec![])
+}
+
+fn a_process_that_is_moved_without_its_first_thread_ends_where_that_was() -> TestResult {
+    let cgroups = Cgroups::new()?;
+    let mut inside = listen_in(&cgroups.inside, mask::EXIT | mask::COMM)?;
+    let mut beside = listen_in(&cgroups.beside, mask::EXIT | mask::COMM)?;
+    let cast = Cast::start(&cgroups.inside)?;
+    let (leader, thread) = (cast.leader(), cast.thread());
+    cast.first.leave(Deed::End)?;
+    await_zombie(&leader.pid.to_string())?;
+    // What has ended is not moved.
+    cgroups.beside.add(leader.pid)?;
+    cast.other.act(Deed::Mark)?;
+    cast.other.leave(Deed::End)?;
+    finish(cast.process)?;
+    let told = heard_through_exit(&mut inside, leader.pid)?;
+    expect_eq("inside", told, vec![("exit", leader)])?;
+    settle()?;
+    let told = heard(&mut beside)?;
+    expect_eq("beside", told, vec![("comm", thread), ("exit", thread)])
+}
+
+/// The kernel's log from now on.
+struct Log(File);
+
+impl Log {
+    fn new() -> io::Result<Self> {
+        let mut options = File::options();
+        let options = options.read(true).custom_flags(libc::O_NONBLOCK);
+        let mut log = options.open("/dev/kmsg")?;
+        log.seek(SeekFrom::End(0))?;
+        Ok(Self(log))
+    }
+
+    /// What was logged that may have to do with cgroups or listeners, or is a fault.
+    fn concerned(&mut self) -> io::Result<Vec<String>> {
+        const WORDS: [&str; 6] = [
+            "cgroup",
+            "proc_events",
+            "cn_proc",
+            "connector",
+            "BUG",
+            "WARN",
+        ];
+        let mut concerned = Vec::new();
+        let mut record = [0; 8192];
+        loop {
+            match self.0.read(&mut record) {
+                Ok(length) => {
+                    let text = String::from_utf8_lossy(&record[..length]);
+                    if WORDS.iter().any(|word| text.contains(word)) {
+                        concerned.push(text.into_owned());
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(concerned),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// Raises an event everywhere but in `inside`.
+fn mark_elsewhere(cgroups: &Cgroups) -> TestResult {
+    mark("in the root")?;
+    run_in(&cgroups.beside, || Ok(mark("beside")?))?;
+    succeed(child::fork(|| {
+        status(|| {
+            cgroups.above.enter()?;
+            Ok(mark("above")?)
+        })
+    })?)
+}
+
+fn a_listener_whose_cgroup_is_removed_stays_and_hears_nothing() -> TestResult {
+    let cgroups = Cgroups::new()?;
+    let mut log = Log::new()?;
+    let mut listener = listen_in(&cgroups.inside, mask::COMM)?;
+    let first = first_numbers(&mut listener)?;
+    let task = run_in(&cgroups.inside, || Ok(mark("inside")?))?;
+    let mut all = listener.take_queued()?;
+    let before = Listing::of(listener.port_id()?)?;
+    let id = cgroups.inside.id()?;
+    let asked = (before.mask, before.flags, before.cgroup);
+    expect_eq("mask, flags and cgroup", asked, (mask::COMM, CGROUP, id))?;
+    cgroups.below.remove()?;
+    cgroups.inside.remove()?;
+    mark_elsewhere(&cgroups)?;
+    expect_eq("events", heard(&mut listener)?, vec![])?;
+    expect_eq("listed", Listing::of(listener.port_id()?)?, before)?;
+    // It can't be had again.
+    expect_eq("err", ask(&mut listener, mask::COMM, id)?, NO_SUCH)?;
+    expect_eq("listed", Listing::of(listener.port_id()?)?, before)?;
+    let other = cgroups.beside.id()?;
+    expect_eq("err", ask(&mut listener, mask::COMM, other)?, 0)?;
+    let other_task = run_in(&cgroups.beside, || Ok(mark("beside")?))?;
+    all.extend(listener.take_queued()?);
+    let tasks: Vec<_> = all
+        .iter()
+        .map(|received| received.event.subject())
+        .collect();
+    expect_eq("whom events are about", tasks, vec![task, other_task])?;
+    expect_eq("missing numbers", missing(&all, &first)?, 0)?;
+    expect_eq("log", log.concerned()?, vec![])
+}
+
+fn a_cgroup_of_the_same_name_is_another_one() -> TestResult {
+    let cgroups = Cgroups::new()?;
+    let mut old = listen_in(&cgroups.beside, mask::COMM)?;
+    cgroups.beside.remove()?;
+    let again = Cgroup::within(&cgroups.above.directory(), "beside")?;
+    let mut new = listen_in(&again, mask::COMM)?;
+    let task = run_in(&again, || Ok(mark("again")?))?;
+    expect_eq("the new one's", heard(&mut new)?, vec![("comm", task)])?;
+    expect_eq("the old one's", heard(&mut old)?, vec![])
+}
+
+/// How many cgroups below were removed, and are not gone.
+fn dying(cgroup: &Cgroup) -> Result<u32, Failure> {
+    let text = fs::read_to_string(cgroup.0.join("cgroup.stat"))?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("nr_dying_descendants "));
+    Ok(line.unwrap_or_default().parse()?)
+}
+
+/// How long a cgroup may take to be gone, for which some grace periods and workers have to pass.
+const GONE_LIMIT: Duration = Duration::from_secs(10);
+
+fn expect_gone(cgroup: &Cgroup) -> TestResult {
+    let limit = patience::deadline(GONE_LIMIT);
+    loop {
+        let dying = dying(cgroup)?;
+        if dying == 0 {
+            return Ok(());
+        }
+        expect(
+            Instant::now() < limit,
+            format!("removed cgroups to be gone, got {dying}"),
+        )?;
+        // Nothing tells it.
+        thread::yield_now();
+    }
+}
+
+/// Lets a listener not listen to its cgroup any more; what is left of it.
+type HowItEnds = fn(Listener, &Cgroups) -> Result<Option<Listener>, Failure>;
+
+fn a_removed_cgroup_goes_when_nobody_listens_to_it() -> TestResult {
+    let ends: [HowItEnds; 4] = [
+        |listener, _| {
+            drop(listener);
+            Ok(None)
+        },
+        |listener, _| {
+            listener.ignore()?;
+            Ok(Some(listener))
+        },
+        |listener, _| {
+            listener.request(&[LISTEN, mask::COMM])?;
+            Ok(Some(listener))
+        },
+        |mut listener, cgroups| {
+            let id = cgroups.beside.id()?;
+            expect_eq("err", ask(&mut listener, mask::COMM, id)?, 0)?;
+            Ok(Some(listener))
+        },
+    ];
+    let cgroups = Cgroups::new()?;
+    for end in ends {
+        let removed = Cgroup::within(&cgroups.inside.0, "removed")?;
+        let listener = listen_in(&removed, mask::COMM)?;
+        run_in(&removed, || Ok(()))?;
+        removed.remove()?;
+        expect_eq("dying cgroups", dying(&cgroups.inside)?, 1)?;
+        let _left = end(listener, &cgroups)?;
+        expect_gone(&cgroups.inside)?;
+    }
+    Ok(())
+}
+
+/// Ids, and what a process in `inside` is answered that asks for them: one that sees all cgroups, or
+/// those alone that are in `inside`.
+fn ids(cgroups: &Cgroups, all: bool) -> Result<Vec<(u64, u32)>, Failure> {
+    let outside = if all { 0 } else { NO_SUCH };
+    let inside = cgroups.inside.id()?;
+    Ok(vec![
+        (inside, 0),
+        (cgroups.below.id()?, 0),
+        (cgroups.beside.id()?, outside),
+        (cgroups.above.id()?, outside),
+        (id_of(&cgroups.root())?, outside),
+        // Files, and nothing at all.
+        (id_of(&cgroups.inside.0.join("cgroup.procs"))?, NO_SUCH),
+        (0, NO_SUCH),
+        (inside | 1 << 63, NO_SUCH),
+        (inside + (1 << 32), NO_SUCH),
+        (u64::MAX, NO_SUCH),
+    ])
+}
+
+fn only_what_its_cgroup_namespace_shows_is_taken() -> TestResult {
+    let cgroups = Cgroups::new()?;
+    for all in [true, false] {
+        let ids = ids(&cgroups, all)?;
+        run_in(&cgroups.inside, || {
+            if !all {
+                unshare(CloneFlags::CLONE_NEWCGROUP)?;
+            }
+            for (id, err) in ids {
+                // By who is no listener yet, and by one.
+                let mut listener = Listener::open()?;
+                for _ in 0..2 {
+                    let what = format!("err of {id}, when all are seen: {all}");
+                    expect_eq(&what, ask(&mut listener, mask::COMM, id)?, err)?;
+                }
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+fn a_cgroup_that_the_sender_cannot_see_changes_nothing() -> TestResult {
+    let cgroups = Cgroups::new()?;
+    let mut listener = listen_in(&cgroups.beside, mask::COMM)?;
+    let before = Listing::of(listener.port_id()?)?;
+    let (inside, above) = (cgroups.inside.id()?, cgroups.above.id()?);
+    // The socket is the same, and the sender is in another cgroup namespace.
+    let sender = fork_into(&cgroups.inside, || {
+        unshare(CloneFlags::CLONE_NEWCGROUP)?;
+        for id in [cgroups.beside.id()?, above] {
+            let err = ask(&mut listener, mask::SID, id)?;
+            expect_eq("err", err, NO_SUCH)?;
+        }
+        mark("not in the cgroup").map_err(Failure::from)
+    })?;
+    finish(sender)?;
+    expect_eq("listed", Listing::of(listener.port_id()?)?, before)?;
+    let task = run_in(&cgroups.beside, || Ok(mark("beside")?))?;
+    expect_eq("events", heard(&mut listener)?, vec![("comm", task)])?;
+    // What it sees, it can have.
+    let sender = fork_into(&cgroups.inside, || {
+        unshare(CloneFlags::CLONE_NEWCGROUP)?;
+        expect_eq("err", ask(&mut listener, mask::COMM, inside)?, 0)
+    })?;
+    finish(sender)?;
+    let task = run_in(&cgroups.inside, || Ok(mark("inside")?))?;
+    expect_eq("events", heard(&mut listener)?, vec![("comm", task)])
+}
+
+fn a_container_filters_within_itself() -> TestResult {
+    require(ALL)?;
+    let cgroups = Cgroups::new()?;
+    let other = Cgroup::within(&cgroups.inside.0, "other")?;
+    for cgroup in [&cgroups.inside, &cgroups.below, &other] {
+        cgroup.delegate()?;
+    }
+    let hidden = [cgroups.beside.id()?, id_of(&cgroups.root())?];
+    let (ready, placed) = (Gate::new()?, Gate::new()?);
+    let container = Container::start(ALL, || {
+        ready.open(0)?;
+        placed.pass()?;
+        unshare(CloneFlags::CLONE_NEWCGROUP)?;
+        let mut listener = container::open()?;
+        for id in hidden {
+            expect_eq("err", ask(&mut listener, mask::COMM, id)?, NO_SUCH)?;
+        }
+        let kinds = mask::COMM | mask::EXIT;
+        let err = ask(&mut listener, kinds, cgroups.below.id()?)?;
+        expect_eq("err", err, 0)?;
+        let mut tasks = Vec::new();
+        for cgroup in [&cgroups.below, &other] {
+            let process = child::fork(|| {
+                status(|| {
+                    cgroup.add(0)?;
+                    Ok(mark("in a container")?)
+                })
+            })?;
+            tasks.push(Task::leader(process.pid().as_raw()));
+            succeed(process)?;
+        }
+        mark("not below")?;
+        let task = tasks[0];
+        let comm = comm("in a container");
+        let expected = [Event::Comm { task, comm }, exit(task, Task::leader(1))];
+        expect_exactly("the container", &mut listener, &expected, |_| true)
+    })?;
+    ready.pass()?;
+    cgroups.inside.add(container.task().pid)?;
+    placed.open(0)?;
+    container.finish()
+}
+
+fn the_host_hears_a_container_by_its_cgroup() -> TestResult {
+    let cgroups = Cgroups::new()?;
+    let kinds = mask::FORK | mask::COMM | mask::EXIT;
+    let mut host = listen_in(&cgroups.inside, kinds)?;
+    let (ready, placed, told) = (Gate::new()?, Gate::new()?, Gate::new()?);
+    let container = Container::start(ALL, || {
+        ready.open(0)?;
+        placed.pass()?;
+        let process = child::fork(|| {
+            status(|| {
+                mark("in a container")?;
+                ready.open(child::own_pid())?;
+                Ok(told.pass().map(drop)?)
+            })
+        })?;
+        succeed(process)
+    })?;
+    ready.pass()?;
+    let first = container.task();
+    cgroups.inside.add(first.pid)?;
+    placed.open(0)?;
+    let child = Task::leader(container.outer(ready.pass()?)?);
+    told.open(0)?;
+    container.finish()?;
+    let expected = [
+        Event::Fork {
+            parent: first,
+            child,
+        },
+        Event::Comm {
+            task: child,
+            comm: comm("in a container"),
+        },
+        exit(child, first),
+        exit(first, own_task()),
+    ];
+    expect_exactly("the host", &mut host, &expected, |_| true)
+}
+
+fn listening_again_changes_the_cgroup_without_a_gap() -> TestResult {
+    let cgroups = Cgroups::new()?;
+    let Cgroups {
+        below,
+        inside,
+        beside,
+        ..
+    } = &cgroups;
+    let places = [below, inside, beside];
+    let mut listener = listen_in(inside, mask::COMM)?;
+    let first = first_numbers(&mut listener)?;
+    let mut all = Vec::new();
+    // What is asked for, and in which of the places something is told then.
+    for (cgroup, told) in [
+        (Some(inside), vec![0, 1]),
+        (None, vec![0, 1, 2]),
+        (Some(below), vec![0]),
+        (Some(beside), vec![2]),
+        (None, vec![0, 1, 2]),
+        (Some(beside), vec![2]),
+        (Some(inside), vec![0, 1]),
+    ] {
+        let id = cgroup.map_or(Ok(0), Cgroup::id)?;
+        match cgroup {
+            Some(_) => listener.request(&proc_listen_in(LISTEN, mask::COMM, CGROUP, id))?,
+            None => listener.request(&proc_listen(LISTEN, mask::COMM, 0))?,
+        }
+        let line = Listing::of(listener.port_id()?)?;
+        let flags = if cgroup.is_some() { CGROUP } else { 0 };
+        expect_eq("flags and cgroup", (line.flags, line.cgroup), (flags, id))?;
+        let mut tasks = Vec::new();
+        for place in places {
+            tasks.push(run_in(place, || Ok(mark("in its place")?))?);
+        }
+        mark("in the root")?;
+        let mut messages = listener.take_queued()?;
+        messages.retain(|received| received.event.bit() != 0);
+        all.extend(messages.clone());
+        let mut expected: Vec<_> = told.iter().map(|place| tasks[*place]).collect();
+        if cgroup.is_none() {
+            expected.push(own_task());
+            // Who asks for no cgroup hears others, too.
+            messages.retain(|received| expected.contains(&received.event.subject()));
+        }
+        let tasks = messages.iter().map(|received| received.event.subject());
+        expect_eq("whom events are about", tasks.collect(), expected)?;
+    }
+    expect_eq("missing numbers", missing(&all, &first)?, 0)
+}
+
+fn listening_again_loses_nothing_that_both_cgroups_have() -> TestResult {
+    const MARKS: usize = 10_000;
+    let cgroups = Cgroups::new()?;
+    let ids = [cgroups.inside.id()?, cgroups.below.id()?];
+    let mut listener = listen_in(&cgroups.below, mask::COMM)?;
+    let first = first_numbers(&mut listener)?;
+    let marker = fork_into(&cgroups.below, || {
+        for _ in 0..MARKS {
+            mark("below")?;
+        }
+        Ok(())
+    })?;
+    let end = child::pidfd(marker)?;
+    let mut changes = 0;
+    let mut all = Vec::new();
+    while !child::has_ended(&end, Duration::ZERO)? {
+        changes += 1;
+        let flags = CGROUP | if changes % 4 < 2 { BATCH } else { 0 };
+        let request = proc_listen_in(LISTEN, mask::COMM, flags, ids[changes % 2]);
+        match changes % 5 {
+            0 => listener.request(&proc_listen(LISTEN, mask::COMM, 0))?,
+            _ => listener.request(&request)?,
+        }
+        all.extend(listener.take_queued()?);
+    }
+    println!("{changes} changes");
+    finish(marker)?;
+    all.extend(listener.take_queued()?);
+    all.retain(|received| received.event.bit() != 0);
+    expect_eq("missing numbers", missing(&all, &first)?, 0)?;
+    let own = all
+        .iter()
+        .filter(|received| received.event.subject() == Task::leader(marker.as_raw()));
+    expect_eq("marks", own.count(), MARKS)
+}
+
+fn each_listener_hears_its_own_cgroup() -> TestResult {
+    let cgroups = Cgroups::new()?;
+    let mut inside = listen_in(&cgroups.inside, mask::COMM)?;
+    let mut beside = listen_in(&cgroups.beside, mask::COMM)?;
+    let mut all = Listener::listen(mask::COMM)?;
+    let (mut in_there, mut over_there, mut anywhere) = (vec![], vec![], vec![]);
+    for _ in 0..5 {
+        let task = run_in(&cgroups.inside, || Ok(mark("inside")?))?;
+        in_there.push(("comm", task));
+        let other = run_in(&cgroups.beside, || Ok(mark("beside")?))?;
+        over_there.push(("comm", other));
+        mark("in the root")?;
+        anywhere.extend([task, other, own_task()].map(|task| ("comm", task)));
+    }
+    expect_eq("inside", heard(&mut inside)?, in_there)?;
+    expect_eq("beside", heard(&mut beside)?, over_there)?;
+    let mut told = heard(&mut all)?;
+    told.retain(|told| anywhere.contains(told));
+    expect_eq("anywhere", told, anywhere)
+}
+
+/// A cgroup that is there for a moment, again and again, as two threads see it.
+#[derive(Default)]
+struct Moment {
+    /// The id of the one that is or was there, 0 before the next one.
+    id: AtomicU64,
+    /// How often somebody asked for it.
+    asked: AtomicU64,
+    stop: AtomicBool,
+}
+
+/// How long the cgroups may come and go.
+const MOMENTS_LIMIT: Duration = Duration::from_secs(40);
+
+impl Moment {
+    /// Makes cgroups, and removes each while it is asked for.
+    fn come_and_go(&self, directory: &Path, rounds: usize, deadline: Instant) -> TestResult {
+        let mut random = Rng::with_seed(1);
+        for _ in 0..rounds {
+            let cgroup = Cgroup::within(directory, "moment")?;
+            let asked = self.asked.load(Ordering::Acquire);
+            self.id.store(cgroup.id()?, Ordering::Release);
+            self.wait(deadline, || self.asked.load(Ordering::Acquire) > asked)?;
+            for _ in 0..random.u32(0..5000) {
+                std::hint::spin_loop();
+            }
+            cgroup.remove()?;
+            // Until somebody was told that it is gone.
+            self.wait(deadline, || self.id.load(Ordering::Acquire) == 0)?;
+        }
+        Ok(())
+    }
+
+    fn wait(&self, deadline: Instant, is_over: impl Fn() -> bool) -> TestResult {
+        while !is_over() && !self.stop.load(Ordering::Relaxed) {
+            expect(Instant::now() < deadline, "the other thread")?;
+            thread::yield_now();
+        }
+        Ok(())
+    }
+
+    /// Asks for the one that is there until there is none; how often it was found.
+    fn ask_until_gone(&self, listener: &mut Listener, deadline: Instant) -> Result<u64, Failure> {
+        self.wait(deadline, || self.id.load(Ordering::Acquire) != 0)?;
+        let id = self.id.load(Ordering::Acquire);
+        let mut found = 0;
+        // Of 0, where the other thread has failed, there is none.
+        loop {
+            let err = ask(listener, mask::SID, id)?;
+            self.asked.fetch_add(1, Ordering::AcqRel);
+            match err {
+                0 => found += 1,
+                NO_SUCH => break,
+                err => return Err(Failure::new(format!("err 0 or ENOENT, got {err}"))),
+            }
+            expect(Instant::now() < deadline, "the cgroup to be removed")?;
+        }
+        self.id.store(0, Ordering::Release);
+        Ok(found)
+    }
+}
+
+fn a_cgroup_that_is_removed_meanwhile_is_found_or_not() -> TestResult {
+    const ROUNDS: usize = 300;
+    let cgroups = Cgroups::new()?;
+    let mut listener = Listener::open()?;
+    let moment = Moment::default();
+    let deadline = patience::deadline(MOMENTS_LIMIT);
+    let asked = thread::scope(|scope| -> Result<u64, Failure> {
+        let maker = scope.spawn(|| {
+            let made = moment.come_and_go(&cgroups.inside.0, ROUNDS, deadline);
+            moment.stop.store(true, Ordering::Relaxed);
+            made
+        });
+        let mut ask_for_all = || -> Result<u64, Failure> {
+            let mut found = 0;
+            for _ in 0..ROUNDS {
+                found += moment.ask_until_gone(&mut listener, deadline)?;
+            }
+            Ok(found)
+        };
+        let found = ask_for_all();
+        moment.stop.store(true, Ordering::Relaxed);
+        maker.join().expect("making cgroups does not panic")?;
+        found
+    })?;
+    println!("{asked} times it was found, {ROUNDS} times it was not");
+    expect(asked >= ROUNDS as u64, "each one to be found once at least")?;
+    // It has the last one, which is gone, and nobody else's.
+    drop(listener);
+    expect_gone(&cgroups.inside)
+}
+
+fn processes_of_a_cgroup_come_with_identities_and_in_batches() -> TestResult {
+    const CHILDREN: usize = 20;
+    let cgroups = Cgroups::new()?;
+    let flags = PROCESSES | IDENTITY | BATCH;
+    let kinds = mask::FORK | mask::COMM | mask::EXIT;
+    let id = cgroups.inside.id()?;
+    let mut listener = Listener::listen_in(kinds, flags, id)?;
+    let first = first_numbers(&mut listener)?;
+    let (mut places, mut expected) = (BTreeMap::new(), BTreeMap::new());
+    for (cgroup, is_told) in [
+        (&cgroups.below, true),
+        (&cgroups.beside, false),
+        (&cgroups.inside, true),
+    ] {
+        let task = run_in(cgroup, || {
+            for _ in 0..CHILDREN {
+                succeed(child::fork(|| 0)?)?;
+                let joined = thread::spawn(|| mark("a thread")).join();
+                joined.expect("a mark does not panic")?;
+            }
+            Ok(())
+        })?;
+        places.insert(task.tgid, cgroup.id()?);
+        if is_told {
+            expected.insert((task.tgid, "fork", false), CHILDREN + 1);
+            expected.insert((task.tgid, "exit", false), CHILDREN + 1);
+            expected.insert((task.tgid, "comm", true), CHILDREN);
+        }
+    }
+    // In the order in which they came, with their datagrams.
+    let mut datagrams = Vec::new();
+    let deadline = patience::deadline(EVENT_LIMIT);
+    let has_all = |datagrams: &[Vec<Received>]| {
+        let messages = datagrams.concat();
+        let ends = messages.iter().filter(|one| one.event.bit() == mask::EXIT);
+        ends.count() >= 2 * (CHILDREN + 1)
+    };
+    while !has_all(&datagrams) {
+        match listener.receive_datagram()? {
+            Some(datagram) => datagrams.push(datagram),
+            None => {
+                expect(Instant::now() < deadline, "the ends of all processes")?;
+                thread::yield_now();
+            }
+        }
+    }
+    expect(
+        datagrams.iter().any(|datagram| datagram.len() > 5),
+        "events that share a datagram",
+    )?;
+    let messages = datagrams.concat();
+    expect_eq("missing numbers", missing(&messages, &first)?, 0)?;
+    let mut counts: BTreeMap<_, usize> = BTreeMap::new();
+    for received in &messages {
+        let kind = received.message.netlink.kind;
+        expect_eq("type", kind, NLMSG_EVENT)?;
+        let subject = received.event.subject();
+        // The process that made all others in its cgroup, or is it.
+        let root = match received.event {
+            Event::Fork { parent, .. } | Event::Exit { parent, .. } => {
+                let known = places.contains_key(&subject.tgid);
+                if known { subject.tgid } else { parent.tgid }
+            }
+            _ => subject.tgid,
+        };
+        let cgroup = received.identity.map(|identity| identity.cgroup);
+        let what = format!("cgroup of {:?}", received.event);
+        expect_eq(&what, cgroup, places.get(&root).copied())?;
+        let of_thread = subject.pid != subject.tgid;
+        *counts
+            .entry((root, received.event.kind(), of_thread))
+            .or_default() += 1;
+    }
+    expect_eq("events (root, kind, of a thread)", counts, expected)?;
+    let more = listener.take_queued()?;
+    let more: Vec<_> = more.iter().map(|received| received.event).collect();
+    expect_eq("further events", more, vec![])
+}

@@ -1,0 +1,1168 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Which process an event is about, by numbers that are never used again (C52): those that a pidfd
+//! has, the cgroup's id, and the start time.
+//!
+//! A process is looked at while it waits, so that what is seen is the process's own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::prctl::set_child_subreaper;
+use nix::sys::ptrace::{self, Options};
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::{SigHandler, Signal, raise, signal};
+use nix::sys::socket::{MsgFlags, recv};
+use nix::sys::stat::fstat;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::{Gid, Pid, Uid, execv, setgid, setsid, setuid};
+
+use super::cgroup::{self, Group};
+use super::container::{Container, Handover, PID, open, status, succeed};
+use super::containers::{ALL_LIMIT, is_room};
+use super::fork_complete::{CLONE_INTO_CGROUP, arguments, clone3};
+use super::numbers::{missing, number as seq_of};
+use super::scenario::{every_kind, is_exit, mark, own_task, take_through_exit};
+use super::session_end::fork_as;
+use crate::child::{self, Child, Gate, allow_descriptors, own_pid, own_tid, pidfd};
+use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::listener::{EVENT_LIMIT, Listener};
+use crate::patience;
+use crate::test;
+use crate::wire::{
+    BATCH, Event, IDENTITY, IDENTITY_MESSAGE_SIZE, Identity, LISTEN, MESSAGE_SIZE, NLMSG_DONE,
+    NLMSG_EVENT, Received, mask, proc_listen,
+};
+
+pub const TESTS: &[Test] = &[
+    test!(a_fork_has_the_new_process_and_its_parent)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C52]),
+    test!(a_fork_of_a_thread_has_the_thread_and_its_process)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C52]),
+    test!(an_exec_has_the_process)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C52]),
+    test!(a_change_of_user_ids_has_the_process)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C52]),
+    test!(a_change_of_group_ids_has_the_process)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C52]),
+    test!(a_change_of_ids_by_a_thread_has_the_thread)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C52]),
+    test!(a_new_session_has_the_process_and_its_parent)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C52]),
+    test!(an_attach_has_the_thread_and_the_tracer)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C52]),
+    test!(a_detach_has_the_thread_and_no_tracer)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C52]),
+    test!(a_new_name_has_the_thread)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C52]),
+    test!(a_coredump_has_the_thread_that_caused_it)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C52]),
+    test!(an_exit_has_the_process_and_its_parent)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C52]),
+    test!(an_exit_of_a_thread_has_the_thread)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C52]),
+    test!(an_end_of_a_session_has_its_leader)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C52]),
+    test!(an_exec_by_another_thread_ends_that_thread_and_keeps_the_process)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C45, Line::C52]),
+    test!(the_end_of_an_auto_reaped_child_has_all_that_it_was)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C52]),
+    test!(the_end_of_an_orphan_has_its_new_parent)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C52]),
+    test!(every_kind_of_event_has_the_cgroup_of_its_process)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C52]),
+    test!(a_process_that_moves_has_another_cgroup_from_then_on)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C52]),
+    test!(a_fork_into_a_cgroup_has_that_cgroup)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C47, Line::C52]),
+    test!(the_start_is_that_of_proc_stat)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C52]),
+    test!(a_thread_has_the_start_of_its_process)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C52]),
+    test!(the_start_is_by_the_clock_of_the_listeners_time_namespace)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C21, Line::C52]),
+    test!(each_listener_gets_the_start_by_its_own_clock)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C21, Line::C52]),
+    test!(who_cannot_be_seen_has_no_number)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C21, Line::C52]),
+    test!(numbers_are_the_same_in_all_pid_namespaces)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C21, Line::C52])
+        .limit(Duration::from_secs(20)),
+    test!(a_late_end_is_told_from_the_begin_of_who_has_the_pid_now)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C52]),
+    test!(a_late_end_is_told_from_that_begin_in_a_container)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C21, Line::C52]),
+    test!(an_event_has_116_bytes)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C52]),
+    test!(an_answer_has_76_bytes_still)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C19, Line::C52]),
+    test!(what_is_in_front_is_what_others_get)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C3, Line::C52]),
+    test!(each_listener_gets_the_form_that_it_asked_for)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C52, Line::C54]),
+    test!(listening_again_begins_and_ends_it_without_a_gap)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C5, Line::C18, Line::C52]),
+    test!(events_that_share_a_datagram_have_one_each)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C52, Line::C54]),
+    test!(two_hundred_containers_are_told_apart_by_their_cgroups)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C52])
+        .limit(Duration::from_secs(120)),
+];
+
+const UNKNOWN_TO_STOCK: &str = "requests have 4 or 8 bytes, and others are not answered";
+
+/// A tick of the times in /proc/PID/stat, in nanoseconds.
+const TICK: u64 = 10_000_000;
+
+/// The number of a process, as a pidfd has it.
+fn number(pid: i32) -> Result<u64, Failure> {
+    inode(&pidfd(Pid::from_raw(pid))?)
+}
+
+/// The same of a thread.
+fn thread_number(tid: i32) -> Result<u64, Failure> {
+    inode(&child::thread_pidfd(Pid::from_raw(tid))?)
+}
+
+fn inode(pidfd: &OwnedFd) -> Result<u64, Failure> {
+    Ok(fstat(pidfd)?.st_ino)
+}
+
+fn own_number() -> Result<u64, Failure> {
+    number(own_pid())
+}
+
+/// The start of a process in ticks, as the reader's time namespace has it: field 22 of the file.
+fn start_of(process: &str) -> Result<u64, Failure> {
+    let path = format!("/proc/{process}/stat");
+    let stat = fs::read_to_string(&path)?;
+    // The second field is a name, in which anything may be.
+    let fields = stat.rsplit_once(") ").map(|(_, rest)| rest.split(' '));
+    let start = fields.and_then(|mut fields| fields.nth(22 - 3));
+    let start = start.ok_or_else(|| Failure::new(format!("{path}: {stat}")))?;
+    Ok(start.parse()?)
+}
+
+/// The id of the cgroup that a process is in; 0 if there are none.
+fn cgroup_of(pid: i32) -> Result<u64, Failure> {
+    match cgroup::are_there() {
+        true => cgroup::id_of(&pidfd(Pid::from_raw(pid))?),
+        false => Ok(0),
+    }
+}
+
+/// A process that was looked at.
+#[derive(Clone, Copy, Debug)]
+struct Who {
+    pid: i32,
+    number: u64,
+    cgroup: u64,
+    start: u64,
+}
+
+impl Who {
+    fn of(pid: i32) -> Result<Self, Failure> {
+        Ok(Self {
+            pid,
+            number: number(pid)?,
+            cgroup: cgroup_of(pid)?,
+            start: start_of(&pid.to_string())?,
+        })
+    }
+
+    /// What an event about one of its threads has to have, see [`identities`].
+    fn thread(&self, thread: u64, other: u64) -> Identity {
+        Identity {
+            process: self.number,
+            thread,
+            other,
+            cgroup: self.cgroup,
+            start_ns: self.start * TICK,
+        }
+    }
+
+    /// The same about the process, or its first thread.
+    fn process(&self, other: u64) -> Identity {
+        self.thread(self.number, other)
+    }
+}
+
+/// What an event has behind it, to the nanosecond.
+fn exact(received: &Received) -> Result<Identity, Failure> {
+    let event = received.event;
+    let missing = || Failure::new(format!("expected an identity of {event:?}"));
+    received.identity.ok_or_else(missing)
+}
+
+/// The same, with the start as /proc has it.
+fn identity(received: &Received) -> Result<Identity, Failure> {
+    let exact = exact(received)?;
+    Ok(Identity {
+        start_ns: exact.start_ns / TICK * TICK,
+        ..exact
+    })
+}
+
+/// What is told of a child.
+struct Told {
+    who: Who,
+    /// The number of a second thread, if it has one.
+    thread: u64,
+    events: Vec<Received>,
+}
+
+impl Told {
+    /// Expects these of the events of a kind, a bit of the mask, and no more of that kind.
+    #[track_caller]
+    fn expect(&self, bit: u32, expected: &[Identity]) -> TestResult {
+        let of_kind = self.events.iter().filter(|one| one.event.bit() == bit);
+        let got = of_kind.map(identity).collect::<Result<Vec<_>, _>>()?;
+        expect_eq("identities", got.as_slice(), expected)
+            .map_err(|failure| failure.about(format!("{:?}", self.who)))
+    }
+}
+
+/// Takes all that is told of a child up to its end.
+fn finish(mut listener: Listener, child: Child, who: Who) -> Result<Vec<Received>, Failure> {
+    let mut events = take_through_exit(&mut listener, who.pid)?;
+    let ended = child.wait()?;
+    let failed = matches!(ended, WaitStatus::Exited(_, 1));
+    expect(!failed, format!("the child to succeed, got {ended:?}"))?;
+    events.retain(|received| received.event.subject().tgid == who.pid);
+    Ok(events)
+}
+
+/// Lets a child do something when it was looked at, and listens to it from before it was made until
+/// it ended.
+fn tell(mask: u32, function: impl FnOnce() -> TestResult) -> Result<Told, Failure> {
+    let listener = Listener::listen_with(mask | mask::EXIT, IDENTITY)?;
+    let go = Gate::new()?;
+    let child = child::fork(|| {
+        status(|| {
+            go.pass()?;
+            function()
+        })
+    })?;
+    let who = Who::of(child.pid().as_raw())?;
+    go.open(0)?;
+    Ok(Told {
+        who,
+        thread: who.number,
+        events: finish(listener, child, who)?,
+    })
+}
+
+/// As [`tell`], of a child whose second thread does something, after what happens `meanwhile` to it.
+fn tell_of_thread(
+    mask: u32,
+    meanwhile: impl FnOnce(Pid) -> TestResult,
+    function: impl FnOnce() -> TestResult + Send,
+) -> Result<Told, Failure> {
+    let listener = Listener::listen_with(mask | mask::EXIT, IDENTITY)?;
+    let (ready, go) = (Gate::new()?, Gate::new()?);
+    let child = child::fork(|| {
+        status(|| {
+            let act = || {
+                ready.open(own_tid())?;
+                go.pass()?;
+                function()
+            };
+            let ended = thread::scope(|scope| scope.spawn(act).join());
+            ended.expect("what a thread does here does not panic")
+        })
+    })?;
+    let tid = ready.pass()?;
+    let (who, thread) = (Who::of(child.pid().as_raw())?, thread_number(tid)?);
+    expect(thread != who.number, "a number of the thread's own")?;
+    meanwhile(Pid::from_raw(tid))?;
+    go.open(0)?;
+    Ok(Told {
+        who,
+        thread,
+        events: finish(listener, child, who)?,
+    })
+}
+
+/// Runs a program that ends at once.
+fn exec() -> TestResult {
+    execv(c"/bin/sh", &[c"sh", c"-c", c"exit 0"])?;
+    Ok(())
+}
+
+fn a_fork_has_the_new_process_and_its_parent() -> TestResult {
+    let told = tell(mask::FORK, || Ok(()))?;
+    told.expect(mask::FORK, &[told.who.process(own_number()?)])
+}
+
+fn a_fork_of_a_thread_has_the_thread_and_its_process() -> TestResult {
+    let told = tell_of_thread(mask::FORK, |_| Ok(()), || Ok(()))?;
+    // A thread's parent is its process's.
+    let parent = own_number()?;
+    let forks = [
+        told.who.process(parent),
+        told.who.thread(told.thread, parent),
+    ];
+    told.expect(mask::FORK, &forks)
+}
+
+fn an_exec_has_the_process() -> TestResult {
+    let told = tell(mask::EXEC, exec)?;
+    told.expect(mask::EXEC, &[told.who.process(0)])
+}
+
+/// A user and group that nobody is.
+const ID: u32 = 4242;
+
+fn a_change_of_user_ids_has_the_process() -> TestResult {
+    let told = tell(mask::UID, || Ok(setuid(Uid::from_raw(ID))?))?;
+    told.expect(mask::UID, &[told.who.process(0)])
+}
+
+fn a_change_of_group_ids_has_the_process() -> TestResult {
+    let told = tell(mask::GID, || Ok(setgid(Gid::from_raw(ID))?))?;
+    told.expect(mask::GID, &[told.who.process(0)])
+}
+
+fn a_change_of_ids_by_a_thread_has_the_thread() -> TestResult {
+    // The library's functions change the ids of all threads.
+    let change = |call| {
+        // SAFETY: The call takes a number.
+        Errno::result(unsafe { libc::syscall(call, ID) }).map(drop)
+    };
+    let told = tell_of_thread(
+        mask::UID | mask::GID,
+        |_| Ok(()),
+        || {
+            change(libc::SYS_setgid)?;
+            Ok(change(libc::SYS_setuid)?)
+        },
+    )?;
+    let thread = told.who.thread(told.thread, 0);
+    told.expect(mask::GID, &[thread])?;
+    told.expect(mask::UID, &[thread])
+}
+
+fn a_new_session_has_the_process_and_its_parent() -> TestResult {
+    let told = tell(mask::SID, || Ok(setsid().map(drop)?))?;
+    told.expect(mask::SID, &[told.who.process(own_number()?)])
+}
+
+/// Attaches to a thread of another process, and detaches.
+fn trace(tid: Pid) -> TestResult {
+    ptrace::seize(tid, Options::empty())?;
+    ptrace::interrupt(tid)?;
+    waitpid(tid, Some(WaitPidFlag::__WALL))?;
+    Ok(ptrace::detach(tid, None)?)
+}
+
+/// The first or the second of two events about a thread that is traced and let go.
+fn tell_of_tracing(which: usize) -> Result<Told, Failure> {
+    let mut told = tell_of_thread(mask::PTRACE, trace, || Ok(()))?;
+    let of_kind = |received: &Received| received.event.bit() == mask::PTRACE;
+    told.events.retain(of_kind);
+    expect_eq("events", told.events.len(), 2)?;
+    told.events = vec![told.events[which]];
+    Ok(told)
+}
+
+fn an_attach_has_the_thread_and_the_tracer() -> TestResult {
+    let told = tell_of_tracing(0)?;
+    let attached = told.who.thread(told.thread, own_number()?);
+    told.expect(mask::PTRACE, &[attached])
+}
+
+fn a_detach_has_the_thread_and_no_tracer() -> TestResult {
+    let told = tell_of_tracing(1)?;
+    told.expect(mask::PTRACE, &[told.who.thread(told.thread, 0)])
+}
+
+fn a_new_name_has_the_thread() -> TestResult {
+    let told = tell_of_thread(mask::COMM, |_| Ok(()), || Ok(mark("renamed")?))?;
+    told.expect(mask::COMM, &[told.who.thread(told.thread, 0)])
+}
+
+/// Dies of a signal that would dump core.
+fn abort() -> TestResult {
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    Ok(raise(Signal::SIGABRT)?)
+}
+
+fn a_coredump_has_the_thread_that_caused_it() -> TestResult {
+    let told = tell_of_thread(mask::COREDUMP, |_| Ok(()), abort)?;
+    let thread = told.who.thread(told.thread, own_number()?);
+    told.expect(mask::COREDUMP, &[thread])
+}
+
+fn an_exit_has_the_process_and_its_parent() -> TestResult {
+    let told = tell(mask::EXIT, || Ok(()))?;
+    told.expect(mask::EXIT, &[told.who.process(own_number()?)])
+}
+
+fn an_exit_of_a_thread_has_the_thread() -> TestResult {
+    let told = tell_of_thread(mask::EXIT, |_| Ok(()), || Ok(()))?;
+    let parent = own_number()?;
+    let ends = [
+        told.who.thread(told.thread, parent),
+        told.who.process(parent),
+    ];
+    told.expect(mask::EXIT, &ends)
+}
+
+fn an_end_of_a_session_has_its_leader() -> TestResult {
+    let told = tell(mask::SESSION_END, || Ok(setsid().map(drop)?))?;
+    told.expect(mask::SESSION_END, &[told.who.process(0)])
+}
+
+fn an_exec_by_another_thread_ends_that_thread_and_keeps_the_process() -> TestResult {
+    let told = tell_of_thread(mask::EXEC, |_| Ok(()), exec)?;
+    let parent = own_number()?;
+    let ends = [
+        // The number that vanishes is the caller's, whoever ended.
+        told.who.thread(told.thread, parent),
+        told.who.process(parent),
+    ];
+    told.expect(mask::EXEC, &[told.who.process(0)])?;
+    told.expect(mask::EXIT, &ends)
+}
+
+fn the_end_of_an_auto_reaped_child_has_all_that_it_was() -> TestResult {
+    let mut listener = Listener::listen_with(mask::EXIT, IDENTITY)?;
+    // SAFETY: No handler is installed.
+    unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }?;
+    let go = Gate::new()?;
+    let pid = child::fork(|| i32::from(go.pass().is_err()))?.into_pid();
+    let who = Who::of(pid.as_raw())?;
+    go.open(0)?;
+    let end = listener.wait_for("EXIT", |received| is_exit(received, who.pid))?;
+    expect_eq("identity", identity(&end)?, who.process(own_number()?))?;
+    // Nobody is there any more whom it could be asked.
+    expect_eq("wait", waitpid(pid, None), Err(Errno::ECHILD))
+}
+
+fn the_end_of_an_orphan_has_its_new_parent() -> TestResult {
+    let mut listener = Listener::listen_with(mask::FORK | mask::EXIT, IDENTITY)?;
+    set_child_subreaper(true)?;
+    let (made, go, leave) = (Gate::new()?, Gate::new()?, Gate::new()?);
+    let parent = child::fork(|| {
+        status(|| {
+            let orphan = child::fork(|| i32::from(go.pass().is_err()))?.into_pid();
+            made.open(orphan.as_raw())?;
+            leave.pass()?;
+            Ok(())
+        })
+    })?;
+    let orphan = Who::of(made.pass()?)?;
+    let first = number(parent.pid().as_raw())?;
+    leave.open(0)?;
+    succeed(parent)?;
+    go.open(0)?;
+    let pid = Pid::from_raw(orphan.pid);
+    expect_eq("the end", waitpid(pid, None)?, WaitStatus::Exited(pid, 0))?;
+    let mut events = take_through_exit(&mut listener, orphan.pid)?;
+    events.retain(|received| received.event.subject().tgid == orphan.pid);
+    let got = events.iter().map(identity).collect::<Result<Vec<_>, _>>()?;
+    let expected = vec![orphan.process(first), orphan.process(own_number()?)];
+    expect_eq("identities of FORK and EXIT", got, expected)
+}
+
+/// Everything that can be asked for.
+const ALL: u32 = mask::ALL | mask::SESSION_END;
+
+fn every_kind_of_event_has_the_cgroup_of_its_process() -> TestResult {
+    let group = Group::new()?;
+    let id = group.id()?;
+    succeed(child::fork(|| {
+        status(|| {
+            group.enter()?;
+            let mut listener = Listener::listen_with(ALL, IDENTITY)?;
+            let (pid, mut events) = every_kind(&mut listener)?;
+            events.retain(|received| received.event.subject().tgid == pid);
+            let kinds = events.iter().fold(0, |bits, one| bits | one.event.bit());
+            expect_eq("kinds", kinds, ALL & !mask::NONZERO_EXIT)?;
+            for received in &events {
+                let cgroup = exact(received)?.cgroup;
+                expect_eq(received.event.kind(), cgroup, id)?;
+            }
+            Ok(())
+        })
+    })?)
+}
+
+fn a_process_that_moves_has_another_cgroup_from_then_on() -> TestResult {
+    let group = Group::new()?;
+    let told = tell(mask::FORK | mask::COMM, || {
+        mark("before")?;
+        group.enter()?;
+        Ok(mark("afterwards")?)
+    })?;
+    let cgroups = told.events.iter().map(|received| {
+        let cgroup = exact(received)?.cgroup;
+        Ok((received.event.kind(), cgroup))
+    });
+    let cgroups = cgroups.collect::<Result<Vec<_>, Failure>>()?;
+    let (before, after) = (told.who.cgroup, group.id()?);
+    let expected = vec![
+        ("fork", before),
+        ("comm", before),
+        ("comm", after),
+        ("exit", after),
+    ];
+    expect(before != after, "another cgroup")?;
+    expect_eq("cgroups", cgroups, expected)
+}
+
+fn a_fork_into_a_cgroup_has_that_cgroup() -> TestResult {
+    let group = Group::new()?;
+    let directory = group.open()?;
+    let mut listener = Listener::listen_with(mask::FORK | mask::EXIT, IDENTITY)?;
+    let leave = Gate::new()?;
+    let mut arguments = arguments(CLONE_INTO_CGROUP);
+    arguments.cgroup = directory.as_raw_fd() as u64;
+    let end = clone3(&arguments, &leave)?;
+    leave.open(0)?;
+    end()?;
+    let own = own_task();
+    let mut child = None;
+    let events = listener.take_through("the child's EXIT", |received| match received.event {
+        Event::Exit { parent, .. } => parent == own,
+        _ => false,
+    })?;
+    let mut cgroups = Vec::new();
+    for received in &events {
+        match received.event {
+            Event::Fork { parent, child: new } if parent == own => child = Some(new),
+            Event::Exit { task, .. } if Some(task) == child => {}
+            _ => continue,
+        }
+        cgroups.push((received.event.kind(), exact(received)?.cgroup));
+    }
+    let id = group.id()?;
+    expect(id != cgroup_of(own_pid())?, "another cgroup")?;
+    expect_eq("cgroups", cgroups, vec![("fork", id), ("exit", id)])
+}
+
+/// `CLOCK_BOOTTIME` in ticks.
+fn boottime() -> Result<u64, Failure> {
+    let now = Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME)?);
+    Ok(u64::try_from(now.as_nanos())? / TICK)
+}
+
+/// Waits until the clock says that this process started some ticks ago.
+fn grow_old() -> TestResult {
+    const TICKS: u64 = 5;
+    let start = start_of("self")?;
+    let limit = patience::deadline(EVENT_LIMIT);
+    while boottime()? < start + TICKS {
+        expect(Instant::now() < limit, "the clock to go on")?;
+        thread::yield_now();
+    }
+    Ok(())
+}
+
+fn the_start_is_that_of_proc_stat() -> TestResult {
+    let told = tell(mask::COMM, || {
+        grow_old()?;
+        Ok(mark("old")?)
+    })?;
+    // The clock went on since then, and it is not zero.
+    expect(told.who.start > 0, "a start after that of the system")?;
+    told.expect(mask::COMM, &[told.who.process(0)])?;
+    told.expect(mask::EXIT, &[told.who.process(own_number()?)])
+}
+
+fn a_thread_has_the_start_of_its_process() -> TestResult {
+    let told = tell(mask::FORK | mask::COMM, || {
+        grow_old()?;
+        let young = thread::spawn(|| mark("young"));
+        Ok(young.join().expect("renaming does not panic")?)
+    })?;
+    let (mut kinds, expected) = (Vec::new(), told.who.start * TICK);
+    for received in &told.events {
+        let Identity {
+            process, thread, ..
+        } = exact(received)?;
+        kinds.push((received.event.kind(), thread == process));
+        expect_eq("start", identity(received)?.start_ns, expected)?;
+    }
+    let threads = kinds.iter().filter(|(_, is_process)| !is_process);
+    let threads: Vec<_> = threads.map(|(kind, _)| *kind).collect();
+    expect_eq(
+        "events of the thread",
+        threads,
+        vec!["fork", "comm", "exit"],
+    )
+}
+
+/// How far clocks go ahead in the time namespaces of these tests, in seconds.
+const OFFSET: u64 = 100_000;
+
+/// Runs a function in a time namespace of its own; what is returned is a process outside of it.
+fn with_other_clock(function: impl FnOnce() -> TestResult) -> Result<Child, Failure> {
+    if !Path::new("/proc/self/ns/time").exists() {
+        return Err(Failure::skip("the kernel has no CONFIG_TIME_NS"));
+    }
+    Ok(child::fork(|| {
+        status(|| {
+            unshare(CloneFlags::from_bits_retain(libc::CLONE_NEWTIME))?;
+            fs::write("/proc/self/timens_offsets", format!("boottime {OFFSET} 0"))?;
+            succeed(child::fork(|| status(function))?)
+        })
+    })?)
+}
+
+fn the_start_is_by_the_clock_of_the_listeners_time_namespace() -> TestResult {
+    let mut outside = Listener::listen_with(mask::COMM, IDENTITY)?;
+    let handover = Handover::new()?;
+    let (told, go) = (Gate::new()?, Gate::new()?);
+    let maker = with_other_clock(|| {
+        handover.send(&Listener::listen_with(mask::COMM, IDENTITY)?)?;
+        told.open(own_pid())?;
+        go.pass()?;
+        mark("seen twice")?;
+        // As it is seen from here; the test looks from outside.
+        told.open(i32::try_from(start_of("self")?)?)?;
+        go.pass()?;
+        Ok(())
+    })?;
+    let pid = told.pass()?;
+    let mut inside = handover.receive()?;
+    go.open(0)?;
+    let start_inside = u64::try_from(told.pass()?)?;
+    let start_outside = start_of(&pid.to_string())?;
+    go.open(0)?;
+    succeed(maker)?;
+    let mut starts = Vec::new();
+    for listener in [&mut inside, &mut outside] {
+        let comm = listener.wait_for("COMM", |received| {
+            received.event.bit() == mask::COMM && received.event.subject().pid == pid
+        })?;
+        starts.push(exact(&comm)?.start_ns);
+    }
+    let ticks: Vec<_> = starts.iter().map(|start_ns| start_ns / TICK).collect();
+    expect_eq("ticks", ticks, vec![start_inside, start_outside])?;
+    let offset = Duration::from_nanos(starts[0].wrapping_sub(starts[1]));
+    expect_eq("offset", offset, Duration::from_secs(OFFSET))
+}
+
+fn each_listener_gets_the_start_by_its_own_clock() -> TestResult {
+    let handover = Handover::new()?;
+    let mut listeners = Vec::new();
+    // An event is told to one after the other; what one gets is not to be left for the next.
+    for (flags, is_ahead) in [
+        (IDENTITY, false),
+        (0, true),
+        (IDENTITY, false),
+        (IDENTITY, true),
+        (0, false),
+        (IDENTITY, true),
+        (IDENTITY, false),
+    ] {
+        let listen = || Ok::<_, Failure>(Listener::listen_with(mask::COMM, flags)?);
+        let listener = match is_ahead {
+            true => {
+                succeed(with_other_clock(|| handover.send(&listen()?))?)?;
+                handover.receive()?
+            }
+            false => listen()?,
+        };
+        listeners.push((flags, is_ahead, listener));
+    }
+    mark("seen by all")?;
+    let own = Who::of(own_pid())?;
+    for (flags, is_ahead, mut listener) in listeners {
+        let comm = listener.wait_for("COMM", |received| received.event.bit() == mask::COMM)?;
+        let mut expected = own.process(0);
+        if is_ahead {
+            expected.start_ns += OFFSET * 1_000_000_000;
+        }
+        let expected = (flags == IDENTITY).then_some(expected);
+        let got = match comm.identity {
+            Some(_) => Some(identity(&comm)?),
+            None => None,
+        };
+        expect_eq("identity", got, expected)?;
+    }
+    Ok(())
+}
+
+/// A listener that a process of a container opened, with identities.
+fn listen_inside(container: &Container, mask: u32) -> Result<Listener, Failure> {
+    let handover = Handover::new()?;
+    container.run(|| {
+        let inside = open()?;
+        inside.request(&proc_listen(LISTEN, mask, IDENTITY))?;
+        handover.send(&inside)
+    })?;
+    handover.receive()
+}
+
+/// Takes all events of a process up to its end: the kind of each, and who else is in it.
+fn others(listener: &mut Listener, pid: i32) -> Result<Vec<(&'static str, u64)>, Failure> {
+    let events = take_through_exit(listener, pid)?;
+    let own = events
+        .iter()
+        .filter(|received| received.event.subject().tgid == pid);
+    own.map(|received| Ok((received.event.kind(), exact(received)?.other)))
+        .collect()
+}
+
+fn who_cannot_be_seen_has_no_number() -> TestResult {
+    let container = Container::idle(PID)?;
+    let asked = mask::FORK | mask::SID | mask::PTRACE | mask::COREDUMP | mask::EXIT;
+    let mut inside = listen_inside(&container, asked)?;
+    let mut outside = Listener::listen_with(asked, IDENTITY)?;
+    let (ready, go) = (Gate::new()?, Gate::new()?);
+    let maker = child::fork(|| {
+        status(|| {
+            container.enter(PID)?;
+            let visitor = child::fork(|| {
+                status(|| {
+                    ready.open(own_pid())?;
+                    go.pass()?;
+                    setsid()?;
+                    abort()
+                })
+            })?;
+            let ended = WaitStatus::Signaled(visitor.pid(), Signal::SIGABRT, false);
+            expect_eq("the end", visitor.wait()?, ended)
+        })
+    })?;
+    let inner = ready.pass()?;
+    let outer = container.outer(inner)?;
+    let parent = number(maker.pid().as_raw())?;
+    trace(Pid::from_raw(outer))?;
+    go.open(0)?;
+    succeed(maker)?;
+    let expected = |parent, tracer| {
+        vec![
+            ("fork", parent),
+            ("ptrace", tracer),
+            ("ptrace", 0),
+            ("sid", parent),
+            ("coredump", parent),
+            ("exit", parent),
+        ]
+    };
+    expect_eq("inside", others(&mut inside, inner)?, expected(0, 0))?;
+    let seen = expected(parent, own_number()?);
+    expect_eq("outside", others(&mut outside, outer)?, seen)
+}
+
+fn numbers_are_the_same_in_all_pid_namespaces() -> TestResult {
+    let handover = Handover::new()?;
+    let go = Gate::new()?;
+    let mut outside = Listener::listen_with(ALL, IDENTITY)?;
+    let container = Container::start(PID, || {
+        let listener = open()?;
+        listener.request(&proc_listen(LISTEN, ALL, IDENTITY))?;
+        handover.send(&listener)?;
+        go.pass()?;
+        every_kind(&mut Listener::listen(ALL)?).map(drop)
+    })?;
+    let mut inside = handover.receive_from(&container)?;
+    let init = container.task().pid;
+    let init_number = number(init)?;
+    go.open(0)?;
+    container.finish()?;
+    let taken = [
+        take_through_exit(&mut inside, 1)?,
+        take_through_exit(&mut outside, init)?,
+    ];
+    // The first process's parent is seen by one of them alone.
+    let of_others = |messages: &[Received], known: Option<&BTreeSet<u64>>| {
+        let events = messages.iter().filter(|one| one.event.bit() != 0);
+        let mut found = Vec::new();
+        for received in events {
+            let identity = exact(received)?;
+            let is_known = known.is_none_or(|known| known.contains(&identity.process));
+            if identity.process != init_number && is_known {
+                found.push((received.event.kind(), identity, received.event.subject()));
+            }
+        }
+        Ok::<_, Failure>(found)
+    };
+    let inside = of_others(&taken[0], None)?;
+    let processes = inside.iter().map(|(_, identity, _)| identity.process);
+    let processes: BTreeSet<_> = processes.collect();
+    let outside = of_others(&taken[1], Some(&processes))?;
+    // The one to which everything happens, and a child of it.
+    expect_eq("processes", processes.len(), 2)?;
+    expect_eq("events outside", outside.len(), inside.len())?;
+    for (inside, outside) in inside.iter().zip(&outside) {
+        expect_eq("event", (outside.0, outside.1), (inside.0, inside.1))?;
+        expect(outside.2 != inside.2, "other pids")?;
+    }
+    Ok(())
+}
+
+/// Whether a pid is still that of the process that an event was about: what the interface document
+/// tells its readers to do.
+fn is_still_there(received: &Received) -> Result<bool, Failure> {
+    let process = exact(received)?.process;
+    match pidfd(Pid::from_raw(received.event.subject().tgid)) {
+        Ok(pidfd) => Ok(inode(&pidfd)? == process),
+        Err(Errno::ESRCH) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn a_late_end_is_told_from_the_begin_of_who_has_the_pid_now() -> TestResult {
+    let mut listener = open()?;
+    listener.request(&proc_listen(LISTEN, mask::FORK | mask::EXIT, IDENTITY))?;
+    let go = Gate::new()?;
+    let first = child::fork(|| i32::from(go.pass().is_err()))?;
+    let pid = first.pid();
+    let old = number(pid.as_raw())?;
+    go.open(0)?;
+    succeed(first)?;
+    // Nobody has it.
+    let gone = pidfd(pid).map(drop);
+    expect_eq("opening it", gone, Err(Errno::ESRCH))?;
+    fork_as(pid.as_raw(), patience::deadline(EVENT_LIMIT), || {
+        i32::from(go.pass().is_err())
+    })?;
+    let new = number(pid.as_raw())?;
+    expect(old != new, "another number")?;
+    // What is read now was sent before.
+    let mut told = Vec::new();
+    for _ in 0..3 {
+        let received = listener.wait_for("FORK, EXIT and FORK", |received| {
+            received.event.subject().tgid == pid.as_raw()
+        })?;
+        let is_there = is_still_there(&received)?;
+        told.push((received.event.kind(), exact(&received)?.process, is_there));
+    }
+    go.open(0)?;
+    expect_eq("the end", waitpid(pid, None)?, WaitStatus::Exited(pid, 0))?;
+    // The old process may have been reaped, and its pid given away, before its end was told.
+    told.sort_unstable();
+    let mut expected = vec![
+        ("fork", old, false),
+        ("exit", old, false),
+        ("fork", new, true),
+    ];
+    expected.sort_unstable();
+    expect_eq("events, whose, and whether still there", told, expected)
+}
+
+fn a_late_end_is_told_from_that_begin_in_a_container() -> TestResult {
+    Container::start(
+        PID,
+        a_late_end_is_told_from_the_begin_of_who_has_the_pid_now,
+    )?
+    .finish()
+}
+
+/// A listener for renames with identities, whose answer was read.
+fn listen(flags: u32) -> Result<Listener, Failure> {
+    let mut listener = Listener::listen_with(mask::COMM, IDENTITY | flags)?;
+    let answer = listener.wait_for("the answer", |received| received.event.bit() == 0)?;
+    expect_eq("answer", answer.event, Event::Ack { err: 0 })?;
+    Ok(listener)
+}
+
+fn an_event_has_116_bytes() -> TestResult {
+    let listener = listen(0)?;
+    mark("long")?;
+    mark("another")?;
+    for _ in 0..2 {
+        let mut bytes = [0; IDENTITY_MESSAGE_SIZE + 1];
+        let socket = listener.as_fd().as_raw_fd();
+        let length = recv(socket, &mut bytes, MsgFlags::MSG_DONTWAIT)?;
+        expect_eq("bytes", length, 116)?;
+        let received = Received::decode(&bytes[..length], (0, 1)).map_err(Failure::new)?;
+        let (netlink, connector) = (received.message.netlink, received.message.connector);
+        let lengths = (netlink.length, connector.length);
+        expect_eq("lengths in the headers", lengths, (116, 80))?;
+        expect_eq("type", netlink.kind, NLMSG_DONE)?;
+        let own = Who::of(own_pid())?;
+        expect_eq("identity", identity(&received)?, own.process(0))?;
+    }
+    Ok(())
+}
+
+fn an_answer_has_76_bytes_still() -> TestResult {
+    for flags in [IDENTITY, IDENTITY | BATCH] {
+        let listener = Listener::listen_with(mask::COMM, flags)?;
+        listener.request(&proc_listen(LISTEN, mask::COMM, flags))?;
+        listener.request(&[99])?;
+        for _ in 0..3 {
+            let mut bytes = [0; IDENTITY_MESSAGE_SIZE + 1];
+            let socket = listener.as_fd().as_raw_fd();
+            let length = recv(socket, &mut bytes, MsgFlags::MSG_DONTWAIT)?;
+            expect_eq("bytes", length, MESSAGE_SIZE)?;
+            let received = Received::decode(&bytes[..length], (0, 1)).map_err(Failure::new)?;
+            expect_eq("bit of an answer", received.event.bit(), 0)?;
+        }
+    }
+    Ok(())
+}
+
+fn what_is_in_front_is_what_others_get() -> TestResult {
+    let mut with = Listener::listen_with(ALL, IDENTITY)?;
+    let mut without = Listener::listen(ALL)?;
+    let (pid, _) = every_kind(&mut Listener::listen_all()?)?;
+    let mut taken = Vec::new();
+    for listener in [&mut with, &mut without] {
+        let mut events = take_through_exit(listener, pid)?;
+        events.retain(|received| received.event.subject().tgid == pid);
+        taken.push(events);
+    }
+    let bodies = |received: &[Received]| -> Vec<_> {
+        let messages = received.iter().map(|received| received.message);
+        messages
+            .map(|message| (message.netlink.kind, message.connector.ack, message.body))
+            .collect()
+    };
+    expect_eq("bytes", bodies(&taken[0]), bodies(&taken[1]))?;
+    let has = |received: &Received| received.identity.is_some();
+    expect(taken[0].iter().all(has), "an identity of each event")?;
+    expect(!taken[1].iter().any(has), "none for who asked for none")
+}
+
+/// Expects an event in the form that these flags ask for.
+#[track_caller]
+fn expect_form(received: &Received, flags: u32) -> TestResult {
+    let kind = match flags & BATCH {
+        0 => NLMSG_DONE,
+        _ => NLMSG_EVENT,
+    };
+    let form = (received.message.netlink.kind, received.identity.is_some());
+    let expected = (kind, flags & IDENTITY != 0);
+    expect_eq(&format!("form with {flags:#x}"), form, expected)
+}
+
+fn each_listener_gets_the_form_that_it_asked_for() -> TestResult {
+    // In the order in which they are told, and in the opposite one.
+    let forms = [0, IDENTITY, BATCH, IDENTITY | BATCH];
+    let mut listeners = Vec::new();
+    for flags in forms.into_iter().chain(forms.into_iter().rev()) {
+        let mut listener = Listener::listen_with(mask::COMM, flags)?;
+        listener.take_queued()?;
+        listeners.push((flags, listener));
+    }
+    let own = Who::of(own_pid())?;
+    for _ in 0..3 {
+        mark("for all")?;
+        for (flags, listener) in &mut listeners {
+            let messages = listener.take_queued()?;
+            let [event] = messages.as_slice() else {
+                return Err(Failure::new(format!("one event, got {messages:?}")));
+            };
+            expect_form(event, *flags)?;
+            if event.identity.is_some() {
+                expect_eq("identity", identity(event)?, own.process(0))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn listening_again_begins_and_ends_it_without_a_gap() -> TestResult {
+    let mut listener = Listener::listen(mask::COMM)?;
+    let answer = listener.wait_for("the answer", |received| received.event.bit() == 0)?;
+    let (cpu, seq) = seq_of(&answer);
+    let first = BTreeMap::from([(cpu, seq.wrapping_add(1))]);
+    let mut events = Vec::new();
+    for flags in [IDENTITY, 0, IDENTITY | BATCH, BATCH, IDENTITY, IDENTITY] {
+        listener.request(&proc_listen(LISTEN, mask::COMM, flags))?;
+        mark("in this form")?;
+        mark("and again")?;
+        let mut messages = listener.take_queued()?;
+        messages.retain(|received| received.event.bit() != 0);
+        expect_eq("events", messages.len(), 2)?;
+        for received in &messages {
+            expect_form(received, flags)?;
+        }
+        events.extend(messages);
+    }
+    expect_eq("missing numbers", missing(&events, &first)?, 0)
+}
+
+fn events_that_share_a_datagram_have_one_each() -> TestResult {
+    const EVENTS: usize = 300;
+    /// How many a datagram has at least, if more than that wait.
+    const FULL_AT_LEAST: usize = 25;
+    let listener = listen(BATCH)?;
+    let own = Who::of(own_pid())?;
+    for _ in 0..EVENTS {
+        mark("in a batch")?;
+    }
+    let mut datagrams = Vec::new();
+    while let Some(datagram) = listener.receive_datagram()? {
+        datagrams.push(datagram);
+    }
+    let lengths: Vec<_> = datagrams.iter().map(Vec::len).collect();
+    println!("{lengths:?}");
+    for received in datagrams.iter().flatten() {
+        expect_eq("type", received.message.netlink.kind, NLMSG_EVENT)?;
+        expect_eq("length", received.message.netlink.length, 116)?;
+        expect_eq("identity", identity(received)?, own.process(0))?;
+    }
+    expect_eq("events", lengths.iter().sum(), EVENTS)?;
+    // The first one was made for one event, when nothing waited, and the last one may not be full.
+    let [_, full @ .., _] = lengths.as_slice() else {
+        return Err(Failure::new("no batches"));
+    };
+    let are_full = full.iter().all(|length| *length >= FULL_AT_LEAST);
+    expect(are_full, format!("full datagrams, got {lengths:?}"))
+}
+
+/// How many containers are followed.
+const CONTAINERS: usize = 200;
+
+/// Processes that each of them makes.
+const FORKS: usize = 5;
+
+/// Groups below one of a test, which go when this is dropped: nobody may be in them by then.
+struct Groups {
+    within: Group,
+    made: Vec<PathBuf>,
+}
+
+impl Groups {
+    /// Makes one more; its directory and its id.
+    fn add(&mut self) -> Result<(PathBuf, u64), Failure> {
+        let name = format!("container-{}", self.made.len());
+        let directory = self.within.directory().join(name);
+        fs::create_dir(&directory)?;
+        self.made.push(directory.clone());
+        let id = inode(&fs::File::open(&directory)?.into())?;
+        Ok((directory, id))
+    }
+}
+
+impl Drop for Groups {
+    fn drop(&mut self) {
+        let limit = patience::deadline(EVENT_LIMIT);
+        for directory in &self.made {
+            // A task is in its group for a moment after it was reaped, and nothing tells when it is
+            // not any more.
+            while let Err(error) = fs::remove_dir(directory) {
+                let busy = error.raw_os_error() == Some(libc::EBUSY);
+                if !busy || Instant::now() > limit {
+                    eprintln!("{} is left: {error}", directory.display());
+                    break;
+                }
+                thread::yield_now();
+            }
+        }
+    }
+}
+
+/// What was told of a container: who was forked, and who ended.
+#[derive(Default)]
+struct Share {
+    forked: BTreeSet<u64>,
+    ended: BTreeSet<u64>,
+    events: usize,
+}
+
+fn two_hundred_containers_are_told_apart_by_their_cgroups() -> TestResult {
+    let mut groups = Groups {
+        within: Group::new()?,
+        made: Vec::new(),
+    };
+    allow_descriptors(CONTAINERS)?;
+    let mut listener = Listener::listen_with(mask::FORK | mask::EXIT, IDENTITY)?;
+    let (ready, begin) = (Gate::new()?, Gate::new()?);
+    let mut containers = Vec::new();
+    // The first process of each, as it is known outside, and its number.
+    let mut firsts = BTreeMap::new();
+    while containers.len() < CONTAINERS && is_room()? {
+        let (directory, id) = groups.add()?;
+        let container = Container::start(PID, || {
+            fs::write(directory.join("cgroup.procs"), "0")?;
+            ready.open(0)?;
+            begin.pass_within(patience::stretched(ALL_LIMIT))?;
+            (0..FORKS).try_for_each(|_| succeed(child::fork(|| 0)?))
+        })?;
+        ready.pass()?;
+        let first = container.task().pid;
+        let known = firsts.insert(id, (first, number(first)?));
+        expect_eq("another cgroup of that id", known, None)?;
+        containers.push(container);
+    }
+    println!("{} containers", containers.len());
+    expect(!containers.is_empty(), "memory for a container")?;
+    // From here on, all that the containers do is done in their cgroups.
+    listener.take_queued()?;
+    (0..containers.len()).try_for_each(|_| begin.open(0))?;
+    containers.into_iter().try_for_each(Container::finish)?;
+    let mut events = Vec::new();
+    for (first, _) in firsts.values() {
+        let end = listener.wait_for("the end of a container", |received| {
+            is_exit(received, *first)
+        })?;
+        events.push(end);
+    }
+    events.extend(listener.take_queued()?);
+    let mut shares: BTreeMap<u64, Share> = BTreeMap::new();
+    for received in &events {
+        let Identity {
+            process, cgroup, ..
+        } = exact(received)?;
+        let Some((first, _)) = firsts.get(&cgroup) else {
+            continue;
+        };
+        let event = received.event;
+        let is_its = event.subject().tgid == *first || event.other() == *first;
+        expect(is_its, format!("events of {first}, got {event:?}"))?;
+        let share = shares.entry(cgroup).or_default();
+        share.events += 1;
+        match event.bit() {
+            mask::FORK => share.forked.insert(process),
+            _ => share.ended.insert(process),
+        };
+    }
+    for (id, (_, first)) in &firsts {
+        let mut share = shares.remove(id).unwrap_or_default();
+        expect_eq("processes of a container", share.forked.len(), FORKS)?;
+        expect(share.ended.remove(first), "the end of the first process")?;
+        expect_eq("ends", share.ended, share.forked)?;
+        expect_eq("events", share.events, 2 * FORKS + 1)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,1206 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Forks and exits of processes alone, for who asks for them (C51): a listener with
+//! `PROC_CN_LISTEN_PROCESSES` is told of a process when it begins, and when all of it has ended.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::process::Command;
+use std::sync::Barrier;
+use std::time::{Duration, Instant};
+use std::{env, fs, thread};
+
+use fastrand::Rng;
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::libc;
+use nix::sys::prctl::set_child_subreaper;
+use nix::sys::ptrace;
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use nix::sys::signal::{SigHandler, Signal, kill, raise, signal};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, execv, pause, pipe, setsid};
+
+use super::container::{self, ALL, Container, Handover, PID, events, sleep, status, succeed};
+use super::exec_scene::{FirstThread, await_zombie, reap};
+use super::exit_threads::{end_at_once, try_wait};
+use super::fork_complete::{arguments, clone3};
+use super::numbers::{missing, number};
+use super::scenario::{events_of, is_exit, mark, own_task, take_through_exit};
+use super::session_end::{CORE_FLAG, code_of, status_of};
+use super::session_end_threads::{end_in_turn, end_thread};
+use crate::child::{self, Child, Gate, own_pid, own_tid};
+use crate::fault_injection::has_checkers;
+use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::listener::{EVENT_LIMIT, Listener};
+use crate::listing::Listing;
+use crate::patience;
+use crate::stress::{cpus, execute_true, pin};
+use crate::test;
+use crate::wire::{BATCH, Event, LISTEN, PROCESSES, Received, Task, mask, proc_listen};
+
+pub const TESTS: &[Test] = &[
+    test!(each_new_process_is_told_however_it_is_made)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C7, Line::C51]),
+    test!(threads_are_told_neither_when_they_begin_nor_when_they_end)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C51]),
+    test!(what_is_not_told_takes_no_number)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C5, Line::C51]),
+    test!(a_thread_that_ends_its_process_ends_it_once)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C51]),
+    test!(a_process_whose_first_thread_ended_long_before_ends_once)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C51]),
+    test!(an_exec_by_another_thread_ends_nothing)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C51]),
+    test!(a_process_that_is_killed_ends_once)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C51]),
+    test!(a_process_ends_with_the_signal_of_another_thread)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C51]),
+    test!(a_process_that_dumps_core_ends_with_the_status_that_says_so)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C14, Line::C51]),
+    test!(a_process_that_nobody_waits_for_ends_once)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C51]),
+    test!(a_process_of_which_a_tracer_has_a_thread_ends_when_that_is_reaped)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C51]),
+    test!(a_process_whose_end_was_told_can_be_waited_for)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C51])
+        .limit(Duration::from_secs(30)),
+    test!(failures_are_those_of_processes)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C16, Line::C51]),
+    test!(the_end_of_a_pid_namespace_ends_each_process_in_it_once)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C21, Line::C51])
+        .limit(Duration::from_secs(20)),
+    test!(other_events_are_told_of_threads_too)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C51]),
+    test!(listening_again_changes_whether_threads_are_told)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C18, Line::C50, Line::C51]),
+    test!(listening_again_loses_no_process)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C5, Line::C18, Line::C51])
+        .limit(Duration::from_secs(60)),
+    test!(thousands_of_processes_begin_and_end_once)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C5, Line::C51, Line::C54])
+        .limit(Duration::from_secs(120)),
+];
+
+const UNKNOWN_TO_STOCK: &str = "forks and exits are those of threads, for everybody";
+
+const NOTIFY: u32 = Signal::SIGCHLD as u32;
+
+/// What the life of a process has.
+const LIFE: u32 = mask::FORK | mask::EXEC | mask::EXIT;
+
+/// What begins and ends a process.
+const ENDS: u32 = mask::FORK | mask::EXIT;
+
+fn listen(mask: u32) -> Result<Listener, Failure> {
+    Ok(Listener::listen_with(mask, PROCESSES)?)
+}
+
+/// Takes what was told of a process, from its begin to its end and until another process has come
+/// and gone: what is told twice is told by then.
+fn life_of(listener: &mut Listener, pid: i32) -> Result<Vec<Event>, Failure> {
+    let mut messages = take_through_exit(listener, pid)?;
+    let marker = child::fork(|| 0)?;
+    messages.extend(take_through_exit(listener, marker.pid().as_raw())?);
+    // It is gone already where nobody waits for children.
+    let _ = marker.wait();
+    let events = messages.iter().map(|received| received.event);
+    Ok(events
+        .filter(|event| event.bit() != 0 && event.subject().tgid == pid)
+        .collect())
+}
+
+/// The life of this process's child, with what happens in between.
+fn life(pid: i32, between: &[Event], code: u32) -> Vec<Event> {
+    let (parent, child) = (own_task(), Task::leader(pid));
+    let begin = Event::Fork { parent, child };
+    let end = Event::Exit {
+        task: child,
+        code,
+        signal: NOTIFY,
+        parent,
+    };
+    [&[begin], between, &[end]].concat()
+}
+
+/// Waits for a process, which has to end with this status, and expects that to be told: its begin
+/// and its end once, and in between nothing but this.
+#[track_caller]
+fn expect_life(
+    listener: &mut Listener,
+    process: Child,
+    between: &[Event],
+    code: u32,
+) -> TestResult {
+    let pid = process.pid().as_raw();
+    expect_eq("status", status_of(process)?, code)?;
+    let told = life_of(listener, pid)?;
+    expect_eq("events", told, life(pid, between, code))
+}
+
+fn each_new_process_is_told_however_it_is_made() -> TestResult {
+    let mut listener = listen(mask::FORK | mask::EXIT)?;
+    let made = Gate::new()?;
+    let maker = child::fork(|| status(|| make_in_all_ways(&made)))?;
+    let (parent, own) = (Task::leader(maker.pid().as_raw()), own_task());
+    succeed(maker)?;
+    let messages = take_through_exit(&mut listener, parent.pid)?;
+    let mut forks = events_of(&messages, mask::FORK, parent.pid);
+    let mut expected = vec![Event::Fork {
+        parent: own,
+        child: parent,
+    }];
+    for _ in 0..WAYS {
+        // A thread of the maker's, or nobody where this process is the parent.
+        let thread = made.pass()?;
+        let child = Task::leader(made.pass()?);
+        let parent = match thread {
+            0 => own,
+            pid => Task { pid, ..parent },
+        };
+        expected.push(Event::Fork { parent, child });
+        forks.extend(events_of(&messages, mask::FORK, child.tgid));
+    }
+    expect_eq("forks", forks, expected)?;
+    // The sibling, for which nobody has waited yet.
+    waitpid(None, None)?;
+    Ok(())
+}
+
+/// How many processes [`make_in_all_ways`] makes.
+const WAYS: usize = 9;
+
+/// Makes processes one after the other. Tells for each the thread that is its parent, or 0 if that
+/// is this process's parent, and its number.
+fn make_in_all_ways(made: &Gate) -> TestResult {
+    let tell = |parent: i32, pid: i32| -> TestResult {
+        made.open(parent)?;
+        Ok(made.open(pid)?)
+    };
+    let clone = |flags: i32| -> Result<i32, Failure> {
+        let child = child::clone_with(flags, || 0)?;
+        let pid = child.pid().as_raw();
+        expect_eq("status", status_of(child)?, 0)?;
+        Ok(pid)
+    };
+    let fork = child::fork(|| 0)?;
+    let pid = fork.pid().as_raw();
+    succeed(fork)?;
+    tell(own_tid(), pid)?;
+    for flags in [
+        libc::CLONE_VFORK | libc::SIGCHLD,
+        libc::CLONE_FILES | libc::CLONE_FS | libc::SIGCHLD,
+        libc::SIGURG,
+        0,
+    ] {
+        tell(own_tid(), clone(flags)?)?;
+    }
+    let mut pid: libc::pid_t = 0;
+    let mut arguments = arguments(libc::CLONE_PARENT_SETTID as u64);
+    arguments.parent_tid = (&raw mut pid) as u64;
+    let leave = Gate::new()?;
+    let end = clone3(&arguments, &leave)?;
+    leave.open(0)?;
+    end()?;
+    tell(own_tid(), pid)?;
+    // In its parent's memory until it executes the program, as vfork(2) has it.
+    let mut spawned = Command::new("/bin/true").spawn()?;
+    tell(own_tid(), spawned.id() as i32)?;
+    spawned.wait()?;
+    let by_another = thread::spawn(move || -> Result<_, Failure> {
+        // On its own copy of the stack, and it does nothing but to end.
+        let child = child::clone_with(libc::SIGCHLD, || 0)?;
+        let pid = child.pid().as_raw();
+        succeed(child)?;
+        Ok((own_tid(), pid))
+    });
+    let (thread, pid) = by_another.join().expect("cloning does not panic")?;
+    tell(thread, pid)?;
+    let sibling = child::clone_with(libc::CLONE_PARENT | libc::SIGCHLD, || 0)?;
+    tell(0, sibling.into_pid().as_raw())
+}
+
+/// Starts a thread that starts another one, and waits for both.
+fn run_threads() {
+    let thread = thread::spawn(|| thread::spawn(|| {}).join());
+    let joined = thread.join().expect("joining does not panic");
+    joined.expect("an empty function does not panic");
+}
+
+fn threads_are_told_neither_when_they_begin_nor_when_they_end() -> TestResult {
+    let mut listener = listen(LIFE)?;
+    let process = child::fork(|| {
+        for _ in 0..5 {
+            run_threads();
+        }
+        0
+    })?;
+    expect_life(&mut listener, process, &[], 0)
+}
+
+/// The answer to a listener's request, which is there: with which number its CPU goes on.
+fn first_numbers(listener: &mut Listener) -> Result<BTreeMap<u32, u32>, Failure> {
+    let answer = listener.wait_for("the answer", |received| received.event.bit() == 0)?;
+    expect_eq("answer", answer.event, Event::Ack { err: 0 })?;
+    let (cpu, seq) = number(&answer);
+    Ok(BTreeMap::from([(cpu, seq.wrapping_add(1))]))
+}
+
+fn what_is_not_told_takes_no_number() -> TestResult {
+    let mut listener = listen(ENDS | mask::COMM)?;
+    let first = first_numbers(&mut listener)?;
+    let process = child::fork(|| {
+        status(|| {
+            for cpu in cpus()?.repeat(3) {
+                pin(cpu)?;
+                mark("before threads")?;
+                run_threads();
+                mark("after threads")?;
+            }
+            Ok(())
+        })
+    })?;
+    let pid = process.pid().as_raw();
+    let messages = take_through_exit(&mut listener, pid)?;
+    succeed(process)?;
+    let marks = events_of(&messages, mask::COMM, pid);
+    expect_eq("marks", marks.len(), 6 * cpus()?.len())?;
+    expect_eq("missing numbers", missing(&messages, &first)?, 0)
+}
+
+/// Starts a process in which a thread does something, and some others wait for ever; the first one
+/// may have ended before, with 3.
+fn start(first: FirstThread, function: impl FnOnce() -> i32 + Send) -> nix::Result<Child> {
+    if first == FirstThread::EndedBefore {
+        return without_first_thread(function);
+    }
+    child::fork(|| {
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(pause_for_ever);
+            }
+            scope.spawn(move || end_thread(function()));
+            pause_for_ever()
+        })
+    })
+}
+
+fn pause_for_ever() -> i32 {
+    loop {
+        pause();
+    }
+}
+
+/// Starts a process whose first thread ends with 3, and in which another one does something after
+/// that.
+fn without_first_thread(function: impl FnOnce() -> i32 + Send) -> nix::Result<Child> {
+    child::fork(|| {
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                let failed = status(|| await_zombie("self"));
+                end_thread(if failed == 0 { function() } else { failed })
+            });
+            end_thread(3)
+        })
+    })
+}
+
+/// Ends the process of the calling thread.
+fn end_all(status: i32) -> i32 {
+    // SAFETY: Ends the process; nothing of it is left to be unsound.
+    unsafe { libc::_exit(status) }
+}
+
+fn a_thread_that_ends_its_process_ends_it_once() -> TestResult {
+    let mut listener = listen(LIFE)?;
+    let process = start(FirstThread::Waits, || end_all(7))?;
+    expect_life(&mut listener, process, &[], 7 << 8)
+}
+
+fn a_process_whose_first_thread_ended_long_before_ends_once() -> TestResult {
+    let mut listener = listen(LIFE)?;
+    // The last one ends itself, or all there are.
+    let ways: [(fn() -> i32, u32); 2] = [(|| 4, 4 << 8), (|| end_all(7), 7 << 8)];
+    for (way, code) in ways {
+        expect_life(&mut listener, without_first_thread(way)?, &[], code)?;
+    }
+    Ok(())
+}
+
+/// Starts a process in which another thread than the first executes a program, which ends with 5.
+fn executing(first: FirstThread) -> nix::Result<Child> {
+    child::fork(|| {
+        let both = Barrier::new(2);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let failed = status(|| {
+                    match first {
+                        FirstThread::EndedBefore => await_zombie("self")?,
+                        FirstThread::Waits | FirstThread::EndsMeanwhile => _ = both.wait(),
+                    }
+                    execv(c"/bin/sh", &[c"sh", c"-c", c"exit 5"])?;
+                    Ok(())
+                });
+                end_all(failed)
+            });
+            match first {
+                FirstThread::EndedBefore => end_thread(3),
+                FirstThread::EndsMeanwhile => {
+                    both.wait();
+                    end_thread(3)
+                }
+                FirstThread::Waits => {
+                    both.wait();
+                    pause_for_ever()
+                }
+            }
+        })
+    })
+}
+
+fn an_exec_by_another_thread_ends_nothing() -> TestResult {
+    let mut listener = listen(LIFE)?;
+    for first in [
+        FirstThread::Waits,
+        FirstThread::EndedBefore,
+        FirstThread::EndsMeanwhile,
+    ] {
+        let process = executing(first)?;
+        let task = Task::leader(process.pid().as_raw());
+        expect_life(&mut listener, process, &[Event::Exec { task }], 5 << 8)
+            .map_err(|failure| failure.about(format!("when the first thread {first:?}")))?;
+    }
+    Ok(())
+}
+
+fn a_process_that_is_killed_ends_once() -> TestResult {
+    let mut listener = listen(LIFE)?;
+    let ready = Gate::new()?;
+    for first in [FirstThread::Waits, FirstThread::EndedBefore] {
+        let process = start(first, || match ready.open(0) {
+            Ok(()) => pause_for_ever(),
+            Err(_) => 1,
+        })?;
+        ready.pass()?;
+        kill(process.pid(), Signal::SIGKILL)?;
+        expect_life(&mut listener, process, &[], Signal::SIGKILL as u32)
+            .map_err(|failure| failure.about(format!("when the first thread {first:?}")))?;
+    }
+    Ok(())
+}
+
+fn a_process_ends_with_the_signal_of_another_thread() -> TestResult {
+    let mut listener = listen(LIFE)?;
+    for signal in [Signal::SIGKILL, Signal::SIGTERM, Signal::SIGQUIT] {
+        let process = without_first_thread(|| {
+            let prepared = setrlimit(Resource::RLIMIT_CORE, 0, 0);
+            // Does not return.
+            i32::from(prepared.and_then(|()| raise(signal)).is_err())
+        })?;
+        expect_life(&mut listener, process, &[], signal as u32)
+            .map_err(|failure| failure.about(format!("with {signal}")))?;
+    }
+    Ok(())
+}
+
+fn a_process_that_dumps_core_ends_with_the_status_that_says_so() -> TestResult {
+    let directory = env::temp_dir().join(format!("core-{}", own_pid()));
+    fs::create_dir(&directory)?;
+    let mut listener = listen(LIFE | mask::COREDUMP)?;
+    let abort = || {
+        let prepared = setrlimit(Resource::RLIMIT_CORE, RLIM_INFINITY, RLIM_INFINITY).is_ok()
+            && env::set_current_dir(&directory).is_ok()
+            && mark("dumps core").is_ok();
+        if prepared {
+            // Does not return.
+            let _ = raise(Signal::SIGABRT);
+        }
+        1
+    };
+    for first in [FirstThread::Waits, FirstThread::EndedBefore] {
+        let process = start(first, abort)?;
+        let pid = process.pid().as_raw();
+        let code = status_of(process)?;
+        expect_eq("status", code, Signal::SIGABRT as u32 | CORE_FLAG)?;
+        let mut told = life_of(&mut listener, pid)?;
+        // The thread that dumps it has a number that nobody was told.
+        let dumps = told.iter().position(|event| event.bit() == mask::COREDUMP);
+        let dump = dumps.map(|index| told.remove(index).subject());
+        expect(
+            dump.is_some_and(|task| task.tgid == pid && task.pid != pid),
+            format!("COREDUMP of another thread, got {dump:?}"),
+        )?;
+        expect_eq("events", told, life(pid, &[], code))?;
+    }
+    Ok(fs::remove_dir_all(&directory)?)
+}
+
+fn a_process_that_nobody_waits_for_ends_once() -> TestResult {
+    const ROUNDS: usize = 40;
+    let mut listener = listen(LIFE)?;
+    // SAFETY: No handler is installed.
+    unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }?;
+    for round in 0..ROUNDS {
+        // All threads end themselves with 4, or one of them ends all with 7.
+        let process = end_at_once(3 * round + round % 2)?.into_pid();
+        let code = [4, 7][round % 2] << 8;
+        expect_eq("wait", waitpid(process, None), Err(Errno::ECHILD))?;
+        let pid = process.as_raw();
+        let told = life_of(&mut listener, pid)?;
+        expect_eq("events", told, life(pid, &[], code))?;
+    }
+    Ok(())
+}
+
+fn a_process_of_which_a_tracer_has_a_thread_ends_when_that_is_reaped() -> TestResult {
+    let mut listener = listen(LIFE)?;
+    let mut witness = Listener::listen(mask::EXIT)?;
+    let (ready, go) = (Gate::new()?, Gate::new()?);
+    let process = without_first_thread(|| {
+        let passed = ready.open(own_tid()).and_then(|()| go.pass());
+        if passed.is_ok() { 4 } else { 1 }
+    })?;
+    let pid = process.pid();
+    let thread = Pid::from_raw(ready.pass()?);
+    ptrace::seize(thread, ptrace::Options::empty())?;
+    go.open(0)?;
+    await_zombie(&format!("{pid}/task/{thread}"))?;
+    witness.wait_for("EXIT of the thread", |received| {
+        is_exit(received, thread.as_raw())
+    })?;
+    // Now all threads have ended, and the process has not.
+    let marker = child::fork(|| 0)?;
+    let messages = take_through_exit(&mut listener, marker.pid().as_raw())?;
+    succeed(marker)?;
+    let events = messages.iter().map(|received| received.event);
+    let early: Vec<_> = events
+        .filter(|event| event.bit() != 0 && event.subject().tgid == pid.as_raw())
+        .collect();
+    let expected = life(pid.as_raw(), &[], 4 << 8);
+    expect_eq("events before it is let go", &early[..], &expected[..1])?;
+    expect_eq("wait", try_wait(pid)?, WaitStatus::StillAlive)?;
+    expect_eq("status of the thread", reap(thread)?, 4 << 8)?;
+    expect_eq("status", status_of(process)?, 4 << 8)?;
+    let late = life_of(&mut listener, pid.as_raw())?;
+    expect_eq("events after that", &late[..], &expected[1..])
+}
+
+fn a_process_whose_end_was_told_can_be_waited_for() -> TestResult {
+    const ROUNDS: usize = 90;
+    let mut listener = listen(mask::EXIT)?;
+    for round in 0..ROUNDS {
+        let process = end_at_once(round)?.into_pid();
+        if round % 3 == 2 {
+            kill(process, Signal::SIGKILL)?;
+        }
+        let pid = process.as_raw();
+        let received =
+            listener.wait_for("EXIT", |received| received.event.subject().tgid == pid)?;
+        let Event::Exit { task, code, .. } = received.event else {
+            return Err(Failure::new("expected EXIT"));
+        };
+        let waited = code_of(try_wait(process)?);
+        expect_eq(
+            &format!("task and status in round {round}"),
+            (task, Some(code)),
+            (Task::leader(pid), waited),
+        )?;
+    }
+    Ok(())
+}
+
+fn failures_are_those_of_processes() -> TestResult {
+    let mut failures = listen(mask::NONZERO_EXIT)?;
+    // A thread fails, and its process does not.
+    let threads = child::fork(|| {
+        thread::scope(|scope| {
+            scope.spawn(|| end_thread(9));
+            end_all(status(await_only_thread))
+        })
+    })?;
+    let first = without_first_thread(|| 0)?;
+    let pids = [threads.pid().as_raw(), first.pid().as_raw()];
+    expect_eq("status", status_of(threads)?, 0)?;
+    expect_eq("status", status_of(first)?, 0)?;
+    // Its last thread fails, and its first did not.
+    let fails = child::fork(|| {
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                end_thread(if status(|| await_zombie("self")) == 0 {
+                    4
+                } else {
+                    0
+                })
+            });
+            end_thread(0)
+        })
+    })?;
+    let pid = fails.pid().as_raw();
+    expect_eq("status", status_of(fails)?, 4 << 8)?;
+    let mut messages = take_through_exit(&mut failures, pid)?;
+    let marker = child::fork(|| 1)?;
+    messages.extend(take_through_exit(&mut failures, marker.pid().as_raw())?);
+    expect_eq("status", status_of(marker)?, 1 << 8)?;
+    let told: Vec<_> = messages
+        .iter()
+        .filter_map(|received| match received.event {
+            Event::Exit { task, code, .. } => Some((task, code)),
+            _ => None,
+        })
+        .filter(|(task, _)| task.tgid == pid || pids.contains(&task.tgid))
+        .collect();
+    expect_eq("failed ends", told, vec![(Task::leader(pid), 4 << 8)])
+}
+
+/// Waits until the calling thread is the only one of its process.
+fn await_only_thread() -> TestResult {
+    let limit = patience::deadline(EVENT_LIMIT);
+    while fs::read_dir("/proc/self/task")?.count() > 1 {
+        expect(Instant::now() < limit, "the other threads to end")?;
+        // Nothing tells it.
+        thread::yield_now();
+    }
+    Ok(())
+}
+
+fn the_end_of_a_pid_namespace_ends_each_process_in_it_once() -> TestResult {
+    for first in [FirstThread::Waits, FirstThread::EndedBefore] {
+        expect_end_of_namespace(first).map_err(|failure| {
+            failure.about(format!(
+                "when the first thread of the first process {first:?}"
+            ))
+        })?;
+    }
+    Ok(())
+}
+
+/// Kills the first process of a pid namespace, with others in it that have threads.
+fn expect_end_of_namespace(first: FirstThread) -> TestResult {
+    /// Processes besides the first one.
+    const OTHERS: usize = 3;
+    let handover = Handover::new()?;
+    let (ready, go, settled) = (Gate::new()?, Gate::new()?, Gate::new()?);
+    let mut outside = listen(mask::EXIT)?;
+    let container = Container::start(ALL, || {
+        let inside = container::open()?;
+        inside.request(&proc_listen(LISTEN, mask::EXIT, PROCESSES))?;
+        handover.send(&inside)?;
+        for _ in 0..OTHERS {
+            let other = start(FirstThread::Waits, pause_for_ever)?;
+            ready.open(other.into_pid().as_raw())?;
+        }
+        go.pass()?;
+        if first == FirstThread::Waits {
+            settled.open(0)?;
+            return sleep();
+        }
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                status(|| {
+                    await_zombie("self")?;
+                    settled.open(0)?;
+                    sleep()
+                })
+            });
+            end_thread(0)
+        })
+    })?;
+    let mut inside = handover.receive_from(&container)?;
+    let mut numbers = vec![(1, container.task().pid)];
+    for _ in 0..OTHERS {
+        let inner = ready.pass()?;
+        numbers.push((inner, container.outer(inner)?));
+    }
+    go.open(0)?;
+    settled.pass()?;
+    container.kill()?;
+    let (in_there, out_here): (BTreeSet<_>, BTreeSet<_>) = numbers.into_iter().unzip();
+    let told = take_through_exits(&mut inside, &in_there)?;
+    expect_killed("inside", &told, &in_there, |_| true)?;
+    expect_eq("more of them inside", events(&mut inside)?, vec![])?;
+    let told = take_through_exits(&mut outside, &out_here)?;
+    let ours = |task: &Task| out_here.contains(&task.tgid);
+    expect_killed("outside", &told, &out_here, ours)?;
+    let more = events(&mut outside)?;
+    let more = more.into_iter().filter(|event| ours(&event.subject()));
+    expect_eq("more of them outside", more.collect(), vec![])
+}
+
+/// Takes what comes until all these processes have ended.
+fn take_through_exits(
+    listener: &mut Listener,
+    pids: &BTreeSet<i32>,
+) -> Result<Vec<Received>, Failure> {
+    let mut messages = Vec::new();
+    for pid in pids {
+        if !messages.iter().any(|received| is_exit(received, *pid)) {
+            messages.extend(take_through_exit(listener, *pid)?);
+        }
+    }
+    Ok(messages)
+}
+
+/// Expects exactly one end of each of these processes, with the status of SIGKILL.
+#[track_caller]
+fn expect_killed(
+    who: &str,
+    messages: &[Received],
+    pids: &BTreeSet<i32>,
+    ours: impl Fn(&Task) -> bool,
+) -> TestResult {
+    let ends = messages.iter().filter_map(|received| match received.event {
+        Event::Exit { task, code, .. } if ours(&task) => Some((task.pid, task.tgid, code)),
+        _ => None,
+    });
+    let mut ends: Vec<_> = ends.collect();
+    ends.sort_unstable();
+    let code = Signal::SIGKILL as u32;
+    let expected = pids.iter().map(|pid| (*pid, *pid, code)).collect();
+    expect_eq(&format!("{who}: ends (pid, tgid, code)"), ends, expected)
+}
+
+/// Everything there is.
+const EVERYTHING: u32 = mask::ALL | mask::SESSION_END;
+
+/// Lets a thread that is not the first raise events of all kinds that it can; its process, and its own
+/// number.
+fn raise_by_thread() -> Result<(i32, i32), Failure> {
+    let (ready, go) = (Gate::new()?, Gate::new()?);
+    let process = child::fork(|| {
+        let result = setsid().map_err(Failure::from).and_then(|_| {
+            setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    status(|| {
+                        ready.open(own_tid())?;
+                        go.pass()?;
+                        run_threads();
+                        mark("a thread")?;
+                        change_own_ids()?;
+                        Ok(raise(Signal::SIGABRT)?)
+                    })
+                });
+            });
+            Ok(())
+        });
+        eprintln!("in the process: {result:?}");
+        1
+    })?;
+    let thread = Pid::from_raw(ready.pass()?);
+    ptrace::seize(thread, ptrace::Options::empty())?;
+    ptrace::interrupt(thread)?;
+    waitpid(thread, Some(WaitPidFlag::__WALL))?;
+    ptrace::detach(thread, None)?;
+    go.open(0)?;
+    let pid = process.pid().as_raw();
+    expect_eq("status", status_of(process)?, Signal::SIGABRT as u32)?;
+    Ok((pid, thread.as_raw()))
+}
+
+/// Changes the ids of the calling thread alone, and not those of its process as libc does it.
+fn change_own_ids() -> TestResult {
+    const OTHER: libc::uid_t = 4242;
+    const SAME: libc::uid_t = libc::uid_t::MAX;
+    for call in [libc::SYS_setresgid, libc::SYS_setresuid] {
+        // SAFETY: The calls take numbers.
+        Errno::result(unsafe { libc::syscall(call, SAME, OTHER, SAME) })?;
+    }
+    Ok(())
+}
+
+/// Whether an event begins or ends a thread that is not its process.
+fn is_of_thread(event: &Event) -> bool {
+    let Task { pid, tgid } = event.subject();
+    event.bit() & ENDS != 0 && pid != tgid
+}
+
+fn other_events_are_told_of_threads_too() -> TestResult {
+    let mut processes = listen(EVERYTHING)?;
+    let mut all = Listener::listen(EVERYTHING)?;
+    let (raising, thread) = raise_by_thread()?;
+    let executing = executing(FirstThread::Waits)?;
+    let pids = BTreeSet::from([raising, executing.pid().as_raw()]);
+    expect_eq("status", status_of(executing)?, 5 << 8)?;
+    let mut told = Vec::new();
+    for listener in [&mut all, &mut processes] {
+        let mut messages = take_through_exits(listener, &pids)?;
+        messages.extend(listener.take_queued()?);
+        messages.retain(|received| pids.contains(&received.event.subject().tgid));
+        // All at once, so that those of two CPUs have one order.
+        messages.sort_by_key(Received::timestamp_ns);
+        told.push(messages);
+    }
+    let bodies = |messages: &[Received]| -> Vec<_> {
+        let bodies = messages.iter().map(|received| received.message.body);
+        bodies.collect()
+    };
+    let (all, processes) = (&told[0], &told[1]);
+    let begun_or_ended = all.iter().filter(|received| is_of_thread(&received.event));
+    // Three threads of the one process, and one of the other.
+    expect_eq("begins and ends of threads", begun_or_ended.count(), 8)?;
+    let own = processes.iter().map(|received| received.event);
+    let own = own.filter(|event| event.subject().pid == thread);
+    let kinds = own.fold(0, |kinds, event| kinds | event.bit());
+    let expected = mask::PTRACE | mask::COMM | mask::GID | mask::UID | mask::COREDUMP;
+    expect_eq("kinds of events of the thread", kinds, expected)?;
+    let mut expected = all.clone();
+    expected.retain(|received| !is_of_thread(&received.event));
+    expect_eq("events", bodies(processes), bodies(&expected))
+}
+
+/// Whether an event begins or ends something, and whether that is a thread.
+fn kind_and_thread(event: &Event) -> (&'static str, bool) {
+    (event.kind(), is_of_thread(event))
+}
+
+fn listening_again_changes_whether_threads_are_told() -> TestResult {
+    let mut listener = Listener::listen_with(ENDS, 0)?;
+    let first = first_numbers(&mut listener)?;
+    let mut all = Vec::new();
+    for flags in [
+        0,
+        PROCESSES,
+        0,
+        PROCESSES | BATCH,
+        BATCH,
+        PROCESSES,
+        PROCESSES,
+    ] {
+        listener.request(&proc_listen(LISTEN, ENDS, flags))?;
+        let line = Listing::of(listener.port_id()?)?;
+        expect_eq("flags", line.flags, flags)?;
+        let process = child::fork(|| {
+            let joined = thread::spawn(|| {}).join();
+            joined.expect("an empty function does not panic");
+            // A thread is joined before its end is told, and a process ends after that of all.
+            0
+        })?;
+        let pid = process.pid().as_raw();
+        let messages = take_through_exit(&mut listener, pid)?;
+        succeed(process)?;
+        let told = messages.iter().map(|received| &received.event);
+        let told = told.filter(|event| event.bit() != 0 && event.subject().tgid == pid);
+        let told: Vec<_> = told.map(kind_and_thread).collect();
+        let mut expected = vec![("fork", false), ("exit", false)];
+        if flags & PROCESSES == 0 {
+            expected.splice(1..1, [("fork", true), ("exit", true)]);
+        }
+        expect_eq(&format!("events with flags {flags}"), told, expected)?;
+        all.extend(messages);
+    }
+    all.retain(|received| received.event.bit() != 0);
+    expect_eq("missing numbers", missing(&all, &first)?, 0)
+}
+
+fn listening_again_loses_no_process() -> TestResult {
+    const CHILDREN: usize = 400;
+    let mut listener = Listener::listen_with(ENDS, 0)?;
+    let first = first_numbers(&mut listener)?;
+    let maker = child::fork(|| {
+        status(|| {
+            for _ in 0..CHILDREN {
+                succeed(child::fork(|| {
+                    run_threads();
+                    0
+                })?)?;
+            }
+            Ok(())
+        })
+    })?;
+    let end = child::pidfd(maker.pid())?;
+    let mut changes = 0;
+    let mut messages = Vec::new();
+    while !child::has_ended(&end, Duration::ZERO)? {
+        changes += 1;
+        let flags = [PROCESSES, 0, PROCESSES | BATCH, BATCH][changes % 4];
+        listener.request(&proc_listen(LISTEN, ENDS, flags))?;
+        messages.extend(listener.take_queued()?);
+    }
+    println!("{changes} changes");
+    let pid = maker.pid().as_raw();
+    succeed(maker)?;
+    let of_children = |messages: &[Received], bit: u32| -> Vec<i32> {
+        let events = messages.iter().filter_map(|received| match received.event {
+            Event::Fork { parent, child } if parent.tgid == pid => Some((mask::FORK, child)),
+            Event::Exit { task, parent, .. } if parent.tgid == pid => Some((mask::EXIT, task)),
+            _ => None,
+        });
+        let events = events.filter(|(kind, task)| *kind == bit && task.pid == task.tgid);
+        let mut pids: Vec<_> = events.map(|(_, task)| task.pid).collect();
+        pids.sort_unstable();
+        pids
+    };
+    // The last ends may come when the maker has waited for them.
+    let deadline = patience::deadline(EVENT_LIMIT);
+    while of_children(&messages, mask::EXIT).len() < CHILDREN && Instant::now() < deadline {
+        messages.extend(listener.receive(deadline)?);
+    }
+    messages.extend(listener.take_queued()?);
+    messages.retain(|received| received.event.bit() != 0);
+    let begun = of_children(&messages, mask::FORK);
+    expect_eq("processes that began", begun.len(), CHILDREN)?;
+    let ended = of_children(&messages, mask::EXIT);
+    expect_eq("processes that ended", ended, begun)?;
+    expect_eq("missing numbers", missing(&messages, &first)?, 0)
+}
+
+/// How many trees of processes there are at most.
+const TREES: usize = 10_000;
+
+/// When no more trees are begun.
+const GROWTH: Duration = Duration::from_secs(40);
+
+/// How long the last of them may take, and what is told of them.
+const TREES_LIMIT: Duration = Duration::from_secs(20);
+
+/// How often to look whether the trees are over.
+const GLANCE: Duration = Duration::from_millis(5);
+
+/// Threads of a process that has some, its first one among them.
+const THREADS: usize = 3;
+
+/// In which order they may end.
+const ORDERS: [[usize; THREADS]; 6] = [
+    [0, 1, 2],
+    [0, 2, 1],
+    [1, 0, 2],
+    [1, 2, 0],
+    [2, 0, 1],
+    [2, 1, 0],
+];
+
+/// How a process of a tree ends.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// Its only thread ends it.
+    Alone,
+    /// One thread after the other, in this order.
+    InTurn([usize; THREADS]),
+    /// All at the same moment.
+    AtOnce,
+    /// This one ends all, while the others end themselves.
+    EndsAll(usize),
+    /// This one gets a signal that ends all, while the others wait.
+    Dies(usize, Signal),
+    /// This one executes a program, while the others end themselves.
+    Executes(usize),
+}
+
+impl End {
+    fn any(random: &mut Rng) -> Self {
+        let thread = random.usize(0..THREADS);
+        match random.u8(0..40) {
+            0..8 => Self::Alone,
+            8..22 => Self::InTurn(ORDERS[random.usize(0..ORDERS.len())]),
+            22..29 => Self::AtOnce,
+            29..34 => Self::EndsAll(thread),
+            34..36 => Self::Dies(thread, Signal::SIGKILL),
+            36..38 => Self::Dies(thread, Signal::SIGTERM),
+            38 => Self::Dies(thread, Signal::SIGQUIT),
+            _ => Self::Executes(thread),
+        }
+    }
+}
+
+/// A process of a tree.
+#[derive(Debug)]
+struct Plan {
+    end: End,
+    status: i32,
+    children: Vec<Plan>,
+    /// Whether it waits for its children. Otherwise they go to who makes the trees.
+    waits: bool,
+    /// Whether it is killed from outside, wherever it is then.
+    killed: bool,
+}
+
+impl Plan {
+    /// Any process, with descendants down to so many levels.
+    fn any(random: &mut Rng, levels: usize) -> Self {
+        let children = match levels {
+            0 => 0,
+            _ => random.usize(0..8).saturating_sub(5),
+        };
+        let waits = random.bool();
+        Self {
+            end: End::any(random),
+            status: random.i32(0..200),
+            children: (0..children)
+                .map(|_| Self::any(random, levels - 1))
+                .collect(),
+            waits,
+            // It might have waited for a child, and not have reported it yet.
+            killed: !waits && random.u8(0..8) == 0,
+        }
+    }
+
+    /// What the process does.
+    fn live(&self, reports: &Reports) -> i32 {
+        let mut children = Vec::new();
+        for child in &self.children {
+            match child::fork(|| child.live(reports)) {
+                Ok(process) => children.push(process.into_pid()),
+                Err(error) => eprintln!("a process of a tree has no child: {error}"),
+            }
+        }
+        if self.waits {
+            for child in children {
+                let reported = status(|| reports.send(waitpid(child, None)?));
+                if reported != 0 {
+                    return reported;
+                }
+            }
+        }
+        if let End::Alone = self.end {
+            return self.status;
+        }
+        let all = Barrier::new(THREADS);
+        let act = |index| {
+            if let End::InTurn(order) = self.end {
+                end_in_turn(order, index)
+            }
+            all.wait();
+            self.act(index)
+        };
+        thread::scope(|scope| {
+            for index in 1..THREADS {
+                scope.spawn(move || act(index));
+            }
+            act(0)
+        })
+    }
+
+    /// What a thread does when all are there.
+    fn act(&self, index: usize) -> i32 {
+        match self.end {
+            End::EndsAll(thread) if thread == index => return end_all(self.status),
+            End::Dies(thread, signal) if thread == index => _ = raise(signal),
+            End::Dies(..) => return pause_for_ever(),
+            End::Executes(thread) if thread == index => _ = execute_true(),
+            _ => {}
+        }
+        end_thread(self.status + index as i32)
+    }
+}
+
+/// Statuses that wait(2) told, from all processes to the one who compares them.
+struct Reports {
+    reader: OwnedFd,
+    writer: OwnedFd,
+}
+
+/// A process's number and its status.
+const REPORT: usize = 8;
+
+impl Reports {
+    fn new() -> Result<Self, Failure> {
+        let (reader, writer) = pipe()?;
+        fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        Ok(Self { reader, writer })
+    }
+
+    fn send(&self, ended: WaitStatus) -> TestResult {
+        let (Some(pid), Some(code)) = (ended.pid(), code_of(ended)) else {
+            return Err(Failure::new(format!("expected an end, got {ended:?}")));
+        };
+        let mut report = [0; REPORT];
+        report[..4].copy_from_slice(&pid.as_raw().to_ne_bytes());
+        report[4..].copy_from_slice(&code.to_ne_bytes());
+        // Whole, since a pipe takes so few bytes at once.
+        fs::File::from(self.writer.try_clone()?).write_all(&report)?;
+        Ok(())
+    }
+
+    /// Those that are there.
+    fn take(&self) -> Result<Vec<(i32, u32)>, Failure> {
+        let mut reports = Vec::new();
+        let mut bytes = [0; 512 * REPORT];
+        let mut pipe = fs::File::from(self.reader.try_clone()?);
+        loop {
+            let length = match pipe.read(&mut bytes) {
+                Ok(length) => length,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(reports),
+                Err(error) => return Err(error.into()),
+            };
+            expect_eq("bytes of half a report", length % REPORT, 0)?;
+            reports.extend(bytes[..length].chunks_exact(REPORT).map(|report| {
+                let (pid, code) = report.split_at(4);
+                let word = |bytes: &[u8]| u32::from_ne_bytes(bytes.try_into().expect("a word"));
+                (word(pid) as i32, word(code))
+            }));
+        }
+    }
+}
+
+/// Makes trees, one after the other: the next one when all processes of the one before were waited
+/// for.
+fn plant(trees: usize, seed: u64, until: Instant, reports: &Reports) -> TestResult {
+    let mut random = Rng::with_seed(seed);
+    set_child_subreaper(true)?;
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    for tree in 0..trees {
+        if Instant::now() > until {
+            println!("trees: {tree} of {trees} in the time there is");
+            break;
+        }
+        let plan = Plan::any(&mut random, 2);
+        let root = child::fork(|| plan.live(reports))?.into_pid();
+        if plan.killed {
+            // Anywhere in what it does.
+            for _ in 0..random.u32(0..20_000) {
+                std::hint::spin_loop();
+            }
+            kill(root, Signal::SIGKILL)?;
+        }
+        loop {
+            match waitpid(None, Some(WaitPidFlag::__WALL)) {
+                Err(Errno::ECHILD) => break,
+                ended => reports.send(ended?)?,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What was told of a number, and what wait(2) said: each time that it was a process's.
+#[derive(Debug, Default, PartialEq)]
+struct Lives {
+    begun: usize,
+    /// In ascending order.
+    told: Vec<u32>,
+    /// In ascending order.
+    waited: Vec<u32>,
+}
+
+impl Lives {
+    fn are_complete(&self) -> bool {
+        self.begun == self.waited.len() && self.told == self.waited
+    }
+}
+
+/// What a listener and wait(2) say of all processes.
+struct Forest {
+    listener: Listener,
+    reports: Reports,
+    first: BTreeMap<u32, u32>,
+    messages: Vec<Received>,
+    waited: Vec<(i32, u32)>,
+}
+
+impl Forest {
+    fn read(&mut self) -> TestResult {
+        self.messages.extend(self.listener.take_queued()?);
+        self.waited.extend(self.reports.take()?);
+        Ok(())
+    }
+
+    /// The numbers of which the two say something else; and how many lives there are. A number may
+    /// be used again, before the end of its last process is told.
+    fn compare(&self) -> Result<(BTreeMap<i32, Lives>, usize), Failure> {
+        let mut numbers: BTreeMap<i32, Lives> = BTreeMap::new();
+        for received in &self.messages {
+            let Task { pid, tgid } = received.event.subject();
+            expect(
+                pid == tgid,
+                format!("processes alone, got {:?}", received.event),
+            )?;
+            match received.event {
+                Event::Fork { .. } => numbers.entry(pid).or_default().begun += 1,
+                Event::Exit { code, .. } => numbers.entry(pid).or_default().told.push(code),
+                _ => {}
+            }
+        }
+        for (pid, code) in &self.waited {
+            numbers.entry(*pid).or_default().waited.push(*code);
+        }
+        for lives in numbers.values_mut() {
+            lives.told.sort_unstable();
+            lives.waited.sort_unstable();
+        }
+        let count = numbers.values().map(|lives| lives.waited.len()).sum();
+        numbers.retain(|_, lives| !lives.are_complete());
+        Ok((numbers, count))
+    }
+}
+
+/// In a pid namespace, where nobody else is.
+fn thousands_of_processes_begin_and_end_once() -> TestResult {
+    Container::start(PID, grow)?.finish()
+}
+
+fn grow() -> TestResult {
+    let trees = if has_checkers() { TREES / 10 } else { TREES };
+    let mut listener = Listener::listen_with(ENDS, PROCESSES | BATCH)?;
+    let first = first_numbers(&mut listener)?;
+    let mut forest = Forest {
+        listener,
+        reports: Reports::new()?,
+        first,
+        messages: Vec::new(),
+        waited: Vec::new(),
+    };
+    let started = Instant::now();
+    let until = started + GROWTH;
+    let limit = until + patience::stretched(TREES_LIMIT);
+    let count = cpus()?.len();
+    let mut planters = Vec::new();
+    for seed in 0..count {
+        let reports = &forest.reports;
+        planters.push(child::fork(|| {
+            status(|| plant(trees / count, seed as u64, until, reports))
+        })?);
+    }
+    for planter in planters {
+        let end = child::pidfd(planter.pid())?;
+        while !child::has_ended(&end, GLANCE)? {
+            forest.read()?;
+            expect(Instant::now() < limit, "the trees to end")?;
+        }
+        let pid = planter.pid();
+        succeed(planter)?;
+        forest.reports.send(WaitStatus::Exited(pid, 0))?;
+    }
+    // What is told twice is told before another process has come and gone.
+    let marker = child::fork(|| 77)?;
+    let pid = marker.pid();
+    expect_eq("status", status_of(marker)?, 77 << 8)?;
+    forest.reports.send(WaitStatus::Exited(pid, 77))?;
+    let deadline = patience::deadline(EVENT_LIMIT);
+    let (wrong, lives) = loop {
+        forest.read()?;
+        let (wrong, lives) = forest.compare()?;
+        // The last ends may come when they were waited for.
+        if wrong.is_empty() || Instant::now() > deadline {
+            break (wrong, lives);
+        }
+        thread::yield_now();
+    };
+    let seconds = started.elapsed().as_secs_f64();
+    println!("trees: {lives} processes began and ended in {seconds:.1} s");
+    expect(wrong.is_empty(), format!("complete lives, got {wrong:?}"))?;
+    expect(lives > count + 1, "some trees")?;
+    expect_eq("lost", Listing::of(forest.listener.port_id()?)?.lost, 0)?;
+    expect_eq(
+        "missing numbers",
+        missing(&forest.messages, &forest.first)?,
+        0,
+    )
+}

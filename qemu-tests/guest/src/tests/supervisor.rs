@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Our supervisor where pids come back at once: it must not take one process for another that had
+//! its pid before (C17, C52).
+//!
+//! What a pid names when an event is read is not what it named when the event was reported. So the
+//! supervisor is stopped, a session's number becomes free with an event of that session unread, and
+//! the next service gets the number. A supervisor that compares pids takes the event for one of that
+//! service: in the first test it takes a stranger's end for the service's, kills the service, and
+//! ends. In the second, it takes a login of the service before for one of this service. The other way
+//! round, an event of who has a number now is not taken for one of a session before: the end of that
+//! is queued before its number is free. The whole of what the supervisor says shows that, too.
+//!
+//! A pid namespace of its own may have few numbers, so that a number is given again when it is wanted.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::Mode;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, mkfifo, setsid};
+
+use super::container::{Container, PID, require, succeed};
+use super::programs::Program;
+use crate::child::{self, own_pid};
+use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::patience;
+use crate::test;
+
+pub const TESTS: &[Test] = &[
+    test!(a_strangers_end_is_not_that_of_the_service_with_its_number)
+        .covers(&[Line::C17, Line::C52])
+        .stock_fails(NO_ANSWER)
+        .limit(LIMIT),
+    test!(a_login_is_not_from_the_next_service_with_the_same_number)
+        .covers(&[Line::C11, Line::C17, Line::C52])
+        .stock_fails(NO_ANSWER)
+        .limit(LIMIT),
+];
+
+const NO_ANSWER: &str = "LISTEN from another pid namespace is not answered";
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// How long a process may take to end that was killed.
+const END_LIMIT: Duration = Duration::from_secs(10);
+
+/// The lowest number that is given to another process again, `RESERVED_PIDS`.
+const LOWEST: i32 = 300;
+
+/// Leaves this pid namespace the numbers from the lowest one to this one. They are given in turn.
+fn leave_numbers_to(last: i32) -> TestResult {
+    fs::write("/proc/sys/kernel/pid_max", (last + 1).to_string())?;
+    use_up_to(last)
+}
+
+/// Uses numbers up to the last one: the next is the lowest that is free.
+fn use_up_to(last: i32) -> TestResult {
+    for _ in 0..=last {
+        let process = child::fork(|| 0)?;
+        let pid = process.pid().as_raw();
+        process.wait()?;
+        if pid == last {
+            return Ok(());
+        }
+    }
+    Err(Failure::new(format!("no process got number {last}")))
+}
+
+/// The supervisor, and what its service says.
+struct Supervised {
+    program: Program,
+}
+
+impl Supervised {
+    /// Starts it in this pid namespace, with a script as the service.
+    fn start(script: &str, argument: &str) -> Result<Self, Failure> {
+        let service = ["/bin/sh", "-c", script, argument];
+        let words = [&["/proc/self/exe", "supervise", "--"], &service[..]].concat();
+        Ok(Self {
+            program: Program::start(&words)?,
+        })
+    }
+
+    /// Waits until a service says that it is ready, and its numbers.
+    #[track_caller]
+    fn service<const N: usize>(&mut self) -> Result<[i32; N], Failure> {
+        self.program.wait_for_line("that it is ready", |line| {
+            let numbers = line.strip_prefix("ready ")?.split(' ');
+            let numbers = numbers.map(|number| number.parse().ok());
+            numbers.collect::<Option<Vec<_>>>()?.try_into().ok()
+        })
+    }
+
+    #[track_caller]
+    fn expect(&mut self, line: &str) -> TestResult {
+        self.program.wait_for(&format!("{line}\n"))
+    }
+
+    /// Keeps it from reading events.
+    fn stop(&self) -> Result<Pid, Failure> {
+        let pid = Pid::from_raw(self.program.pid());
+        kill(pid, Signal::SIGSTOP)?;
+        let stopped = waitpid(pid, Some(WaitPidFlag::WUNTRACED))?;
+        expect_eq("stop", stopped, WaitStatus::Stopped(pid, Signal::SIGSTOP))?;
+        Ok(pid)
+    }
+
+    /// Waits until it has said the last of these, and expects it to have said these and nothing else.
+    fn expect_all(mut self, expected: &[String]) -> TestResult {
+        if let Some(last) = expected.last() {
+            self.expect(last)?;
+        }
+        let is_its = |line: &&str| line.starts_with("service ") || line.starts_with("session ");
+        let said: Vec<_> = self.program.heard().lines().filter(is_its).collect();
+        let expected = expected.iter().map(String::as_str).collect();
+        expect_eq("what the supervisor said", said, expected)
+    }
+}
+
+/// Kills the leader of a session whose parent does not reap it now. The session's end is queued when
+/// this returns.
+fn kill_unreaped(pid: i32) -> TestResult {
+    let pid = Pid::from_raw(pid);
+    let pidfd = child::pidfd(pid)?;
+    kill(pid, Signal::SIGKILL)?;
+    let ended = child::has_ended(&pidfd, patience::stretched(END_LIMIT))?;
+    expect(ended, format!("{pid} to end"))
+}
+
+fn a_strangers_end_is_not_that_of_the_service_with_its_number() -> TestResult {
+    Container::start(PID, || {
+        let mut supervised = Supervised::start("echo ready $$; exec sleep infinity", "")?;
+        let [first] = supervised.service()?;
+        // There is one number left.
+        leave_numbers_to(LOWEST)?;
+        let supervisor = supervised.stop()?;
+        kill_unreaped(first)?;
+        let stranger = child::fork(|| i32::from(setsid().is_err()))?;
+        let number = stranger.pid().as_raw();
+        succeed(stranger)?;
+        // Two ends wait to be read: that of the service, and that of the stranger.
+        kill(supervisor, Signal::SIGCONT)?;
+        let [second] = supervised.service()?;
+        expect_eq("number of the next service", second, number)?;
+        kill(Pid::from_raw(second), Signal::SIGTERM)?;
+        let [third] = supervised.service()?;
+        kill(Pid::from_raw(third), Signal::SIGKILL)?;
+        supervised.expect_all(&[
+            format!("service {first} started"),
+            format!("service {first} was killed by SIGKILL"),
+            format!("service {second} started"),
+            format!("service {second} was killed by SIGTERM"),
+            format!("service {third} started"),
+            format!("service {third} was killed by SIGKILL"),
+        ])
+    })?
+    .finish()
+}
+
+/// A service with a child that detaches when it is told to by the pipe $0, and then lives on.
+const SERVICE: &str = "
+(read -r go <$0; exec setsid sh -c 'echo detached; exec sleep infinity') &
+echo ready $$ $!
+wait
+";
+
+/// A pipe with a name, which goes when this is dropped.
+struct Pipe(PathBuf);
+
+impl Pipe {
+    fn new() -> Result<Self, Failure> {
+        let path = std::env::temp_dir().join(format!("supervisor-{}", own_pid()));
+        mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR)?;
+        Ok(Self(path))
+    }
+
+    /// Lets the child of the service that reads from it detach, and waits until it has.
+    fn detach(&self, supervised: &mut Supervised) -> TestResult {
+        fs::write(&self.0, "go\n")?;
+        supervised.expect("detached")
+    }
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        // What is left is in the guest alone, which ends soon.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+fn a_login_is_not_from_the_next_service_with_the_same_number() -> TestResult {
+    require(PID)?;
+    let pipe = Pipe::new()?;
+    Container::start(PID, || log_in_twice(&pipe))?.finish()
+}
+
+fn log_in_twice(pipe: &Pipe) -> TestResult {
+    let mut supervised = Supervised::start(SERVICE, &pipe.0.to_string_lossy())?;
+    let [first, child] = supervised.service()?;
+    // For two services, one after the other, and the login of each.
+    let last = LOWEST + 2;
+    leave_numbers_to(last)?;
+    kill(Pid::from_raw(first), Signal::SIGKILL)?;
+    let [second, old_login] = supervised.service()?;
+    // The supervisor has killed what the first one left, and that is ours to reap: nobody else reads
+    // from the pipe.
+    waitpid(Pid::from_raw(child), None)?;
+    let supervisor = supervised.stop()?;
+    kill_unreaped(second)?;
+    // The last one leaves the session of a service that has ended.
+    pipe.detach(&mut supervised)?;
+    use_up_to(last)?;
+    kill(supervisor, Signal::SIGCONT)?;
+    let [third, new_login] = supervised.service()?;
+    expect_eq("number of the next service", third, second)?;
+    pipe.detach(&mut supervised)?;
+    kill(Pid::from_raw(old_login), Signal::SIGKILL)?;
+    waitpid(Pid::from_raw(old_login), None)?;
+    kill(Pid::from_raw(new_login), Signal::SIGKILL)?;
+    supervised.expect_all(&[
+        format!("service {first} started"),
+        format!("service {first} was killed by SIGKILL"),
+        format!("service {second} started"),
+        format!("service {second} was killed by SIGKILL"),
+        format!("service {third} started"),
+        format!("session {new_login} detached from {third}"),
+        format!("session {new_login} was killed by SIGKILL"),
+    ])
+}
