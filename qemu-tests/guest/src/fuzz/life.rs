@@ -182,7 +182,8 @@ impl Life<'_> {
             let name = format!("fuzz {}", self.names);
             mark(&name)?;
             let name = comm(&name);
-            self.peers.iter_mut().for_each(|peer| peer.renamed(name));
+            let peers = self.peers.iter_mut();
+            peers.for_each(|peer| peer.renamed(name, self.surroundings));
         }
         let late = self.peers.iter_mut().filter(|peer| peer.unread() > UNREAD);
         for peer in late {

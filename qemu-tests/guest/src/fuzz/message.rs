@@ -2,13 +2,16 @@
 //! Messages to the connector, well-formed or not in any of their parts, and what the kernel has to
 //! make of them.
 
+use std::mem::offset_of;
+
 use arbitrary::{Arbitrary, Result, Unstructured};
 use nix::errno::Errno;
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use super::cgroups::Cgroups;
 use crate::wire::{
-    BATCH, CN_PROC, ConnectorHeader, Event, IGNORE, LISTEN, NLMSG_DONE, NLMSG_EVENT, NetlinkHeader,
-    Received, RequestHeader, mask, proc_listen,
+    BATCH, CGROUP, CN_PROC, ConnectorHeader, Event, IDENTITY, IGNORE, LISTEN, NLMSG_DONE,
+    NLMSG_EVENT, NetlinkHeader, PROCESSES, Received, RequestHeader, Task, mask, proc_listen_in,
 };
 
 const NETLINK_HEADER: usize = size_of::<NetlinkHeader>();
@@ -23,14 +26,29 @@ const LARGEST_DATA: usize = LARGEST + NETLINK_HEADER - HEADERS;
 /// The bits of a mask that are looked at.
 const KNOWN: u32 = mask::ALL | mask::SESSION_END;
 
-/// The flags that there are.
-const FLAGS: u32 = BATCH;
+/// All flags that there are, in the lowest bits; [`CGROUP`] only in a kernel with cgroups.
+const FLAGS: u32 = PROCESSES | IDENTITY | BATCH | CGROUP;
 
-/// Bytes of a `struct proc_listen`, which may be followed by others.
-const PROC_LISTEN: usize = 24;
+/// The id of the root of all cgroups.
+pub const ROOT: u64 = 1;
 
-/// Bytes of its fields that mean something: `op`, `mask` and `flags`. The others have to be 0.
-const MEANT: usize = 12;
+/// A `struct proc_listen`, which may be followed by others.
+#[derive(Clone, Copy, FromBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct ProcListen {
+    op: u32,
+    mask: u32,
+    flags: u32,
+    reserved: u32,
+    cgroup_id: u64,
+}
+
+/// Its bytes.
+const PROC_LISTEN: usize = size_of::<ProcListen>();
+
+/// Bytes in front of the first field that has to be 0. So has to be what is behind it, but for
+/// `cgroup_id` with [`CGROUP`].
+const MEANT: usize = offset_of!(ProcListen, reserved);
 
 /// Lengths at which a check may be off by one, or by a sign.
 const EDGES: [u32; 12] = [
@@ -53,8 +71,17 @@ const EDGES: [u32; 12] = [
 pub struct Message {
     netlink: NetlinkHeader,
     connector: ConnectorHeader,
-    data: Vec<u8>,
+    data: Data,
     end: End,
+}
+
+/// What is behind the headers.
+#[derive(Clone, Debug)]
+struct Data {
+    bytes: Vec<u8>,
+    /// Whether the cgroup that was made for the run is named: its id, which is another one in each
+    /// run, comes by exclusive or to what the bytes have in its place.
+    names_made: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -69,7 +96,7 @@ enum End {
 impl<'a> Arbitrary<'a> for Message {
     fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
         let data = data(u)?;
-        let length = HEADERS + data.len();
+        let length = HEADERS + data.bytes.len();
         let netlink = NetlinkHeader {
             length: near(u, length)?,
             kind: mostly(u, NLMSG_DONE)?,
@@ -82,7 +109,7 @@ impl<'a> Arbitrary<'a> for Message {
             val: mostly(u, CN_PROC)?,
             seq: number(u)?,
             ack: number(u)?,
-            length: near(u, data.len())? as u16,
+            length: near(u, data.bytes.len())? as u16,
             flags: u.arbitrary()?,
         };
         let end = match u.int_in_range(0..=15)? {
@@ -128,13 +155,35 @@ fn number(u: &mut Unstructured<'_>) -> Result<u32> {
     })
 }
 
+impl From<&[u8]> for Data {
+    fn from(bytes: &[u8]) -> Self {
+        Self {
+            bytes: bytes.to_vec(),
+            names_made: false,
+        }
+    }
+}
+
+impl Data {
+    /// The bytes to send in a run for which the cgroup with this id was made.
+    fn sent(&self, made: u64) -> Vec<u8> {
+        let mut bytes = self.bytes.clone();
+        if self.names_made {
+            let field = bytes.iter_mut().skip(offset_of!(ProcListen, cgroup_id));
+            let pairs = field.zip(made.to_ne_bytes());
+            pairs.for_each(|(byte, id)| *byte ^= id);
+        }
+        bytes
+    }
+}
+
 /// Usually an operation in one of its three forms; otherwise one of a wrong length, or any bytes.
-fn data(u: &mut Unstructured<'_>) -> Result<Vec<u8>> {
+fn data(u: &mut Unstructured<'_>) -> Result<Data> {
     let (op, mask) = (operation(u)?, events(u)?);
     let request = [op, mask];
     let request = request.as_bytes();
     Ok(match u.int_in_range(0..=15)? {
-        0..=3 => request.to_vec(),
+        0..=3 => request.into(),
         4..=8 => {
             let more = match u.int_in_range(0..=2)? {
                 0 => u.int_in_range(1..=64)?,
@@ -142,15 +191,18 @@ fn data(u: &mut Unstructured<'_>) -> Result<Vec<u8>> {
             };
             with_flags(u, op, mask, PROC_LISTEN + more)?
         }
-        9..=10 => request[..4].to_vec(),
+        9..=10 => request[..4].into(),
         11 => {
             let length = u.int_in_range(0..=40)?;
             with_flags(u, op, mask, length)?
         }
-        12 => [request, u.bytes(32.min(u.len()))?].concat()[..u.int_in_range(0..=40)?].to_vec(),
+        12 => {
+            let bytes = [request, u.bytes(32.min(u.len()))?].concat();
+            bytes[..u.int_in_range(0..=40)?].into()
+        }
         13..=14 => {
             let length = u.int_in_range(0..=64)?;
-            u.bytes(length.min(u.len()))?.to_vec()
+            u.bytes(length.min(u.len()))?.into()
         }
         _ => {
             let length = match u.int_in_range(0..=3)? {
@@ -159,35 +211,53 @@ fn data(u: &mut Unstructured<'_>) -> Result<Vec<u8>> {
             };
             match u.arbitrary()? {
                 true => with_flags(u, op, mask, length)?,
-                false => request.iter().copied().cycle().take(length).collect(),
+                false => request.repeat(length.div_ceil(request.len()))[..length].into(),
             }
         }
     })
 }
 
 /// A `struct proc_listen`, cut or followed by zeros so that it has this length. Sometimes a bit is
-/// set behind the flags, where all has to be 0: anywhere, or in the last byte.
-fn with_flags(u: &mut Unstructured<'_>, op: u32, mask: u32, length: usize) -> Result<Vec<u8>> {
-    let mut data = proc_listen(op, mask, flags(u)?).as_bytes().to_vec();
-    data.resize(length, 0);
+/// changed behind the flags, where most has to be 0: anywhere, or in the last byte.
+fn with_flags(u: &mut Unstructured<'_>, op: u32, mask: u32, length: usize) -> Result<Data> {
+    let flags = flags(u)?;
+    let (id, names_made) = match flags & CGROUP {
+        0 => (0, false),
+        _ => cgroup(u)?,
+    };
+    let mut bytes = proc_listen_in(op, mask, flags, id).as_bytes().to_vec();
+    bytes.resize(length, 0);
     if length > MEANT && u.ratio(1, 4)? {
         let last = length - 1;
         let at = match u.arbitrary()? {
             true => last,
             false => u.int_in_range(MEANT..=last)?,
         };
-        data[at] |= 1_u8 << u.int_in_range(0..=7_u8)?;
+        bytes[at] ^= 1_u8 << u.int_in_range(0..=7_u8)?;
     }
-    Ok(data)
+    Ok(Data { bytes, names_made })
 }
 
 /// Usually flags that there are; sometimes with any other one, or any bits.
 fn flags(u: &mut Unstructured<'_>) -> Result<u32> {
-    let known = *u.choose(&[0, BATCH, BATCH, BATCH])?;
+    let known = u.int_in_range(0..=FLAGS)?;
     Ok(match u.int_in_range(0..=7)? {
         0 => known | 1_u32 << u.int_in_range(0..=31_u8)?,
         1 => u.arbitrary()?,
         _ => known,
+    })
+}
+
+/// Usually the root of all cgroups, or the one that was made for the run, which comes to the id;
+/// sometimes an id that is nearly theirs, or any.
+fn cgroup(u: &mut Unstructured<'_>) -> Result<(u64, bool)> {
+    Ok(match u.int_in_range(0..=15)? {
+        0..=4 => (ROOT, false),
+        5..=11 => (0, true),
+        12 => (*u.choose(&[0, ROOT << 32, u64::MAX])?, false),
+        13 => (u.arbitrary()?, false),
+        14 => (ROOT ^ 1 << u.int_in_range(0..=63)?, false),
+        _ => (1 << u.int_in_range(0..=63)?, true),
     })
 }
 
@@ -213,10 +283,10 @@ fn events(u: &mut Unstructured<'_>) -> Result<u32> {
 impl Message {
     /// A request as it should be.
     pub fn request(words: &[u32], seq: u32, ack: u32) -> Self {
-        let data = words.as_bytes().to_vec();
+        let data = Data::from(words.as_bytes());
         Self {
             netlink: NetlinkHeader {
-                length: (HEADERS + data.len()) as u32,
+                length: (HEADERS + data.bytes.len()) as u32,
                 kind: NLMSG_DONE,
                 flags: 0,
                 seq,
@@ -227,7 +297,7 @@ impl Message {
                 val: CN_PROC,
                 seq,
                 ack,
-                length: data.len() as u16,
+                length: data.bytes.len() as u16,
                 flags: 0,
             },
             data,
@@ -241,18 +311,18 @@ impl Message {
         self
     }
 
-    /// The datagram to send.
-    pub fn bytes(&self) -> Vec<u8> {
+    /// The datagram to send in a run for which the cgroup with this id was made.
+    pub fn bytes(&self, made: u64) -> Vec<u8> {
         let mut bytes = [
             self.netlink.as_bytes(),
             self.connector.as_bytes(),
-            &self.data,
+            &self.data.sent(made),
         ]
         .concat();
         match &self.end {
             End::Whole => {}
             End::Cut(length) => bytes.truncate(*length),
-            End::FollowedBy(message) => bytes.extend(message.bytes()),
+            End::FollowedBy(message) => bytes.extend(message.bytes(made)),
             End::FollowedByBytes(more) => bytes.extend(more),
         }
         bytes
@@ -277,8 +347,8 @@ pub struct Request {
     pub seq: u32,
     /// Its acknowledgement number.
     pub ack: u32,
-    /// What it asks for, if it makes sense.
-    pub command: Option<Command>,
+    /// What it asks for; or the error, if that makes no sense or is not there.
+    pub command: std::result::Result<Command, Errno>,
 }
 
 /// What a request asks for.
@@ -297,10 +367,18 @@ pub struct Listen {
     pub mask: u32,
     /// In this form, `PROC_CN_LISTEN_*`.
     pub flags: u32,
+    /// Of this cgroup and those below it, with [`CGROUP`]; else 0.
+    pub cgroup_id: u64,
 }
 
 impl Listen {
-    /// Whether it asks for an event, and for the type of message that tells it.
+    /// The cgroup that it asks for, unless it asks for all.
+    pub fn cgroup(&self) -> Option<u64> {
+        (self.flags & CGROUP != 0).then_some(self.cgroup_id)
+    }
+
+    /// Whether it asks for an event, in whatever cgroup, and for the form of the message that tells
+    /// it.
     pub fn wants(&self, received: &Received) -> bool {
         let failed = matches!(received.event, Event::Exit { code, .. } if code != 0);
         let bits = received.event.bit() | if failed { mask::NONZERO_EXIT } else { 0 };
@@ -308,30 +386,35 @@ impl Listen {
             0 => NLMSG_DONE,
             _ => NLMSG_EVENT,
         };
-        self.mask & bits != 0 && received.message.netlink.kind == kind
+        let Task { pid, tgid } = received.event.subject();
+        let is_untold = self.flags & PROCESSES != 0
+            && matches!(received.event.bit(), mask::FORK | mask::EXIT)
+            && pid != tgid;
+        self.mask & bits != 0
+            && !is_untold
+            && received.message.netlink.kind == kind
+            && received.identity.is_some() == (self.flags & IDENTITY != 0)
     }
 }
 
 impl Request {
     /// `err` in its answer.
     pub fn error(&self) -> u32 {
-        match self.command {
-            Some(_) => 0,
-            None => Errno::EINVAL as u32,
-        }
+        self.command.err().map_or(0, |errno| errno as u32)
     }
 }
 
 impl Fate {
-    /// What has to become of these bytes, as the kernel's headers and the contract say.
-    pub fn of(datagram: &[u8]) -> Self {
+    /// What has to become of these bytes, as the kernel's headers and the contract say, where there
+    /// are these cgroups.
+    pub fn of(datagram: &[u8], cgroups: &Cgroups) -> Self {
         if datagram.is_empty() {
             return Self::Refused(Errno::ENODATA);
         }
-        Self::request(datagram).map_or(Self::Unanswered, Self::Answered)
+        Self::request(datagram, cgroups).map_or(Self::Unanswered, Self::Answered)
     }
 
-    fn request(datagram: &[u8]) -> Option<Request> {
+    fn request(datagram: &[u8], cgroups: &Cgroups) -> Option<Request> {
         let (netlink, rest) = NetlinkHeader::read_from_prefix(datagram).ok()?;
         let (connector, data) = ConnectorHeader::read_from_prefix(rest).ok()?;
         let told = netlink.length as usize;
@@ -343,51 +426,69 @@ impl Fate {
         (fits && is_ours).then(|| Request {
             seq: connector.seq,
             ack: connector.ack,
-            command: Command::of(data),
+            command: Command::of(data, cgroups),
         })
     }
 }
 
 impl Command {
-    fn of(data: &[u8]) -> Option<Self> {
+    fn of(data: &[u8], cgroups: &Cgroups) -> std::result::Result<Self, Errno> {
         // What a form has no field for is 0.
         let mut fields = data.to_vec();
         match data.len() {
             4 | 8 => fields.resize(PROC_LISTEN, 0),
             PROC_LISTEN.. => {}
-            _ => return None,
+            _ => return Err(Errno::EINVAL),
         }
-        let ([op, mask, flags], others) = <[u32; 3]>::read_from_prefix(&fields).ok()?;
-        if flags & !FLAGS != 0 || others.iter().any(|byte| *byte != 0) {
-            return None;
-        }
-        let mask = match mask & KNOWN {
+        let parts = ProcListen::read_from_prefix(&fields);
+        let (fields, others) = parts.map_err(|_| Errno::EINVAL)?;
+        let mask = match fields.mask & KNOWN {
             0 => mask::ALL,
             known => known,
         };
-        match op {
-            LISTEN => Some(Self::Listen(Listen { mask, flags })),
-            IGNORE => Some(Self::Ignore),
-            _ => None,
+        let listen = Listen {
+            mask,
+            flags: fields.flags,
+            cgroup_id: fields.cgroup_id,
+        };
+        let is_right = listen.flags & !cgroups.flags() == 0
+            && (listen.cgroup_id == 0 || listen.cgroup().is_some())
+            && fields.reserved == 0
+            && others.iter().all(|byte| *byte == 0);
+        match fields.op {
+            LISTEN | IGNORE if !is_right => Err(Errno::EINVAL),
+            LISTEN if listen.cgroup().is_some_and(|id| !cgroups.has(id)) => Err(Errno::ENOENT),
+            LISTEN => Ok(Self::Listen(listen)),
+            IGNORE => Ok(Self::Ignore),
+            _ => Err(Errno::EINVAL),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::cgroups::tests::imagined;
     use super::*;
-    use crate::wire::{MESSAGE_SIZE, Task};
+    use crate::wire::{IDENTITY_MESSAGE_SIZE, MESSAGE_SIZE, proc_listen};
 
     const SEQ: u32 = 7;
     const ACK: u32 = 9;
 
+    /// The id of a cgroup.
+    const MADE: u64 = 1234;
+
+    /// Those that there are.
+    fn cgroups() -> Cgroups {
+        imagined(&[("/", ROOT), ("/made", MADE)])
+    }
+
     fn fate(words: &[u32], change: impl FnOnce(&mut Message)) -> Fate {
         let mut message = Message::request(words, SEQ, ACK);
         change(&mut message);
-        Fate::of(&message.bytes())
+        Fate::of(&message.bytes(MADE), &cgroups())
     }
 
-    fn answered(command: Option<Command>) -> Fate {
+    fn answered(command: std::result::Result<Command, Errno>) -> Fate {
         Fate::Answered(Request {
             seq: SEQ,
             ack: ACK,
@@ -395,8 +496,22 @@ mod tests {
         })
     }
 
+    fn fails(errno: Errno) -> Fate {
+        answered(Err(errno))
+    }
+
+    const IGNORES: std::result::Result<Command, Errno> = Ok(Command::Ignore);
+
     fn listens(mask: u32, flags: u32) -> Fate {
-        answered(Some(Command::Listen(Listen { mask, flags })))
+        listens_in(mask, flags, 0)
+    }
+
+    fn listens_in(mask: u32, flags: u32, cgroup_id: u64) -> Fate {
+        answered(Ok(Command::Listen(Listen {
+            mask,
+            flags,
+            cgroup_id,
+        })))
     }
 
     #[test]
@@ -406,12 +521,9 @@ mod tests {
         assert_eq!(fate(&[LISTEN, !KNOWN], |_| {}), all);
         let sid = listens(mask::SID, 0);
         assert_eq!(fate(&[LISTEN, mask::SID | 8], |_| {}), sid);
-        assert_eq!(
-            fate(&[IGNORE, mask::SID], |_| {}),
-            answered(Some(Command::Ignore))
-        );
-        assert_eq!(fate(&[3], |_| {}), answered(None));
-        assert_eq!(fate(&[], |_| {}), answered(None));
+        assert_eq!(fate(&[IGNORE, mask::SID], |_| {}), answered(IGNORES));
+        assert_eq!(fate(&[3], |_| {}), fails(Errno::EINVAL));
+        assert_eq!(fate(&[], |_| {}), fails(Errno::EINVAL));
     }
 
     #[test]
@@ -420,12 +532,59 @@ mod tests {
         assert_eq!(third(LISTEN, mask::SID, 0), listens(mask::SID, 0));
         assert_eq!(third(LISTEN, mask::SID, BATCH), listens(mask::SID, BATCH));
         assert_eq!(third(LISTEN, !KNOWN, BATCH), listens(mask::ALL, BATCH));
-        assert_eq!(third(IGNORE, 0, BATCH), answered(Some(Command::Ignore)));
-        assert_eq!(third(3, 0, 0), answered(None));
-        for flag in (0..32).map(|bit| 1 << bit).filter(|flag| *flag != BATCH) {
-            for op in [LISTEN, IGNORE] {
-                assert_eq!(third(op, mask::SID, flag), answered(None));
-                assert_eq!(third(op, mask::SID, flag | BATCH), answered(None));
+        assert_eq!(third(IGNORE, 0, BATCH), answered(IGNORES));
+        assert_eq!(third(3, 0, 0), fails(Errno::EINVAL));
+        for flag in (0..32).map(|bit| 1 << bit) {
+            for flags in [flag, flag | BATCH] {
+                let (listen, ignore) = match flag {
+                    // There is no cgroup with the id 0.
+                    CGROUP => (fails(Errno::ENOENT), answered(IGNORES)),
+                    _ if flag & FLAGS != 0 => (listens(mask::SID, flags), answered(IGNORES)),
+                    _ => (fails(Errno::EINVAL), fails(Errno::EINVAL)),
+                };
+                assert_eq!(third(LISTEN, mask::SID, flags), listen);
+                assert_eq!(third(IGNORE, mask::SID, flags), ignore);
+            }
+        }
+    }
+
+    #[test]
+    fn a_cgroup_has_to_be_there_for_who_listens() {
+        let asked = |op, flags, id| fate(&proc_listen_in(op, mask::SID, flags, id), |_| {});
+        for flags in [CGROUP, FLAGS] {
+            for id in [ROOT, MADE] {
+                let listens = listens_in(mask::SID, flags, id);
+                assert_eq!(asked(LISTEN, flags, id), listens);
+            }
+            for id in [0, 2, ROOT << 32, MADE | 1 << 32, u64::MAX] {
+                assert_eq!(asked(LISTEN, flags, id), fails(Errno::ENOENT), "{id}");
+                assert_eq!(asked(IGNORE, flags, id), answered(IGNORES), "{id}");
+                assert_eq!(asked(3, flags, id), fails(Errno::EINVAL), "{id}");
+            }
+        }
+        for op in [LISTEN, IGNORE] {
+            assert_eq!(asked(op, FLAGS & !CGROUP, ROOT), fails(Errno::EINVAL));
+            for id in [0, ROOT] {
+                let request = proc_listen_in(op, mask::SID, CGROUP, id);
+                let without = Command::of(request.as_bytes(), &imagined(&[]));
+                assert_eq!(without, Err(Errno::EINVAL));
+            }
+        }
+    }
+
+    #[test]
+    fn the_cgroup_that_was_made_is_named_when_the_message_is_sent() {
+        for (bits, id) in [(0, MADE), (1 << 7, MADE ^ 1 << 7)] {
+            let words = proc_listen_in(IGNORE, 0, CGROUP, bits);
+            let mut message = Message::request(&words, SEQ, ACK);
+            message.data.names_made = true;
+            let right = proc_listen_in(IGNORE, 0, CGROUP, id);
+            assert_eq!(message.bytes(MADE)[HEADERS..], *right.as_bytes());
+            // Whatever is left of the id.
+            for length in (0..right.as_bytes().len()).rev() {
+                message.data.bytes.truncate(length);
+                let bytes = message.bytes(MADE);
+                assert_eq!(bytes[HEADERS..], right.as_bytes()[..length]);
             }
         }
     }
@@ -439,7 +598,7 @@ mod tests {
             for at in 3..words {
                 let mut wrong = request.clone();
                 wrong[at] = 1 << 31;
-                assert_eq!(fate(&wrong, |_| {}), answered(None), "word {at}");
+                assert_eq!(fate(&wrong, |_| {}), fails(Errno::EINVAL), "word {at}");
             }
         }
     }
@@ -455,8 +614,15 @@ mod tests {
                 8 | 24.. => Some(mask::SID),
                 _ => None,
             };
-            let command = mask.map(|mask| Command::Listen(Listen { mask, flags: 0 }));
-            assert_eq!(Command::of(&data), command, "{length} bytes");
+            let listens = |mask| {
+                Command::Listen(Listen {
+                    mask,
+                    flags: 0,
+                    cgroup_id: 0,
+                })
+            };
+            let command = mask.map(listens).ok_or(Errno::EINVAL);
+            assert_eq!(Command::of(&data, &cgroups()), command, "{length} bytes");
         }
     }
 
@@ -510,7 +676,7 @@ mod tests {
     fn many_are_answered_and_many_are_not() {
         let mut counts = [0; 3];
         for message in any_messages(10_000) {
-            counts[match Fate::of(&message.bytes()) {
+            counts[match Fate::of(&message.bytes(MADE), &cgroups()) {
                 Fate::Refused(_) => 0,
                 Fate::Unanswered => 1,
                 Fate::Answered(_) => 2,
@@ -522,54 +688,94 @@ mod tests {
 
     #[test]
     fn the_third_form_is_often_right_and_often_wrong() {
-        let (mut listens, mut batches, mut ignores, mut wrong, mut large) = (0, 0, 0, 0, 0);
+        let (mut listens, mut ignores, mut wrong, mut missing, mut large) = (0, 0, 0, 0, 0);
+        let (mut batches, mut identities, mut processes) = (0, 0, 0);
+        let (mut roots, mut made) = (0, 0);
         for message in any_messages(20_000) {
-            large += usize::from(message.data.len() > 1_000);
-            let Fate::Answered(request) = Fate::of(&message.bytes()) else {
+            large += usize::from(message.data.bytes.len() > 1_000);
+            let Fate::Answered(request) = Fate::of(&message.bytes(MADE), &cgroups()) else {
                 continue;
             };
-            let is_third = message.data.len() >= PROC_LISTEN;
+            let is_third = message.data.bytes.len() >= PROC_LISTEN;
             let mut ops = [LISTEN, IGNORE].iter();
-            let has_op = ops.any(|op| message.data.starts_with(op.as_bytes()));
+            let has_op = ops.any(|op| message.data.bytes.starts_with(op.as_bytes()));
             match request.command {
-                Some(Command::Listen(listen)) => {
+                Ok(Command::Listen(listen)) => {
                     listens += 1;
-                    batches += usize::from(listen.flags == BATCH);
+                    batches += usize::from(listen.flags & BATCH != 0);
+                    identities += usize::from(listen.flags & IDENTITY != 0);
+                    processes += usize::from(listen.flags & PROCESSES != 0);
+                    roots += usize::from(listen.cgroup() == Some(ROOT));
+                    made += usize::from(listen.cgroup() == Some(MADE));
                 }
-                Some(Command::Ignore) => ignores += usize::from(is_third),
-                None => wrong += usize::from(is_third && has_op),
+                Ok(Command::Ignore) => ignores += usize::from(is_third),
+                Err(Errno::ENOENT) => missing += 1,
+                Err(_) => wrong += usize::from(is_third && has_op),
             }
         }
-        let counts = [listens, batches, ignores, wrong, large];
-        assert!(batches > 20 && ignores > 200 && wrong > 200, "{counts:?}");
+        let flags = [batches, identities, processes, roots, made];
+        let counts = [listens, ignores, wrong, missing, large];
+        assert!(flags.iter().all(|count| *count > 10), "{flags:?}");
+        assert!(missing > 5, "{counts:?}");
+        assert!(ignores > 200 && wrong > 200, "{counts:?}");
         // They are dear.
         assert!(listens < 400 && large < 1_500, "{counts:?}");
     }
 
+    /// A message of this type about the end of a thread of process 1, with an identity or without.
+    fn exit(pid: i32, code: u32, kind: u16, has_identity: bool) -> Received {
+        let size = match has_identity {
+            true => IDENTITY_MESSAGE_SIZE,
+            false => MESSAGE_SIZE,
+        };
+        let words = [mask::EXIT, 0, 0, 0, pid as u32, 1, code];
+        let mut message = vec![0; size];
+        message[..4].copy_from_slice(&(size as u32).to_ne_bytes());
+        message[4..6].copy_from_slice(&kind.to_ne_bytes());
+        message[32..34].copy_from_slice(&((size - HEADERS) as u16).to_ne_bytes());
+        message[HEADERS..HEADERS + 28].copy_from_slice(words.as_bytes());
+        Received::decode(&message, (0, 1)).unwrap()
+    }
+
+    fn wants(mask: u32, flags: u32, received: &Received) -> bool {
+        let cgroup_id = 0;
+        Listen {
+            mask,
+            flags,
+            cgroup_id,
+        }
+        .wants(received)
+    }
+
     #[test]
     fn an_event_is_wanted_in_the_form_that_was_asked_for() {
-        let exit = |code, kind| {
-            let (task, parent) = (Task::leader(1), Task::NONE);
-            let event = Event::Exit {
-                task,
-                code,
-                signal: 0,
-                parent,
-            };
-            let mut message = [0; MESSAGE_SIZE];
-            message[4..6].copy_from_slice(&u16::to_ne_bytes(kind));
-            let mut received = Received::decode(&message, (0, 1)).unwrap();
-            received.event = event;
-            received
-        };
         for (flags, right, wrong) in [
             (0, NLMSG_DONE, NLMSG_EVENT),
             (BATCH, NLMSG_EVENT, NLMSG_DONE),
         ] {
-            let wants = |mask, code, kind| Listen { mask, flags }.wants(&exit(code, kind));
+            let wants = |mask, code, kind| wants(mask, flags, &exit(1, code, kind, false));
             assert!(wants(mask::EXIT, 0, right) && !wants(mask::EXIT, 0, wrong));
             assert!(!wants(mask::FORK, 0, right));
             assert!(wants(mask::NONZERO_EXIT, 1, right) && !wants(mask::NONZERO_EXIT, 0, right));
+        }
+        for has_identity in [false, true] {
+            let event = exit(1, 0, NLMSG_DONE, has_identity);
+            assert_eq!(wants(mask::EXIT, IDENTITY, &event), has_identity);
+            assert_eq!(wants(mask::EXIT, 0, &event), !has_identity);
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_thread_is_not_wanted_of_processes() {
+        for (pid, flags, expected) in [
+            (1, PROCESSES, true),
+            (2, PROCESSES, false),
+            (1, 0, true),
+            (2, 0, true),
+        ] {
+            let event = exit(pid, 1, NLMSG_DONE, false);
+            assert_eq!(wants(mask::EXIT, flags, &event), expected);
+            assert_eq!(wants(mask::NONZERO_EXIT, flags, &event), expected);
         }
     }
 }

@@ -28,7 +28,9 @@ use crate::child::{self, Child};
 use crate::harness::{Failure, TestResult, expect, expect_eq};
 use crate::listing::Listing;
 use crate::patience;
-use crate::tests::container::{ALL, Container, NET, PID, USER, available, lacking, status};
+use crate::tests::container::{
+    ALL, Container, NET, PID, USER, available, lacking, status, succeed,
+};
 use crate::tests::namespaces_lifetimes::Account;
 use corpus::Corpus;
 use coverage::{Coverage, Functions, Kcov};
@@ -36,10 +38,12 @@ use peer::Surroundings;
 use program::Program;
 use tally::Tally;
 
+mod cgroups;
 mod corpus;
 mod coverage;
 mod life;
 mod message;
+mod own;
 mod peer;
 mod program;
 mod race;
@@ -176,11 +180,22 @@ pub fn run(options: &Options) -> TestResult {
             corpus: kcov.as_ref().map(|kcov| Corpus::new(Coverage::new(kcov))),
         };
         let work = || work(rounds, share, &surroundings, &writer);
-        workers.push(match (index % 2, &account) {
-            (0, _) => child::fork(|| status(work))?,
-            (_, Some(account)) => account.spawn(|| Container::start(PID | NET, work)?.finish())?,
-            (_, None) => child::fork(|| status(|| Container::start(apart(), work)?.finish()))?,
-        });
+        workers.push(child::fork(|| {
+            status(|| {
+                // Half of those in namespaces, and half of the others, are in the run's cgroup.
+                if index / 2 % 2 > 0 {
+                    surroundings.cgroups.enter()?;
+                }
+                match (index % 2, &account) {
+                    (0, _) => work(),
+                    (_, Some(account)) => {
+                        let apart = || Container::start(PID | NET, work)?.finish();
+                        succeed(account.spawn(apart)?)
+                    }
+                    (_, None) => Container::start(some_kinds(), work)?.finish(),
+                }
+            })
+        })?);
     }
     drop(writer);
     let followed = follow(&reader, started);
@@ -215,7 +230,7 @@ pub fn run(options: &Options) -> TestResult {
 /// Sockets get their port ids by the process's number. In a pid namespace without a network
 /// namespace, they would be those that another worker's had a moment ago. And in a user and a network
 /// namespace without a pid namespace nobody may listen.
-fn apart() -> CloneFlags {
+fn some_kinds() -> CloneFlags {
     match lacking(NET | PID) {
         None => available(ALL),
         Some(_) => available(USER),
@@ -281,6 +296,7 @@ fn work(
     surroundings: &Surroundings,
     news: &OwnedFd,
 ) -> TestResult {
+    let surroundings = &surroundings.of_this_process()?;
     let mut sent = 0;
     while sent < messages {
         let mut tally = Tally::default();
@@ -421,7 +437,11 @@ fn own_namespace(kind: &str) -> Result<u64, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use super::cgroups::Cgroups;
+    use super::message::{Command, Fate, Request};
+    use super::program::Step;
     use super::*;
+    use crate::wire::mask;
 
     #[test]
     fn rounds_can_be_repeated_as_they_are_told() {
@@ -435,5 +455,21 @@ mod tests {
         for wrong in ["seed:", "seed:x", "1966757701439937517x"] {
             assert!(wrong.parse::<Round>().is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn the_round_that_found_an_unknown_event_asks_for_it_still() {
+        let mut random = Rng::with_seed(1_966_757_701_439_937_517);
+        assert!((0..6).contains(&random.u8(..10)));
+        let program = Program::random(&mut random, STEPS).unwrap();
+        let asks = |step: Step| {
+            let Step::Send { message, .. } = step else {
+                return false;
+            };
+            let fate = Fate::of(&message.bytes(0), &Cgroups::default());
+            matches!(fate, Fate::Answered(Request { command: Ok(Command::Listen(listen)), .. })
+                if listen.mask & mask::SESSION_END != 0)
+        };
+        assert!(program.steps().map(Result::unwrap).any(asks));
     }
 }

@@ -5,13 +5,16 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::MsgFlags;
 use nix::time::{ClockId, clock_gettime};
 
+use super::cgroups::Cgroups;
 use super::message::{Command, Fate, Listen, Message, Request};
+use super::own::Own;
 use super::own_namespace;
 use super::reading::{Read, Reading};
 use super::tally::Tally;
@@ -22,8 +25,8 @@ use crate::patience;
 use crate::stress::cpus;
 use crate::tests::scenario::own_task;
 use crate::wire::{
-    CN_PROC, ConnectorHeader, Event, EventBody, IGNORE, MESSAGE_SIZE, NLMSG_DONE, NLMSG_EVENT,
-    NetlinkHeader, Received, mask,
+    CN_PROC, ConnectorHeader, Event, EventBody, IGNORE, Identity, MESSAGE_SIZE, NLMSG_DONE,
+    NLMSG_EVENT, NetlinkHeader, Received, Task, mask,
 };
 
 /// The CPU in answers that no number is counted by.
@@ -35,29 +38,44 @@ const FEATURES: std::ops::Range<usize> = 4..8;
 /// How long who sends an event may take to count it.
 const COUNT_LIMIT: Duration = Duration::from_secs(5);
 
-/// What does not change during a run.
+/// What does not change during a run, or, of the process itself, while it is the same.
+#[derive(Clone)]
 pub struct Surroundings {
-    cpus: Vec<usize>,
+    cpus: Arc<[usize]>,
     features: [u8; 4],
     since: u64,
-    listing: File,
+    listing: Arc<File>,
     user_ns: u64,
+    /// The cgroups that there are.
+    pub cgroups: Arc<Cgroups>,
+    own: Own,
 }
 
 impl Surroundings {
     /// Finds out, in the initial namespaces.
     pub fn new() -> Result<Self, Failure> {
-        let since = now()?;
+        let since = now(ClockId::CLOCK_MONOTONIC)?;
+        let cgroups = Cgroups::new()?;
         let mut listener = Listener::open()?;
         listener.request(&[IGNORE])?;
         let answer = listener.wait_for("the answer", |received| received.event.bit() == 0)?;
         let [_, _, _, _, a, b, c, d, ..] = answer.message.body.data;
         Ok(Self {
-            cpus: cpus()?,
+            cpus: cpus()?.into(),
             features: [a, b, c, d],
             since,
-            listing: open()?,
+            listing: open()?.into(),
             user_ns: own_namespace("user")?,
+            own: Own::find(&cgroups)?,
+            cgroups: cgroups.into(),
+        })
+    }
+
+    /// The same for this process, which was made since, or moved to another cgroup.
+    pub fn of_this_process(&self) -> Result<Self, Failure> {
+        Ok(Self {
+            own: Own::find(&self.cgroups)?,
+            ..self.clone()
         })
     }
 
@@ -95,10 +113,50 @@ impl Surroundings {
             data[received.defined - comm.len() + name..].fill(0);
         }
         self.check_cpu(body.cpu)?;
+        if let Some(identity) = received.identity {
+            self.check_identity(&received.event, identity)
+                .map_err(|failure| failure.about(format!("{received:?}")))?;
+        }
         let kind = received.message.netlink.kind;
         let is_known = [NLMSG_DONE, NLMSG_EVENT].contains(&kind);
         expect(is_known, format!("a type that events have, got {kind}"))?;
         self.check_bytes(received, kind, received.message.connector.seq, 0, data)
+    }
+
+    /// Expects numbers for those whom an event names, and for nobody else; and those of this process,
+    /// if it is about it.
+    fn check_identity(&self, event: &Event, identity: Identity) -> TestResult {
+        let Task { pid, tgid } = event.subject();
+        let is_started = identity.start_ns <= now(ClockId::CLOCK_BOOTTIME)?;
+        let got = (
+            identity.process != 0,
+            identity.thread == identity.process,
+            identity.thread != 0,
+            identity.other != 0,
+            is_started,
+        );
+        let expected = (true, pid == tgid, true, event.other() != 0, true);
+        expect_eq("what an identity has", got, expected)?;
+        if self.own.is_subject(event) {
+            return self.own.check(identity);
+        }
+        match self.cgroups.made() {
+            0 => expect_eq("a cgroup where there are none", identity.cgroup, 0),
+            _ => {
+                let is_there = self.cgroups.has(identity.cgroup);
+                expect(is_there, "a cgroup that there is")
+            }
+        }
+    }
+
+    /// Whether an event may have happened in a cgroup or below it, by what is known of its process.
+    fn may_be_in(&self, received: &Received, cgroup: u64) -> bool {
+        let known = match received.identity {
+            Some(identity) => identity.cgroup,
+            None if self.own.is_subject(&received.event) => self.own.cgroup,
+            None => return true,
+        };
+        self.cgroups.is_within(known, cgroup)
     }
 
     /// Expects a CPU that there is.
@@ -117,8 +175,9 @@ impl Surroundings {
     ) -> TestResult {
         let message = received.message;
         expect_eq("sender", received.sender, (0, 1))?;
+        let more = received.identity.map_or(0, |_| size_of::<Identity>());
         let netlink = NetlinkHeader {
-            length: MESSAGE_SIZE as u32,
+            length: (MESSAGE_SIZE + more) as u32,
             kind,
             flags: 0,
             seq,
@@ -130,20 +189,21 @@ impl Surroundings {
             val: CN_PROC,
             seq,
             ack,
-            length: size_of::<EventBody>() as u16,
+            length: (size_of::<EventBody>() + more) as u16,
             flags: 0,
         };
         expect_eq("the connector's header", message.connector, connector)?;
         expect_eq("data", message.body.data, data)?;
         let time = received.timestamp_ns();
-        let is_now = (self.since..=now()?).contains(&time);
+        let is_now = (self.since..=now(ClockId::CLOCK_MONOTONIC)?).contains(&time);
         expect(is_now, format!("a time in this run, got {time} ns"))
     }
 }
 
-fn now() -> Result<u64, Failure> {
+/// The time by a clock, in nanoseconds.
+fn now(clock: ClockId) -> Result<u64, Failure> {
     Ok(u64::try_from(
-        Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC)?).as_nanos(),
+        Duration::from(clock_gettime(clock)?).as_nanos(),
     )?)
 }
 
@@ -241,8 +301,8 @@ impl Peer {
         surroundings: &Surroundings,
         tally: &mut Tally,
     ) -> TestResult {
-        let datagram = message.bytes();
-        let fate = Fate::of(&datagram);
+        let datagram = message.bytes(surroundings.cgroups.made());
+        let fate = Fate::of(&datagram, &surroundings.cgroups);
         let sent = self.socket()?.send_datagram(&datagram);
         tally.messages += 1;
         check_sent(&fate, sent).map_err(|failure| failure.about(format!("{message:?}")))?;
@@ -258,7 +318,10 @@ impl Peer {
     /// `err` in the answer to a request.
     fn error(&self, request: &Request) -> u32 {
         match request.command {
-            Some(Command::Listen(_)) if self.is_foreign && self.asked.now.is_none() => {
+            // Nobody looks for a cgroup for who may not listen.
+            Ok(Command::Listen(_)) | Err(Errno::ENOENT)
+                if self.is_foreign && self.asked.now.is_none() =>
+            {
                 Errno::EPERM as u32
             }
             _ => request.error(),
@@ -306,9 +369,13 @@ impl Peer {
     }
 
     /// This task has got a name.
-    pub fn renamed(&mut self, name: [u8; 16]) {
-        let listens = self.asked.now;
-        if listens.is_some_and(|listen| listen.mask & mask::COMM != 0) {
+    pub fn renamed(&mut self, name: [u8; 16], surroundings: &Surroundings) {
+        let (cgroups, own) = (&surroundings.cgroups, surroundings.own.cgroup);
+        let hears = |listen: Listen| {
+            let cgroup = listen.cgroup();
+            listen.mask & mask::COMM != 0 && cgroup.is_none_or(|id| cgroups.is_within(own, id))
+        };
+        if self.asked.now.is_some_and(hears) {
             self.names.push_back(name);
         }
     }
@@ -348,9 +415,13 @@ impl Peer {
         };
         let asked: Vec<_> = lines
             .iter()
-            .map(|&Line { mask, flags, .. }| Listen { mask, flags })
+            .map(|line| Listen {
+                mask: line.mask,
+                flags: line.flags,
+                cgroup_id: line.cgroup,
+            })
             .collect();
-        let what = "masks and flags in the listing";
+        let what = "masks, flags and cgroups in the listing";
         expect_eq(what, asked, Vec::from_iter(self.asked.now))?;
         for line in lines {
             expect_eq("lost events in the listing", line.lost, 0)?;
@@ -407,12 +478,12 @@ impl Peer {
             }
             surroundings.check_event(&received)?;
             // Until a request is answered, events are as was asked before, or as is asked.
-            let next = match expected.and_then(|request| request.command) {
-                Some(Command::Listen(listen)) => self.asked.now.map(|_| listen),
+            let next = match expected.map(|request| request.command) {
+                Some(Ok(Command::Listen(listen))) => self.asked.now.map(|_| listen),
                 _ => None,
             };
             let asked = self.asked.at(received.timestamp_ns());
-            check_wanted(&received, asked.chain(next))?;
+            check_wanted(&received, asked.chain(next), surroundings)?;
             self.check_number(&received)?;
             self.check_name(&received)?;
             self.events += 1;
@@ -431,7 +502,7 @@ impl Peer {
         let cpu = answer.message.body.cpu;
         let succeeds = self.error(request) == 0;
         let starts = succeeds
-            && matches!(request.command, Some(Command::Listen(_)))
+            && matches!(request.command, Ok(Command::Listen(_)))
             && self.asked.now.is_none();
         if starts {
             surroundings.check_cpu(cpu)?;
@@ -442,12 +513,11 @@ impl Peer {
             expect_eq("CPU of an answer", cpu, NO_CPU)?;
         }
         match request.command {
-            Some(Command::Listen(listen)) if succeeds => {
+            Ok(Command::Listen(listen)) if succeeds => {
                 self.asked.listen(listen, answer.timestamp_ns());
             }
-            Some(Command::Listen(_)) => {}
-            Some(Command::Ignore) => self.asked.end(),
-            None => {}
+            Ok(Command::Listen(_)) | Err(_) => {}
+            Ok(Command::Ignore) => self.asked.end(),
         }
         Ok(())
     }
@@ -470,12 +540,25 @@ impl Peer {
     }
 }
 
-/// Expects that one of these asks for an event, and for the type of message that tells it.
-pub fn check_wanted(received: &Received, asked: impl Iterator<Item = Listen>) -> TestResult {
+/// Expects that one of these asks for an event, and for the form of the message that tells it.
+pub fn check_wanted(
+    received: &Received,
+    asked: impl Iterator<Item = Listen>,
+    surroundings: &Surroundings,
+) -> TestResult {
     let asked: Vec<_> = asked.collect();
-    let is_wanted = asked.iter().any(|listen| listen.wants(received));
-    let (kind, event) = (received.message.netlink.kind, received.event);
-    let what = format!("events as {asked:x?} ask for, got {event:?} of type {kind}");
+    let is_wanted = asked.iter().any(|listen| {
+        let may_be_in = |id| surroundings.may_be_in(received, id);
+        listen.wants(received) && listen.cgroup().is_none_or(may_be_in)
+    });
+    let Received {
+        message,
+        event,
+        identity,
+        ..
+    } = received;
+    let kind = message.netlink.kind;
+    let what = format!("events as {asked:x?} ask for, got {event:?} of type {kind}, {identity:?}");
     expect(is_wanted, what)
 }
 
@@ -500,23 +583,27 @@ mod tests {
     fn at(asked: &Asked, time: u64) -> Vec<(u32, u32)> {
         let listens = asked.at(time);
         listens
-            .map(|Listen { mask, flags }| (mask, flags))
+            .map(|Listen { mask, flags, .. }| (mask, flags))
             .collect()
+    }
+
+    fn listen(mask: u32, flags: u32) -> Listen {
+        Listen {
+            mask,
+            flags,
+            cgroup_id: 0,
+        }
     }
 
     #[test]
     fn what_was_reported_before_an_answer_may_be_for_what_was_asked_before() {
         let mut asked = Asked::default();
         assert!(at(&asked, 0).is_empty());
-        let (sid, comm, flags) = (mask::SID, mask::COMM, 0);
-        asked.listen(Listen { mask: sid, flags }, 10);
+        let (sid, comm) = (mask::SID, mask::COMM);
+        asked.listen(listen(sid, 0), 10);
         assert_eq!(at(&asked, 5), [(sid, 0)]);
-        let batch = Listen {
-            mask: sid,
-            flags: BATCH,
-        };
-        asked.listen(batch, 20);
-        asked.listen(Listen { mask: comm, flags }, 30);
+        asked.listen(listen(sid, BATCH), 20);
+        asked.listen(listen(comm, 0), 30);
         assert_eq!(at(&asked, 31), [(comm, 0)]);
         assert_eq!(at(&asked, 30), [(comm, 0), (sid, BATCH)]);
         assert_eq!(at(&asked, 20), [(comm, 0), (sid, 0), (sid, BATCH)]);

@@ -87,21 +87,25 @@ pub fn run(mut random: Rng, surroundings: &Surroundings, tally: &mut Tally) -> T
         events.extend(racer.events);
         *tally += racer.tally;
     }
-    check_events(&requests, &events)?;
+    check_events(&requests, &events, surroundings)?;
     check_answers(requests, answers, surroundings)?;
     let lines = surroundings.lines(own_namespace("net")?, &port_ids)?;
     expect_eq("lines of closed sockets", lines, vec![])
 }
 
 /// Expects each event to be as some LISTEN for its socket asked: which one came last is open.
-fn check_events(requests: &[Of<Request>], events: &[Of<Received>]) -> TestResult {
+fn check_events(
+    requests: &[Of<Request>],
+    events: &[Of<Received>],
+    surroundings: &Surroundings,
+) -> TestResult {
     for (socket, event) in events {
         let asked = requests.iter().filter(|(asked, _)| asked == socket);
         let listens = asked.filter_map(|(_, request)| match request.command {
-            Some(Command::Listen(listen)) => Some(listen),
+            Ok(Command::Listen(listen)) => Some(listen),
             _ => None,
         });
-        check_wanted(event, listens)?;
+        check_wanted(event, listens, surroundings)?;
     }
     Ok(())
 }
@@ -121,7 +125,7 @@ fn check_answers(
         // LISTEN alone may begin a subscription, whose numbers begin on a CPU.
         let cpu = answer.message.body.cpu;
         match request.command {
-            Some(Command::Listen(_)) if cpu != u32::MAX => surroundings.check_cpu(cpu)?,
+            Ok(Command::Listen(_)) if cpu != u32::MAX => surroundings.check_cpu(cpu)?,
             _ => expect_eq("CPU of an answer", cpu, u32::MAX)?,
         }
     }
@@ -171,8 +175,9 @@ impl Racer<'_> {
     fn send(&mut self, socket: usize) -> TestResult {
         self.seq += 1;
         let message = any_message(&mut self.random)?.numbered(self.seq);
-        let datagram = message.bytes();
-        let fate = Fate::of(&datagram);
+        let cgroups = &self.surroundings.cgroups;
+        let datagram = message.bytes(cgroups.made());
+        let fate = Fate::of(&datagram, cgroups);
         if let Some(handle) = &self.handles[socket] {
             check_sent(&fate, handle.send_datagram(&datagram))
                 .map_err(|failure| failure.about(format!("{message:?}")))?;

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, NetlinkAddr, recvmsg};
 
 use crate::harness::{Failure, TestResult, expect_eq};
-use crate::wire::{BATCH_SIZE, MESSAGE_SIZE};
+use crate::wire::{BATCH_SIZE, IDENTITY_MESSAGE_SIZE, MESSAGE_SIZE};
 
 /// A way to read.
 #[derive(Clone, Copy, Debug)]
@@ -35,9 +35,13 @@ pub struct Read {
 
 impl<'a> Arbitrary<'a> for Reading {
     fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
+        // Some messages, and a byte more or less.
+        let some = |u: &mut Unstructured<'a>, size: usize| -> Result<usize> {
+            Ok(size * u.int_in_range(1..=8)? + u.int_in_range(0..=2)? - 1)
+        };
         let room = match u.int_in_range(0..=3)? {
-            // Some messages, and a byte more or less.
-            0..=1 => (MESSAGE_SIZE * u.int_in_range(1..=8)? + u.int_in_range(0..=2)?) - 1,
+            0 => some(u, IDENTITY_MESSAGE_SIZE)?,
+            1 => some(u, MESSAGE_SIZE)?,
             2 => u.int_in_range(0..=MESSAGE_SIZE)?,
             _ => u.int_in_range(0..=BATCH_SIZE)?,
         };
@@ -138,7 +142,7 @@ mod tests {
             let reading: Reading = Unstructured::new(&bytes).arbitrary().unwrap();
             assert!(reading.room <= BATCH_SIZE);
             none += usize::from(reading.room < MESSAGE_SIZE);
-            small += usize::from(reading.room < 8 * MESSAGE_SIZE);
+            small += usize::from(reading.room < 8 * IDENTITY_MESSAGE_SIZE);
         }
         assert!(none > 200 && small > 700, "{none} {small}");
     }

@@ -28,6 +28,8 @@ pub struct Tally {
     events: u64,
     /// Those of the type that may share a datagram.
     batched: u64,
+    /// Those that told which process it is.
+    identified: u64,
     /// Datagrams that were looked at.
     pub peeks: u64,
     /// Datagrams that did not fit when they were read.
@@ -54,6 +56,7 @@ impl Tally {
     pub fn event(&mut self, received: &Received) {
         self.events += 1;
         self.batched += u64::from(received.message.netlink.kind == NLMSG_EVENT);
+        self.identified += u64::from(received.identity.is_some());
     }
 }
 
@@ -65,6 +68,7 @@ impl AddAssign for Tally {
         self.listeners += other.listeners;
         self.events += other.events;
         self.batched += other.batched;
+        self.identified += other.identified;
         self.peeks += other.peeks;
         self.cut += other.cut;
         self.kept += other.kept;
@@ -92,8 +96,13 @@ impl fmt::Display for Tally {
         }
         write!(
             formatter,
-            " {} unanswered, {} refused; {} listeners, {} events ({} for batches),",
-            self.unanswered, self.refused, self.listeners, self.events, self.batched
+            " {} unanswered, {} refused; {} listeners, {} events",
+            self.unanswered, self.refused, self.listeners, self.events
+        )?;
+        write!(
+            formatter,
+            " ({} for batches, {} with an identity),",
+            self.batched, self.identified
         )?;
         write!(
             formatter,

@@ -11,14 +11,14 @@ use std::time::Duration;
 use fastrand::Rng;
 use nix::sched::unshare;
 
-use super::message::{Listen, Message};
+use super::message::{Listen, Message, ROOT};
 use super::peer::{Peer, Surroundings};
 use super::program::any_message;
 use super::tally::Tally;
 use crate::child::{self, Gate};
 use crate::harness::{Failure, TestResult, expect};
 use crate::tests::container::{self, ALL, Container, Handover, NET, PID, USER, available, status};
-use crate::wire::{BATCH, LISTEN, mask, proc_listen};
+use crate::wire::{CGROUP, LISTEN, mask, proc_listen_in};
 
 const SENDERS: usize = 2;
 
@@ -44,14 +44,26 @@ pub fn run(mut random: Rng, surroundings: &Surroundings, tally: &mut Tally) -> T
         true => ALL,
         false => PID | NET,
     });
+    let flags = random.u32(..) & surroundings.cgroups.flags();
     let listen = Listen {
         mask: mask::COMM,
-        flags: u32::from(random.bool()) * BATCH,
+        flags,
+        cgroup_id: match flags & CGROUP {
+            0 => 0,
+            _ => *random
+                .choice(&[ROOT, surroundings.cgroups.made()])
+                .unwrap_or(&ROOT),
+        },
     };
     let senders: Vec<Rng> = (0..SENDERS).map(|_| random.fork()).collect();
     let container = Container::start(kinds, || {
         let stays = container::open()?;
-        stays.request(&proc_listen(LISTEN, listen.mask, listen.flags))?;
+        let Listen {
+            mask,
+            flags,
+            cgroup_id,
+        } = listen;
+        stays.request(&proc_listen_in(LISTEN, mask, flags, cgroup_id))?;
         handover.send(&stays)?;
         for random in senders {
             child::fork(|| {
@@ -89,6 +101,7 @@ fn count(sent: i32, tally: &mut Tally) -> TestResult {
 
 /// Sends until it is killed.
 fn send(mut random: Rng, surroundings: &Surroundings, told: &Gate) -> Result<(), Failure> {
+    let surroundings = &surroundings.of_this_process()?;
     let mut tally = Tally::default();
     let own = available(NET);
     loop {
