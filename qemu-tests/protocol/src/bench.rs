@@ -35,6 +35,10 @@ pub enum Operation {
     ShortExec,
     /// The end of such a task by a signal that dumps core.
     ShortCoredump,
+    /// clone(2) of a thread, until it returns to who makes it.
+    ThreadFork,
+    /// The end of a thread, from its last instruction until the one who waits for it goes on.
+    ThreadExit,
     /// fork(2), a new name, execve(2), and the end.
     Storm,
     /// getppid(2), which raises no event.
@@ -74,6 +78,9 @@ impl Operation {
         Self::Storm,
     ];
 
+    /// What is done to threads.
+    pub const THREADS: [Self; 2] = [Self::ThreadFork, Self::ThreadExit];
+
     /// What a listener asks of the kernel, and the end that comes without a request.
     pub const REQUESTS: [Self; 3] = [Self::Listen, Self::Ignore, Self::Close];
 
@@ -84,6 +91,8 @@ impl Operation {
             Self::ShortExec => "exec",
             Self::ShortExit => "exit",
             Self::ShortCoredump => "coredump + exit",
+            Self::ThreadFork => "a thread's fork",
+            Self::ThreadExit => "a thread's exit",
             Self::Uid => "uid",
             Self::Gid => "gid",
             Self::Sid => "setsid",
@@ -110,7 +119,8 @@ impl Operation {
         matches!(
             self,
             Self::ShortFork | Self::ShortExec | Self::ShortExit | Self::ShortCoredump
-        ) || Self::WHOLE.contains(&self)
+        ) || Self::THREADS.contains(&self)
+            || Self::WHOLE.contains(&self)
     }
 
     /// How many hooks of the patched kernel it passes: one a kind of event, but two for setsid(),
@@ -119,10 +129,10 @@ impl Operation {
     /// exec, which may change both.
     pub fn hooks(self) -> u32 {
         match self {
-            Self::ShortFork | Self::Fork | Self::Ptrace | Self::Comm => 1,
+            Self::ShortFork | Self::ThreadFork | Self::Fork | Self::Ptrace | Self::Comm => 1,
             Self::Uid | Self::Gid | Self::Sid => 2,
             Self::ShortExec | Self::Exec => 3,
-            Self::ShortExit | Self::Exit => 4,
+            Self::ShortExit | Self::ThreadExit | Self::Exit => 4,
             Self::ShortCoredump | Self::Coredump | Self::ForkExit => 5,
             Self::Storm => 9,
             Self::SystemCall | Self::Listen | Self::Ignore | Self::Close | Self::Read => 0,
@@ -146,6 +156,10 @@ pub const SOME_UNREAD: u32 = 64;
 /// How many events wait for who reads them, in turn.
 pub const UNREAD: [u32; 4] = [1, 8, SOME_UNREAD, MOST_UNREAD];
 
+/// How many listeners there are, in turn, that ask for IDENTITY, or for the events of a cgroup. Of two
+/// numbers each it can be told what an event costs, and what each listener.
+pub const WITH_FLAGS: [u32; 4] = [1, 2, 8, 64];
+
 /// Who listens meanwhile.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -156,6 +170,14 @@ pub enum Situation {
     Everything,
     /// Listeners for everything that get events in batches, which only our kernel has.
     Batch,
+    /// Listeners for everything that want to know which process it is, which only our kernel tells.
+    Identity,
+    /// The same in batches.
+    IdentityBatch,
+    /// Listeners for everything that happens in a cgroup in which nobody is.
+    OtherCgroup,
+    /// A listener for the forks and exits of processes, and not of threads.
+    Processes,
     /// Listeners for another kind of event.
     Filtered,
     /// Bound sockets that never asked for anything.
@@ -168,6 +190,18 @@ pub enum Situation {
     Containers,
     /// An eBPF program that records it, and no listener.
     Peer,
+}
+
+impl Situation {
+    /// The same listeners, but that they do not want to know which process it is; `None` of those who
+    /// don't.
+    pub fn without_identity(self) -> Option<Self> {
+        match self {
+            Self::Identity => Some(Self::Everything),
+            Self::IdentityBatch => Some(Self::Batch),
+            _ => None,
+        }
+    }
 }
 
 /// A figure: so many instructions an operation.
@@ -188,9 +222,12 @@ pub struct Figure {
     /// What that is above the same with nobody listening, if both were measured in turn.
     #[serde(default)]
     pub cost: Option<Cost>,
+    /// What it is above the same in [`Situation::without_identity`], measured in turn.
+    #[serde(default)]
+    pub added: Option<Cost>,
 }
 
-/// What an operation takes above the same with nobody listening.
+/// What an operation takes above the same with nobody listening, or with listeners that ask for less.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Cost {
     /// The median of the rounds.

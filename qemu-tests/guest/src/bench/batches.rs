@@ -11,7 +11,7 @@ use crate::bench::rounds::Rounds;
 use crate::bench::worker::Worker;
 use crate::bench::{CROWDS, LINGER, ROUNDS, burst, missing, reading};
 use crate::listing;
-use crate::wire::{BATCH, LISTEN, mask, proc_listen};
+use crate::wire::{BATCH, IDENTITY, LISTEN, PROCESSES, mask, proc_listen};
 
 /// How many figures there are: delivered to each crowd, reading, and a burst.
 pub const FIGURES: usize = CROWDS.len() + reading::FIGURES + 1;
@@ -40,10 +40,14 @@ pub fn are_missing(figures: usize) -> Result<bool> {
 
 /// The request for the events of a mask, in the form in which the situation has them.
 pub fn request(situation: Situation, mask: u32) -> Vec<u32> {
-    match situation {
-        Situation::Batch => proc_listen(LISTEN, mask, BATCH).to_vec(),
-        _ => vec![LISTEN, mask],
-    }
+    let flags = match situation {
+        Situation::Batch => BATCH,
+        Situation::Identity => IDENTITY,
+        Situation::IdentityBatch => IDENTITY | BATCH,
+        Situation::Processes => PROCESSES,
+        _ => return vec![LISTEN, mask],
+    };
+    proc_listen(LISTEN, mask, flags).to_vec()
 }
 
 /// That many listeners, and nobody in turn. However many they are, the same number of events is
@@ -75,9 +79,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_batches_are_asked_for_in_the_third_form() {
+    fn only_flags_are_asked_for_in_the_third_form() {
         assert_eq!(request(Situation::Everything, mask::SID), [1, 0x80]);
-        let batch = request(Situation::Batch, mask::SID);
-        assert_eq!(batch, [1, 0x80, 0x4, 0, 0, 0]);
+        for (situation, flags) in [
+            (Situation::Batch, 0x4),
+            (Situation::Identity, 0x2),
+            (Situation::IdentityBatch, 0x6),
+            (Situation::Processes, 0x1),
+        ] {
+            assert_eq!(request(situation, mask::SID), [1, 0x80, flags, 0, 0, 0]);
+        }
     }
 }

@@ -42,8 +42,13 @@ impl Crowd {
 
     /// The same, and in the form in which the situation has events.
     pub fn change_form(&self, situation: Situation, mask: u32) -> Result<()> {
+        self.ask(&request(situation, mask))
+    }
+
+    /// Lets them send this request, and forgets what came until then.
+    pub fn ask(&self, request: &[u32]) -> Result<()> {
         for listener in &self.0 {
-            listener.request(&request(situation, mask))?;
+            listener.request(request)?;
         }
         self.forget()
     }

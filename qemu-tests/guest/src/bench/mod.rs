@@ -30,6 +30,7 @@ mod burst;
 mod clock;
 mod containers;
 mod crowd;
+mod flags;
 mod flood;
 mod latency;
 mod layout;
@@ -117,6 +118,7 @@ pub fn run(options: &Options) -> Result<()> {
         crowd(&mut worker, count)?;
     }
     batches::run(&mut worker)?;
+    flags::run(&mut worker)?;
     reading::run(Situation::Everything)?;
     burst::run(Situation::Everything)?;
     listener_that_never_reads(&mut worker)?;
@@ -177,6 +179,7 @@ fn total(options: &Options) -> u32 {
     (nobody
         + crowds
         + batches::FIGURES
+        + flags::FIGURES
         + reading::FIGURES
         + whole
         + requests
@@ -338,6 +341,7 @@ fn tell(
         spread: measured.spread,
         low: measured.low,
         cost: None,
+        added: None,
     }))
 }
 

@@ -82,6 +82,8 @@ impl Operations {
             Operation::ShortFork => self.short.fork(),
             Operation::ShortExit => self.short.exit(),
             Operation::ShortCoredump => self.short.coredump(),
+            Operation::ThreadFork => self.short.thread_fork(),
+            Operation::ThreadExit => self.short.thread_exit(),
             Operation::ShortExec => self.short.exec(|| read_count(&mut self.reader)),
             Operation::SystemCall => {
                 let started = instructions();

@@ -69,6 +69,7 @@ impl Rounds {
             rounds.with_context(|| format!("{} was not measured", operation.name()))
         };
         let (with, alone) = (of(situation)?, of(Situation::Nobody)?);
+        let plain = situation.without_identity().map(of).transpose()?;
         let all = Measured::of_rounds(with);
         say(&Line::Figure(Figure {
             operation,
@@ -78,20 +79,22 @@ impl Rounds {
             spread: all.spread,
             low: all.low,
             cost: Some(cost(operation, with, alone)),
+            added: plain.map(|plain| cost(operation, with, plain)),
         }))
     }
 }
 
-/// What the rounds with somebody listening took above those with nobody.
-fn cost(operation: Operation, with: &[Measured], alone: &[Measured]) -> Cost {
+/// What the rounds with somebody listening took above those with nobody, or with whom they are
+/// compared.
+fn cost(operation: Operation, with: &[Measured], without: &[Measured]) -> Cost {
     let figure = |measured: &Measured| match operation.is_of_processes() {
         true => measured.low,
         false => measured.median,
     };
     let mut costs: Vec<_> = with
         .iter()
-        .zip(alone)
-        .map(|(with, alone)| figure(with) - figure(alone))
+        .zip(without)
+        .map(|(with, without)| figure(with) - figure(without))
         .collect();
     let instructions = median(&mut costs);
     let distances = costs.iter().map(|cost| (cost - instructions).abs());

@@ -10,7 +10,7 @@ use std::ffi::{c_char, c_int};
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use std::{mem, ptr, thread};
 
@@ -35,8 +35,15 @@ const OTHERS: u32 = 8;
 /// For a task of its own, of which only the task itself is new.
 const ALL_SHARED: c_int = libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_FILES | libc::CLONE_SIGHAND;
 
-/// The same, but with what execve(2) would have to separate: a table of open files, and handlers.
+/// For a thread, at whose end the kernel clears a word of memory and wakes who waits for that.
+const THREAD: c_int = ALL_SHARED | libc::CLONE_THREAD | libc::CLONE_CHILD_CLEARTID;
+
+/// For a task of its own, but with what execve(2) would have to separate: a table of open files, and
+/// handlers.
 const MEMORY_SHARED: c_int = libc::CLONE_VM | libc::CLONE_FS;
+
+/// How long to wait for a thread that has cleared that word, and is not quite gone.
+const ALMOST_GONE: Duration = Duration::from_millis(1);
 
 /// The number of each task, which nobody has meanwhile: how long it takes to find a free one depends
 /// on how many there were before.
@@ -89,6 +96,8 @@ pub struct Short {
 struct Shared {
     /// When the last one began with what is measured, or how long that took.
     count: AtomicU64,
+    /// Whether the last thread is there; the kernel clears it.
+    thread: AtomicU32,
     program: File,
     output: OwnedFd,
 }
@@ -103,6 +112,7 @@ impl Short {
             stack: vec![0; STACK_SIZE / size_of::<u128>()],
             shared: Box::new(Shared {
                 count: AtomicU64::new(0),
+                thread: AtomicU32::new(0),
                 program,
                 output,
             }),
@@ -152,6 +162,69 @@ impl Short {
         })
     }
 
+    /// clone(2) of a thread, until it returns to who makes it.
+    pub fn thread_fork(&mut self) -> Result<u64> {
+        self.settled(|short| {
+            let started = instructions();
+            short.start_thread()?;
+            let taken = instructions() - started;
+            short.join()?;
+            short.gone()?;
+            Ok(taken)
+        })
+    }
+
+    /// A thread's end, from its own last instruction until who waits for it goes on.
+    pub fn thread_exit(&mut self) -> Result<u64> {
+        loop {
+            self.start_thread()?;
+            // As in `end_of`.
+            let has_run = self.counted() != 0;
+            self.join()?;
+            let joined = instructions();
+            self.gone()?;
+            if !has_run {
+                return Ok(joined - self.counted());
+            }
+        }
+    }
+
+    fn start_thread(&mut self) -> Result<Pid> {
+        self.shared.count.store(0, Relaxed);
+        self.shared.thread.store(1, Relaxed);
+        self.start(THREAD, end)
+    }
+
+    /// Waits until the last thread has no use for the memory any more.
+    fn join(&self) -> Result<()> {
+        let word = &raw const self.shared.thread;
+        while self.shared.thread.load(Relaxed) != 0 {
+            let forever = ptr::null::<libc::timespec>();
+            // SAFETY: The word outlives the call, which sleeps while it is 1. The kernel wakes who
+            // shares the word, so that it must not be said to be private.
+            let result =
+                unsafe { libc::syscall(libc::SYS_futex, word, libc::FUTEX_WAIT, 1, forever) };
+            match Errno::result(result) {
+                Ok(_) | Err(Errno::EAGAIN | Errno::EINTR) => {}
+                Err(error) => return Err(error).context("cannot wait for a thread"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until its number is free. It is, where one CPU let it go on until it had ended.
+    fn gone(&self) -> Result<()> {
+        loop {
+            // SAFETY: The call takes numbers, of which the last one says that nothing is sent.
+            let result = unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), NUMBER, 0) };
+            match Errno::result(result) {
+                Ok(_) => thread::sleep(ALMOST_GONE),
+                Err(Errno::ESRCH) => return Ok(()),
+                Err(error) => return Err(error).context("cannot look for a thread"),
+            }
+        }
+    }
+
     /// What the last task counted.
     fn counted(&self) -> u64 {
         self.shared.count.load(Relaxed)
@@ -192,11 +265,18 @@ impl Short {
     fn start(&mut self, flags: c_int, function: Function) -> Result<Pid> {
         let stack = self.stack.as_mut_ptr_range();
         let number = NUMBER;
+        let arguments = arguments(&number);
         let arguments = libc::clone_args {
             flags: flags as u64,
+            // Nobody is told of a thread's end.
+            exit_signal: match flags & libc::CLONE_THREAD {
+                0 => arguments.exit_signal,
+                _ => 0,
+            },
+            child_tid: (&raw const self.shared.thread).addr() as u64,
             stack: stack.start.addr() as u64,
             stack_size: (stack.end.addr() - stack.start.addr()) as u64,
-            ..arguments(&number)
+            ..arguments
         };
         let child: i64;
         // SAFETY: The stack is large enough and used by one task at a time, since each is waited for
@@ -289,6 +369,8 @@ mod tests {
         let made = (|| {
             short.fork()?;
             short.exit()?;
+            ensure!(short.thread_fork()? > 0, "a thread takes nothing");
+            ensure!(short.thread_exit()? > 0, "its end takes nothing");
             short.exec(|| {
                 let mut count = [0; 8];
                 nix::unistd::read(&reader, &mut count)?;

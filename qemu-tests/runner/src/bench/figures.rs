@@ -146,6 +146,18 @@ impl Figures {
         self.figures.get(&key)?.cost
     }
 
+    /// What it is above the same with listeners that do not ask for IDENTITY, measured in turn.
+    pub fn added(
+        &self,
+        which: Which,
+        operation: Operation,
+        situation: Situation,
+        listeners: u32,
+    ) -> Option<Cost> {
+        let key = (which, operation, situation, listeners);
+        self.figures.get(&key)?.added
+    }
+
     /// What it takes to read so many events that wait.
     pub fn reading(&self, which: Which, situation: Situation, unread: u32) -> Option<&Reading> {
         self.readings.get(&(which, situation, unread))
@@ -224,6 +236,7 @@ pub mod tests {
             spread: 0.0,
             low: instructions,
             cost: None,
+            added: None,
         })
     }
 
@@ -237,6 +250,18 @@ pub mod tests {
             spread: 2.0,
         });
         Line::Figure(Figure { cost, ..figure })
+    }
+
+    /// The same figure, measured in turn with listeners that ask for less.
+    pub fn with_added(line: Line, instructions: f64) -> Line {
+        let Line::Figure(figure) = line else {
+            panic!("{line:?} is no figure");
+        };
+        let added = Some(Cost {
+            instructions,
+            spread: 1.0,
+        });
+        Line::Figure(Figure { added, ..figure })
     }
 
     /// Events of a burst that were kept.

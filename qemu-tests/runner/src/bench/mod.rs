@@ -23,6 +23,7 @@ use crate::vm::{self, BOOT_LIMIT, Vm};
 mod batches;
 mod chart;
 mod figures;
+mod flags;
 mod made;
 mod report;
 mod table;

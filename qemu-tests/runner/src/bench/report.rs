@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::accelerator::Accelerator;
 use crate::bench::batches;
 use crate::bench::figures::{Figures, Which};
+use crate::bench::flags;
 use crate::bench::made::Made;
 use crate::bench::table::{Section, markdown, number, ratio, surroundings};
 use crate::bench::targets::{HOOK, Limit, Target, hook};
@@ -49,6 +50,7 @@ pub fn sections(figures: &Figures, targets: &[Target], parallel: Accelerator) ->
         ),
         processes(figures),
         batches::section(figures),
+        flags::section(figures),
         others(figures),
     ];
     sections.extend(in_parallel(figures, parallel));

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What must show, and whether it does.
 
-use protocol::bench::{BESIDE, MANY, MOST_UNREAD, Many, Operation, Situation, THOUSANDS};
+use protocol::bench::{
+    BESIDE, MANY, MOST_UNREAD, Many, Operation, Situation, THOUSANDS, WITH_FLAGS,
+};
 use serde::Serialize;
 
 use crate::bench::figures::{Figures, Which};
+use crate::bench::flags::{listeners, outside};
 
 /// What a hook that nobody uses may cost.
 pub const HOOK: f64 = 2.0;
@@ -85,6 +88,8 @@ pub fn all(figures: &Figures) -> Vec<Target> {
         targets.push(comm(case, Situation::Everything, listeners, at_most));
     }
     targets.extend(batches(figures));
+    targets.extend(identity(figures));
+    targets.extend(other_cgroup(figures));
     for count in [256, THOUSANDS] {
         targets.push(containers(figures, count));
     }
@@ -145,6 +150,47 @@ fn batches(figures: &Figures) -> Vec<Target> {
         digits: 0,
     });
     targets
+}
+
+/// What IDENTITY adds to an event, and that for each listener. Stock has no such flag.
+fn identity(figures: &Figures) -> Vec<Target> {
+    const EVENT: f64 = 40.0;
+    const LISTENER: f64 = 15.0;
+    let mut targets = Vec::new();
+    for (situation, form) in [
+        (Situation::Identity, ""),
+        (Situation::IdentityBatch, ", with BATCH"),
+    ] {
+        targets.extend(WITH_FLAGS.map(|count| {
+            let added = |which| figures.added(which, Operation::Comm, situation, count);
+            let instructions = |which| Some(added(which)?.instructions);
+            Target {
+                case: format!("what IDENTITY adds to COMM, {}{form}", listeners(count)),
+                stock: instructions(Which::Stock),
+                ours: instructions(Which::Ours),
+                limit: Limit::AtMost(EVENT + LISTENER * f64::from(count)),
+                digits: 0,
+            }
+        }));
+    }
+    targets
+}
+
+/// What an event costs in another cgroup than the listeners'. Stock has no such flag.
+fn other_cgroup(figures: &Figures) -> [Target; WITH_FLAGS.len()] {
+    const FIRST: f64 = 230.0;
+    const FURTHER: f64 = 15.0;
+    WITH_FLAGS.map(|count| {
+        let situation = Situation::OtherCgroup;
+        let cost = |which| figures.cost(which, Operation::Comm, situation, count);
+        Target {
+            case: outside(count),
+            stock: cost(Which::Stock),
+            ours: cost(Which::Ours),
+            limit: Limit::AtMost(FIRST + FURTHER * f64::from(count - 1)),
+            digits: 0,
+        }
+    })
 }
 
 /// A request, its sender's own instructions.
@@ -239,7 +285,7 @@ fn containers(figures: &Figures, count: u32) -> Target {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::figures::tests::{burst, line, reading};
+    use crate::bench::figures::tests::{burst, line, reading, with_added, with_cost};
 
     fn figures(ours: f64) -> Figures {
         let mut figures = Figures::default();
@@ -271,6 +317,41 @@ mod tests {
         assert_eq!(verdict(&figures(1.0), "COMM delivered to 8"), None);
         assert_eq!(verdict(&figures(1.0), "COMM in one of 256"), Some(false));
         assert_eq!(verdict(&figures(1.0), "no listener"), None);
+    }
+
+    #[test]
+    fn flags_may_cost_an_event_and_each_listener_something() {
+        for (situation, case) in [
+            (
+                Situation::Identity,
+                "what IDENTITY adds to COMM, 64 listeners",
+            ),
+            (
+                Situation::IdentityBatch,
+                "what IDENTITY adds to COMM, 64 listeners, with BATCH",
+            ),
+            (
+                Situation::OtherCgroup,
+                "COMM outside of the cgroup of 64 listeners",
+            ),
+        ] {
+            let most = match situation {
+                Situation::OtherCgroup => 1175.0,
+                _ => 1000.0,
+            };
+            for (value, is_met) in [(most, true), (most + 1.0, false)] {
+                let mut figures = Figures::default();
+                let line = line(Operation::Comm, situation, 64, 9000.0);
+                let line = match situation {
+                    Situation::OtherCgroup => with_cost(line, value),
+                    _ => with_added(with_cost(line, 8600.0), value),
+                };
+                figures.add(Which::Ours, vec![line]);
+                let targets = all(&figures);
+                let target = targets.iter().find(|target| target.case == case);
+                assert_eq!(target.unwrap().is_met(), Some(is_met), "{case}");
+            }
+        }
     }
 
     #[test]

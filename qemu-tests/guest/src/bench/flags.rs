@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What events cost with listeners that ask for IDENTITY, with those of another CGROUP, and a thread's
+//! with one that asks for PROCESSES.
+
+use std::thread;
+
+use anyhow::{Result, anyhow};
+use protocol::bench::{MOST_UNREAD, Operation, Situation, WITH_FLAGS};
+
+use crate::bench::crowd::Crowd;
+use crate::bench::rounds::Rounds;
+use crate::bench::worker::Worker;
+use crate::bench::{LINGER, ROUNDS, missing};
+use crate::listing;
+use crate::tests::cgroup::Group;
+use crate::wire::{CGROUP, LISTEN, mask, proc_listen_in};
+
+/// How many figures there are of each flag.
+const OF_EACH: [(Situation, usize); 3] = [
+    (Situation::Identity, 2 * WITH_FLAGS.len()),
+    (Situation::OtherCgroup, WITH_FLAGS.len()),
+    (Situation::Processes, Operation::THREADS.len()),
+];
+
+/// How many there are in all.
+pub const FIGURES: usize = OF_EACH[0].1 + OF_EACH[1].1 + OF_EACH[2].1;
+
+/// Measures all of them.
+pub fn run(worker: &mut Worker) -> Result<()> {
+    if !listing::is_there() {
+        for (situation, figures) in OF_EACH {
+            missing(figures, situation, "it has no such flag".to_owned())?;
+        }
+        return Ok(());
+    }
+    for count in WITH_FLAGS {
+        identity(worker, count)?;
+    }
+    let group = Group::new().map_err(|failure| anyhow!("cannot make a cgroup: {failure}"))?;
+    for count in WITH_FLAGS {
+        outside(worker, group.id()?, count)?;
+    }
+    processes(worker)
+}
+
+/// That many listeners that want to know which process it is, the same who don't, and nobody, in
+/// turn.
+fn identity(worker: &mut Worker, count: u32) -> Result<()> {
+    // However many they are, as many messages are unread before they read; with batches, as many
+    // events.
+    let singles = MOST_UNREAD / count;
+    let forms = [
+        (Situation::Everything, singles),
+        (Situation::Identity, singles),
+        (Situation::Batch, MOST_UNREAD),
+        (Situation::IdentityBatch, MOST_UNREAD),
+    ];
+    let comm = Operation::Comm;
+    let mut crowd = Crowd::silent(count)?;
+    let mut rounds = Rounds::default();
+    for _ in 0..ROUNDS {
+        rounds.measure(worker, comm, Situation::Nobody, &mut |_| {
+            crowd.expect_nothing()
+        })?;
+        for (situation, events) in forms {
+            crowd.change_form(situation, mask::ALL)?;
+            rounds.measure_of(events.into(), worker, comm, situation, &mut |times| {
+                crowd.drain(mask::COMM, times)
+            })?;
+        }
+        crowd.ignore()?;
+        thread::sleep(LINGER);
+    }
+    rounds.tell(comm, Situation::Identity, count)?;
+    rounds.tell(comm, Situation::IdentityBatch, count)
+}
+
+/// That many listeners for what happens in a cgroup, in which nobody is, and nobody, in turn.
+fn outside(worker: &mut Worker, cgroup_id: u64, count: u32) -> Result<()> {
+    let comm = Operation::Comm;
+    let mut crowd = Crowd::silent(count)?;
+    let mut rounds = Rounds::default();
+    for _ in 0..ROUNDS {
+        rounds.measure(worker, comm, Situation::Nobody, &mut |_| {
+            crowd.expect_nothing()
+        })?;
+        crowd.ask(&proc_listen_in(LISTEN, mask::ALL, CGROUP, cgroup_id))?;
+        rounds.measure(worker, comm, Situation::OtherCgroup, &mut |_| {
+            crowd.expect_nothing()
+        })?;
+        crowd.ignore()?;
+        thread::sleep(LINGER);
+    }
+    rounds.tell(comm, Situation::OtherCgroup, count)
+}
+
+/// A listener that wants to hear of processes and not of threads, and nobody, in turn.
+fn processes(worker: &mut Worker) -> Result<()> {
+    let mut crowd = Crowd::silent(1)?;
+    let mut rounds = Rounds::default();
+    for _ in 0..ROUNDS {
+        for operation in Operation::THREADS {
+            rounds.measure(worker, operation, Situation::Nobody, &mut |_| {
+                crowd.expect_nothing()
+            })?;
+        }
+        crowd.change_form(Situation::Processes, mask::FORK | mask::EXIT)?;
+        for operation in Operation::THREADS {
+            // There are tasks before each thread that are no threads, and the kernel's own.
+            rounds.measure(worker, operation, Situation::Processes, &mut |_| {
+                crowd.drain(0, 0)
+            })?;
+        }
+        crowd.ignore()?;
+        thread::sleep(LINGER);
+    }
+    for operation in Operation::THREADS {
+        rounds.tell(operation, Situation::Processes, 1)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What the flags cost that only our kernel has, but for batches: IDENTITY, CGROUP and PROCESSES.
+
+use protocol::bench::{Operation, Situation, WITH_FLAGS};
+
+use crate::bench::figures::{Figures, Which};
+use crate::bench::report::with_spread;
+use crate::bench::table::Section;
+use crate::number::grouped;
+
+/// How those listeners get events that ask for IDENTITY.
+const FORMS: [Situation; 2] = [Situation::Identity, Situation::IdentityBatch];
+
+/// The table.
+pub fn section(figures: &Figures) -> Section {
+    let (comm, ours) = (Operation::Comm, Which::Ours);
+    let mut rows = Vec::new();
+    let mut add = |case: String, single: String, batch: String| {
+        rows.push(vec![case, "-".to_owned(), single, batch]);
+    };
+    for count in WITH_FLAGS {
+        let case = format!("COMM delivered to {} with IDENTITY", listeners(count));
+        let [single, batch] =
+            FORMS.map(|form| with_spread(figures.in_turn(ours, comm, form, count)));
+        add(case, single, batch);
+    }
+    for count in WITH_FLAGS {
+        let case = format!("what IDENTITY adds to COMM, {}", listeners(count));
+        let [single, batch] = FORMS.map(|form| with_spread(figures.added(ours, comm, form, count)));
+        add(case, single, batch);
+    }
+    let parts = FORMS.map(|form| parts(figures, form));
+    for (case, part) in [
+        ("of that, for the event", 0),
+        ("of that, for each listener", 1),
+    ] {
+        let [single, batch] = parts.map(|parts| match parts {
+            Some(parts) => grouped(parts[part], 1),
+            None => "-".to_owned(),
+        });
+        add(case.to_owned(), single, batch);
+    }
+    let alone = |operation, situation, count| {
+        with_spread(figures.in_turn(ours, operation, situation, count))
+    };
+    for count in WITH_FLAGS {
+        let single = alone(comm, Situation::OtherCgroup, count);
+        add(outside(count), single, "-".to_owned());
+    }
+    for operation in Operation::THREADS {
+        let case = format!("{}, 1 listener with PROCESSES", operation.name());
+        let single = alone(operation, Situation::Processes, 1);
+        add(case, single, "-".to_owned());
+    }
+    let [first, last] = ends();
+    Section {
+        title: "Identity, cgroups and processes",
+        about: format!(
+            "With PROC_CN_LISTEN_IDENTITY, _CGROUP or _PROCESSES, which stock has not. Instructions \
+             above the same with nobody listening; what\nIDENTITY adds is above the same with as many \
+             listeners that do not ask for it, all measured in turn, with as many events unread.\nFor \
+             each listener: a further one's, by what it adds with {last} and with {first}; the event has \
+             the rest. The cgroup is one that nobody is in. As\nabove, a thread's fork and exit are \
+             what the cheapest tenth of them took."
+        ),
+        head: ["case", "stock", "ours", "ours with BATCH"]
+            .map(str::to_owned)
+            .to_vec(),
+        rows,
+    }
+}
+
+/// How many there are, in words.
+pub fn listeners(count: u32) -> String {
+    match count {
+        1 => "1 listener".to_owned(),
+        _ => format!("{count} listeners"),
+    }
+}
+
+/// An event that the filter by cgroup leaves out.
+pub fn outside(count: u32) -> String {
+    format!("COMM outside of the cgroup of {}", listeners(count))
+}
+
+/// What IDENTITY adds to an event, whoever gets it, and for each listener.
+fn parts(figures: &Figures, form: Situation) -> Option<[f64; 2]> {
+    let added = |count| {
+        let added = figures.added(Which::Ours, Operation::Comm, form, count)?;
+        Some(added.instructions)
+    };
+    let [first, last] = ends();
+    let each = (added(last)? - added(first)?) / f64::from(last - first);
+    Some([added(first)? - f64::from(first) * each, each])
+}
+
+/// The smallest and the largest number of listeners.
+fn ends() -> [u32; 2] {
+    [WITH_FLAGS[0], WITH_FLAGS[WITH_FLAGS.len() - 1]]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::figures::tests::{line, with_added, with_cost};
+
+    #[test]
+    fn each_flag_has_its_figures() {
+        let comm = Operation::Comm;
+        let identity = |form, count, cost, added| {
+            let line = line(comm, form, count, 400.0 + cost);
+            with_added(with_cost(line, cost), added)
+        };
+        let with = |operation, situation, count, cost| {
+            with_cost(line(operation, situation, count, 400.0 + cost), cost)
+        };
+        let mut figures = Figures::default();
+        let lines = vec![
+            identity(Situation::Identity, 1, 760.0, 45.0),
+            identity(Situation::Identity, 64, 38_500.0, 675.0),
+            identity(Situation::IdentityBatch, 1, 420.0, 38.0),
+            with(comm, Situation::OtherCgroup, 8, 305.0),
+            with(Operation::ThreadExit, Situation::Processes, 1, 190.0),
+        ];
+        figures.add(Which::Ours, lines);
+        let Section { head, rows, .. } = section(&figures);
+        for expected in [
+            [
+                "COMM delivered to 1 listener with IDENTITY",
+                "-",
+                "760",
+                "420",
+            ],
+            ["COMM delivered to 2 listeners with IDENTITY", "-", "-", "-"],
+            ["what IDENTITY adds to COMM, 64 listeners", "-", "675", "-"],
+            ["of that, for the event", "-", "35.0", "-"],
+            ["of that, for each listener", "-", "10.0", "-"],
+            ["COMM outside of the cgroup of 8 listeners", "-", "305", "-"],
+            [
+                "a thread's exit, 1 listener with PROCESSES",
+                "-",
+                "190",
+                "-",
+            ],
+        ] {
+            assert!(rows.iter().any(|row| *row == expected), "{rows:?}");
+        }
+        assert!(rows.iter().all(|row| row.len() == head.len()));
+    }
+}
