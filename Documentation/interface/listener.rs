@@ -235,8 +235,8 @@ impl Listener {
         }
     }
 
-    /// Reads one datagram, of which nothing is left when it is not the kernel's. Fails with `EAGAIN`
-    /// when there is none, and with `ENOBUFS` when events were lost.
+    /// Reads one datagram, of which nothing is left when it is not the kernel's. Fails with
+    /// `EAGAIN` when there is none, and with `ENOBUFS` when events were lost.
     fn receive(&self) -> io::Result<Vec<u8>> {
         let mut datagram = Vec::with_capacity(PROC_CN_BATCH_SIZE);
         let (_, sender) = self.socket.recv_from(&mut datagram, MSG_DONTWAIT)?;
