@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Events with the control groups that they are from, as our program shows them (C52).
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -79,7 +80,8 @@ fn events_are_shown_with_the_groups_that_they_are_from() -> TestResult {
     let program = "/proc/self/exe";
     let mut listener = Program::start(&[program, "listen", "--cgroups", "--mask", "sid,exit"])?;
     listener.wait_until_it_listens()?;
-    expect_lines(&mut listener, one.lead()?, &one.path)?;
+    let leader = one.lead()?;
+    expect_lines(&mut listener, &[(leader, one.path.clone())])?;
 
     // What it reads together is from groups in turn. Two of them are gone by then, of which it has
     // seen one.
@@ -95,28 +97,30 @@ fn events_are_shown_with_the_groups_that_they_are_from() -> TestResult {
     short.remove()?;
     one.remove()?;
     kill(pid, Signal::SIGCONT)?;
-    for (pid, shown) in expected {
-        expect_lines(&mut listener, pid, &shown)?;
-    }
+    expect_lines(&mut listener, &expected)?;
     listener.stop(Signal::SIGTERM)?;
     Ok(())
 }
 
-/// Waits for both events of a process, and expects this to be shown as their group.
-fn expect_lines(listener: &mut Program, pid: i32, expected: &str) -> TestResult {
-    let pid = pid.to_string();
-    for kind in ["sid", "exit"] {
-        let what = format!("{kind} of {pid}");
-        let shown = listener.wait_for_line(&what, |line| {
-            let words: Vec<_> = line.split_whitespace().collect();
-            match words.as_slice() {
-                [first, shown, subject, ..] if *first == kind && *subject == pid => {
-                    Some((*shown).to_owned())
-                }
-                _ => None,
-            }
+/// Waits for both events of each process, and expects this to be shown as their group. An end may be
+/// shown after what others do meanwhile.
+fn expect_lines(listener: &mut Program, expected: &[(i32, String)]) -> TestResult {
+    let mut missing: BTreeMap<(String, String), &str> = BTreeMap::new();
+    for (pid, shown) in expected {
+        for kind in ["sid", "exit"] {
+            missing.insert((kind.to_owned(), pid.to_string()), shown);
+        }
+    }
+    while !missing.is_empty() {
+        let what = format!("one of {missing:?}");
+        let (event, shown) = listener.wait_for_line(&what, |line| {
+            let mut words = line.split_whitespace().map(str::to_owned);
+            let (kind, shown, subject) = (words.next()?, words.next()?, words.next()?);
+            let event = (kind, subject);
+            missing.contains_key(&event).then_some((event, shown))
         })?;
-        expect_eq(&what, shown.as_str(), expected)?;
+        let expected = missing.remove(&event).unwrap_or_default();
+        expect_eq(&format!("{event:?}"), shown.as_str(), expected)?;
     }
     Ok(())
 }
