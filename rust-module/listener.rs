@@ -300,9 +300,19 @@ pub(crate) fn acknowledge(
     let numbers = (request.seq, request.ack);
     let message = Message::acknowledge(numbers, cpu, now_ns(), errno, HAS_CGROUPS);
 
-    // Should it be lost, the requester reads `ENOBUFS`.
-    let (sender, _) = sender_for(&UserNamespace::current(), request.socket.generation());
-    let _ = request.socket.deliver(&sender, message.bytes(), flags);
+    let users = UserNamespace::current();
+
+    loop {
+        let generation = request.socket.generation();
+        let (sender, _) = sender_for(&users, generation);
+        let delivery = request.socket.deliver(&sender, message.bytes(), flags);
+
+        // Should it be lost, the requester reads `ENOBUFS`. But another thread's request may have ended
+        // a listener meanwhile, so that the socket is in another generation now.
+        if !delivery.is_ok_and(Delivery::is_unwanted) || request.socket.generation() == generation {
+            return;
+        }
+    }
 }
 
 /// The time that messages carry.

@@ -28,10 +28,10 @@ pub fn keep_bytes(socket: &impl AsFd, bytes: u32) -> io::Result<()> {
     )
 }
 
-/// Drops each message, and takes its time.
-pub fn drop_slowly(socket: &impl AsFd) -> io::Result<()> {
+/// The same, and takes its time.
+pub fn keep_bytes_slowly(socket: &impl AsFd, bytes: u32) -> io::Result<()> {
     let mut program = vec![instruction(libc::BPF_LD | libc::BPF_IMM, 0); LONGEST];
-    program[LONGEST - 1] = instruction(libc::BPF_RET | libc::BPF_K, 0);
+    program[LONGEST - 1] = instruction(libc::BPF_RET | libc::BPF_K, bytes);
     attach(socket, &mut program)
 }
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Acknowledgements (C19, C20): exactly one for each request, to the requester alone.
 
+use std::collections::BTreeSet;
+use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -12,6 +14,7 @@ use super::scenario::{in_child, in_self};
 use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
 use crate::patience;
+use crate::socket_filter::keep_bytes_slowly;
 use crate::test;
 use crate::wire::{Event, IGNORE, LISTEN, Received, mask};
 
@@ -44,6 +47,10 @@ pub const TESTS: &[Test] = &[
     test!(a_refused_request_changes_nothing)
         .stock_fails("an unknown operation changes the mask, and a wrong length is not answered")
         .covers(&[Line::C20]),
+    test!(threads_that_share_a_socket_get_all_their_answers)
+        .stock_fails("IGNORE is not answered")
+        .covers(&[Line::C19])
+        .limit(Duration::from_secs(60)),
     test!(carries_the_feature_word)
         .stock_fails("there is no feature word")
         .covers(&[Line::C20]),
@@ -200,6 +207,50 @@ fn carries_the_feature_word() -> TestResult {
         let (word, rest) = (&data[4..8], &data[8..]);
         expect_eq("feature word", word, features.as_bytes())?;
         expect_eq("bytes after it", rest, &[0; 16])?;
+    }
+    Ok(())
+}
+
+/// Each IGNORE that ends a listener has what is sent to it dropped, while another thread's request is
+/// being answered.
+fn threads_that_share_a_socket_get_all_their_answers() -> TestResult {
+    const THREADS: u32 = 2;
+    /// Requests of each thread before the answers are read: all of them fit into the buffer.
+    const REQUESTS: u32 = 50;
+    const ROUNDS: u32 = 40;
+    let mut listener = Listener::open()?;
+    // So that an answer is on its way for a while.
+    keep_bytes_slowly(&listener, u32::MAX)?;
+    for _ in 0..ROUNDS {
+        let shared = &listener;
+        thread::scope(|scope| {
+            let threads: Vec<_> = (0..THREADS)
+                .map(|thread| scope.spawn(move || ask(shared, thread * REQUESTS, REQUESTS)))
+                .collect();
+            threads
+                .into_iter()
+                .try_for_each(|thread| thread.join().expect("asking does not panic"))
+        })?;
+        let answers = listener.take_queued()?;
+        let seqs: BTreeSet<_> = answers
+            .iter()
+            .map(|answer| answer.message.connector.seq)
+            .collect();
+        let expected: BTreeSet<_> = (0..THREADS * REQUESTS).collect();
+        expect_eq("answers", answers.len(), expected.len())?;
+        expect_eq("requests that were answered", seqs, expected)?;
+    }
+    Ok(())
+}
+
+/// Listens for what nobody raises, and stops, again and again, with numbers from `first` on.
+fn ask(listener: &Listener, first: u32, requests: u32) -> TestResult {
+    for seq in first..first + requests {
+        let request = match seq % 2 {
+            0 => [LISTEN, mask::PTRACE],
+            _ => [IGNORE, 0],
+        };
+        listener.send(request.as_bytes(), seq, ACK)?;
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use super::scenario::mark;
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::{Listener, ListenerError};
 use crate::patience;
-use crate::socket_filter::drop_slowly;
+use crate::socket_filter::keep_bytes_slowly;
 use crate::stress::{cpus, pin};
 use crate::test;
 use crate::wire::{BATCH, CN_PROC, IGNORE, LISTEN, mask, proc_listen};
@@ -145,7 +145,7 @@ fn end_repeatedly(
         // Events go to who came last first, and have found the next one by then: they are on the
         // way to the listener for a while.
         let slow = Listener::open()?;
-        drop_slowly(&slow)?;
+        keep_bytes_slowly(&slow, 0)?;
         slow.request(&[LISTEN, mask::COMM])?;
         other.settle()?;
         heard += usize::from(drain(&mut listener)?.events > 0);
