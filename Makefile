@@ -20,7 +20,7 @@
 #: make clean               delete what was built; the sources and tools stay
 #:
 #: STOCK=1                  the unpatched kernel (boot, test)
-#: FLAVOR=debug             another kernel: debug, kcsan, rt, small, no-pid-ns, no-user-ns, no-net-ns
+#: FLAVOR=debug             another kernel: debug, kcsan, rt, small, no-pid-ns, no-user-ns, no-net-ns, builtin, mainline
 #: TABLE=FILE               make test writes the contract's table there, make test-all the flavors'
 #: OUT=DIR                  make bench writes a page and a chart there
 #: CHECK=1                  make bench fails when a target is missed

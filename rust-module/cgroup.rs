@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which cgroup a listener asks for, and which one a task is in: both are nothing where there are no
-//! cgroups.
+//! Which cgroup a listener asks for, and which one a task is in: both are nothing where there are
+//! no cgroups.
 
 use crate::control::{
     Flags,
@@ -25,6 +25,7 @@ use kernel::{
 pub(crate) const HAS_CGROUPS: bool = cfg!(CONFIG_CGROUPS);
 
 /// The cgroup whose events a listener wants, with those below it; or all.
+#[derive(Clone)]
 pub(crate) struct Scope {
     #[cfg(CONFIG_CGROUPS)]
     cgroup: Option<ARef<Cgroup>>,

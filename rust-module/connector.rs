@@ -21,6 +21,10 @@ use crate::{
         Before,
         Listeners, //
     },
+    subject::{
+        Ids,
+        Subject, //
+    },
     wire::{
         self,
         Event,
@@ -31,7 +35,6 @@ use crate::{
 };
 use kernel::{
     net::connector::Socket,
-    pid::Pid,
     prelude::*,
     proc_events::{
         ExitInfo,
@@ -48,130 +51,45 @@ use kernel::{
     task::Task,
 };
 
-/// The ids of a task, before they are translated for a receiver.
-#[derive(Clone, Copy, Default)]
-struct Ids<'a> {
-    thread: Option<&'a Pid>,
-    group: Option<&'a Pid>,
+/// An event as a message, which says it to one listener after the other.
+struct Encoder<'a, E> {
+    subject: &'a Subject<'a>,
+    event: E,
+    rcu: &'a rcu::Guard,
+    message: Message,
+    /// Where the subject is, as soon as a listener wants to know.
+    place: Option<Place<'a>>,
 }
 
-impl<'a> Ids<'a> {
-    #[inline]
-    fn of(task: &Task, rcu: &'a rcu::Guard) -> Self {
-        Self {
-            thread: task.thread_id(rcu),
-            group: task.thread_group_id(rcu),
-        }
-    }
+impl<E: Fn(wire::Ids, &View) -> Event> Encoder<'_, E> {
+    /// Lets the message say the event to a subscriber, in whose namespace the subject is `pid`.
+    /// Tells whether the subscriber wants it at all.
+    ///
+    /// Not inlined: most of what it needs would take registers from those who get the message as
+    /// the one before did.
+    #[inline(never)]
+    fn encode(&mut self, subscriber: &Subscriber, pid: i32) -> bool {
+        let Self { subject, rcu, .. } = *self;
+        let view = &subscriber.listener.view;
+        let flags = subscriber.listen.flags;
 
-    /// The ids of a task's parent: none if the task was released.
-    #[inline]
-    fn of_parent(task: &Task, rcu: &'a rcu::Guard) -> Self {
-        match task.real_parent(rcu) {
-            Some(parent) => Self::of(parent, rcu),
-            None => Self::default(),
-        }
-    }
-
-    #[inline]
-    fn seen_from(self, view: &View) -> wire::Ids {
-        wire::Ids {
-            pid: view.number(self.thread),
-            tgid: view.number(self.group),
-        }
-    }
-
-    /// Whether the thread leads its group, and so stands for the process.
-    #[inline]
-    fn are_of_leader(self) -> bool {
-        self.thread.map(core::ptr::from_ref) == self.group.map(core::ptr::from_ref)
-    }
-}
-
-/// Whom an event is about.
-#[derive(Clone, Copy)]
-struct Subject<'a> {
-    ids: Ids<'a>,
-    task: &'a Task,
-    /// The parent or tracer, if the event names one.
-    other: Ids<'a>,
-}
-
-impl<'a> Subject<'a> {
-    /// A task, in an event that names nobody else.
-    #[inline]
-    fn new(task: &'a Task, rcu: &'a rcu::Guard) -> Self {
-        Self {
-            ids: Ids::of(task, rcu),
-            task,
-            other: Ids::default(),
-        }
-    }
-
-    /// The same, in an event that names somebody else.
-    #[inline]
-    fn with(self, other: Ids<'a>) -> Self {
-        Self { other, ..self }
-    }
-
-    /// When the process started, in nanoseconds of `CLOCK_BOOTTIME`; [`None`] if that is not known
-    /// any more.
-    #[inline]
-    fn start_ns(&self, rcu: &rcu::Guard) -> Option<u64> {
-        // A leader may have been released, when the process has ended.
-        if self.ids.are_of_leader() {
-            return Some(self.task.start_boottime());
-        }
-        self.task.group_leader(rcu).map(Task::start_boottime)
-    }
-}
-
-/// What is found out about a subject when the first listener wants to know it.
-struct Details<'a, 'b> {
-    subject: &'b Subject<'a>,
-    rcu: &'b rcu::Guard,
-    place: Option<Place<'b>>,
-    /// When the process started, as soon as the message says which one it is.
-    start_ns: Option<Option<u64>>,
-}
-
-impl<'a, 'b> Details<'a, 'b> {
-    #[inline]
-    fn of(subject: &'b Subject<'a>, rcu: &'b rcu::Guard) -> Self {
-        Self {
-            subject,
-            rcu,
-            place: None,
-            start_ns: None,
-        }
-    }
-
-    #[inline]
-    fn place(&mut self) -> Place<'b> {
-        let (task, rcu) = (self.subject.task, self.rcu);
-
-        *self.place.get_or_insert_with(|| Place::of(task, rcu))
-    }
-
-    /// Says in a message who the subject is, in this view.
-    fn identify(&mut self, message: &mut Message, view: &View) {
-        let number = |id: Option<&Pid>| id.map_or(0, Pid::inode_number);
-        let Subject { ids, other, .. } = *self.subject;
-
-        let start_ns = match self.start_ns {
-            Some(start_ns) => start_ns,
-            None => {
-                message.identify(number(ids.group), number(ids.thread), self.place().id());
-                *self.start_ns.insert(self.subject.start_ns(self.rcu))
+        if flags.contain(Flags::CGROUP) {
+            let place = self
+                .place
+                .get_or_insert_with(|| Place::of(subject.task, rcu));
+            if !subscriber.scope.has(*place) {
+                return false;
             }
-        };
-        // Who can't be seen has no number.
-        let other = other.group.filter(|id| view.number(Some(id)) != 0);
-
-        message.identify_for(
-            number(other),
-            start_ns.map_or(0, |time| view.boottime_ns(time)),
-        );
+        }
+        let tgid = view.number(subject.ids.group);
+        self.message
+            .tell(&(self.event)(wire::Ids { pid, tgid }, view));
+        self.message
+            .set_form(flags.contain(Flags::BATCH), flags.contain(Flags::IDENTITY));
+        if flags.contain(Flags::IDENTITY) {
+            self.message.identify(subject.identity(view, rcu));
+        }
+        true
     }
 }
 
@@ -214,46 +132,34 @@ impl Connector {
         let Some(thread) = subject.ids.thread else {
             return;
         };
-        let mut message = Message::new(section.cpu().as_u32(), now_ns());
-        let mut details = Details::of(subject, section.rcu());
+        let mut encoder = Encoder {
+            subject,
+            event,
+            rcu: section.rcu(),
+            message: Message::new(section.cpu().as_u32(), now_ns()),
+            place: None,
+        };
         let cpu = section.cpu_offset();
 
         for (namespace, pid) in thread.numbers() {
             let Some(subscribers) = section.subscribers(namespace) else {
                 continue;
             };
-            // Most of a namespace's listeners have one view, and so get one encoding.
-            let mut told: Option<&View> = None;
-            // What flags a listener has to be looked at for: the identity is in the message as soon
-            // as one of a view wanted it.
-            let mut special = Flags::CGROUP;
+            // Most of a namespace's listeners have one view and one form, and so get one encoding.
+            let mut told: Option<(&View, Flags)> = None;
 
             for subscriber in subscribers.to(kind).filter(|subscriber| meant(subscriber)) {
-                let listener = &*subscriber.listener;
-                let flags = subscriber.listen.flags;
-                let view = &listener.view;
+                let view = &subscriber.listener.view;
+                let form = subscriber.listen.flags.of_message();
 
-                if flags.contain_any(special) {
-                    if flags.contain(Flags::CGROUP) && !subscriber.scope.has(details.place()) {
+                if !told.is_some_and(|(told, as_form)| as_form == form && told.is_alike(view)) {
+                    if !encoder.encode(subscriber, pid) {
                         continue;
                     }
-                    if flags.contain(Flags::IDENTITY) && told.is_some() {
-                        details.identify(&mut message, view);
-                        special = Flags::CGROUP;
-                    }
+                    // Who asked for a cgroup is looked at each time.
+                    told = (!form.contain(Flags::CGROUP)).then_some((view, form));
                 }
-                if !told.is_some_and(|told| told.is_alike(view)) {
-                    let tgid = view.number(subject.ids.group);
-                    message.tell(&event(wire::Ids { pid, tgid }, view));
-                    told = Some(view);
-                    special = Flags::CGROUP;
-                    if flags.contain(Flags::IDENTITY) {
-                        details.identify(&mut message, view);
-                    } else {
-                        special = special.with(Flags::IDENTITY);
-                    }
-                }
-                subscriber.send(&mut message, cpu);
+                subscriber.listener.send(&mut encoder.message, form, cpu);
             }
         }
     }
@@ -438,6 +344,11 @@ impl Handler for Connector {
                 self.listeners.end(request.socket);
                 Ok(())
             }
+            Ok(Command::State) => match self.listeners.tell_state(request) {
+                // The answer comes last.
+                Ok(()) => return,
+                Err(error) => Err(error),
+            },
             Err(_) => Err(EINVAL),
         };
         let errno = result.map_or_else(|error| error.to_errno().unsigned_abs(), |()| 0);

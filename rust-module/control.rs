@@ -11,6 +11,8 @@ use zerocopy::FromBytes;
 const LISTEN: u32 = 1;
 /// `PROC_CN_MCAST_IGNORE`.
 const IGNORE: u32 = 2;
+/// `PROC_CN_MCAST_STATE`.
+const STATE: u32 = 3;
 
 /// What a LISTEN asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +25,8 @@ pub(crate) struct Listen {
     pub(crate) cgroup_id: u64,
 }
 
-/// `PROC_CN_LISTEN_*`: in which form a listener wants its events, and of whom. All of them are known.
+/// `PROC_CN_LISTEN_*`: in which form a listener wants its events, and of whom. All of them are
+/// known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Flags(u32);
 
@@ -60,15 +63,10 @@ impl Flags {
         self.0 & flags.0 == flags.0
     }
 
-    /// Whether one of `flags` is set.
+    /// Those that decide what a message to the listener is.
     #[inline]
-    pub(crate) fn contain_any(self, flags: Flags) -> bool {
-        self.0 & flags.0 != 0
-    }
-
-    /// These and `flags`.
-    pub(crate) const fn with(self, flags: Flags) -> Self {
-        Self(self.0 | flags.0)
+    pub(crate) fn of_message(self) -> Self {
+        Self(self.0 & (Self::IDENTITY.0 | Self::BATCH.0 | Self::CGROUP.0))
     }
 }
 
@@ -79,6 +77,8 @@ pub(crate) enum Command {
     Listen(Listen),
     /// Stop listening.
     Ignore,
+    /// Tell which processes there are.
+    State,
 }
 
 /// The request is not one: unknown, or of the wrong length.
@@ -91,7 +91,8 @@ type ProcListen = [u32; 4];
 impl Command {
     /// Parses the data of a request: an `enum proc_cn_mcast_op`, or a `struct proc_input`, which
     /// has a mask behind it, or a `struct proc_listen`, which has flags behind that and may become
-    /// longer: what we don't know of it must be 0, as with clone3(2). `known` are the flags that are.
+    /// longer: what we don't know of it must be 0, as with clone3(2). `known` are the flags that
+    /// are. STATE came with the last form, and has no use for a mask.
     ///
     /// # Errors
     ///
@@ -125,6 +126,7 @@ impl Command {
                 cgroup_id,
             })),
             IGNORE => Ok(Self::Ignore),
+            STATE if data.len() != size_of::<[u32; 2]>() => Ok(Self::State),
             _ => Err(Malformed),
         }
     }
@@ -255,11 +257,23 @@ mod tests {
 
     #[test]
     fn other_ops_are_malformed() {
-        for op in [0, 3, 0x100, 0x0100_0000, u32::MAX] {
+        for op in [0, 4, 0x100, 0x0100_0000, u32::MAX] {
             check_malformed(&request(&[op]));
             check_malformed(&request(&[op, bits::SID]));
             check_malformed(&proc_listen(op, bits::SID, 0, 0));
         }
+    }
+
+    #[test]
+    fn state_has_the_first_form_or_the_third() {
+        let check_state = |data: &[u8]| {
+            assert_eq!(Command::parse(data, ALL), Ok(Command::State), "{data:?}");
+        };
+        check_state(&request(&[3]));
+        check_state(&proc_listen(3, 0, 0, 0));
+        check_state(&proc_listen(3, bits::SID, ALL.0, 1));
+        check_malformed(&request(&[3, 0]));
+        check_malformed(&proc_listen(3, 0, 0, 1));
     }
 
     #[test]

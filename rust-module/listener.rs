@@ -13,7 +13,7 @@ use crate::{
         Listen, //
     },
     wire::{
-        Form,
+        Event,
         Message, //
     },
 };
@@ -103,8 +103,8 @@ impl View {
 
 /// What a listener was sent from one CPU.
 ///
-/// Written in a [`Section`](kernel::proc_events::Section) on that CPU alone, so that plain loads and
-/// stores are enough; atomic because others may read them meanwhile.
+/// Written in a [`Section`](kernel::proc_events::Section) on that CPU alone, so that plain loads
+/// and stores are enough; atomic because others may read them meanwhile.
 struct Account {
     /// The number of the first message.
     first: Atomic<u32>,
@@ -144,11 +144,10 @@ impl Account {
 }
 
 /// A listener as events find it, with what it asked for last.
+#[derive(Clone)]
 pub(crate) struct Subscriber {
     pub(crate) listener: Arc<Listener>,
     pub(crate) listen: Listen,
-    /// What `listen` makes of messages.
-    form: Form,
     /// Which cgroup `listen` is about.
     pub(crate) scope: Scope,
 }
@@ -158,22 +157,11 @@ impl Subscriber {
     ///
     /// [`ENOENT`] if the current task can see no cgroup of the id that is asked for.
     pub(crate) fn new(listener: Arc<Listener>, listen: Listen) -> Result<Self> {
-        let flags = listen.flags;
-
         Ok(Self {
             listener,
             listen,
-            form: Form::new(flags.contain(Flags::BATCH), flags.contain(Flags::IDENTITY)),
             scope: Scope::of(&listen)?,
         })
-    }
-
-    /// Numbers an event of this CPU, sends it in the form that was asked for, and accounts for it.
-    /// In a section, which tells where this CPU's values are.
-    #[inline(always)]
-    pub(crate) fn send(&self, message: &mut Message, cpu: CpuOffset) {
-        message.set_form(self.form);
-        self.listener.send(message, self.form.is_batch(), cpu);
     }
 }
 
@@ -215,9 +203,30 @@ impl Listener {
         })
     }
 
-    /// Numbers an event of this CPU, sends it, and accounts for it.
+    /// Who events are from, where that may change.
+    #[cold]
+    fn sender_now(&self) -> Sender {
+        sender_for(self.view.users(), self.generation).0
+    }
+
+    /// Who events are from.
+    pub(crate) fn sender(&self) -> Sender {
+        self.sender.unwrap_or_else(|| self.sender_now())
+    }
+
     #[inline(always)]
-    fn send(&self, message: &mut Message, batch: bool, cpu: CpuOffset) {
+    fn deliver(&self, sender: &Sender, message: &[u8], flags: Flags) -> Result<Delivery> {
+        if flags.contain(Flags::BATCH) {
+            self.socket.deliver_batch(sender, message, GFP_NOWAIT)
+        } else {
+            self.socket.deliver(sender, message, GFP_NOWAIT)
+        }
+    }
+
+    /// Numbers an event of this CPU, sends it in the form that `flags` ask for, and accounts for
+    /// it. In a section, which tells where this CPU's values are.
+    #[inline(always)]
+    pub(crate) fn send(&self, message: &mut Message, flags: Flags, cpu: CpuOffset) {
         let account = self.accounts.at(cpu);
         let next = account.next.load(Relaxed);
         message.number(next as u32);
@@ -226,20 +235,20 @@ impl Listener {
         let sender = match &self.sender {
             Some(sender) => sender,
             None => {
-                other = sender_for(self.view.users(), self.generation).0;
+                other = self.sender_now();
                 &other
             }
         };
 
-        let message = message.bytes();
-        let delivery = if batch {
-            self.socket.deliver_batch(sender, message, GFP_NOWAIT)
+        // Two calls, so that each has a length that the compiler knows.
+        let delivery = if flags.contain(Flags::IDENTITY) {
+            self.deliver(sender, message.with_identity(), flags)
         } else {
-            self.socket.deliver(sender, message, GFP_NOWAIT)
+            self.deliver(sender, message.alone(), flags)
         };
 
-        // What the listener's own filter drops was not to get there, and leaves no gap. Nor was what
-        // it is sent when it is one no more.
+        // What the listener's own filter drops was not to get there, and leaves no gap. Nor was
+        // what it is sent when it is one no more.
         if delivery.is_ok_and(Delivery::is_unwanted) {
             return;
         }
@@ -287,8 +296,10 @@ impl fmt::Display for Listener {
 }
 
 /// What the columns of a listener's line are.
-pub(crate) const LISTING_HEAD: &str =
-    "   port_id        pid        uid     pid_ns    user_ns     net_ns    delivered         lost       mask      flags     cgroup";
+pub(crate) const LISTING_HEAD: &str = concat!(
+    "   port_id        pid        uid     pid_ns    user_ns     net_ns    delivered         lost",
+    "       mask      flags     cgroup"
+);
 
 /// Answers a request: `errno` is positive, or 0 for success.
 pub(crate) fn acknowledge(
@@ -298,21 +309,13 @@ pub(crate) fn acknowledge(
     flags: kernel::alloc::Flags,
 ) {
     let numbers = (request.seq, request.ack);
-    let message = Message::acknowledge(numbers, cpu, now_ns(), errno, HAS_CGROUPS);
+    let message = Message::answer(numbers, cpu, now_ns(), Event::ack(errno, 0, HAS_CGROUPS));
 
-    let users = UserNamespace::current();
+    // Whoever ends a listener meanwhile.
+    let (sender, _) = sender_for(&UserNamespace::current(), Generation::ANY);
 
-    loop {
-        let generation = request.socket.generation();
-        let (sender, _) = sender_for(&users, generation);
-        let delivery = request.socket.deliver(&sender, message.bytes(), flags);
-
-        // Should it be lost, the requester reads `ENOBUFS`. But another thread's request may have ended
-        // a listener meanwhile, so that the socket is in another generation now.
-        if !delivery.is_ok_and(Delivery::is_unwanted) || request.socket.generation() == generation {
-            return;
-        }
-    }
+    // Should it be lost, the requester reads `ENOBUFS`.
+    let _ = request.socket.deliver(&sender, message.alone(), flags);
 }
 
 /// The time that messages carry.

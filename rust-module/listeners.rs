@@ -14,6 +14,7 @@ use crate::{
         LISTING_HEAD, //
     },
     mask::bits,
+    state::State,
 };
 use kernel::{
     fmt,
@@ -109,8 +110,8 @@ impl Listeners {
         }
     }
 
-    /// Has events find what was prepared instead of a listener's former subscription. [`None`] if it
-    /// is no listener.
+    /// Has events find what was prepared instead of a listener's former subscription. [`None`] if
+    /// it is no listener.
     fn change(
         &self,
         request: &Request<'_, Connector>,
@@ -177,6 +178,28 @@ impl Listeners {
         }
     }
 
+    /// Has the reader of a request's socket be told which processes there are, and then the answer.
+    /// May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOTCONN`] if the socket is no listener, [`EBUSY`] while it is told so already,
+    /// [`ENOMEM`].
+    pub(crate) fn tell_state(&self, request: &Request<'_, Connector>) -> Result {
+        let subscriber = self
+            .inner
+            .lock()
+            .by_socket
+            .get(&key(request.socket))
+            .map(|listed| listed.subscription.listener().clone())
+            .ok_or(ENOTCONN)?;
+
+        request.dump(KBox::new(
+            State::new(request, subscriber),
+            GFP_KERNEL_ACCOUNT,
+        )?)
+    }
+
     /// The listeners, or some of them, that come after the one with this key, with theirs.
     fn some_after(&self, last: usize) -> Piece {
         let mut inner = self.inner.lock();
@@ -230,8 +253,8 @@ fn prepare(
     )
 }
 
-/// The listing in debugfs. It is written in pieces, so that requests don't wait for it: who comes or
-/// goes meanwhile may be in it or not.
+/// The listing in debugfs. It is written in pieces, so that requests don't wait for it: who comes
+/// or goes meanwhile may be in it or not.
 impl fmt::Display for Listeners {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut last = 0;

@@ -15,6 +15,8 @@ pub(crate) mod bits {
     pub(crate) const COMM: u32 = 0x0000_0200;
     /// Only for those who ask for it by name: it is not in `PROC_EVENT_ALL`.
     pub(crate) const SESSION_END: u32 = 0x0000_0400;
+    /// Not an event, and in no mask: a process that is there.
+    pub(crate) const PROCESS: u32 = 0x0000_0800;
     /// Not an event, but a filter for [`EXIT`]: only if the status is not 0.
     pub(crate) const NONZERO_EXIT: u32 = 0x2000_0000;
     pub(crate) const COREDUMP: u32 = 0x4000_0000;

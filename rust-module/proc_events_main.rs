@@ -6,11 +6,12 @@
 //! The kernel's hooks call [`Connector`]; what they tell goes from there to the listeners that
 //! asked for it:
 //!
-//! hook ([`kernel::proc_events`]) -> task's identity ([`connector`]) -> subscribers of each pid
+//! hook ([`kernel::proc_events`]) -> task's identity ([`subject`]) -> subscribers of each pid
 //! namespace ([`kernel::proc_events::Subscribers`]) -> encoding ([`wire`]) -> numbering
 //! ([`listener`]) -> delivery ([`kernel::net::connector`]).
 //!
-//! What user space asks for comes in by [`control`] and is kept by [`listeners`].
+//! What user space asks for comes in by [`control`] and is kept by [`listeners`]; [`state`] tells
+//! which processes there are.
 //!
 //! User-space interface: `include/uapi/linux/cn_proc.h`.
 
@@ -22,6 +23,8 @@ mod control;
 mod listener;
 mod listeners;
 mod mask;
+mod state;
+mod subject;
 mod wire;
 
 use crate::{
@@ -44,7 +47,7 @@ module! {
     params: {
         unprivileged: u8 {
             default: 1,
-            description: "Whether processes without CAP_NET_ADMIN in their network namespace may listen (0 or 1)",
+            description: "Whether processes without CAP_NET_ADMIN may listen (0 or 1)",
         },
     },
 }

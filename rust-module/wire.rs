@@ -20,8 +20,9 @@ const CN_VAL_PROC: u32 = 1;
 /// What `PROC_CN_FEATURE_*` this module has: one answer to each request (`ACK`), numbers without
 /// gaps but for losses (`SEQ`), ids as the listener sees them (`NAMESPACES`), what a session leader
 /// left (`SID_ORIGIN`), the end of sessions (`SESSION_END`), events of processes (`PROCESSES`),
-/// which process it is (`IDENTITY`), and several events in one datagram (`BATCH`).
-const FEATURES: u32 = 0x1 | 0x2 | 0x4 | 0x8 | 0x10 | 0x20 | 0x40 | 0x80;
+/// which process it is (`IDENTITY`), several events in one datagram (`BATCH`), and which processes
+/// there are (`STATE`).
+const FEATURES: u32 = 0x1 | 0x2 | 0x4 | 0x8 | 0x10 | 0x20 | 0x40 | 0x80 | 0x200;
 /// `PROC_CN_FEATURE_CGROUP`: events of one cgroup. Where there are cgroups.
 const FEATURE_CGROUP: u32 = 0x100;
 
@@ -31,10 +32,11 @@ pub(crate) const NO_CPU: u32 = u32::MAX;
 /// How many words the largest event has.
 const WORDS: usize = 6;
 
-/// A `struct nlmsghdr`, a `struct cn_msg` and a `struct proc_event`, and behind it, for who asked for
-/// it, a `struct proc_event_identity`.
+/// A `struct nlmsghdr`, a `struct cn_msg` and a `struct proc_event`, and behind it, for who asked
+/// for it, a `struct proc_event_identity`.
 ///
-/// The last two are 8-byte aligned in C, but follow headers of 36 bytes: hence the numbers in bytes.
+/// The last two are 8-byte aligned in C, but follow headers of 36 bytes: hence the numbers in
+/// bytes.
 #[derive(Immutable, IntoBytes)]
 #[repr(C)]
 pub(crate) struct Message {
@@ -59,7 +61,7 @@ pub(crate) struct Message {
 /// Which process a message is about: a `struct proc_event_identity`.
 #[derive(Clone, Copy, Default, Immutable, IntoBytes)]
 #[repr(C)]
-struct Identity {
+pub(crate) struct Identity {
     process: [u8; 8],
     thread: [u8; 8],
     other: [u8; 8],
@@ -67,8 +69,25 @@ struct Identity {
     start_ns: [u8; 8],
 }
 
+impl Identity {
+    /// The numbers in pidfs of a process, of its thread and of its parent's or tracer's process, 0
+    /// if that can't be seen; the id of its cgroup; and when the process started, by
+    /// `CLOCK_BOOTTIME`.
+    pub(crate) fn new(process: u64, thread: u64, other: u64, cgroup: u64, start_ns: u64) -> Self {
+        Self {
+            process: process.to_ne_bytes(),
+            thread: thread.to_ne_bytes(),
+            other: other.to_ne_bytes(),
+            cgroup: cgroup.to_ne_bytes(),
+            start_ns: start_ns.to_ne_bytes(),
+        }
+    }
+}
+
 /// `NLMSG_DONE`: the type of every message of the connector, but for [`NLMSG_EVENT`].
 const NLMSG_DONE: u16 = 3;
+/// `NLM_F_MULTI`: the flag of messages that one of type [`NLMSG_DONE`] ends.
+const NLM_F_MULTI: u16 = 2;
 /// `PROC_CN_NLMSG_EVENT`: the type of events that may share a datagram. Loops over the messages of
 /// a datagram stop at `NLMSG_DONE`.
 const NLMSG_EVENT: u16 = 16;
@@ -83,47 +102,13 @@ const IDENTITY_LEN: u16 = 40;
 const _: () = assert!(size_of::<Message>() == (HEADERS_LEN + EVENT_LEN + IDENTITY_LEN) as usize);
 const _: () = assert!(size_of::<Identity>() == IDENTITY_LEN as usize);
 
-/// What is in the headers of all events for a listener.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Form {
-    nlmsg_len: u32,
-    nlmsg_type: u16,
-    len: u16,
-}
-
-impl Form {
-    /// An event alone.
-    const PLAIN: Form = Form::new(false, false);
-
-    /// Events that may share a datagram with others, or not, and have an identity, or not.
-    pub(crate) const fn new(batch: bool, identity: bool) -> Self {
-        let len = if identity {
-            EVENT_LEN + IDENTITY_LEN
-        } else {
-            EVENT_LEN
-        };
-
-        Self {
-            nlmsg_len: (HEADERS_LEN + len) as u32,
-            nlmsg_type: if batch { NLMSG_EVENT } else { NLMSG_DONE },
-            len,
-        }
-    }
-
-    /// Whether an event may share a datagram with others.
-    #[inline]
-    pub(crate) fn is_batch(self) -> bool {
-        self.nlmsg_type == NLMSG_EVENT
-    }
-}
-
 impl Message {
     /// A message from a CPU that says nothing yet. `timestamp_ns` is `CLOCK_MONOTONIC`.
     #[inline]
     pub(crate) fn new(cpu: u32, timestamp_ns: u64) -> Self {
         Self {
-            nlmsg_len: Form::PLAIN.nlmsg_len,
-            nlmsg_type: Form::PLAIN.nlmsg_type,
+            nlmsg_len: (HEADERS_LEN + EVENT_LEN).into(),
+            nlmsg_type: NLMSG_DONE,
             nlmsg_flags: 0,
             nlmsg_seq: 0,
             nlmsg_pid: 0,
@@ -131,7 +116,7 @@ impl Message {
             val: CN_VAL_PROC,
             seq: 0,
             ack: 0,
-            len: Form::PLAIN.len,
+            len: EVENT_LEN,
             flags: 0,
             what: 0,
             cpu,
@@ -148,36 +133,35 @@ impl Message {
         self.event_data = event.words();
     }
 
-    /// Says which process and thread the event is about, in which cgroup.
+    /// Says which process the event is about.
     #[inline]
-    pub(crate) fn identify(&mut self, process: u64, thread: u64, cgroup: u64) {
-        self.identity.process = process.to_ne_bytes();
-        self.identity.thread = thread.to_ne_bytes();
-        self.identity.cgroup = cgroup.to_ne_bytes();
+    pub(crate) fn identify(&mut self, identity: Identity) {
+        self.identity = identity;
     }
 
-    /// Says what of that depends on the receiver: the process of the parent or tracer, 0 if it can't
-    /// be seen, and when the process started, by `CLOCK_BOOTTIME`.
+    /// Gives the message the form that a receiver asked for: whether it may share its datagram with
+    /// others, and whether it has an identity.
     #[inline]
-    pub(crate) fn identify_for(&mut self, other: u64, start_ns: u64) {
-        self.identity.other = other.to_ne_bytes();
-        self.identity.start_ns = start_ns.to_ne_bytes();
+    pub(crate) fn set_form(&mut self, batch: bool, identity: bool) {
+        self.nlmsg_type = if batch { NLMSG_EVENT } else { NLMSG_DONE };
+        self.len = if identity {
+            EVENT_LEN + IDENTITY_LEN
+        } else {
+            EVENT_LEN
+        };
+        self.nlmsg_len = (HEADERS_LEN + self.len).into();
     }
 
-    /// Gives the message the form that a receiver asked for.
+    /// The message, if it is to have an identity.
     #[inline]
-    pub(crate) fn set_form(&mut self, form: Form) {
-        self.nlmsg_len = form.nlmsg_len;
-        self.nlmsg_type = form.nlmsg_type;
-        self.len = form.len;
+    pub(crate) fn with_identity(&self) -> &[u8] {
+        self.as_bytes()
     }
 
-    /// The message, as long as its form has it.
+    /// The message, if it is to have none.
     #[inline]
-    pub(crate) fn bytes(&self) -> &[u8] {
-        let bytes = self.as_bytes();
-
-        bytes.get(..self.nlmsg_len as usize).unwrap_or(bytes)
+    pub(crate) fn alone(&self) -> &[u8] {
+        &self.as_bytes()[..usize::from(HEADERS_LEN + EVENT_LEN)]
     }
 
     /// Gives the message its number for a receiver.
@@ -187,24 +171,24 @@ impl Message {
         self.seq = seq;
     }
 
-    /// The answer to a request with these numbers. `errno` is positive, or 0 for success.
-    pub(crate) fn acknowledge(
+    /// The answer to a request with these numbers, a `seq` and an `ack`.
+    pub(crate) fn answer(
         (seq, ack): (u32, u32),
         cpu: u32,
         timestamp_ns: u64,
-        errno: u32,
-        has_cgroups: bool,
+        event: Event,
     ) -> Self {
         let mut message = Self::new(cpu, timestamp_ns);
-        let cgroup = if has_cgroups { FEATURE_CGROUP } else { 0 };
 
-        message.tell(&Event::Ack {
-            errno,
-            features: FEATURES | cgroup,
-        });
+        message.tell(&event);
         message.number(seq);
         message.ack = ack.wrapping_add(1);
         message
+    }
+
+    /// Lets the message be one of several, which an answer ends.
+    pub(crate) fn set_multipart(&mut self) {
+        self.nlmsg_flags = NLM_F_MULTI;
     }
 }
 
@@ -226,6 +210,8 @@ pub(crate) enum Event {
         errno: u32,
         /// `PROC_CN_FEATURE_*`.
         features: u32,
+        /// How many processes were told before.
+        processes: u32,
     },
     /// `parent` forked `child`.
     Fork { parent: Ids, child: Ids },
@@ -262,9 +248,28 @@ pub(crate) enum Event {
         exit_code: u32,
         exit_signal: u32,
     },
+    /// `process` is there: nothing happened to it.
+    Process {
+        process: Ids,
+        parent: Ids,
+        session: i32,
+        process_group: i32,
+    },
 }
 
 impl Event {
+    /// What the answer to a request says: `errno` is positive, or 0 for success, `processes` how
+    /// many were told.
+    pub(crate) fn ack(errno: u32, processes: u32, has_cgroups: bool) -> Self {
+        let cgroup = if has_cgroups { FEATURE_CGROUP } else { 0 };
+
+        Self::Ack {
+            errno,
+            features: FEATURES | cgroup,
+            processes,
+        }
+    }
+
     /// The value of `enum proc_cn_event` that says which event this is.
     #[inline]
     fn what(&self) -> u32 {
@@ -282,6 +287,7 @@ impl Event {
             Event::Coredump { .. } => bits::COREDUMP,
             Event::Exit { .. } => bits::EXIT,
             Event::SessionEnd { .. } => bits::SESSION_END,
+            Event::Process { .. } => bits::PROCESS,
         }
     }
 
@@ -293,7 +299,11 @@ impl Event {
         }
 
         match *self {
-            Event::Ack { errno, features } => [errno, features, 0, 0, 0, 0],
+            Event::Ack {
+                errno,
+                features,
+                processes,
+            } => [errno, features, processes, 0, 0, 0],
             Event::Fork { parent, child } => [
                 id(parent.pid),
                 id(parent.tgid),
@@ -314,6 +324,12 @@ impl Event {
                 egid: effective,
             } => [id(process.pid), id(process.tgid), real, effective, 0, 0],
             Event::Sid {
+                process,
+                parent,
+                session,
+                process_group,
+            }
+            | Event::Process {
                 process,
                 parent,
                 session,
@@ -391,7 +407,7 @@ mod tests {
         let mut message = Message::new(3, 0x0123_4567_89ab_cdef);
         message.tell(&event);
         message.number(7);
-        let bytes = message.bytes();
+        let bytes = message.alone();
 
         assert_eq!(bytes.len(), 76);
         assert_eq!(word(bytes, 0), 76);
@@ -513,8 +529,8 @@ mod tests {
         let mut message = Message::new(3, 5);
 
         for (batch, nlmsg_type) in [(true, 16_u16), (false, 3)] {
-            message.set_form(Form::new(batch, false));
-            assert_eq!(message.bytes()[4..6], nlmsg_type.to_ne_bytes());
+            message.set_form(batch, false);
+            assert_eq!(message.alone()[4..6], nlmsg_type.to_ne_bytes());
         }
     }
 
@@ -522,14 +538,13 @@ mod tests {
     fn an_identity_follows_the_event() {
         let mut message = Message::new(3, 5);
         message.tell(&Event::Exec { process: PROCESS });
-        message.identify(1 << 40, 2 << 40, 3 << 40);
-        message.identify_for(4 << 40, 5 << 40);
+        message.identify(Identity::new(1 << 40, 2 << 40, 4 << 40, 3 << 40, 5 << 40));
 
         for batch in [true, false] {
-            message.set_form(Form::new(batch, false));
-            let alone = message.bytes().to_vec();
-            message.set_form(Form::new(batch, true));
-            let bytes = message.bytes();
+            message.set_form(batch, false);
+            let alone = message.alone().to_vec();
+            message.set_form(batch, true);
+            let bytes = message.with_identity();
 
             assert_eq!((alone.len(), bytes.len()), (76, 116));
             assert_eq!(
@@ -550,23 +565,50 @@ mod tests {
     #[test]
     fn acknowledgement_counts_the_requests_ack_up() {
         for (ack, answered) in [(0, 1), (77, 78), (u32::MAX, 0)] {
-            let message = Message::acknowledge((42, ack), NO_CPU, 5, 22, false);
-            let bytes = message.bytes();
+            let message = Message::answer((42, ack), NO_CPU, 5, Event::ack(22, 0, false));
+            let bytes = message.alone();
             assert_eq!(bytes.len(), 76);
             assert_eq!(word(bytes, 8), 42);
 
             let bytes = &bytes[16..];
             assert_eq!((word(bytes, 8), word(bytes, 12)), (42, answered));
             assert_eq!((word(bytes, 20), word(bytes, 24)), (0, u32::MAX));
-            assert_eq!((word(bytes, 36), word(bytes, 40)), (22, 0xff));
+            assert_eq!((word(bytes, 36), word(bytes, 40)), (22, 0x2ff));
             assert!(bytes[44..].iter().all(|byte| *byte == 0));
         }
     }
 
     #[test]
-    fn where_there_are_cgroups_the_answer_says_so() {
-        let message = Message::acknowledge((42, 0), NO_CPU, 5, 0, true);
+    fn an_answer_tells_how_many_processes_there_were() {
+        let message = Message::answer((42, 0), NO_CPU, 5, Event::ack(0, 3, false));
 
-        assert_eq!(word(message.bytes(), 56), 0x1ff);
+        assert_eq!(word(message.alone(), 60), 3);
+    }
+
+    #[test]
+    fn a_process_is_one_of_several_messages_of_an_answer() {
+        let event = Event::Process {
+            process: PROCESS,
+            parent: OTHER,
+            session: 15,
+            process_group: 16,
+        };
+        assert_eq!(check_event(event, 0x800), [11, 12, 13, 14, 15, 16]);
+
+        let mut message = Message::answer((42, 77), NO_CPU, 5, event);
+        message.set_form(true, false);
+        message.set_multipart();
+        let bytes = message.alone();
+
+        // NLM_F_MULTI and no NLMSG_DONE
+        assert_eq!(word(bytes, 4), u32::from_ne_bytes([16, 0, 2, 0]));
+        assert_eq!((word(bytes, 8), word(bytes, 28)), (42, 78));
+    }
+
+    #[test]
+    fn where_there_are_cgroups_the_answer_says_so() {
+        let message = Message::answer((42, 0), NO_CPU, 5, Event::ack(0, 0, true));
+
+        assert_eq!(word(message.alone(), 56), 0x3ff);
     }
 }

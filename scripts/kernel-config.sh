@@ -72,10 +72,20 @@ base_of() {
 	echo "${base:-release}"
 }
 
+# Prints the options of the series that this source does not know: the stock kernel's,
+# or one with the first patches of the series.
+unknown_options() {
+	sed -nE 's/^(# )?CONFIG_(PROC_EVENTS_[A-Z]+)(=| is not set$).*/\2/p' "${FRAGMENTS[@]}" | sort -u |
+		grep -vxFf <(sed -n 's/^config //p' "$SOURCE/drivers/connector/Kconfig") || true
+}
+
 # Prints what the fragments ask for and the configuration does not give; of an
 # option named twice the last word counts.
 lost_options() {
-	awk '
+	local unknown
+
+	unknown=$(unknown_options | sed 's/^/CONFIG_/' | paste -sd' ')
+	awk -v unknown=" $unknown " '
 		/^# CONFIG_[A-Z0-9_]+ is not set$/ { name = $2; value = "n" }
 		/^CONFIG_[A-Z0-9_]+=/ { name = $0; sub(/=.*/, "", name); value = substr($0, length(name) + 2) }
 		name == "" { next }
@@ -84,7 +94,8 @@ lost_options() {
 		{ name = "" }
 		END {
 			for (name in wanted)
-				if (wanted[name] != (name in given ? given[name] : "n"))
+				if (wanted[name] != (name in given ? given[name] : "n") &&
+				    !index(unknown, " " name " "))
 					print name "=" wanted[name]
 		}
 	' "${FRAGMENTS[@]}" "$BUILD/.config" | sort

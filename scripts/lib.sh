@@ -195,3 +195,15 @@ unlock_cache() {
 stock_wanted() {
 	[[ ${STOCK:-0} != 0 ]]
 }
+
+# Usage: flavor_has OPTION FLAVOR
+# Whether a flavor asks for CONFIG_PROC_EVENTS_OPTION=y beyond what release does. With
+# BROADCAST it is as the stock kernel, with RUST it has the handler built in: neither has
+# a module.
+flavor_has() {
+	grep -qsx "CONFIG_PROC_EVENTS_$1=y" "$PROJECT/qemu-tests/config/$2.config"
+}
+
+has_module() {
+	! flavor_has BROADCAST "$1" && ! flavor_has RUST "$1"
+}

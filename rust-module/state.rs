@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The state: which processes there are, for a listener that starts or has lost events.
+//!
+//! A listener that gets FORK and EXIT hears of every process that it can see by the state, by its
+//! FORK or by both, until the process ends: see [`begin_state`].
+
+use crate::{
+    cgroup::{
+        Place,
+        HAS_CGROUPS, //
+    },
+    connector::Connector,
+    control::Flags,
+    listener::{
+        now_ns,
+        Subscriber, //
+    },
+    subject::{
+        Ids,
+        Subject, //
+    },
+    wire::{
+        self,
+        Event,
+        Message,
+        NO_CPU, //
+    },
+};
+use kernel::{
+    net::connector::{
+        Datagram,
+        Dump,
+        Sender, //
+    },
+    pid::Pid,
+    prelude::*,
+    proc_events::{
+        begin_state,
+        has_ended,
+        Request, //
+    },
+    sync::rcu,
+    task::{
+        might_sleep,
+        Task, //
+    },
+};
+
+/// How many ids are looked at in one RCU read-side critical section: with a message for each, that
+/// takes some microseconds.
+const IDS_AT_ONCE: usize = 64;
+
+/// The processes that a listener can see, by rising numbers, as the reader gets to know them.
+pub(crate) struct State {
+    /// The listener, and what it asked for when it asked for the state.
+    subscriber: Subscriber,
+    /// The numbers of the request, `seq` and `ack`.
+    request: (u32, u32),
+    /// The first number that was not looked at.
+    next: i32,
+    /// How many processes were told.
+    processes: u32,
+}
+
+/// How far one critical section came.
+enum Progress {
+    /// There are more ids.
+    More,
+    /// There is no room in the datagram.
+    Full,
+    /// There are no more ids.
+    End,
+}
+
+impl State {
+    /// The state for a listener that sent a request.
+    pub(crate) fn new(request: &Request<'_, Connector>, subscriber: Subscriber) -> Self {
+        begin_state();
+
+        Self {
+            subscriber,
+            request: (request.seq, request.ack),
+            next: 1,
+            processes: 0,
+        }
+    }
+
+    /// Tells of some processes.
+    fn tell_some(&mut self, datagram: &mut Datagram<'_>, sender: &Sender) -> Progress {
+        let rcu = rcu::read_lock();
+
+        for _ in 0..IDS_AT_ONCE {
+            let view = &self.subscriber.listener.view;
+            let Some(id) = view.pids().id_from(self.next, &rcu) else {
+                return Progress::End;
+            };
+            let number = view.number(Some(id));
+
+            if let Some(message) = self.message(id, number, &rcu) {
+                let message = if self.subscriber.listen.flags.contain(Flags::IDENTITY) {
+                    message.with_identity()
+                } else {
+                    message.alone()
+                };
+                if !matches!(datagram.put(sender, message), Ok(true)) {
+                    return Progress::Full;
+                }
+                self.processes += 1;
+            }
+            self.next = number.saturating_add(1);
+        }
+        Progress::More
+    }
+
+    /// What is told of the process with an id, if there is one, and the listener wants to know it.
+    fn message(&self, id: &Pid, number: i32, rcu: &rcu::Guard) -> Option<Message> {
+        let Subscriber {
+            listener,
+            listen,
+            scope,
+        } = &self.subscriber;
+        let view = &listener.view;
+        let (leader, parent) = process(id, rcu)?;
+        if !scope.has(Place::of(leader, rcu)) {
+            return None;
+        }
+
+        let event = Event::Process {
+            process: wire::Ids {
+                pid: number,
+                tgid: number,
+            },
+            parent: parent.seen_from(view),
+            session: view.number(leader.session_id(rcu)),
+            process_group: view.number(leader.process_group_id(rcu)),
+        };
+        let mut message = Message::answer(self.request, NO_CPU, now_ns(), event);
+        let has_identity = listen.flags.contain(Flags::IDENTITY);
+
+        message.set_form(true, has_identity);
+        message.set_multipart();
+        if has_identity {
+            let ids = Ids {
+                thread: Some(id),
+                group: Some(id),
+            };
+            let subject = Subject {
+                ids,
+                task: leader,
+                other: parent,
+            };
+            message.identify(subject.identity(view, rcu));
+        }
+        Some(message)
+    }
+}
+
+impl Dump for State {
+    fn tell(&mut self, datagram: &mut Datagram<'_>) -> bool {
+        let sender = self.subscriber.listener.sender();
+        let errno = loop {
+            if !self.subscriber.listener.is_current() {
+                break ECANCELED.to_errno().unsigned_abs();
+            }
+            match self.tell_some(datagram, &sender) {
+                Progress::More => might_sleep(),
+                Progress::Full => return true,
+                Progress::End => break 0,
+            }
+        };
+        // The answer comes alone, as each does.
+        if !datagram.is_empty() {
+            return true;
+        }
+
+        let event = Event::ack(errno, self.processes, HAS_CGROUPS);
+        let answer = Message::answer(self.request, NO_CPU, now_ns(), event);
+
+        // There is room in an empty datagram.
+        let _ = datagram.put(&sender, answer.alone());
+        false
+    }
+}
+
+/// The task that leads a process, and the ids of its parent; [`None`] if no process has this id, or
+/// it has ended.
+fn process<'a>(id: &Pid, rcu: &'a rcu::Guard) -> Option<(&'a Task, Ids<'a>)> {
+    let mut leader = id.group_leader(rcu)?;
+
+    loop {
+        if let Some(parent) = leader.real_parent(rcu) {
+            return (!has_ended(leader, rcu)).then(|| (leader, Ids::of(parent, rcu)));
+        }
+        // It was just released, with the process or alone: then a thread that execs has its place.
+        let successor = id.group_leader(rcu)?;
+        if core::ptr::eq(successor, leader) {
+            return None;
+        }
+        leader = successor;
+    }
+}
