@@ -6,7 +6,7 @@ use std::io::{Error, ErrorKind};
 use std::os::unix::fs::FileExt;
 use std::{env, io};
 
-use protocol::MODULE_VARIABLE;
+use protocol::{BUILT_IN_VARIABLE, MODULE_VARIABLE};
 
 /// Where the module shows its listeners.
 const FILE: &str = "/sys/kernel/debug/proc_events/listeners";
@@ -160,9 +160,14 @@ fn text() -> io::Result<String> {
     io::read_to_string(open()?)
 }
 
-/// Whether the kernel under test has the module and so the listing; the stock kernel has not.
+/// Whether the kernel under test has the handler and so the listing; the stock kernel has not.
 pub fn is_there() -> bool {
-    env::var_os(MODULE_VARIABLE).is_some()
+    env::var_os(MODULE_VARIABLE).is_some() || is_built_in()
+}
+
+/// Whether it has the handler without a module.
+pub fn is_built_in() -> bool {
+    env::var_os(BUILT_IN_VARIABLE).is_some()
 }
 
 /// Tells of listeners that are still there although their processes are gone, each time only of

@@ -23,6 +23,9 @@ pub const PORT_NAME: &str = "proc-events.agent";
 /// Name of the environment variable that tells a command in the guest where the module's file is.
 pub const MODULE_VARIABLE: &str = "PROC_EVENTS_MODULE";
 
+/// Name of the environment variable that is there if the kernel has the handler built in instead.
+pub const BUILT_IN_VARIABLE: &str = "PROC_EVENTS_BUILT_IN";
+
 /// Name of the environment variable that tells it where the kernel was built.
 pub const BUILD_VARIABLE: &str = "PROC_EVENTS_BUILD";
 

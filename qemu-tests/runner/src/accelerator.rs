@@ -145,7 +145,9 @@ fn probe(settings: &Settings, kernel: &Kernel) -> Result<()> {
         name,
         directory: kernel.directory.clone(),
         module: None,
+        has_built_in: false,
         checks_itself: kernel.checks_itself,
+        memory: kernel.memory.clone(),
     };
     let mut vm = Vm::boot(settings, &kernel, Accelerator::Kvm, PROBE_LIMIT)?;
     vm.start(vm::job(&kernel, vec!["true".to_owned()])?)?;

@@ -280,9 +280,9 @@ mod tests {
             let mut state = State::default();
             report(&mut state, what, "schedule");
             assert!(state.complaints.is_empty());
-            report(&mut state, what, "__proc_exit_connector");
+            report(&mut state, what, "__proc_event_exit");
             assert_eq!(state.complaints.len(), 1);
-            assert!(state.excerpt.iter().any(|line| line.contains("connector")));
+            assert!(state.excerpt.iter().any(|line| line.contains("proc_event")));
             state.take("BUG: after it".into());
             assert_eq!(state.complaints.len(), 2);
         }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use accelerator::Choice;
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::{Args, Parser, Subcommand};
 use settings::{Kernel, Settings};
 
@@ -53,6 +53,9 @@ enum Command {
         /// How to call the kernel in messages.
         #[arg(long, value_name = "NAME", default_value = "release")]
         flavor_name: String,
+        /// The machine's memory, as QEMU has it, instead of what the tests have.
+        #[arg(long, value_name = "SIZE")]
+        memory: Option<String>,
         #[command(flatten)]
         surroundings: Surroundings,
         /// Command line for /bin/sh; its standard input is empty.
@@ -73,17 +76,12 @@ enum Command {
     /// Run the tests on the patched kernel, on the stock kernel, or on both.
     Test {
         /// Build directory of the patched kernel.
-        #[arg(
-            long,
-            value_name = "DIR",
-            requires = "module",
-            required_unless_present = "stock_kernel"
-        )]
+        #[arg(long, value_name = "DIR", required_unless_present = "stock_kernel")]
         kernel: Option<PathBuf>,
-        /// The module, proc_events.ko.
+        /// The module, proc_events.ko, unless the patched kernel has it built in.
         #[arg(long, value_name = "FILE", requires = "kernel")]
         module: Option<PathBuf>,
-        /// Build directory of the unpatched kernel.
+        /// Build directory of the unpatched kernel, or of one that has to do what that does.
         #[arg(long, value_name = "DIR")]
         stock_kernel: Option<PathBuf>,
         /// Where to write the results as JSON.
@@ -185,10 +183,12 @@ fn run(command: Command) -> Result<u8> {
             kernel,
             module,
             flavor_name,
+            memory,
             surroundings,
             command,
         } => {
-            let kernel = Kernel::new(flavor_name, kernel, module)?;
+            let mut kernel = Kernel::new(flavor_name, kernel, module)?;
+            kernel.memory = memory.unwrap_or(kernel.memory);
             commands::boot(&Settings::new(&surroundings)?, &kernel, &command)
         }
         Command::Run {
@@ -211,6 +211,13 @@ fn run(command: Command) -> Result<u8> {
             let ours = kernel
                 .map(|kernel| Kernel::new("ours".into(), kernel, module))
                 .transpose()?;
+            if let Some(ours) = &ours {
+                ensure!(
+                    ours.module.is_some() != ours.has_built_in,
+                    "{} has the handler built in, or needs --module: one of the two",
+                    ours.directory.display()
+                );
+            }
             let stock = stock_kernel
                 .map(|kernel| Kernel::new("stock".into(), kernel, None))
                 .transpose()?;

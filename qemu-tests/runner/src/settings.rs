@@ -32,6 +32,9 @@ const CHECKERS: [&str; 4] = [
     "CONFIG_PROVE_LOCKING=y",
 ];
 
+/// The option by which a kernel has the handler built in.
+const BUILT_IN: &str = "CONFIG_PROC_EVENTS_RUST=y";
+
 /// Programs and places, all known to exist.
 #[derive(Clone)]
 pub struct Settings {
@@ -97,8 +100,12 @@ pub struct Kernel {
     pub directory: PathBuf,
     /// The module to load.
     pub module: Option<PathBuf>,
+    /// Whether it has the handler without a module.
+    pub has_built_in: bool,
     /// Whether it was built with checkers that slow it down.
     pub checks_itself: bool,
+    /// How much memory its machine has, as QEMU has it.
+    pub memory: String,
 }
 
 impl Kernel {
@@ -131,18 +138,15 @@ impl Kernel {
             name,
             directory,
             module,
+            has_built_in: options.lines().any(|line| line == BUILT_IN),
             checks_itself,
+            memory: if checks_itself { "4G" } else { "2G" }.into(),
         })
     }
 
     /// What time limits are multiplied with.
     pub fn time_factor(&self) -> u32 {
         if self.checks_itself { 8 } else { 1 }
-    }
-
-    /// How much memory it needs, as QEMU has it.
-    pub fn memory(&self) -> &'static str {
-        if self.checks_itself { "4G" } else { "2G" }
     }
 
     /// Where a build directory holds the kernel to boot.

@@ -62,7 +62,7 @@ fn machine_arguments(kernel: &Kernel, accelerator: Accelerator) -> Vec<String> {
         Accelerator::Kvm | Accelerator::Tcg => "2",
         Accelerator::Counting => "1",
     };
-    arguments.extend(["--cpus", cpus, "--memory", kernel.memory()]);
+    arguments.extend(["--cpus", cpus, "--memory", &kernel.memory]);
     if accelerator != Accelerator::Kvm {
         arguments.push("--disable-kvm");
     }

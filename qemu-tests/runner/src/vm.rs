@@ -19,7 +19,9 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::pipe2;
-use protocol::{BUILD_VARIABLE, Frame, FromGuest, Job, MODULE_VARIABLE, ToGuest};
+use protocol::{
+    BUILD_VARIABLE, BUILT_IN_VARIABLE, Frame, FromGuest, Job, MODULE_VARIABLE, ToGuest,
+};
 
 use crate::accelerator::Accelerator;
 use crate::console::Console;
@@ -341,6 +343,9 @@ pub fn job(kernel: &Kernel, command: Vec<String>) -> Result<Job> {
         }
     }
     environment.push((BUILD_VARIABLE.to_owned(), text(&kernel.directory)?));
+    if kernel.has_built_in {
+        environment.push((BUILT_IN_VARIABLE.to_owned(), "1".to_owned()));
+    }
     let module = match &kernel.module {
         Some(module) => {
             let module = text(module)?;

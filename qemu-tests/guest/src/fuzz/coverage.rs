@@ -32,6 +32,9 @@ const TRACE_PC: libc::c_int = 0;
 /// The module, as the list of functions has it.
 const MODULE: &str = "[proc_events]";
 
+/// Its crate in the names of its functions, by which they are known where it is built in.
+const CRATE: &str = "_16proc_events_main";
+
 /// How the room in front of a function is called.
 const PADDING: &str = "__pfx_";
 
@@ -105,8 +108,9 @@ impl Functions {
         lines.dedup_by_key(|(address, ..)| *address);
         let ends = lines.iter().skip(1).map(|(address, ..)| *address);
         let functions = lines.iter().zip(ends.chain([u64::MAX]));
-        let ours = functions
-            .filter(|((_, name, module), _)| *module == Some(MODULE) && !name.starts_with(PADDING));
+        let ours = functions.filter(|((_, name, module), _)| {
+            (*module == Some(MODULE) || name.contains(CRATE)) && !name.starts_with(PADDING)
+        });
         let ours = ours.map(|((start, name, _), end)| Function {
             start: *start,
             end,

@@ -48,24 +48,43 @@ const FORKS: i32 = 5;
 /// After how many containers the progress is told.
 const PROGRESS: usize = 1000;
 
-/// How long all containers together may take for a step.
+/// How long as many containers as the test has may take for a step.
 pub const ALL_LIMIT: Duration = Duration::from_secs(60);
 
 /// The handshakes between the containers and the test.
 struct Cues {
+    /// How long one may be waited for: until all containers are there.
+    limit: Duration,
     listening: Gate,
-    begin: Gate,
+    /// One for each group, since all who wait at a gate wake up whenever it opens.
+    begin: Vec<Gate>,
     done: Gate,
-    end: Gate,
+    end: Vec<Gate>,
 }
 
-/// What happens in each of the containers.
-fn fork_and_listen(cues: &Cues) -> TestResult {
+impl Cues {
+    fn new(most: usize) -> nix::Result<Self> {
+        let groups = most.div_ceil(CONTAINERS);
+        let gates = || (0..groups).map(|_| Gate::new()).collect::<nix::Result<_>>();
+        let steps = u32::try_from(groups).unwrap_or(u32::MAX);
+
+        Ok(Self {
+            limit: patience::stretched(ALL_LIMIT).saturating_mul(steps),
+            listening: Gate::new()?,
+            begin: gates()?,
+            done: Gate::new()?,
+            end: gates()?,
+        })
+    }
+}
+
+/// What happens in each of the containers, which is of this group.
+fn fork_and_listen(cues: &Cues, group: usize) -> TestResult {
     let mut listener = open()?;
     let requested = listener.request(&[LISTEN, mask::FORK | mask::EXIT]);
     cues.listening.open(i32::from(requested.is_err()))?;
     requested?;
-    cues.begin.pass_within(patience::stretched(ALL_LIMIT))?;
+    cues.begin[group].pass_within(cues.limit)?;
     let parent = Task::leader(own_pid());
     let mut expected = Vec::new();
     for number in 0..FORKS {
@@ -84,7 +103,7 @@ fn fork_and_listen(cues: &Cues) -> TestResult {
     }
     expect_exactly("inside", &mut listener, &expected, |_| true)?;
     cues.done.open(0)?;
-    cues.end.pass_within(patience::stretched(ALL_LIMIT))?;
+    cues.end[group].pass_within(cues.limit)?;
     let nothing: &[Event] = &[];
     expect_exactly("inside, at the end", &mut listener, nothing, |_| true)
 }
@@ -134,19 +153,15 @@ pub fn is_room() -> nix::Result<bool> {
 /// own and nothing left. Tells how many there were.
 fn listen_in(most: usize) -> Result<usize, Failure> {
     let account = Account::new()?;
-    let cues = Cues {
-        listening: Gate::new()?,
-        begin: Gate::new()?,
-        done: Gate::new()?,
-        end: Gate::new()?,
-    };
+    let cues = Cues::new(most)?;
     // A number that is no process's says that there are no more.
     const NO_MORE: i32 = 0;
     let made = Gate::new()?;
     let maker = account.spawn(|| {
         let mut containers = Vec::new();
         while containers.len() < most && is_room()? {
-            let container = Container::start(PID | NET, || fork_and_listen(&cues))?;
+            let group = containers.len() / CONTAINERS;
+            let container = Container::start(PID | NET, || fork_and_listen(&cues, group))?;
             made.open(container.task().pid)?;
             containers.push(container);
             if containers.len() % PROGRESS == 0 {
@@ -168,22 +183,22 @@ fn listen_in(most: usize) -> Result<usize, Failure> {
     let count = firsts.len();
     let mut outside = Listener::listen(mask::FORK | mask::EXIT)?;
     let mut events = Vec::new();
-    let mut begun = 0;
+    let groups = || {
+        (0..count)
+            .step_by(CONTAINERS)
+            .map(|first| CONTAINERS.min(count - first))
+    };
     // In groups, so that the one outside is not overrun.
-    while begun < count {
-        let group = CONTAINERS.min(count - begun);
-        (0..group).try_for_each(|_| cues.begin.open(0))?;
-        (0..group).try_for_each(|_| {
-            cues.done
-                .pass_within(patience::stretched(ALL_LIMIT))
-                .map(drop)
-        })?;
+    for (group, begin) in groups().zip(&cues.begin) {
+        (0..group).try_for_each(|_| begin.open(0))?;
+        (0..group).try_for_each(|_| cues.done.pass_within(cues.limit).map(drop))?;
         events.extend(super::container::events(&mut outside)?);
-        begun += group;
     }
     expect_accounts(count)?;
     expect_all_outside(&events, &firsts)?;
-    (0..count).try_for_each(|_| cues.end.open(0))?;
+    for (group, end) in groups().zip(&cues.end) {
+        (0..group).try_for_each(|_| end.open(0))?;
+    }
     succeed(maker)?;
     expect_count(1)?;
     drop(outside);

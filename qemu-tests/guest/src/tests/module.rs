@@ -50,8 +50,20 @@ pub const TESTS: &[Test] = &[
 
 const NO_MODULE: &str = "cn_proc is built in, there is no module";
 
+/// Skips a test of the module if the handler is no module.
+#[track_caller]
+pub fn needed() -> TestResult {
+    if listing::is_built_in() {
+        return Err(Failure::skip(
+            "the handler is built in: nobody loads or unloads it",
+        ));
+    }
+    Ok(())
+}
+
 /// The module's file.
 pub fn path() -> Result<String, Failure> {
+    needed()?;
     env::var(MODULE_VARIABLE)
         .map_err(|_| Failure::new(format!("{MODULE_VARIABLE} does not name the module")))
 }
@@ -73,6 +85,7 @@ pub struct Changed(());
 impl Changed {
     /// Unloads it.
     pub fn unloaded() -> Result<Self, Failure> {
+        needed()?;
         unload()?;
         Ok(Self(()))
     }
@@ -101,6 +114,7 @@ fn unload() -> nix::Result<()> {
 
 /// Unloads the module, loads it again, and expects events.
 fn reload() -> TestResult {
+    needed()?;
     unload()?;
     load()?;
     expect_own_events(&mut Listener::listen_all()?)
@@ -116,6 +130,7 @@ fn expect_own_events(listener: &mut Listener) -> TestResult {
 }
 
 fn loading_it_twice_is_refused() -> TestResult {
+    needed()?;
     let refused = load().err().map(|failure| failure.to_string());
     let refused = refused.unwrap_or_default();
     expect(
@@ -131,6 +146,7 @@ fn events_come_again_after_loading_it_again() -> TestResult {
 }
 
 fn unloading_is_refused_while_somebody_listens() -> TestResult {
+    needed()?;
     let mut listener = Listener::listen(mask::COMM)?;
     let refused = unload();
     expect(
@@ -179,6 +195,7 @@ fn it_loads_and_unloads_under_load() -> TestResult {
 
 /// Loads and unloads it so many times while others fork, rename and exit on all CPUs.
 pub fn reload_under_load(rounds: usize) -> TestResult {
+    needed()?;
     let mut busy = Vec::new();
     for cpu in cpus()? {
         let started = Gate::new()?;
