@@ -89,6 +89,20 @@ pub fn clone_with(flags: i32, function: impl FnOnce() -> i32) -> nix::Result<Chi
     }
 }
 
+/// The same with clone3(2), and all that its arguments say.
+pub fn clone3(arguments: &libc::clone_args, function: impl FnOnce() -> i32) -> nix::Result<Child> {
+    let size = size_of_val(arguments);
+    // SAFETY: Without CLONE_VM the child has its own copy of the memory, as after fork(2), and goes
+    // on on its copy of our stack.
+    let result = unsafe { libc::syscall(libc::SYS_clone3, &raw const *arguments, size) };
+    match Errno::result(result)? {
+        0 => exit(function),
+        pid => Ok(Child {
+            pid: Pid::from_raw(pid as i32),
+        }),
+    }
+}
+
 /// A descriptor that becomes readable when the process ends, see pidfd_open(2).
 pub fn pidfd(pid: Pid) -> nix::Result<OwnedFd> {
     open_pidfd(pid, 0)

@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 
 use anyhow::{Result, bail, ensure};
@@ -44,6 +45,15 @@ pub fn listen(listener: &mut Listener, mask: u32) -> Result<u32> {
 
 /// The number that events have for a process. Nobody may reap it meanwhile.
 pub fn number_of(process: Pid) -> io::Result<u64> {
-    let pidfd = child::pidfd(process)?;
+    number_behind(child::pidfd(process)?)
+}
+
+/// The same of a thread.
+pub fn number_of_thread(thread: Pid) -> io::Result<u64> {
+    number_behind(child::thread_pidfd(thread)?)
+}
+
+/// The number of whom a pidfd is for.
+fn number_behind(pidfd: OwnedFd) -> io::Result<u64> {
     Ok(File::from(pidfd).metadata()?.ino())
 }

@@ -4,9 +4,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, chown};
+use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -26,7 +26,8 @@ use super::container::{
 };
 use super::exec_scene::await_zombie;
 use super::fork_complete::{CLONE_INTO_CGROUP, arguments};
-use super::numbers::{missing, number};
+use super::kernel_log::Log;
+use super::numbers::{first_numbers, missing};
 use super::scenario::{comm, every_kind, mark, own_task, take_through_exit};
 use super::session_end_threads::end_thread;
 use crate::child::{self, Gate, own_tid};
@@ -206,6 +207,11 @@ impl Cgroups {
         })
     }
 
+    /// The two of which one is below the other, and the one beside them.
+    fn places(&self) -> [&Cgroup; 3] {
+        [&self.below, &self.inside, &self.beside]
+    }
+
     /// The directory of the root, in which this process is.
     fn root(&self) -> PathBuf {
         self.above.directory().join("..")
@@ -215,14 +221,6 @@ impl Cgroups {
 /// A listener for what happens in a cgroup and below it.
 fn listen_in(cgroup: &Cgroup, mask: u32) -> Result<Listener, Failure> {
     Ok(Listener::listen_in(mask, 0, cgroup.id()?)?)
-}
-
-/// The answer to a listener's first request, which is there: with which number its CPU goes on.
-fn first_numbers(listener: &mut Listener) -> Result<BTreeMap<u32, u32>, Failure> {
-    let answer = listener.wait_for("the answer", |received| received.event.bit() == 0)?;
-    expect_eq("answer", answer.event, Event::Ack { err: 0 })?;
-    let (cpu, seq) = number(&answer);
-    Ok(BTreeMap::from([(cpu, seq.wrapping_add(1))]))
 }
 
 /// Asks for a cgroup, and takes the answer from among the messages that are there: the last one.
@@ -244,14 +242,7 @@ fn fork_into(cgroup: &Cgroup, function: impl FnOnce() -> TestResult) -> Result<P
     let directory = File::open(&cgroup.0)?;
     let mut arguments = arguments(CLONE_INTO_CGROUP);
     arguments.cgroup = directory.as_raw_fd() as u64;
-    let size = size_of_val(&arguments);
-    // SAFETY: Without CLONE_VM the child has its own copy of the memory, as after fork(2), and goes
-    // on on its copy of our stack.
-    let result = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size) };
-    match Errno::result(result)? {
-        0 => child::exit(|| status(function)),
-        pid => Ok(Pid::from_raw(pid as i32)),
-    }
+    Ok(child::clone3(&arguments, || status(function))?.into_pid())
 }
 
 /// Waits for the end of a child, which has to succeed.
@@ -451,12 +442,7 @@ fn raise_every_kind_in(cgroup: &Cgroup) -> Result<Task, Failure> {
 
 fn what_happens_in_the_cgroup_and_below_comes_and_nothing_else() -> TestResult {
     let cgroups = Cgroups::new()?;
-    let Cgroups {
-        below,
-        inside,
-        beside,
-        above,
-    } = &cgroups;
+    let [below, inside, beside] = cgroups.places();
     let mut filtered = listen_in(inside, EVERYTHING)?;
     let mut all = Listener::listen(EVERYTHING)?;
     let first = first_numbers(&mut filtered)?;
@@ -464,7 +450,7 @@ fn what_happens_in_the_cgroup_and_below_comes_and_nothing_else() -> TestResult {
     let roots = [raise_every_kind_in(inside)?, raise_every_kind_in(below)?];
     succeed(child::fork(|| {
         status(|| {
-            above.enter()?;
+            cgroups.above.enter()?;
             every_kind(&mut Listener::listen_all()?).map(drop)
         })
     })?)?;
@@ -567,12 +553,7 @@ fn a_child_that_begins_elsewhere_is_not_told() -> TestResult {
 
 fn a_process_that_is_moved_is_told_where_it_is_then() -> TestResult {
     let cgroups = Cgroups::new()?;
-    let Cgroups {
-        below,
-        inside,
-        beside,
-        ..
-    } = &cgroups;
+    let [below, inside, beside] = cgroups.places();
     let cast = Cast::start(beside)?;
     let (leader, thread) = (cast.leader(), cast.thread());
     let mut listener = listen_in(inside, mask::COMM | mask::FORK)?;
@@ -754,43 +735,19 @@ fn a_process_that_is_moved_without_its_first_thread_ends_where_that_was() -> Tes
     expect_eq("beside", told, vec![("comm", thread), ("exit", thread)])
 }
 
-/// The kernel's log from now on.
-struct Log(File);
-
-impl Log {
-    fn new() -> io::Result<Self> {
-        let mut options = File::options();
-        let options = options.read(true).custom_flags(libc::O_NONBLOCK);
-        let mut log = options.open("/dev/kmsg")?;
-        log.seek(SeekFrom::End(0))?;
-        Ok(Self(log))
-    }
-
-    /// What was logged that may have to do with cgroups or listeners, or is a fault.
-    fn concerned(&mut self) -> io::Result<Vec<String>> {
-        const WORDS: [&str; 6] = [
-            "cgroup",
-            "proc_events",
-            "cn_proc",
-            "connector",
-            "BUG",
-            "WARN",
-        ];
-        let mut concerned = Vec::new();
-        let mut record = [0; 8192];
-        loop {
-            match self.0.read(&mut record) {
-                Ok(length) => {
-                    let text = String::from_utf8_lossy(&record[..length]);
-                    if WORDS.iter().any(|word| text.contains(word)) {
-                        concerned.push(text.into_owned());
-                    }
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(concerned),
-                Err(error) => return Err(error),
-            }
-        }
-    }
+/// What was logged that may have to do with cgroups or listeners, or is a fault.
+fn concerned(log: &mut Log) -> io::Result<Vec<String>> {
+    const WORDS: [&str; 6] = [
+        "cgroup",
+        "proc_events",
+        "cn_proc",
+        "connector",
+        "BUG",
+        "WARN",
+    ];
+    let mut records = log.records()?;
+    records.retain(|record| WORDS.iter().any(|word| record.contains(word)));
+    Ok(records)
 }
 
 /// Raises an event everywhere but in `inside`.
@@ -834,7 +791,7 @@ fn a_listener_whose_cgroup_is_removed_stays_and_hears_nothing() -> TestResult {
         .collect();
     expect_eq("whom events are about", tasks, vec![task, other_task])?;
     expect_eq("missing numbers", missing(&all, &first)?, 0)?;
-    expect_eq("log", log.concerned()?, vec![])
+    expect_eq("log", concerned(&mut log)?, vec![])
 }
 
 fn a_cgroup_of_the_same_name_is_another_one() -> TestResult {
@@ -1066,13 +1023,8 @@ fn the_host_hears_a_container_by_its_cgroup() -> TestResult {
 
 fn listening_again_changes_the_cgroup_without_a_gap() -> TestResult {
     let cgroups = Cgroups::new()?;
-    let Cgroups {
-        below,
-        inside,
-        beside,
-        ..
-    } = &cgroups;
-    let places = [below, inside, beside];
+    let places = cgroups.places();
+    let [below, inside, beside] = places;
     let mut listener = listen_in(inside, mask::COMM)?;
     let first = first_numbers(&mut listener)?;
     let mut all = Vec::new();

@@ -3,10 +3,8 @@
 //! is where cn_test, of the kernel's samples, sends a message each second, and logs what it gets.
 
 use std::env;
-use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::fs::{self, File};
 use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -18,6 +16,7 @@ use protocol::BUILD_VARIABLE;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::container::{ALL, Container, Handover, NET};
+use super::kernel_log::Log;
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::patience;
@@ -152,38 +151,15 @@ fn send(member: &mut Listener, text: &str) -> std::io::Result<()> {
     member.socket().send_to(&request, &address, 0).map(drop)
 }
 
-/// The kernel's log from now on.
-struct Log(File);
-
-impl Log {
-    fn new() -> Result<Self, Failure> {
-        let mut options = OpenOptions::new();
-        let mut log = options
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open("/dev/kmsg")?;
-        log.seek(SeekFrom::End(0))?;
-        Ok(Self(log))
-    }
-
-    /// What cn_test logged that it was sent, without what depends on the time.
-    fn received(&mut self) -> Result<Vec<String>, Failure> {
-        let mut texts = Vec::new();
-        let mut record = [0; 8192];
-        loop {
-            match self.0.read(&mut record) {
-                Ok(length) => {
-                    let text = String::from_utf8_lossy(&record[..length]);
-                    if let Some((_, rest)) = text.split_once("cn_test_callback: ") {
-                        let what = rest.split_once(": ").map_or(rest, |(_jiffies, what)| what);
-                        texts.push(what.trim_end().to_owned());
-                    }
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(texts),
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
+/// What cn_test logged that it was sent, without what depends on the time.
+fn received(log: &mut Log) -> std::io::Result<Vec<String>> {
+    let records = log.records()?;
+    let received = records.iter().filter_map(|record| {
+        let (_, rest) = record.split_once("cn_test_callback: ")?;
+        let what = rest.split_once(": ").map_or(rest, |(_jiffies, what)| what);
+        Some(what.trim_end().to_owned())
+    });
+    Ok(received.collect())
 }
 
 /// What cn_test logs of a message with this text.
@@ -203,7 +179,7 @@ fn another_callback_is_called() -> TestResult {
     let _cn_test = CnTest::load()?;
     let mut log = Log::new()?;
     send(&mut join()?, "from outside")?;
-    expect_eq("the log", log.received()?, vec![logged("from outside")])
+    expect_eq("the log", received(&mut log)?, vec![logged("from outside")])
 }
 
 fn another_callback_is_in_the_initial_network_namespace_alone() -> TestResult {
@@ -225,7 +201,7 @@ fn another_callback_is_in_the_initial_network_namespace_alone() -> TestResult {
         })?;
         let (mut inside, mut outside) = (handover.receive()?, join()?);
         send(&mut outside, "from outside")?;
-        expect_eq("the log", log.received()?, vec![logged("from outside")])?;
+        expect_eq("the log", received(&mut log)?, vec![logged("from outside")])?;
         expect_messages(&mut outside)?;
         let arrived = next_number(&mut inside, Instant::now())?;
         expect_eq("messages inside", arrived, None)?;

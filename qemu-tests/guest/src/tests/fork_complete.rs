@@ -290,17 +290,8 @@ pub fn arguments(flags: u64) -> libc::clone_args {
 
 /// A process that waits until it may end, made by clone3(2).
 pub fn clone3(arguments: &libc::clone_args, leave: &Gate) -> Result<End, Failure> {
-    let size = size_of::<libc::clone_args>();
-    // SAFETY: Without CLONE_VM the child has its own copy of the memory, as after fork(2), and goes
-    // on on its copy of our stack.
-    let result = unsafe { libc::syscall(libc::SYS_clone3, &raw const *arguments, size) };
-    match Errno::result(result)? {
-        0 => child::exit(|| i32::from(leave.pass().is_err())),
-        pid => {
-            let pid = Pid::from_raw(pid as i32);
-            Ok(Box::new(move || expect_end(pid)))
-        }
-    }
+    let child = child::clone3(arguments, || i32::from(leave.pass().is_err()))?;
+    Ok(Box::new(|| succeed(child)))
 }
 
 fn the_pidfd_of_clone_pidfd_is_open() -> TestResult {

@@ -6,7 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,7 +20,6 @@ use nix::sys::ptrace::{self, Options};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigHandler, Signal, raise, signal};
 use nix::sys::socket::{MsgFlags, recv};
-use nix::sys::stat::fstat;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Gid, Pid, Uid, execv, setgid, setsid, setuid};
@@ -33,6 +33,7 @@ use super::scenario::{every_kind, is_exit, mark, own_task, take_through_exit};
 use super::session_end::fork_as;
 use crate::child::{self, Child, Gate, allow_descriptors, own_pid, own_tid, pidfd};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::identities;
 use crate::listener::{EVENT_LIMIT, Listener};
 use crate::patience;
 use crate::test;
@@ -158,16 +159,12 @@ const TICK: u64 = 10_000_000;
 
 /// The number of a process, as a pidfd has it.
 fn number(pid: i32) -> Result<u64, Failure> {
-    inode(&pidfd(Pid::from_raw(pid))?)
+    Ok(identities::number_of(Pid::from_raw(pid))?)
 }
 
 /// The same of a thread.
 fn thread_number(tid: i32) -> Result<u64, Failure> {
-    inode(&child::thread_pidfd(Pid::from_raw(tid))?)
-}
-
-fn inode(pidfd: &OwnedFd) -> Result<u64, Failure> {
-    Ok(fstat(pidfd)?.st_ino)
+    Ok(identities::number_of_thread(Pid::from_raw(tid))?)
 }
 
 fn own_number() -> Result<u64, Failure> {
@@ -841,9 +838,9 @@ fn numbers_are_the_same_in_all_pid_namespaces() -> TestResult {
 /// tells its readers to do.
 fn is_still_there(received: &Received) -> Result<bool, Failure> {
     let process = exact(received)?.process;
-    match pidfd(Pid::from_raw(received.event.subject().tgid)) {
-        Ok(pidfd) => Ok(inode(&pidfd)? == process),
-        Err(Errno::ESRCH) => Ok(false),
+    match identities::number_of(Pid::from_raw(received.event.subject().tgid)) {
+        Ok(number) => Ok(number == process),
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(false),
         Err(error) => Err(error.into()),
     }
 }
@@ -1069,7 +1066,7 @@ impl Groups {
         let directory = self.within.directory().join(name);
         fs::create_dir(&directory)?;
         self.made.push(directory.clone());
-        let id = inode(&fs::File::open(&directory)?.into())?;
+        let id = fs::metadata(&directory)?.ino();
         Ok((directory, id))
     }
 }

@@ -18,7 +18,7 @@ use crate::patience;
 use crate::socket_filter::keep_bytes;
 use crate::stress::{cpus, pin};
 use crate::test;
-use crate::wire::{LISTEN, Received, mask};
+use crate::wire::{Event, LISTEN, Received, mask};
 
 pub const TESTS: &[Test] = &[
     test!(each_listener_and_cpu_counts_on_its_own)
@@ -92,11 +92,24 @@ pub fn missing(messages: &[Received], first: &BTreeMap<u32, u32>) -> Result<u64,
     Ok(missing)
 }
 
+/// The answer to a listener's first request, which is there and says that it listens: with which
+/// number the answer's CPU goes on.
+pub fn first_numbers(listener: &mut Listener) -> Result<BTreeMap<u32, u32>, Failure> {
+    let answer = listener.wait_for("the answer", |received| received.event.bit() == 0)?;
+    expect_eq("answer", answer.event, Event::Ack { err: 0 })?;
+    Ok(goes_on(&answer))
+}
+
+/// The number with which the CPU of an answer goes on.
+fn goes_on(answer: &Received) -> BTreeMap<u32, u32> {
+    let (cpu, seq) = number(answer);
+    BTreeMap::from([(cpu, seq.wrapping_add(1))])
+}
+
 /// Starts a listener, takes the answer, and tells which number the answer's CPU goes on with.
 fn listen(listener: &mut Listener, mask: u32) -> Result<BTreeMap<u32, u32>, Failure> {
     listener.send([LISTEN, mask].as_bytes(), SEQ, 0)?;
-    let (cpu, seq) = number(&answer(listener)?);
-    Ok(BTreeMap::from([(cpu, seq.wrapping_add(1))]))
+    Ok(goes_on(&answer(listener)?))
 }
 
 fn answer(listener: &mut Listener) -> Result<Received, Failure> {

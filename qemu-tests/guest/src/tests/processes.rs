@@ -25,7 +25,7 @@ use super::container::{self, ALL, Container, Handover, PID, events, sleep, statu
 use super::exec_scene::{FirstThread, await_zombie, reap};
 use super::exit_threads::{end_at_once, try_wait};
 use super::fork_complete::{arguments, clone3};
-use super::numbers::{missing, number};
+use super::numbers::{first_numbers, missing};
 use super::scenario::{events_of, is_exit, mark, own_task, take_through_exit};
 use super::session_end::{CORE_FLAG, code_of, status_of};
 use super::session_end_threads::{end_in_turn, end_thread};
@@ -254,14 +254,6 @@ fn threads_are_told_neither_when_they_begin_nor_when_they_end() -> TestResult {
         0
     })?;
     expect_life(&mut listener, process, &[], 0)
-}
-
-/// The answer to a listener's request, which is there: with which number its CPU goes on.
-fn first_numbers(listener: &mut Listener) -> Result<BTreeMap<u32, u32>, Failure> {
-    let answer = listener.wait_for("the answer", |received| received.event.bit() == 0)?;
-    expect_eq("answer", answer.event, Event::Ack { err: 0 })?;
-    let (cpu, seq) = number(&answer);
-    Ok(BTreeMap::from([(cpu, seq.wrapping_add(1))]))
 }
 
 fn what_is_not_told_takes_no_number() -> TestResult {

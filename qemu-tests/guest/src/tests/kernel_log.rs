@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What the kernel logs while a test runs.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
+
+use nix::libc;
+
+/// The kernel's log from now on.
+pub struct Log(File);
+
+impl Log {
+    /// Begins with what is logged next.
+    pub fn new() -> io::Result<Self> {
+        let mut options = File::options();
+        let options = options.read(true).custom_flags(libc::O_NONBLOCK);
+        let mut log = options.open("/dev/kmsg")?;
+        log.seek(SeekFrom::End(0))?;
+        Ok(Self(log))
+    }
+
+    /// What was logged since it was asked last, record by record.
+    pub fn records(&mut self) -> io::Result<Vec<String>> {
+        let mut records = Vec::new();
+        let mut record = [0; 8192];
+        loop {
+            match self.0.read(&mut record) {
+                Ok(length) => {
+                    records.push(String::from_utf8_lossy(&record[..length]).into_owned());
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(records),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
