@@ -75,6 +75,16 @@ pub fn sentence(event: &Event) -> String {
         Event::SessionEnd { task, code, .. } => {
             format!("session leader {} {}", name(task), ending(code))
         }
+        Event::Process {
+            task,
+            parent,
+            session,
+            process_group,
+        } => format!(
+            "{} is there (parent {}, session {session}, process group {process_group})",
+            name(task),
+            parent.tgid
+        ),
     }
 }
 
@@ -136,6 +146,16 @@ mod tests {
             signal: 17,
         };
         assert_eq!(sentence(&ended), "session leader 20 was killed by SIGKILL");
+        let there = Event::Process {
+            task,
+            parent,
+            session: 3,
+            process_group: 4,
+        };
+        assert_eq!(
+            sentence(&there),
+            "20 is there (parent 1, session 3, process group 4)"
+        );
         let mut comm = [0; 16];
         comm[..3].copy_from_slice(b"a\"b");
         assert_eq!(

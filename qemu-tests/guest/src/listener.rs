@@ -17,7 +17,7 @@ use zerocopy::IntoBytes;
 use crate::patience;
 use crate::wire::{
     BATCH_SIZE, CGROUP, CN_PROC, ConnectorHeader, Event, IGNORE, LISTEN, NLMSG_DONE, NetlinkHeader,
-    Received, RequestHeader, proc_listen, proc_listen_in,
+    Received, RequestHeader, STATE, proc_listen, proc_listen_in,
 };
 
 /// How long to wait for an event that has to come.
@@ -152,6 +152,11 @@ impl Listener {
     /// Ends the subscription (4-byte form).
     pub fn ignore(&self) -> Result<(), ListenerError> {
         self.request(&[IGNORE])
+    }
+
+    /// Asks which processes there are (4-byte form); what is told has this number.
+    pub fn ask_for_state(&self, seq: u32) -> Result<(), ListenerError> {
+        self.send(STATE.as_bytes(), seq, 0)
     }
 
     /// Sends a request with nothing to recognise its answer by.

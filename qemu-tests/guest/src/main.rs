@@ -27,6 +27,7 @@ mod listen;
 mod listener;
 mod listing;
 mod patience;
+mod picture;
 mod socket_filter;
 mod storm;
 mod stress;

@@ -42,6 +42,21 @@ pub const LISTEN: u32 = 1;
 /// `PROC_CN_MCAST_IGNORE`.
 pub const IGNORE: u32 = 2;
 
+/// `PROC_CN_MCAST_STATE`.
+pub const STATE: u32 = 3;
+
+/// `PROC_CN_FEATURE_STATE`.
+pub const FEATURE_STATE: u32 = 0x200;
+
+/// `NLM_F_MULTI`, the flag of messages that an answer ends.
+pub const NLM_F_MULTI: u16 = 2;
+
+/// `PROC_EVENT_PROCESS`: what [`STATE`] is answered with. It is in no mask.
+pub const PROCESS: u32 = 0x0000_0800;
+
+/// The CPU of messages that have no place in any CPU's numbers.
+pub const NO_CPU: u32 = u32::MAX;
+
 /// A `struct proc_listen`: the third form of requests.
 pub const fn proc_listen(op: u32, mask: u32, flags: u32) -> [u32; 6] {
     proc_listen_in(op, mask, flags, 0)
@@ -140,7 +155,7 @@ pub struct ConnectorHeader {
 #[derive(Clone, Copy, Debug, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, PartialEq)]
 #[repr(C)]
 pub struct EventBody {
-    /// Kind of the event: a bit of [`mask`], or 0 for an acknowledgement.
+    /// Kind of the event: a bit of [`mask`], [`PROCESS`], or 0 for an acknowledgement.
     pub what: u32,
     /// CPU that reported it.
     pub cpu: u32,
@@ -309,6 +324,17 @@ pub enum Event {
         /// Signal that tells the parent.
         signal: u32,
     },
+    /// A process is there: nothing happened to it.
+    Process {
+        /// Its thread group leader.
+        task: Task,
+        /// Its parent.
+        parent: Task,
+        /// The session that it is in.
+        session: i32,
+        /// The process group that it is in.
+        process_group: i32,
+    },
 }
 
 impl Event {
@@ -409,11 +435,21 @@ impl Event {
                 },
                 16,
             ),
+            PROCESS => (
+                Self::Process {
+                    task: task(0),
+                    parent: task(2),
+                    session: word(4) as i32,
+                    process_group: word(5) as i32,
+                },
+                24,
+            ),
             what => return Err(format!("unknown event 0x{what:08x}")),
         })
     }
 
-    /// The bit of [`mask`] that asks for this kind of event, 0 for an acknowledgement.
+    /// The bit of [`mask`] that asks for this kind of event, [`PROCESS`] for what no mask asks for, 0
+    /// for an acknowledgement.
     pub fn bit(&self) -> u32 {
         match self {
             Self::Ack { .. } => 0,
@@ -427,16 +463,18 @@ impl Event {
             Self::Coredump { .. } => mask::COREDUMP,
             Self::Exit { .. } => mask::EXIT,
             Self::SessionEnd { .. } => mask::SESSION_END,
+            Self::Process { .. } => PROCESS,
         }
     }
 
     /// The kind's name, as users write it.
     pub fn kind(&self) -> &'static str {
         let bit = self.bit();
-        mask::NAMES
-            .iter()
-            .find(|(_, known)| *known == bit)
-            .map_or("ack", |(name, _)| name)
+        match mask::NAMES.iter().find(|(_, known)| *known == bit) {
+            Some((name, _)) => name,
+            None if bit == PROCESS => "process",
+            None => "ack",
+        }
     }
 
     /// The process of the parent or tracer that the event names, 0 if it names none.
@@ -444,7 +482,8 @@ impl Event {
         match *self {
             Self::Fork { parent, .. }
             | Self::Coredump { parent, .. }
-            | Self::Exit { parent, .. } => parent.tgid,
+            | Self::Exit { parent, .. }
+            | Self::Process { parent, .. } => parent.tgid,
             Self::Sid { left, .. } => left.parent_tgid,
             Self::Ptrace { tracer, .. } => tracer.tgid,
             Self::Ack { .. }
@@ -469,7 +508,8 @@ impl Event {
             | Self::Comm { task, .. }
             | Self::Coredump { task, .. }
             | Self::Exit { task, .. }
-            | Self::SessionEnd { task, .. } => task,
+            | Self::SessionEnd { task, .. }
+            | Self::Process { task, .. } => task,
         }
     }
 }
@@ -550,6 +590,12 @@ impl Received {
     /// What the kernel can do, `PROC_CN_FEATURE_*`: the second word of an answer, 0 in older ones.
     pub fn features(&self) -> u32 {
         let [_, _, _, _, a, b, c, d, ..] = self.message.body.data;
+        u32::from_ne_bytes([a, b, c, d])
+    }
+
+    /// How many processes were told before this answer: its third word, 0 in older ones.
+    pub fn processes(&self) -> u32 {
+        let [_, _, _, _, _, _, _, _, a, b, c, d, ..] = self.message.body.data;
         u32::from_ne_bytes([a, b, c, d])
     }
 
@@ -667,6 +713,17 @@ mod tests {
                 signal: 4
             }
         );
+        assert_eq!(
+            event(PROCESS, words),
+            Event::Process {
+                task: one,
+                parent: two,
+                session: 5,
+                process_group: 6
+            }
+        );
+        let answer = Received::decode(&message(0, words), (0, 1)).unwrap();
+        assert_eq!((answer.features(), answer.processes()), (2, 3));
         let received = Received::decode(&message(mask::SID, words), (0, 1)).unwrap();
         let left = Left {
             parent_pid: 3,
@@ -783,11 +840,11 @@ mod tests {
                 .unwrap_err()
                 .contains("75 bytes")
         );
-        let unknown = message(0x800, [0; 6]);
+        let unknown = message(0x1000, [0; 6]);
         assert!(
             Received::decode(&unknown, (0, 1))
                 .unwrap_err()
-                .contains("0x00000800")
+                .contains("0x00001000")
         );
     }
 }

@@ -103,6 +103,8 @@ lines! {
     C54 "Events that wait to be read share a datagram, for who asks for it: nothing is delayed, read \
          twice or cut."
         by "make bench";
+    C55 "The state: a listener that asks for it is told which processes there are, at its own pace, and \
+         state and events together lack nobody.";
     C56 "A request and the end of a listener cost what is their own, beside however many others."
         by "make bench";
     C57 "No LISTEN, close(2), exit or exec waits for an RCU grace period; an end cannot fail.";

@@ -63,7 +63,7 @@ const ACK: u32 = 77;
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
 /// An operation that does not exist.
-const UNKNOWN: u32 = 3;
+const UNKNOWN: u32 = 4;
 
 fn answer(listener: &mut Listener) -> Result<Received, Failure> {
     let deadline = patience::deadline(ANSWER_LIMIT);
@@ -198,8 +198,8 @@ fn a_refused_request_changes_nothing() -> TestResult {
 
 /// The answer's second word says what the kernel does; it is 0 in older ones.
 fn carries_the_feature_word() -> TestResult {
-    // The last one is for what only kernels with cgroups have.
-    let features: u32 = 0xff | u32::from(cgroup::are_there()) << 8;
+    // One is for what only kernels with cgroups have.
+    let features: u32 = 0x2ff | u32::from(cgroup::are_there()) << 8;
     let mut listener = Listener::open()?;
     for words in [&[LISTEN][..], &[LISTEN, mask::SID], &[UNKNOWN], &[IGNORE]] {
         listener.request(words)?;

@@ -278,6 +278,19 @@ pub fn mount_own_proc() -> nix::Result<()> {
     mount(proc, "/proc", proc, MsFlags::empty(), nothing)
 }
 
+/// Runs a function as the first process of a container that has no /proc: an empty directory is there.
+#[track_caller]
+pub fn without_proc(kinds: CloneFlags, function: impl FnOnce() -> TestResult) -> TestResult {
+    Container::start(kinds | CloneFlags::CLONE_NEWNS, || {
+        let (tmpfs, nothing) = (Some("tmpfs"), None::<&str>);
+        keep_mounts()?;
+        mount(tmpfs, "/proc", tmpfs, MsFlags::MS_RDONLY, nothing)?;
+        expect_eq("files in /proc", fs::read_dir("/proc")?.count(), 0)?;
+        function()
+    })?
+    .finish()
+}
+
 /// The exit status of a process that runs a function, which tells what failed.
 pub fn status(function: impl FnOnce() -> TestResult) -> i32 {
     match function() {

@@ -340,7 +340,7 @@ fn two_threads_at_one_socket_make_one_listener() -> TestResult {
     Ok(())
 }
 
-const UNKNOWN: u32 = 3;
+const UNKNOWN: u32 = 4;
 
 fn listening_after_a_refused_request_counts_once() -> TestResult {
     let mut listener = Listener::open()?;

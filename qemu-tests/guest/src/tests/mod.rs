@@ -17,6 +17,7 @@ pub mod containers;
 mod coredump;
 mod counting;
 mod credentials;
+mod crowd;
 mod cycles;
 mod examples;
 mod exec;
@@ -32,6 +33,7 @@ mod fuzz;
 mod identity;
 mod ids;
 mod io_uring;
+mod kernel_log;
 mod kunit;
 mod leaks;
 mod listeners;
@@ -45,7 +47,9 @@ mod numbers;
 mod order;
 mod parameters;
 mod perf;
+mod picture;
 mod priority;
+mod proc_stat;
 mod processes;
 mod programs;
 mod ptrace;
@@ -61,9 +65,14 @@ mod sid;
 mod silence;
 mod slabs;
 mod sshd;
+mod state;
+mod state_limits;
+mod state_scope;
 mod storm;
 mod stress;
 mod supervisor;
+mod told;
+mod unrest;
 mod wire_format;
 
 /// All tests, in the order in which they run.
@@ -99,6 +108,10 @@ pub fn all() -> Vec<Test> {
         numbers::TESTS,
         batches::TESTS,
         identity::TESTS,
+        state::TESTS,
+        state_scope::TESTS,
+        state_limits::TESTS,
+        picture::TESTS,
         module::TESTS,
         parameters::TESTS,
         loading::TESTS,

@@ -1,0 +1,436 @@
+// SPDX-License-Identifier: GPL-2.0
+//! State and events are one picture (C55): after any unrest, and after any loss, it is the kernel's own,
+//! which is read by other means here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+use std::{fs, ptr};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::unistd::{Pid, setsid};
+
+use super::container::{ALL, Container, PID, sleep, status, without_proc};
+use super::crowd::{CROWD, crowd, start};
+use super::proc_stat::{in_container, living_in_proc};
+use super::state::UNKNOWN_TO_STOCK;
+use super::state_limits::{is_without_memory, listen_and_read_little};
+use super::told::{RARE, listen, state};
+use super::unrest::{NUMBERS, Unrest};
+use crate::child::{self, Gate};
+use crate::fault_injection::{FailNth, has_checkers};
+use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::identities;
+use crate::listener::Listener;
+use crate::patience;
+use crate::picture::{FLAGS, MASK, Picture};
+use crate::stress::cpus;
+use crate::test;
+use crate::wire::{BATCH, IGNORE, LISTEN, PROCESSES, proc_listen};
+
+pub const TESTS: &[Test] = &[
+    test!(whenever_it_is_begun_it_is_the_kernels_own)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .limit(LONG)
+        .covers(&[Line::C55]),
+    test!(after_losses_the_state_alone_restores_it)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .limit(LONG)
+        .covers(&[Line::C6, Line::C55]),
+    test!(a_state_that_overruns_is_told_again)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .limit(LONG)
+        .covers(&[Line::C6, Line::C55]),
+    test!(ten_thousand_processes_are_counted)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .limit(LONG)
+        .covers(&[Line::C55]),
+    test!(a_state_comes_to_its_end_while_all_changes)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .limit(LONG)
+        .covers(&[Line::C55]),
+    test!(who_starts_again_finds_the_sessions_without_proc)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C21, Line::C55]),
+    test!(it_is_completed_although_memory_was_missing)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C6, Line::C55]),
+];
+
+const LONG: Duration = Duration::from_secs(120);
+
+/// How often a picture is begun, unless that takes too long.
+const STARTS: usize = 1000;
+
+/// When no more are begun.
+const TIME: Duration = Duration::from_secs(40);
+
+/// How many have to be begun, on whichever kernel.
+const STARTS_AT_LEAST: usize = 10;
+
+/// How long a picture may take to be exact, in any unrest.
+const EXACT_LIMIT: Duration = Duration::from_secs(20);
+
+/// Events that are read of an unrest before it is to rest.
+const EVENTS: usize = 30;
+
+/// Who lives: the number in pidfs, the pid, and whether it leads a session.
+type Living = BTreeSet<(u64, i32, bool)>;
+
+/// A listener and its picture.
+struct Follower {
+    listener: Listener,
+    picture: Picture,
+    /// Flags of the listener, beside those that the picture needs.
+    flags: u32,
+}
+
+impl Follower {
+    /// Listens; the picture is empty.
+    fn new(flags: u32) -> Result<Self, Failure> {
+        Ok(Self {
+            listener: listen(MASK, FLAGS | flags)?,
+            picture: Picture::default(),
+            flags,
+        })
+    }
+
+    /// The same with room for little, in bytes.
+    fn with_little_room(flags: u32, room: usize) -> Result<Self, Failure> {
+        let follower = Self::new(flags)?;
+        setsockopt(&follower.listener, sockopt::RcvBuf, &room)?;
+        Ok(follower)
+    }
+
+    /// Ends the listener and makes it one again, with an empty picture.
+    fn begin_anew(&mut self) -> TestResult {
+        self.listener.request(&[IGNORE])?;
+        self.listener.take_queued()?;
+        self.listener
+            .request(&proc_listen(LISTEN, MASK, FLAGS | self.flags))?;
+        self.picture = Picture::default();
+        Ok(())
+    }
+
+    /// Reads until the picture is exact.
+    #[track_caller]
+    fn complete(&mut self) -> TestResult {
+        let limit = patience::deadline(EXACT_LIMIT);
+        let is_exact = self.picture.complete(&mut self.listener, limit)?;
+        expect(is_exact, "an exact picture")
+    }
+
+    /// Reads so many messages.
+    #[track_caller]
+    fn read(&mut self, count: usize) -> TestResult {
+        let limit = patience::deadline(EXACT_LIMIT);
+        for _ in 0..count {
+            let received = self.picture.read(&mut self.listener, limit)?;
+            expect(received.is_some(), "events of the unrest")?;
+        }
+        Ok(())
+    }
+
+    /// Expects the picture to be the kernel's own, while nothing happens.
+    ///
+    /// The end of a process may be told a moment after it was waited for, and seen in /proc until then.
+    /// A picture that is wrong is so for ever.
+    #[track_caller]
+    fn expect_exact(&mut self) -> TestResult {
+        let limit = patience::deadline(EXACT_LIMIT);
+        loop {
+            let is_exact = self.picture.catch_up(&mut self.listener, limit)?;
+            expect(is_exact, "an exact picture")?;
+            let (living, by_proc) = (self.living(), living_by_proc()?);
+            if living == by_proc {
+                return Ok(());
+            }
+            let (too_many, missing) = (&living - &by_proc, &by_proc - &living);
+            expect(
+                Instant::now() < limit,
+                format!("0 differences, got {too_many:?} too many, and {missing:?} missing"),
+            )?;
+        }
+    }
+
+    fn living(&self) -> Living {
+        let living = self.picture.living().iter();
+        living
+            .map(|(number, process)| (*number, process.pid, process.leads))
+            .collect()
+    }
+}
+
+/// Who lives by /proc and pidfds.
+fn living_by_proc() -> Result<Living, Failure> {
+    let mut living = Living::new();
+    for (pid, stat) in living_in_proc()? {
+        // Who is gone in between has ended.
+        if let Ok(number) = identities::number_of(Pid::from_raw(pid)) {
+            living.insert((number, pid, stat.session == pid));
+        }
+    }
+    Ok(living)
+}
+
+/// Runs a function beside an unrest whose processes are given the same numbers again and again.
+fn beside_unrest(function: impl FnOnce(&Unrest) -> TestResult) -> TestResult {
+    /// The lowest number that is given again, `RESERVED_PIDS`.
+    const LOWEST: usize = 300;
+    in_container(|| {
+        let numbers = 2 * NUMBERS * cpus()?.len();
+        fs::write("/proc/sys/kernel/pid_max", (LOWEST + numbers).to_string())?;
+        function(&Unrest::begin()?)
+    })
+}
+
+/// Goes on for as many rounds as there is time for; how many there were.
+fn rounds(most: usize, mut round: impl FnMut(usize) -> TestResult) -> Result<usize, Failure> {
+    let until = Instant::now() + TIME;
+    let mut count = 0;
+    while count < most && Instant::now() < until {
+        round(count).map_err(|failure| failure.about(format!("in round {count}")))?;
+        count += 1;
+    }
+    let enough = count >= STARTS_AT_LEAST.min(most);
+    expect(enough, format!("{STARTS_AT_LEAST} rounds, got {count}"))?;
+    Ok(count)
+}
+
+/// Each picture is begun in the middle of an unrest, some of them are given up, and one is kept through
+/// all of them.
+fn whenever_it_is_begun_it_is_the_kernels_own() -> TestResult {
+    const FLAGS: [u32; 4] = [0, BATCH, PROCESSES, PROCESSES | BATCH];
+    beside_unrest(|unrest| {
+        let mut kept = Follower::new(PROCESSES | BATCH)?;
+        let mut again = Follower::new(BATCH)?;
+        kept.complete()?;
+        let starts = rounds(STARTS, |round| {
+            // Given up in the middle, and begun anew.
+            Follower::new(0)?.read(1)?;
+            for _ in 0..2 {
+                again.begin_anew()?;
+                again.read(1)?;
+            }
+            let mut begun = Follower::new(FLAGS[round % FLAGS.len()])?;
+            begun.complete()?;
+            again.complete()?;
+            begun.read(EVENTS)?;
+            unrest.rest()?;
+            for follower in [&mut begun, &mut again, &mut kept] {
+                follower.expect_exact()?;
+                expect_eq("losses", follower.picture.losses(), 0)?;
+                expect_eq("states", follower.picture.states(), 1)?;
+            }
+            unrest.go_on()
+        })?;
+        let living = kept.living().len();
+        println!("picture: begun {starts} times, 0 differences, {living} processes at last");
+        Ok(())
+    })
+}
+
+/// Who does not read in an unrest loses most of it.
+fn after_losses_the_state_alone_restores_it() -> TestResult {
+    const ROUNDS: usize = 200;
+    const ROOM: usize = 4096;
+    beside_unrest(|unrest| {
+        let mut pace = Follower::new(0)?;
+        let mut losers = Vec::new();
+        for flags in [0, BATCH, PROCESSES | BATCH] {
+            losers.push(Follower::with_little_room(flags, ROOM)?);
+        }
+        let mut losses = 0;
+        let rounds = rounds(ROUNDS, |_| {
+            let before: Vec<_> = losers.iter().map(|loser| loser.picture.losses()).collect();
+            // More than fit, in whichever form.
+            pace.read(10 * EVENTS)?;
+            unrest.rest()?;
+            pace.expect_exact()?;
+            for (loser, before) in losers.iter_mut().zip(before) {
+                loser.expect_exact()?;
+                let lost = loser.picture.losses() - before;
+                expect(lost > 0, "a loss in each round")?;
+                losses += lost;
+            }
+            unrest.go_on()
+        })?;
+        println!("picture: {losses} losses in {rounds} rounds, 0 differences");
+        Ok(())
+    })
+}
+
+/// Who reads with little room loses events while the state is told, too, and has it told again.
+fn a_state_that_overruns_is_told_again() -> TestResult {
+    const ROUNDS: usize = 200;
+    beside_unrest(|unrest| {
+        let mut pace = Follower::new(0)?;
+        let mut readers = Vec::new();
+        for room in [4096, 32_768, 131_072] {
+            readers.push(Follower::with_little_room(BATCH, room)?);
+        }
+        let rounds = rounds(ROUNDS, |_| {
+            for _ in 0..EVENTS {
+                pace.read(1)?;
+                for reader in &mut readers {
+                    let Follower {
+                        listener, picture, ..
+                    } = reader;
+                    for _ in 0..4 {
+                        picture.read(listener, Instant::now())?;
+                    }
+                }
+            }
+            unrest.rest()?;
+            pace.expect_exact()?;
+            readers.iter_mut().try_for_each(Follower::expect_exact)?;
+            unrest.go_on()
+        })?;
+        for reader in &readers {
+            let (losses, states) = (reader.picture.losses(), reader.picture.states());
+            println!("picture: {losses} losses and {states} states in {rounds} rounds");
+        }
+        let least = &readers[0].picture;
+        expect(least.losses() > 0 && least.states() > 1, "losses")
+    })
+}
+
+/// What a process does that shares this one's memory.
+extern "C" fn wait_for_ever(_: *mut libc::c_void) -> libc::c_int {
+    loop {
+        // SAFETY: The call takes nothing, and returns only after a signal that has a handler.
+        unsafe { libc::pause() };
+    }
+}
+
+/// Starts a process that has hardly anything of its own, so that there is room for thousands; its
+/// number.
+fn start_small() -> nix::Result<i32> {
+    const STACK: usize = 4096;
+    // As long as the process, which is to be killed.
+    let stack = Box::leak(vec![0_u128; STACK / size_of::<u128>()].into_boxed_slice());
+    let flags = libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_FILES | libc::SIGCHLD;
+    let top = stack.as_mut_ptr_range().end.cast();
+    // SAFETY: The function runs on a stack of its own, and touches nothing else.
+    Errno::result(unsafe { libc::clone(wait_for_ever, top, flags, ptr::null_mut()) })
+}
+
+fn ten_thousand_processes_are_counted() -> TestResult {
+    let count = if has_checkers() { 1000 } else { 10_000 };
+    Container::start(PID, || {
+        let mut expected = vec![1];
+        for _ in 0..count {
+            expected.push(start_small()?);
+        }
+        expected.sort_unstable();
+        let listener = listen(RARE, 0)?;
+        let started = Instant::now();
+        let told = state(&listener)?;
+        let (took, datagrams) = (started.elapsed(), told.datagrams.len());
+        println!("picture: {count} processes in {took:?}, {datagrams} datagrams");
+        expect_eq("processes", told.pids().len(), count + 1)?;
+        expect(told.pids() == expected, "each of them")?;
+        let mut follower = Follower::new(0)?;
+        follower.complete()?;
+        let pids = follower.living().into_iter().map(|(_, pid, _)| pid);
+        let pids: BTreeSet<_> = pids.collect();
+        expect(pids.into_iter().eq(expected), "each of them in the picture")
+    })?
+    .finish()
+}
+
+fn a_state_comes_to_its_end_while_all_changes() -> TestResult {
+    const STATES: usize = 500;
+    in_container(|| {
+        crowd(CROWD)?;
+        let constant: Vec<_> = living_in_proc()?.into_keys().collect();
+        let _unrest = Unrest::begin()?;
+        let (mut longest, mut changes) = (0, 0);
+        let mut before = Vec::new();
+        let states = rounds(STATES, |_| {
+            let listener = listen(RARE, BATCH)?;
+            let told = state(&listener)?;
+            let pids: BTreeSet<_> = told.pids().into_iter().collect();
+            let missing = constant.iter().find(|pid| !pids.contains(pid));
+            expect_eq("who lives all the time and is not told", missing, None)?;
+            longest = longest.max(told.datagrams.len());
+            changes += usize::from(told.pids() != before);
+            before = told.pids();
+            Ok(())
+        })?;
+        println!("{states} states of up to {longest} datagrams, {changes} unlike the one before");
+        expect(changes > 1, "processes that come and go")
+    })
+}
+
+fn who_starts_again_finds_the_sessions_without_proc() -> TestResult {
+    without_proc(ALL, || {
+        let mut leaders = BTreeMap::new();
+        start(|| Ok(()))?;
+        for _ in 0..5 {
+            // Each supervisor finds one that began when there was none.
+            let leader = start(|| Ok(setsid().map(drop)?))?;
+            leaders.insert(leader, identities::number_of(Pid::from_raw(leader))?);
+            supervise_until_killed(&leaders)?;
+        }
+        Ok(())
+    })
+}
+
+/// Lets a process begin a picture, which has to have these leaders of sessions, and kills it.
+fn supervise_until_killed(leaders: &BTreeMap<i32, u64>) -> TestResult {
+    let found = Gate::new()?;
+    let supervisor = child::fork(|| {
+        status(|| {
+            let mut follower = Follower::new(PROCESSES | BATCH)?;
+            follower.complete()?;
+            let living = follower.living().into_iter();
+            let leading = living.filter(|(.., leads)| *leads);
+            let leading: BTreeMap<_, _> = leading.map(|(number, pid, _)| (pid, number)).collect();
+            expect_eq("leaders of sessions", &leading, leaders)?;
+            found.open(0)?;
+            sleep()
+        })
+    })?;
+    found.pass()?;
+    kill(supervisor.pid(), Signal::SIGKILL)?;
+    supervisor.wait()?;
+    Ok(())
+}
+
+/// Lets one allocation after the other fail in all that it takes to begin a picture.
+fn it_is_completed_although_memory_was_missing() -> TestResult {
+    crowd(CROWD)?;
+    // Once without a failure, so that this process has the memory that it needs.
+    Follower::new(0)?.complete()?;
+    let faults = FailNth::of_slabs()?;
+    let (mut failures, mut refusals) = (0, 0);
+    for nth in 1.. {
+        let mut listener = listen_and_read_little(MASK, FLAGS)?;
+        let mut picture = Picture::default();
+        let limit = patience::deadline(EXACT_LIMIT);
+        let (first, failed) = faults.run(nth, || picture.complete(&mut listener, limit))?;
+        let is_exact = match first {
+            Err(error) if failed && is_without_memory(&error) => {
+                refusals += 1;
+                picture.complete(&mut listener, limit)?
+            }
+            first => first?,
+        };
+        expect(is_exact, format!("an exact picture, with failure {nth}"))?;
+        let own = child::own_pid();
+        let mut living = picture.living().values();
+        let has_own = living.any(|process| process.pid == own);
+        expect(has_own, "this process in it")?;
+        let count = picture.living().len();
+        expect(count > CROWD, format!("all in it, got {count}"))?;
+        if !failed {
+            break;
+        }
+        failures += 1;
+    }
+    println!("{failures} allocations failed, {refusals} of them of requests");
+    expect(failures > 0, "an allocation to fail")
+}

@@ -1,0 +1,441 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What the state tells (C55): of each process who it is, and in which messages.
+//!
+//! It is compared with what /proc and pidfds show, of processes that wait meanwhile.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Instant;
+
+use nix::libc;
+use nix::sched::{CloneFlags, sched_getaffinity, sched_setaffinity, unshare};
+use nix::sys::socket::{MsgFlags, recv};
+use nix::unistd::{Pid, setpgid, setsid};
+
+use super::cgroup::Group;
+use super::container::{sleep, status, succeed};
+use super::crowd::{CROWD, crowd, start};
+use super::numbers::{first_numbers, missing};
+use super::proc_stat::{
+    Stat, TICK, cgroup_of, events_of_proc, identity_of, in_container, living_in_proc,
+};
+use super::scenario::{mark, own_task};
+use super::session_end::fork_as;
+use super::told::{RARE, Told, ask, is_answer, listen, state};
+use crate::child::{self, Gate, own_pid, own_tid};
+use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::listener::{EVENT_LIMIT, Listener};
+use crate::listing::Listing;
+use crate::patience;
+use crate::socket_filter::keep_bytes;
+use crate::stress::{cpus, pin};
+use crate::test;
+use crate::wire::{BATCH, BATCH_SIZE, CN_PROC, Event, IDENTITY, PROCESSES, Received, Task, mask};
+
+pub const TESTS: &[Test] = &[
+    test!(each_process_has_its_parent_session_and_group)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C55]),
+    test!(the_parent_is_the_thread_that_forked)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C55]),
+    test!(all_that_proc_shows_are_told_and_nobody_else)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C55]),
+    test!(processes_come_by_rising_numbers)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C55]),
+    test!(the_answer_comes_last_and_counts_them)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C19, Line::C20, Line::C55]),
+    test!(what_is_told_takes_no_number)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C5, Line::C30, Line::C55]),
+    test!(an_identity_is_what_a_pidfd_and_proc_show)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C52, Line::C55]),
+    test!(an_identity_has_the_cgroup_that_the_process_is_in)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C52, Line::C55]),
+    test!(the_start_is_by_the_clock_of_the_listener)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C21, Line::C52, Line::C55]),
+    test!(who_did_not_ask_for_identities_gets_none)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C52, Line::C55]),
+    test!(whatever_is_listened_for_the_state_is_the_same)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C55]),
+    test!(events_in_between_have_datagrams_of_their_own)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C5, Line::C54, Line::C55]),
+    test!(with_a_filter_each_process_has_a_datagram)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C55]),
+    test!(datagrams_are_full_and_fit_into_the_buffer_of_a_batch)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C54, Line::C55]),
+];
+
+pub const UNKNOWN_TO_STOCK: &str = "there is no such request";
+
+fn each_process_has_its_parent_session_and_group() -> TestResult {
+    let listener = listen(RARE, 0)?;
+    let grandchild = Gate::new()?;
+    let own = Pid::from_raw(0);
+    let kin = [
+        start(|| Ok(()))?,
+        start(|| Ok(setsid().map(drop)?))?,
+        start(|| Ok(setpgid(own, own)?))?,
+        start(|| {
+            setsid()?;
+            let member = start(|| Ok(()))?;
+            Ok(grandchild.open(member)?)
+        })?,
+        grandchild.pass()?,
+    ];
+    let told = state(&listener)?;
+    let mut sessions = BTreeSet::new();
+    for pid in kin {
+        let stat = Stat::of(pid)?;
+        sessions.insert(stat.session);
+        expect_eq("process", told.event(pid)?, stat.process(pid))?;
+    }
+    let expected = BTreeSet::from([Stat::of("self")?.session, kin[1], kin[3]]);
+    expect_eq("sessions", sessions, expected)?;
+    let of_self = Stat::of("self")?.process(own_pid());
+    expect_eq("the listener itself", told.event(own_pid())?, of_self)
+}
+
+fn the_parent_is_the_thread_that_forked() -> TestResult {
+    let listener = listen(RARE, 0)?;
+    let (made, end) = (Gate::new()?, Gate::new()?);
+    thread::scope(|scope| {
+        let thread = scope.spawn(|| -> Result<i32, Failure> {
+            // On its own copy of the stack, and it does nothing but to wait.
+            let process = child::clone_with(libc::SIGCHLD, || status(sleep))?;
+            made.open(process.into_pid().as_raw())?;
+            end.pass()?;
+            Ok(own_tid())
+        });
+        let pid = made.pass()?;
+        let before = state(&listener)?.event(pid)?;
+        end.open(0)?;
+        let tid = thread.join().expect("forking does not panic")?;
+        // Its children are given away before it is gone.
+        let limit = patience::deadline(EVENT_LIMIT);
+        while Path::new("/proc/self/task").join(tid.to_string()).exists() {
+            expect(Instant::now() < limit, "the end of a thread")?;
+            thread::yield_now();
+        }
+        let after = state(&listener)?.event(pid)?;
+        let parent = |event: Event| match event {
+            Event::Process { parent, .. } => Some(parent),
+            _ => None,
+        };
+        let forked = Task {
+            pid: tid,
+            tgid: own_pid(),
+        };
+        let expected = (Some(forked), Some(own_task()));
+        expect_eq("parents", (parent(before), parent(after)), expected)
+    })
+}
+
+/// In the initial namespaces, where there are kernel threads, and others come and go.
+fn all_that_proc_shows_are_told_and_nobody_else() -> TestResult {
+    let listener = listen(mask::FORK, PROCESSES)?;
+    let before = living_in_proc()?;
+    let told = state(&listener)?;
+    let after = living_in_proc()?;
+    for (pid, stat) in &before {
+        if after.get(pid) != Some(stat) {
+            continue;
+        }
+        let Event::Process {
+            parent,
+            session,
+            process_group,
+            ..
+        } = told.event(*pid)?
+        else {
+            return Err(Failure::new("a state tells of processes"));
+        };
+        let got = (parent.tgid, session, process_group);
+        let expected = (stat.parent, stat.session, stat.process_group);
+        let what = format!("parent, session and group of {pid}");
+        expect_eq(&what, got, expected)?;
+    }
+    let forked = told.others.iter().map(|other| other.event.subject().pid);
+    let known: BTreeSet<_> = before.into_keys().chain(after.into_keys()).collect();
+    let known: BTreeSet<_> = known.into_iter().chain(forked).collect();
+    let strange = told.pids().into_iter().find(|pid| !known.contains(pid));
+    expect_eq("somebody else", strange, None)?;
+    // The parent of all kernel threads, whose own is nobody.
+    const KTHREADD: i32 = 2;
+    let kthreadd = Event::Process {
+        task: Task::leader(KTHREADD),
+        parent: Task::NONE,
+        session: 0,
+        process_group: 0,
+    };
+    expect_eq("kthreadd", told.event(KTHREADD)?, kthreadd)?;
+    let events = told.events();
+    let mut kernel_threads = events.iter().filter(|event| event.other() == KTHREADD);
+    expect(kernel_threads.next().is_some(), "a kernel thread")
+}
+
+fn processes_come_by_rising_numbers() -> TestResult {
+    const NUMBERS: [i32; 5] = [900, 300, 700, 301, 500];
+    in_container(|| {
+        for pid in NUMBERS {
+            fork_as(pid, patience::deadline(EVENT_LIMIT), || status(sleep))?;
+        }
+        let told = state(&listen(RARE, 0)?)?;
+        expect_eq("numbers", told.pids(), vec![1, 300, 301, 500, 700, 900])
+    })
+}
+
+fn the_answer_comes_last_and_counts_them() -> TestResult {
+    in_container(|| {
+        let listener = listen(RARE, 0)?;
+        for more in [0, 1, CROWD] {
+            let before = state(&listener)?.pids().len();
+            crowd(more)?;
+            let told = state(&listener)?;
+            expect_eq("processes", told.pids().len(), before + more)?;
+            let behind = listener.receive_datagram()?.map(|behind| behind.len());
+            expect_eq("messages behind the answer", behind, None)?;
+        }
+        Ok(())
+    })
+}
+
+/// Marks on each CPU.
+fn mark_everywhere() -> TestResult {
+    let before = sched_getaffinity(Pid::from_raw(0))?;
+    for cpu in cpus()? {
+        pin(cpu)?;
+        mark("numbered")?;
+    }
+    Ok(sched_setaffinity(Pid::from_raw(0), &before)?)
+}
+
+fn what_is_told_takes_no_number() -> TestResult {
+    in_container(|| {
+        let mut listener = Listener::listen(mask::COMM)?;
+        let first = first_numbers(&mut listener)?;
+        crowd(CROWD)?;
+        let events = 4 * cpus()?.len();
+        mark_everywhere()?;
+        let mut told = Told::default();
+        ask(&listener)?;
+        mark_everywhere()?;
+        told.read(&listener)?;
+        mark_everywhere()?;
+        let mut told = told.finish(&listener)?;
+        mark_everywhere()?;
+        told.others.extend(listener.take_queued()?);
+        expect_eq("events", told.others.len(), events)?;
+        expect_eq("missing numbers", missing(&told.others, &first)?, 0)?;
+        let line = Listing::of(listener.port_id()?)?;
+        let account = (line.delivered, line.lost);
+        expect_eq("delivered and lost", account, (events as u64, 0))
+    })
+}
+
+fn an_identity_is_what_a_pidfd_and_proc_show() -> TestResult {
+    in_container(|| {
+        let made = Gate::new()?;
+        for _ in 0..3 {
+            start(|| Ok(made.open(start(|| Ok(()))?)?))?;
+            made.pass()?;
+        }
+        let told = state(&listen(RARE, IDENTITY)?)?;
+        expect_eq("processes", told.pids().len(), 7)?;
+        let mut numbers = BTreeSet::new();
+        for pid in told.pids() {
+            let (got, expected) = (told.identity(pid)?, identity_of(pid)?);
+            expect_eq(&format!("identity of {pid}"), got, expected)?;
+            numbers.insert(got.process);
+        }
+        expect_eq("different numbers", numbers.len(), 7)
+    })
+}
+
+fn an_identity_has_the_cgroup_that_the_process_is_in() -> TestResult {
+    let group = Group::new()?;
+    let listener = listen(RARE, IDENTITY)?;
+    let (mover, other) = (start(|| Ok(()))?, start(|| Ok(()))?);
+    let outside = cgroup_of(own_pid())?;
+    let cgroups = || -> Result<_, Failure> {
+        let told = state(&listener)?;
+        Ok([mover, other].map(|pid| told.identity(pid).map(|identity| identity.cgroup).ok()))
+    };
+    expect_eq("cgroups", cgroups()?, [Some(outside); 2])?;
+    let procs = group.directory().join("cgroup.procs");
+    fs::write(procs, mover.to_string())?;
+    let inside = cgroups()?;
+    // Back, so that the group is empty.
+    fs::write(root_of(&group), mover.to_string())?;
+    expect_eq("cgroups", inside, [Some(group.id()?), Some(outside)])?;
+    expect_eq("cgroups", cgroups()?, [Some(outside); 2])
+}
+
+/// The file by which processes get into the root of all cgroups.
+pub fn root_of(group: &Group) -> PathBuf {
+    group.directory().join("../cgroup.procs")
+}
+
+/// In a time namespace whose clock is ahead.
+fn the_start_is_by_the_clock_of_the_listener() -> TestResult {
+    const SECONDS_AHEAD: u64 = 100_000;
+    if !Path::new("/proc/self/ns/time").exists() {
+        return Err(Failure::skip("the kernel has no CONFIG_TIME_NS"));
+    }
+    let look = || {
+        status(|| {
+            let told = state(&listen(RARE, IDENTITY)?)?;
+            let start = Stat::of("self")?.start;
+            let told = told.identity(own_pid())?.start_ns;
+            expect_eq("start in ticks", told / TICK, start)?;
+            expect(told / 1_000_000_000 >= SECONDS_AHEAD, "a clock ahead")
+        })
+    };
+    succeed(child::fork(|| {
+        status(|| {
+            unshare(CloneFlags::from_bits_retain(libc::CLONE_NEWTIME))?;
+            let offset = format!("boottime {SECONDS_AHEAD} 0");
+            fs::write("/proc/self/timens_offsets", offset)?;
+            succeed(child::fork(look)?)
+        })
+    })?)
+}
+
+fn who_did_not_ask_for_identities_gets_none() -> TestResult {
+    in_container(|| {
+        crowd(10)?;
+        let with = state(&listen(RARE, IDENTITY)?)?;
+        let without = state(&listen(RARE, 0)?)?;
+        expect_eq("processes", without.events(), with.events())?;
+        let has = |received: &Received| received.identity.is_some();
+        expect(with.messages().all(has), "an identity of each")?;
+        expect(!without.messages().any(has), "no identity")
+    })
+}
+
+fn whatever_is_listened_for_the_state_is_the_same() -> TestResult {
+    in_container(|| {
+        crowd(10)?;
+        let expected = events_of_proc()?;
+        for mask in [
+            mask::FORK | mask::EXIT,
+            mask::COMM,
+            mask::SESSION_END,
+            mask::NONZERO_EXIT,
+            mask::ALL,
+        ] {
+            for flags in [0, PROCESSES, BATCH, IDENTITY, PROCESSES | IDENTITY | BATCH] {
+                let told = state(&listen(mask, flags)?)?;
+                let what = format!("processes for mask {mask:#010x} and flags {flags:#x}");
+                expect_eq(&what, told.events(), expected.clone())?;
+            }
+        }
+        Ok(())
+    })
+}
+
+fn events_in_between_have_datagrams_of_their_own() -> TestResult {
+    in_container(|| {
+        crowd(CROWD)?;
+        for flags in [BATCH, BATCH | IDENTITY] {
+            let mut listener = listen(mask::COMM, flags)?;
+            let mut told = Told::default();
+            let mut marks = 0;
+            ask(&listener)?;
+            // Reading refuses a datagram that has parts of the state and events.
+            loop {
+                mark("in between")?;
+                mark("and another")?;
+                marks += 2;
+                if told.read(&listener)? {
+                    break;
+                }
+            }
+            let mut told = told.finish(&listener)?;
+            told.others.extend(listener.take_queued()?);
+            let is_event = |received: &Received| received.event.bit() == mask::COMM;
+            expect(told.others.iter().all(is_event), "renames in between")?;
+            expect_eq("events", told.others.len(), marks)?;
+            expect_eq("processes", told.pids().len(), CROWD + 1)?;
+        }
+        Ok(())
+    })
+}
+
+fn with_a_filter_each_process_has_a_datagram() -> TestResult {
+    in_container(|| {
+        crowd(20)?;
+        for flags in [0, IDENTITY] {
+            let listener = listen(RARE, flags)?;
+            let expected = state(&listener)?.events();
+            keep_bytes(&listener, u32::MAX)?;
+            let told = state(&listener)?;
+            expect_eq("processes", told.events(), expected)?;
+            let alone = told.datagrams.iter().all(|datagram| datagram.len() == 1);
+            expect(alone, "one process a datagram")?;
+        }
+        Ok(())
+    })
+}
+
+/// Reads a state into a buffer of this size; how many messages each datagram had.
+fn lengths(listener: &Listener, room: usize) -> Result<Vec<usize>, Failure> {
+    let mut bytes = vec![0; room];
+    let mut lengths = Vec::new();
+    ask(listener)?;
+    loop {
+        // The length of the datagram, also where it is more than the buffer's.
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC;
+        let length = recv(listener.as_fd().as_raw_fd(), &mut bytes, flags)?;
+        expect(
+            length <= BATCH_SIZE,
+            format!("{BATCH_SIZE} bytes at most, got {length}"),
+        )?;
+        let messages = Received::decode_all(&bytes[..length], (0, CN_PROC));
+        let messages = messages.map_err(Failure::new)?;
+        if messages.iter().any(is_answer) {
+            expect_eq("messages beside the answer", messages.len(), 1)?;
+            return Ok(lengths);
+        }
+        lengths.push(messages.len());
+    }
+}
+
+fn datagrams_are_full_and_fit_into_the_buffer_of_a_batch() -> TestResult {
+    /// How many messages a datagram has at least, if there are more.
+    const FULL: [(u32, usize); 2] = [(0, 40), (IDENTITY, 25)];
+    in_container(|| {
+        crowd(CROWD)?;
+        for (flags, full) in FULL {
+            for room in [BATCH_SIZE, 1 << 15, 1 << 17] {
+                let listener = listen(RARE, flags)?;
+                // The kernel makes datagrams by what it was read with before.
+                for _ in 0..2 {
+                    let lengths = lengths(&listener, room)?;
+                    let what = format!("processes read with {room} bytes");
+                    expect_eq(&what, lengths.iter().sum(), CROWD + 1)?;
+                    let [before @ .., _] = lengths.as_slice() else {
+                        return Err(Failure::new("no datagrams"));
+                    };
+                    let are_full = before.iter().all(|length| *length >= full);
+                    expect(are_full, format!("full datagrams, got {lengths:?}"))?;
+                }
+            }
+        }
+        Ok(())
+    })
+}

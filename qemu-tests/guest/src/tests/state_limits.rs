@@ -1,0 +1,656 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The state (C55) where something is wrong or comes to an end: bad requests, a listener, a reader or a
+//! namespace that goes in the middle, one that never reads, and no memory. Nobody else waits, and
+//! nothing is left.
+
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sched::unshare;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
+use nix::sys::wait::WaitStatus;
+use nix::unistd::setsid;
+use zerocopy::IntoBytes;
+
+use super::cgroup;
+use super::container::{
+    self, ALL, Container, FIRST_ID, Handover, NET, PID, USER, sleep, status, succeed,
+};
+use super::counting::expect_count;
+use super::credentials::{ROOT, Sender, receive};
+use super::crowd::{CROWD, crowd};
+use super::module::{self, Changed};
+use super::namespaces_lifetimes::Account;
+use super::proc_stat::in_container;
+use super::scenario::mark;
+use super::state::UNKNOWN_TO_STOCK;
+use super::told::{ACK, RARE, SEQ, Told, ask, listen, state};
+use crate::child::{self, Child, Gate};
+use crate::fault_injection::FailNth;
+use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::listener::{Listener, ListenerError};
+use crate::listing::{self, Listing};
+use crate::test;
+use crate::wire::{
+    BATCH, BATCH_SIZE, CGROUP, CN_PROC, Event, IDENTITY, LISTEN, MESSAGE_SIZE, PROCESSES, Received,
+    STATE, mask, proc_listen, proc_listen_in,
+};
+
+pub const TESTS: &[Test] = &[
+    test!(a_request_has_4_bytes_or_24_and_more)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C20, Line::C50, Line::C55]),
+    test!(what_is_unknown_in_a_request_is_refused)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C20, Line::C50, Line::C55]),
+    test!(what_a_request_says_else_has_no_effect)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C50, Line::C55]),
+    test!(who_does_not_listen_is_told_nothing)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C19, Line::C24, Line::C55]),
+    test!(a_second_request_is_refused_until_the_answer)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C19, Line::C55]),
+    test!(a_listener_that_ends_in_the_middle_cuts_it_off)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C18, Line::C19, Line::C27, Line::C55]),
+    test!(a_listener_that_begins_anew_gets_a_state_of_its_own)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C18, Line::C55]),
+    test!(listening_again_changes_nothing_of_a_state)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C18, Line::C55]),
+    test!(a_state_keeps_the_module_until_its_answer_or_the_close)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C32, Line::C55]),
+    test!(a_reader_that_is_killed_leaves_nothing)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C27, Line::C32, Line::C55]),
+    test!(who_never_reads_keeps_nobody_waiting)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C55, Line::C57])
+        .limit(LIMIT),
+    test!(who_looks_without_reading_loses_nothing)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C55]),
+    test!(the_smallest_buffer_has_room_for_it)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C55]),
+    test!(a_namespace_that_ends_in_the_middle_ends_it)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C25, Line::C55])
+        .limit(LIMIT),
+    test!(states_that_were_given_up_leave_no_namespace)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C25, Line::C55])
+        .limit(LIMIT),
+    test!(it_is_from_root_of_the_listeners_users)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C48, Line::C55]),
+    test!(a_request_without_memory_is_answered_or_told)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C19, Line::C55]),
+];
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Sends a request, and takes its answer, which is there: the errno.
+#[track_caller]
+fn answer(listener: &Listener, data: &[u8]) -> Result<u32, Failure> {
+    const OTHER_SEQ: u32 = 7;
+    listener.send(data, OTHER_SEQ, 0)?;
+    let answer = listener.receive_datagram()?;
+    match answer.as_deref() {
+        Some([answer]) if answer.message.connector.seq == OTHER_SEQ => match answer.event {
+            Event::Ack { err } => Ok(err),
+            event => Err(Failure::new(format!("an answer, got {event:?}"))),
+        },
+        other => Err(Failure::new(format!("an answer, got {other:?}"))),
+    }
+}
+
+#[track_caller]
+fn expect_refused(listener: &Listener, data: &[u8], expected: Errno) -> TestResult {
+    let what = format!("answer to {} bytes, {data:?}", data.len());
+    expect_eq(&what, answer(listener, data)?, expected as u32)
+}
+
+/// The flags that there are.
+fn known_flags() -> u32 {
+    let others = PROCESSES | IDENTITY | BATCH;
+    others | if cgroup::are_there() { CGROUP } else { 0 }
+}
+
+/// Expects this data to ask for the state.
+fn expect_told(listener: &Listener, data: &[u8]) -> TestResult {
+    listener.send(data, SEQ, ACK)?;
+    let told = Told::default().finish(listener)?;
+    expect_eq("err", told.err(), Some(0))?;
+    expect_eq("processes", told.pids(), vec![1])
+}
+
+fn a_request_has_4_bytes_or_24_and_more() -> TestResult {
+    Container::start(PID, || {
+        let listener = listen(RARE, 0)?;
+        let request = proc_listen(STATE, 0, 0);
+        for length in (0..=64).chain([4096, 16384 - 20]) {
+            let mut data = request.as_bytes().to_vec();
+            data.resize(length, 0);
+            match length {
+                4 | 24.. => expect_told(&listener, &data)?,
+                _ => expect_refused(&listener, &data, Errno::EINVAL)?,
+            }
+        }
+        Ok(())
+    })?
+    .finish()
+}
+
+fn what_is_unknown_in_a_request_is_refused() -> TestResult {
+    let known = known_flags();
+    let mut requests = vec![[STATE, 0].as_bytes().to_vec()];
+    for bit in 0..u32::BITS {
+        if known & 1 << bit == 0 {
+            requests.push(proc_listen(STATE, 0, 1 << bit).as_bytes().to_vec());
+        }
+        let mut reserved = proc_listen(STATE, 0, 0);
+        reserved[3] = 1 << bit;
+        requests.push(reserved.as_bytes().to_vec());
+    }
+    for bit in 0..u64::BITS {
+        let flags = known & !CGROUP;
+        let cgroup = proc_listen_in(STATE, 0, flags, 1 << bit);
+        requests.push(cgroup.as_bytes().to_vec());
+    }
+    for length in 25..64 {
+        let mut longer = proc_listen(STATE, 0, 0).as_bytes().to_vec();
+        longer.resize(length, 0);
+        longer[length - 1] = 1;
+        requests.push(longer);
+    }
+    // Whether anybody listens, or not.
+    for listener in [listen(RARE, 0)?, container::open()?] {
+        for data in &requests {
+            expect_refused(&listener, data, Errno::EINVAL)?;
+        }
+    }
+    let line = Listing::read()?.lines;
+    expect_eq("listeners left", line.len(), 0)
+}
+
+fn what_a_request_says_else_has_no_effect() -> TestResult {
+    Container::start(PID, || {
+        let listener = listen(RARE, 0)?;
+        for mask in [0, mask::ALL, mask::SID, u32::MAX] {
+            for flags in (0..16).filter(|flags| flags & !known_flags() == 0) {
+                let cgroup_id = match flags & CGROUP {
+                    0 => 0,
+                    // There is none with this id.
+                    _ => u64::MAX,
+                };
+                let request = proc_listen_in(STATE, mask, flags, cgroup_id);
+                expect_told(&listener, request.as_bytes())?;
+            }
+        }
+        // It listens for what it did, and in the same form.
+        mark("not heard")?;
+        let messages = listener.receive_datagram()?.map(|datagram| datagram.len());
+        expect_eq("messages", messages, None)
+    })?
+    .finish()
+}
+
+fn leave(listener: &mut Listener) -> TestResult {
+    Ok(listener.socket().drop_membership(CN_PROC)?)
+}
+
+fn bind_without_groups(listener: &mut Listener) -> TestResult {
+    let address = netlink_sys::SocketAddr::new(listener.port_id()?, 0);
+    Ok(listener.socket().bind(&address)?)
+}
+
+fn ignore(listener: &mut Listener) -> TestResult {
+    Ok(listener.ignore()?)
+}
+
+/// The ways in which a listener ends while its socket stays.
+const ENDS: [fn(&mut Listener) -> TestResult; 3] = [ignore, leave, bind_without_groups];
+
+fn who_does_not_listen_is_told_nothing() -> TestResult {
+    let requests = [
+        STATE.as_bytes().to_vec(),
+        proc_listen(STATE, 0, 0).as_bytes().to_vec(),
+    ];
+    let expect_nothing = |listener: &Listener| -> TestResult {
+        for request in &requests {
+            expect_refused(listener, request, Errno::ENOTCONN)?;
+        }
+        let more = listener.receive_datagram()?.map(|datagram| datagram.len());
+        expect_eq("messages", more, None)
+    };
+    expect_nothing(&container::open()?)?;
+    for end in ENDS {
+        let mut listener = listen(RARE, 0)?;
+        end(&mut listener)?;
+        listener.take_queued()?;
+        expect_nothing(&listener)?;
+    }
+    expect_count(0)
+}
+
+fn a_second_request_is_refused_until_the_answer() -> TestResult {
+    in_container(|| {
+        crowd(CROWD)?;
+        let listener = listen(RARE, 0)?;
+        ask(&listener)?;
+        listener.ask_for_state(1)?;
+        let mut told = Told::default();
+        told.read(&listener)?;
+        // Also by somebody else who has the socket.
+        succeed(child::fork(|| status(|| Ok(listener.ask_for_state(2)?)))?)?;
+        let told = told.finish(&listener)?;
+        expect_eq("err", told.err(), Some(0))?;
+        expect_eq("processes", told.pids().len(), CROWD + 1)?;
+        let refused: Vec<_> = told
+            .others
+            .iter()
+            .map(|other| (other.message.connector.seq, other.event))
+            .collect();
+        let err = Errno::EBUSY as u32;
+        let expected = [1, 2].map(|seq| (seq, Event::Ack { err }));
+        expect_eq("other answers", refused, expected.to_vec())?;
+        let again = state(&listener)?;
+        expect_eq("processes, again", again.pids(), told.pids())
+    })
+}
+
+/// Begins a state that takes several datagrams, and reads the first of them.
+#[track_caller]
+fn begin(listener: &Listener) -> Result<Told, Failure> {
+    let mut told = Told::default();
+    ask(listener)?;
+    let is_over = told.read(listener)?;
+    expect(!is_over && told.datagrams.len() == 1, "a piece of a state")?;
+    Ok(told)
+}
+
+/// Reads on to the end of a state that was cut off.
+#[track_caller]
+fn finish_cut_off(told: Told, listener: &Listener) -> Result<Told, Failure> {
+    let told = told.finish(listener)?;
+    expect_eq("err", told.err(), Some(Errno::ECANCELED as u32))?;
+    let count = told.pids().len();
+    expect(count < CROWD, format!("not all, got {count}"))?;
+    Ok(told)
+}
+
+fn a_listener_that_ends_in_the_middle_cuts_it_off() -> TestResult {
+    crowd(CROWD)?;
+    for end in ENDS {
+        let mut listener = listen(RARE, 0)?;
+        let told = begin(&listener)?;
+        end(&mut listener)?;
+        expect_count(0)?;
+        let told = finish_cut_off(told, &listener)?;
+        // That of IGNORE, perhaps.
+        let done = |other: &Received| other.event == Event::Ack { err: 0 };
+        expect(told.others.iter().all(done), "no answer but success")?;
+        expect_refused(&listener, STATE.as_bytes(), Errno::ENOTCONN)?;
+    }
+    Ok(())
+}
+
+fn a_listener_that_begins_anew_gets_a_state_of_its_own() -> TestResult {
+    crowd(CROWD)?;
+    for flags in [0, IDENTITY] {
+        let listener = listen(RARE, IDENTITY)?;
+        let told = begin(&listener)?;
+        listener.ignore()?;
+        listener.request(&proc_listen(LISTEN, RARE, flags))?;
+        // The other one has not come to its end.
+        listener.ask_for_state(1)?;
+        let told = finish_cut_off(told, &listener)?;
+        let answers: Vec<_> = told.others.iter().map(|other| other.event).collect();
+        let expected = [0, 0, Errno::EBUSY as u32].map(|err| Event::Ack { err });
+        expect_eq("other answers", answers, expected.to_vec())?;
+        let told = state(&listener)?;
+        expect(told.pids().len() > CROWD, "a whole state")?;
+        let has = |received: &Received| received.identity.is_some() == (flags == IDENTITY);
+        expect(told.messages().all(has), "the form that was asked for last")?;
+    }
+    Ok(())
+}
+
+fn listening_again_changes_nothing_of_a_state() -> TestResult {
+    crowd(CROWD)?;
+    for (before, after) in [(0, IDENTITY), (IDENTITY, 0)] {
+        let listener = listen(RARE, before)?;
+        let told = begin(&listener)?;
+        listener.request(&proc_listen(LISTEN, RARE, after))?;
+        let told = told.finish(&listener)?;
+        expect_eq("err", told.err(), Some(0))?;
+        expect(told.pids().len() > CROWD, "a whole state")?;
+        for (told, flags) in [(told, before), (state(&listener)?, after)] {
+            let has = |received: &Received| received.identity.is_some() == (flags == IDENTITY);
+            expect(told.messages().all(has), "the form that it began with")?;
+        }
+    }
+    Ok(())
+}
+
+/// Expects so many references on the module: one for each listener, and one for each state.
+#[track_caller]
+fn expect_references(expected: usize) -> TestResult {
+    if listing::is_built_in() {
+        return Ok(());
+    }
+    let references = fs::read_to_string("/sys/module/proc_events/refcnt")?;
+    let references: usize = references.trim_end().parse()?;
+    expect_eq("references on the module", references, expected)
+}
+
+fn a_state_keeps_the_module_until_its_answer_or_the_close() -> TestResult {
+    module::needed()?;
+    crowd(CROWD)?;
+    let listener = listen(RARE, 0)?;
+    expect_references(1)?;
+    let told = begin(&listener)?;
+    expect_references(2)?;
+    told.finish(&listener)?;
+    expect_references(1)?;
+    // The listener ends, and the state waits to be read.
+    begin(&listener)?;
+    listener.ignore()?;
+    expect_references(1)?;
+    let refused = Changed::unloaded().is_err();
+    expect(refused, "unloading to be refused while a state is told")?;
+    drop(listener);
+    expect_references(0)?;
+    drop(Changed::unloaded()?);
+    // And one whose listener goes with it.
+    let listener = listen(RARE, 0)?;
+    begin(&listener)?;
+    expect_references(2)?;
+    drop(listener);
+    expect_references(0)?;
+    expect_count(0)
+}
+
+fn a_reader_that_is_killed_leaves_nothing() -> TestResult {
+    const READERS: usize = 10;
+    crowd(CROWD)?;
+    for _ in 0..READERS {
+        let begun = Gate::new()?;
+        let reader = child::fork(|| {
+            status(|| {
+                let listener = listen(RARE, BATCH)?;
+                let mut told = begin(&listener)?;
+                begun.open(0)?;
+                // Busy reading, and asking for more.
+                loop {
+                    told.finish(&listener)?;
+                    told = begin(&listener)?;
+                }
+            })
+        })?;
+        begun.pass()?;
+        let pid = reader.pid();
+        kill(pid, Signal::SIGKILL)?;
+        let killed = WaitStatus::Signaled(pid, Signal::SIGKILL, false);
+        expect_eq("the end of a reader", reader.wait()?, killed)?;
+        expect_references(0)?;
+        expect_count(0)?;
+    }
+    Ok(())
+}
+
+/// What a socket has in its receive buffer, in bytes with all that the kernel needs for it.
+fn taken(port_id: u32) -> Result<usize, Failure> {
+    const FILE: &str = "/proc/net/netlink";
+    let text = fs::read_to_string(FILE)?;
+    let connector = nix::libc::NETLINK_CONNECTOR.to_string();
+    let line = text.lines().find(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        words.next() == Some(&connector) && words.next() == Some(&port_id.to_string())
+    });
+    let taken = line.and_then(|line| line.split_whitespace().nth(4));
+    let missing = || Failure::new(format!("{port_id} in {FILE}: {text}"));
+    Ok(taken.ok_or_else(missing)?.parse()?)
+}
+
+fn who_never_reads_keeps_nobody_waiting() -> TestResult {
+    const ROUNDS: usize = 100;
+    /// More than a datagram takes.
+    const ROOM: usize = 16 << 10;
+    in_container(|| {
+        crowd(CROWD)?;
+        let stuck = listen(mask::COMM, 0)?;
+        ask(&stuck)?;
+        let taken = taken(stuck.port_id()?)?;
+        let is_little = taken > 0 && taken < ROOM;
+        expect(is_little, format!("one datagram, got {taken} bytes"))?;
+        let mut other = listen(mask::COMM | mask::SID, BATCH)?;
+        let started = Instant::now();
+        for _ in 0..ROUNDS {
+            let told = state(&other)?;
+            expect_eq("processes", told.pids().len(), CROWD + 1)?;
+            mark("heard by both")?;
+            succeed(child::fork(|| i32::from(setsid().is_err()))?)?;
+            expect_eq("events", other.take_queued()?.len(), 2)?;
+            drop(listen(RARE, 0)?);
+        }
+        println!("{ROUNDS} rounds in {:?}", started.elapsed());
+        expect_references(3)?;
+        // It goes on where it was.
+        let mut told = Told::default().finish(&stuck)?;
+        expect_eq("processes", told.pids().len(), CROWD + 1)?;
+        while let Some(datagram) = stuck.receive_datagram()? {
+            told.others.extend(datagram);
+        }
+        expect_eq("events", told.others.len(), ROUNDS)
+    })
+}
+
+fn who_looks_without_reading_loses_nothing() -> TestResult {
+    in_container(|| {
+        crowd(CROWD)?;
+        let listener = listen(RARE, 0)?;
+        ask(&listener)?;
+        let mut told = Told::default();
+        loop {
+            // Each look may have another piece made.
+            let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC | MsgFlags::MSG_DONTWAIT;
+            let socket = listener.as_fd().as_raw_fd();
+            let length = recv(socket, &mut [0; 16], flags)?;
+            expect(length <= BATCH_SIZE, format!("a datagram, got {length}"))?;
+            if told.read(&listener)? {
+                break;
+            }
+        }
+        let told = told.finish(&listener)?;
+        expect_eq("processes", told.pids().len(), CROWD + 1)
+    })
+}
+
+fn the_smallest_buffer_has_room_for_it() -> TestResult {
+    in_container(|| {
+        crowd(CROWD)?;
+        for flags in [0, IDENTITY] {
+            let listener = listen(RARE, flags)?;
+            setsockopt(&listener, sockopt::RcvBuf, &0)?;
+            let told = state(&listener)?;
+            expect_eq("processes", told.pids().len(), CROWD + 1)?;
+        }
+        Ok(())
+    })
+}
+
+/// A container of an account, with a crowd and a listener for whom a state has begun.
+struct Tenant {
+    maker: Child,
+    leave: Gate,
+    listener: Listener,
+    told: Told,
+}
+
+impl Tenant {
+    fn new(account: &Account) -> Result<Self, Failure> {
+        let (begun, leave, handover) = (Gate::new()?, Gate::new()?, Handover::new()?);
+        let maker = account.spawn(|| {
+            // What is counted has to be made here.
+            unshare(USER)?;
+            let container = Container::start(PID | NET, || {
+                crowd(CROWD)?;
+                let listener = listen(mask::FORK | mask::EXIT, IDENTITY | BATCH)?;
+                handover.send(&listener)?;
+                begun.open(0)?;
+                sleep()
+            })?;
+            leave.pass()?;
+            container.kill()
+        })?;
+        begun.pass()?;
+        let listener = handover.receive()?;
+        Ok(Self {
+            told: begin(&listener)?,
+            maker,
+            leave,
+            listener,
+        })
+    }
+}
+
+fn a_namespace_that_ends_in_the_middle_ends_it() -> TestResult {
+    let account = Account::new()?;
+    let Tenant {
+        maker,
+        leave,
+        listener,
+        told,
+    } = Tenant::new(&account)?;
+    leave.open(0)?;
+    succeed(maker)?;
+    let told = told.finish(&listener)?;
+    expect_eq("err", told.err(), Some(0))?;
+    let count = told.pids().len();
+    expect(count < CROWD, format!("not all, got {count}"))?;
+    let told = state(&listener)?;
+    expect_eq("processes that are left", told.pids(), vec![])?;
+    expect_count(1)?;
+    drop(listener);
+    expect_count(0)?;
+    account.expect_nothing_left()
+}
+
+fn states_that_were_given_up_leave_no_namespace() -> TestResult {
+    const ROUNDS: usize = 6;
+    let account = Account::new()?;
+    for round in 0..ROUNDS {
+        let tenant = Tenant::new(&account)?;
+        // The listener goes before the namespace, or the socket goes with it, or after it.
+        if round % 3 == 0 {
+            tenant.listener.ignore()?;
+        }
+        let kept = (round % 3 != 1).then_some(tenant.listener);
+        tenant.leave.open(0)?;
+        succeed(tenant.maker)?;
+        drop(kept);
+        expect_count(0)?;
+        expect_references(0)?;
+    }
+    account.expect_nothing_left()
+}
+
+/// Reads a state as a socket does that is told who messages are from, and expects all of them to be
+/// from this sender.
+#[track_caller]
+fn expect_all_from(listener: &Listener, expected: Sender) -> TestResult {
+    let mut datagrams = 0;
+    while let Some((bytes, sender)) = receive(listener, BATCH_SIZE)? {
+        let messages = Received::decode_all(&bytes, (0, CN_PROC)).map_err(Failure::new)?;
+        expect_eq(&format!("sender of {messages:?}"), sender, expected)?;
+        datagrams += 1;
+    }
+    // Several pieces, and the answer.
+    expect(datagrams > 2, "a state")
+}
+
+fn it_is_from_root_of_the_listeners_users() -> TestResult {
+    const OUTER_ROOT: Sender = (0, FIRST_ID, FIRST_ID);
+    let handover = Handover::new()?;
+    let told = || -> Result<Listener, Failure> {
+        let listener = listen(RARE, 0)?;
+        setsockopt(&listener, sockopt::PassCred, &true)?;
+        ask(&listener)?;
+        Ok(listener)
+    };
+    let container = Container::start(ALL, || {
+        crowd(CROWD)?;
+        expect_all_from(&told()?, ROOT)?;
+        handover.send(&told()?)?;
+        sleep()
+    })?;
+    expect_all_from(&handover.receive_from(&container)?, OUTER_ROOT)?;
+    crowd(CROWD)?;
+    expect_all_from(&told()?, ROOT)
+}
+
+/// A listener whose answer was read with a buffer that is just large enough, so that the kernel makes no
+/// larger datagrams.
+pub fn listen_and_read_little(mask: u32, flags: u32) -> Result<Listener, Failure> {
+    let listener = container::open()?;
+    listener.request(&proc_listen(LISTEN, mask, flags))?;
+    let mut bytes = [0; MESSAGE_SIZE];
+    let length = recv(
+        listener.as_fd().as_raw_fd(),
+        &mut bytes,
+        MsgFlags::MSG_DONTWAIT,
+    )?;
+    expect_eq("bytes of an answer", length, MESSAGE_SIZE)?;
+    Ok(listener)
+}
+
+/// Whether a request was refused, or not even sent, for want of memory.
+pub fn is_without_memory(error: &ListenerError) -> bool {
+    let ListenerError::System(_, error) = error else {
+        return false;
+    };
+    let errno = error.raw_os_error();
+    [Errno::ENOMEM, Errno::ENOBUFS]
+        .map(|errno| Some(errno as i32))
+        .contains(&errno)
+}
+
+/// Lets one allocation after the other fail when the state is asked for: there has to be something to be
+/// read then, or nothing was sent.
+fn a_request_without_memory_is_answered_or_told() -> TestResult {
+    let faults = FailNth::of_slabs()?;
+    let (mut failures, mut answers) = (0, 0);
+    for nth in 1.. {
+        let listener = listen_and_read_little(RARE, 0)?;
+        let (sent, failed) = faults.run(nth, || ask(&listener).is_ok())?;
+        expect(sent || failed, "a request to be sent")?;
+        if sent {
+            // An answer, a piece, or an error.
+            let is_told = match listener.receive_datagram() {
+                Ok(datagram) => datagram.is_some(),
+                Err(error) => failed && is_without_memory(&error),
+            };
+            let what = format!("what became of a request to be told, with failure {nth}");
+            expect(is_told, what)?;
+            answers += usize::from(failed);
+        }
+        drop(listener);
+        expect_references(0)?;
+        if !failed {
+            break;
+        }
+        failures += 1;
+    }
+    println!("{failures} allocations failed, {answers} of them when the request was sent");
+    expect(failures > 0, "an allocation to fail")
+}

@@ -1,0 +1,349 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Whom the state tells of (C55): the processes that live and that a listener can see, whatever becomes
+//! of their threads; in a cgroup, those in it and below.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sched::CloneFlags;
+use nix::sys::ptrace;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
+use nix::unistd::{Pid, execv, setsid};
+
+use super::cgroup::Group;
+use super::container::{Container, Handover, PID, keep_mounts, mount_own_proc, sleep, status};
+use super::crowd::{crowd, start};
+use super::exec_scene::{await_zombie, reap};
+use super::proc_stat::{Stat, events_of_proc, identity_of, in_container};
+use super::scenario::own_task;
+use super::session_end_threads::end_thread;
+use super::state::{UNKNOWN_TO_STOCK, root_of};
+use super::told::{RARE, listen, listen_in, state};
+use crate::child::{self, Gate, own_pid, own_tid, pidfd};
+use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::listener::{EVENT_LIMIT, Listener};
+use crate::patience;
+use crate::test;
+use crate::wire::{CGROUP, Event, IDENTITY, Task, mask};
+
+pub const TESTS: &[Test] = &[
+    test!(of_a_cgroup_those_in_it_and_below_are_told)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C53, Line::C55]),
+    test!(a_container_has_its_own_numbers_and_nobody_else)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C21, Line::C22, Line::C55]),
+    test!(a_container_in_a_container_is_told_to_both)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C21, Line::C22, Line::C55]),
+    test!(whoever_asks_the_numbers_are_the_listeners)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C21, Line::C55]),
+    test!(who_has_ended_is_not_told_and_who_waits_for_it_is)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C55]),
+    test!(threads_are_not_told)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C55]),
+    test!(a_process_without_its_first_thread_is_told)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C55]),
+    test!(a_process_of_which_a_tracer_has_a_thread_is_told_until_that_is_reaped)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .covers(&[Line::C55]),
+    test!(who_runs_a_program_by_a_thread_is_in_each_state)
+        .not_on_stock(UNKNOWN_TO_STOCK)
+        .limit(Duration::from_secs(60))
+        .covers(&[Line::C55]),
+];
+
+fn of_a_cgroup_those_in_it_and_below_are_told() -> TestResult {
+    let group = Group::new()?;
+    let below = group.directory().join("below");
+    fs::create_dir(&below)?;
+    let (inside, deep, outside) = (start(|| Ok(()))?, start(|| Ok(()))?, start(|| Ok(()))?);
+    let enter =
+        |directory: &Path, pid: i32| fs::write(directory.join("cgroup.procs"), pid.to_string());
+    let listener = listen_in(RARE, CGROUP, group.id()?)?;
+    let is_told = || -> Result<Vec<i32>, Failure> { Ok(state(&listener)?.pids()) };
+    let mut seen = vec![is_told()?];
+    enter(&group.directory(), inside)?;
+    enter(&below, deep)?;
+    seen.push(is_told()?);
+    // What counts is where they are when it is told.
+    enter(&group.directory(), outside)?;
+    fs::write(root_of(&group), inside.to_string())?;
+    seen.push(is_told()?);
+    for pid in [deep, outside] {
+        fs::write(root_of(&group), pid.to_string())?;
+    }
+    seen.push(is_told()?);
+    fs::remove_dir(&below)?;
+    let mut expected = vec![vec![], vec![inside, deep], vec![deep, outside], vec![]];
+    expected.iter_mut().for_each(|pids| pids.sort_unstable());
+    expect_eq("processes of the cgroup", seen, expected)
+}
+
+fn a_container_has_its_own_numbers_and_nobody_else() -> TestResult {
+    let (ready, go, visiting) = (Gate::new()?, Gate::new()?, Gate::new()?);
+    // More than are in the container.
+    crowd(20)?;
+    let container = Container::start(PID | CloneFlags::CLONE_NEWNS, || {
+        keep_mounts()?;
+        mount_own_proc()?;
+        start(|| Ok(setsid().map(drop)?))?;
+        start(|| Ok(()))?;
+        ready.open(0)?;
+        let visitor = go.pass()?;
+        let told = state(&listen(RARE, IDENTITY)?)?;
+        expect_eq("processes", told.events(), events_of_proc()?)?;
+        expect_eq("numbers", told.pids(), vec![1, 2, 3, visitor])?;
+        // Their parents are outside, and so are their sessions and groups.
+        for pid in [1, visitor] {
+            let expected = Event::Process {
+                task: Task::leader(pid),
+                parent: Task::NONE,
+                session: 0,
+                process_group: 0,
+            };
+            expect_eq("who is from outside", told.event(pid)?, expected)?;
+            expect_eq("number of its parent", told.identity(pid)?.other, 0)?;
+        }
+        Ok(())
+    })?;
+    ready.pass()?;
+    let visitor = container.spawn_in(PID, || {
+        visiting.open(own_pid())?;
+        sleep()
+    })?;
+    go.open(visiting.pass()?)?;
+    container.finish()?;
+    visitor.wait()?;
+    Ok(())
+}
+
+fn a_container_in_a_container_is_told_to_both() -> TestResult {
+    in_container(|| {
+        let (ready, go) = (Gate::new()?, Gate::new()?);
+        let inner = Container::start(PID, || {
+            start(|| Ok(()))?;
+            ready.open(0)?;
+            go.pass()?;
+            let told = state(&listen(RARE, 0)?)?;
+            let process = |pid, parent| Event::Process {
+                task: Task::leader(pid),
+                parent: Task::leader(parent),
+                session: 0,
+                process_group: 0,
+            };
+            let expected = vec![process(1, 0), process(2, 1)];
+            expect_eq("inside", told.events(), expected)
+        })?;
+        ready.pass()?;
+        let told = state(&listen(RARE, 0)?)?;
+        expect_eq("outside", told.events(), events_of_proc()?)?;
+        let (first, second) = (inner.task().pid, inner.outer(2)?);
+        expect_eq("numbers outside", told.pids(), vec![1, first, second])?;
+        go.open(0)?;
+        inner.finish()
+    })
+}
+
+fn whoever_asks_the_numbers_are_the_listeners() -> TestResult {
+    let handover = Handover::new()?;
+    let container = Container::idle(PID)?;
+    container.run(|| {
+        let listener = listen(RARE, 0)?;
+        handover.send(&listener)
+    })?;
+    let inside = handover.receive()?;
+    expect_eq("asked outside", state(&inside)?.pids(), vec![1])?;
+    let outside = listen(RARE, 0)?;
+    container.run(|| {
+        let told = state(&outside)?;
+        let first = container.task().pid;
+        expect(told.has(first), format!("{first}, asked inside"))?;
+        expect(told.has(2), "kernel threads, asked inside")
+    })
+}
+
+/// Waits until all of a child has ended, and leaves it unreaped.
+fn await_end(pid: i32) -> TestResult {
+    let end = pidfd(Pid::from_raw(pid))?;
+    let ended = child::has_ended(&end, patience::stretched(EVENT_LIMIT))?;
+    expect(ended, format!("{pid} to end"))
+}
+
+fn who_has_ended_is_not_told_and_who_waits_for_it_is() -> TestResult {
+    let listener = listen(RARE, 0)?;
+    let (made, go) = (Gate::new()?, Gate::new()?);
+    // Its parent does not reap it.
+    let parent = start(|| {
+        let process = child::fork(|| i32::from(go.pass().is_err()))?;
+        Ok(made.open(process.into_pid().as_raw())?)
+    })?;
+    let pid = made.pass()?;
+    let told = state(&listener)?;
+    expect(told.has(pid) && told.has(parent), "both while they live")?;
+    go.open(0)?;
+    await_end(pid)?;
+    let told = state(&listener)?;
+    expect(!told.has(pid), "a zombie not to be told")?;
+    expect(told.has(parent), "its parent to be told")?;
+    kill(Pid::from_raw(parent), Signal::SIGKILL)?;
+    await_end(parent)?;
+    expect(!state(&listener)?.has(parent), "no zombie of our own")
+}
+
+fn threads_are_not_told() -> TestResult {
+    let listener = listen(RARE, 0)?;
+    let threads = Gate::new()?;
+    let pid = start(|| {
+        for _ in 0..3 {
+            let threads = threads.duplicate()?;
+            thread::spawn(move || {
+                status(|| {
+                    threads.open(own_tid())?;
+                    sleep()
+                })
+            });
+        }
+        Ok(())
+    })?;
+    let tids = [threads.pass()?, threads.pass()?, threads.pass()?];
+    let told = state(&listener)?;
+    expect(told.has(pid), "the process")?;
+    let thread = tids.into_iter().find(|tid| told.has(*tid));
+    expect_eq("threads that are told", thread, None)
+}
+
+/// A process whose first thread has ended, and another one that ends when it may: its number, and that
+/// of the thread.
+fn without_first_thread(go: &Gate) -> Result<(i32, i32), Failure> {
+    let ready = Gate::new()?;
+    let process = child::fork(|| {
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let failed = status(|| {
+                    await_zombie("self")?;
+                    ready.open(own_tid())?;
+                    go.pass()?;
+                    Ok(())
+                });
+                end_thread(failed)
+            });
+            end_thread(0)
+        })
+    })?;
+    let tid = ready.pass()?;
+    Ok((process.into_pid().as_raw(), tid))
+}
+
+fn a_process_without_its_first_thread_is_told() -> TestResult {
+    let listener = listen(RARE, IDENTITY)?;
+    let go = Gate::new()?;
+    let (pid, tid) = without_first_thread(&go)?;
+    let told = state(&listener)?;
+    expect_eq("process", told.event(pid)?, Stat::of(pid)?.process(pid))?;
+    expect_eq("identity", told.identity(pid)?, identity_of(pid)?)?;
+    expect(!told.has(tid), "no thread")?;
+    go.open(0)?;
+    await_end(pid)?;
+    expect(!state(&listener)?.has(pid), "no process that has ended")
+}
+
+fn a_process_of_which_a_tracer_has_a_thread_is_told_until_that_is_reaped() -> TestResult {
+    let listener = listen(RARE, 0)?;
+    let go = Gate::new()?;
+    let (pid, tid) = without_first_thread(&go)?;
+    let thread = Pid::from_raw(tid);
+    ptrace::seize(thread, ptrace::Options::empty())?;
+    go.open(0)?;
+    await_zombie(&format!("{pid}/task/{tid}"))?;
+    // All threads have ended, and the process has not.
+    let told = state(&listener)?;
+    expect(told.has(pid), "a process that can't be waited for")?;
+    reap(thread)?;
+    await_end(pid)?;
+    expect(!state(&listener)?.has(pid), "no process that has ended")
+}
+
+/// Processes that run a program by another thread than the first, all at once.
+const RUNNERS: usize = 6;
+
+/// How often they do.
+const ROUNDS: usize = 150;
+
+/// When no more rounds are begun.
+const TIME: Duration = Duration::from_secs(25);
+
+/// None of them ends meanwhile, so that each state has to have all.
+fn who_runs_a_program_by_a_thread_is_in_each_state() -> TestResult {
+    in_container(|| {
+        let listener = listen(mask::EXEC, 0)?;
+        let until = Instant::now() + TIME;
+        let (mut rounds, mut states) = (0, 0);
+        while rounds < ROUNDS && Instant::now() < until {
+            states += states_while_running(&listener)
+                .map_err(|failure| failure.about(format!("in round {rounds}")))?;
+            rounds += 1;
+        }
+        println!("{states} states while {RUNNERS} programs were run {rounds} times");
+        expect(states > rounds, "several states in a round")
+    })
+}
+
+/// Starts processes, each of which runs a program by a thread, and asks for the state until all of
+/// them have done so; how often.
+fn states_while_running(listener: &Listener) -> Result<usize, Failure> {
+    let go = Gate::new()?;
+    let mut runners = Vec::new();
+    for _ in 0..RUNNERS {
+        runners.push(start_runner(&go)?);
+    }
+    (0..RUNNERS).try_for_each(|_| go.open(0))?;
+    let limit = patience::deadline(EVENT_LIMIT);
+    let (mut states, mut running) = (0, BTreeSet::new());
+    while running.len() < RUNNERS {
+        let told = state(listener)?;
+        for pid in &runners {
+            let Event::Process { parent, .. } = told.event(pid.as_raw())? else {
+                return Err(Failure::new("a state tells of processes"));
+            };
+            expect_eq("parent", parent, own_task())?;
+        }
+        running.extend(told.others.iter().map(|other| other.event.subject().tgid));
+        states += 1;
+        expect(Instant::now() < limit, "programs to run")?;
+    }
+    for pid in runners {
+        kill(pid, Signal::SIGKILL)?;
+        waitpid(pid, None)?;
+    }
+    Ok(states)
+}
+
+/// A process that runs a program by its second thread as soon as it may.
+fn start_runner(go: &Gate) -> Result<Pid, Failure> {
+    let ready = Gate::new()?;
+    let process = child::fork(|| {
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let failed = status(|| {
+                    ready.open(0)?;
+                    go.pass()?;
+                    execv(c"/bin/sleep", &[c"sleep", c"1000"])?;
+                    Ok(())
+                });
+                child::exit(|| failed)
+            });
+            status(sleep)
+        })
+    })?;
+    ready.pass()?;
+    Ok(process.into_pid())
+}
