@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A listener for process events: shows each session that begins, each process
- * that exits, and what was lost, until it is interrupted.
+ * A listener for process events: shows each session that there is or begins,
+ * each process that exits, and what was lost, until it is interrupted.
  *
- * Needs the headers of a kernel that has PROC_CN_FEATURE_IDENTITY:
+ * Needs the headers of a kernel that has PROC_CN_FEATURE_STATE:
  *
  *	cc -I usr/include listener.c -o listener
  */
 
-#include <ctype.h>
-#include <dirent.h>
 #include <err.h>
 #include <errno.h>
 #include <poll.h>
@@ -19,7 +17,6 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
 #include <linux/cn_proc.h>
 #include <linux/connector.h>
@@ -27,19 +24,31 @@
 
 /* What this program can't do without. */
 #define FEATURES (PROC_CN_FEATURE_ACK | PROC_CN_FEATURE_SEQ | \
-		  PROC_CN_FEATURE_SID_ORIGIN)
+		  PROC_CN_FEATURE_SID_ORIGIN | PROC_CN_FEATURE_PROCESSES | \
+		  PROC_CN_FEATURE_IDENTITY | PROC_CN_FEATURE_BATCH | \
+		  PROC_CN_FEATURE_STATE)
 
 #define MAX_CPUS 8192
 #define NO_CPU ((__u32)-1)
 
-#define REQUEST_SEQ 1000
-#define REQUEST_ACK 2000
 #define ANSWER_LIMIT_MS 1000
+
+/* A session that there is, by its leader. */
+struct session {
+	struct session *next;
+	__u64 process;		/* the leader, by its identity */
+	int pid;
+	bool told;		/* since STATE was sent */
+	bool ended;		/* since STATE was sent: it may be told still */
+};
 
 struct listener {
 	int sock;
-	bool lost;		/* something, and /proc was not read since */
+	__u32 request;		/* number of the last one */
+	bool asked;		/* for the state, which was not told yet */
+	bool lost;		/* something, and the state was not asked for since */
 	__u32 next[MAX_CPUS];	/* number of each CPU's next message */
+	struct session *sessions;
 };
 
 union datagram {
@@ -51,7 +60,7 @@ struct message {
 	__u32 seq;
 	__u32 ack;
 	struct proc_event event;
-	struct proc_event_identity identity;	/* 0 if the kernel has none */
+	struct proc_event_identity identity;	/* 0 in answers */
 };
 
 static void open_socket(struct listener *listener)
@@ -69,9 +78,8 @@ static void open_socket(struct listener *listener)
 		err(EXIT_FAILURE, "bind");
 }
 
-/* Sends a struct proc_input or a struct proc_listen. */
-static void request(const struct listener *listener, const void *data,
-		    __u16 len)
+/* Sends an enum proc_cn_mcast_op or a struct proc_listen. */
+static void request(struct listener *listener, const void *data, __u16 len)
 {
 	union {
 		struct nlmsghdr header;
@@ -84,8 +92,7 @@ static void request(const struct listener *listener, const void *data,
 	buffer.header.nlmsg_type = NLMSG_DONE;
 	msg->id.idx = CN_IDX_PROC;
 	msg->id.val = CN_VAL_PROC;
-	msg->seq = REQUEST_SEQ;
-	msg->ack = REQUEST_ACK;
+	msg->seq = ++listener->request;
 	msg->len = len;
 	memcpy(msg->data, data, len);
 
@@ -132,61 +139,52 @@ static bool parse(const struct nlmsghdr *header, struct message *message)
 	return true;
 }
 
+/* Whether this is the answer to the last request. */
+static bool is_answer(const struct listener *listener,
+		      const struct message *message)
+{
+	return message->event.what == PROC_EVENT_NONE &&
+	       message->seq == listener->request && message->ack == 1;
+}
+
 /* Asks for events, and makes sure that they come. */
 static void start(struct listener *listener, __u32 mask)
 {
-	struct proc_input input = {
-		.mcast_op = PROC_CN_MCAST_LISTEN,
-		.event_type = mask,
-	};
 	struct proc_listen listen = {
 		.mcast_op = PROC_CN_MCAST_LISTEN,
 		.event_type = mask,
+		.flags = PROC_CN_LISTEN_PROCESSES | PROC_CN_LISTEN_IDENTITY |
+			 PROC_CN_LISTEN_BATCH,
 	};
-	struct pollfd pollfd = { .events = POLLIN };
+	struct pollfd pollfd = { .fd = listener->sock, .events = POLLIN };
 	const struct proc_event *event;
 	union datagram datagram;
 	struct message answer;
 	__u32 features;
 	ssize_t len;
 
-	request(listener, &input, sizeof(input));
+	request(listener, &listen, sizeof(listen));
 
 	/* Kernels with PROC_CN_FEATURE_ACK send nothing before the answer. */
-	pollfd.fd = listener->sock;
 	poll(&pollfd, 1, ANSWER_LIMIT_MS);
 	len = receive(listener, &datagram);
 	if (!NLMSG_OK(&datagram.first, len) ||
-	    !parse(&datagram.first, &answer) ||
-	    answer.event.what != PROC_EVENT_NONE ||
-	    answer.seq != REQUEST_SEQ || answer.ack != REQUEST_ACK + 1)
+	    !parse(&datagram.first, &answer) || !is_answer(listener, &answer))
 		errx(EXIT_FAILURE, "this kernel does not answer requests");
 
 	event = &answer.event;
-	if (event->event_data.ack.err) {
-		errno = event->event_data.ack.err;
-		err(EXIT_FAILURE, "cannot listen");
-	}
 	features = event->event_data.ack.features;
 	if ((features & FEATURES) != FEATURES)
 		errx(EXIT_FAILURE, "this kernel has features 0x%x only",
 		     features);
+	errno = event->event_data.ack.err;
+	if (errno)
+		err(EXIT_FAILURE, "cannot listen");
 
 	/* The numbers of the answer's CPU go on from it, all others from 0. */
 	if (event->cpu < MAX_CPUS)
 		listener->next[event->cpu] = answer.seq + 1;
 	printf("listening, features 0x%x\n", features);
-
-	/*
-	 * Events may come before this answer, which is of no interest: on an
-	 * error nothing changes, and events come as they do on older kernels.
-	 */
-	if (features & PROC_CN_FEATURE_BATCH)
-		listen.flags |= PROC_CN_LISTEN_BATCH;
-	if (features & PROC_CN_FEATURE_IDENTITY)
-		listen.flags |= PROC_CN_LISTEN_IDENTITY;
-	if (listen.flags)
-		request(listener, &listen, sizeof(listen));
 }
 
 /* Notices what is missing before a message. */
@@ -210,83 +208,150 @@ static void check_number(struct listener *listener,
 /* Ends a line with what tells the process from others that get its number. */
 static void show_identity(const struct proc_event_identity *identity)
 {
-	if (identity->process)
-		printf(" (pidfd inode %llu, cgroup %llu)",
-		       (unsigned long long)identity->process,
-		       (unsigned long long)identity->cgroup);
-	putchar('\n');
+	printf(" (pidfd inode %llu, cgroup %llu)\n",
+	       (unsigned long long)identity->process,
+	       (unsigned long long)identity->cgroup);
 }
 
-static void show(const struct message *message)
+/* Returns where the session that a process leads is in the list, or its end. */
+static struct session **find(struct listener *listener, __u64 process)
+{
+	struct session **at = &listener->sessions;
+
+	while (*at && (*at)->process != process)
+		at = &(*at)->next;
+	return at;
+}
+
+/* Puts a session into the list, if it is not there, and takes it for told. */
+static struct session *add(struct listener *listener, __u64 process, int pid)
+{
+	struct session **at = find(listener, process);
+
+	if (!*at) {
+		*at = calloc(1, sizeof(**at));
+		if (!*at)
+			err(EXIT_FAILURE, "calloc");
+		(*at)->process = process;
+		(*at)->pid = pid;
+	}
+	(*at)->told = true;
+	return *at;
+}
+
+static void remove_at(struct session **at)
+{
+	struct session *session = *at;
+
+	*at = session->next;
+	free(session);
+}
+
+/* Asks what is there, when nothing is left to read. */
+static void ask(struct listener *listener)
+{
+	const enum proc_cn_mcast_op op = PROC_CN_MCAST_STATE;
+	struct session *session;
+
+	for (session = listener->sessions; session; session = session->next)
+		session->told = false;
+	listener->lost = false;
+	listener->asked = true;
+	request(listener, &op, sizeof(op));
+}
+
+/* All was told.  What was not has ended, and that was lost. */
+static void end_state(struct listener *listener)
+{
+	struct session **at = &listener->sessions;
+
+	listener->asked = false;
+	while (*at) {
+		if ((*at)->told && !(*at)->ended) {
+			at = &(*at)->next;
+			continue;
+		}
+		if (!(*at)->ended)
+			printf("session %d is gone\n", (*at)->pid);
+		remove_at(at);
+	}
+}
+
+static void show_exit(struct listener *listener, const struct message *message)
+{
+	const struct exit_proc_event *exit = &message->event.event_data.exit;
+	struct session **at = find(listener, message->identity.process);
+
+	if (WIFSIGNALED(exit->exit_code))
+		printf("process %d was killed by signal %d",
+		       exit->process_tgid, WTERMSIG(exit->exit_code));
+	else
+		printf("process %d exited with status %d",
+		       exit->process_tgid, WEXITSTATUS(exit->exit_code));
+	show_identity(&message->identity);
+
+	/* The state may tell of it still: remember that it has ended. */
+	if (listener->asked)
+		add(listener, message->identity.process,
+		    exit->process_tgid)->ended = true;
+	else if (*at)
+		remove_at(at);
+}
+
+static void show_answer(struct listener *listener,
+			const struct message *message)
+{
+	/* To an earlier request, which did not get through. */
+	if (!is_answer(listener, message))
+		return;
+
+	errno = message->event.event_data.ack.err;
+	if (!errno) {
+		end_state(listener);
+		printf("%u processes are there\n",
+		       message->event.event_data.ack.processes);
+	} else if (errno != EBUSY) {
+		err(EXIT_FAILURE, "cannot know what is there");
+	}
+}
+
+static void show(struct listener *listener, const struct message *message)
 {
 	const struct proc_event *event = &message->event;
 	const struct sid_proc_event *sid = &event->event_data.sid;
-	const struct exit_proc_event *exit = &event->event_data.exit;
+	const struct process_proc_event *it = &event->event_data.process;
+	const __u64 process = message->identity.process;
 
 	switch (event->what) {
+	case PROC_EVENT_NONE:
+		show_answer(listener, message);
+		break;
 	case PROC_EVENT_SID:
+		add(listener, process, sid->process_tgid);
 		printf("session %d began: child of %d, left session %d and process group %d",
 		       sid->process_tgid, sid->parent_tgid, sid->session,
 		       sid->process_group);
 		show_identity(&message->identity);
 		break;
 	case PROC_EVENT_EXIT:
-		/* Other threads of a process are of no interest here. */
-		if (exit->process_pid != exit->process_tgid)
+		show_exit(listener, message);
+		break;
+	case PROC_EVENT_PROCESS:
+		/* Who leads a session gave it its number. */
+		if (it->session != it->process_tgid)
 			break;
-		if (WIFSIGNALED(exit->exit_code))
-			printf("process %d was killed by signal %d",
-			       exit->process_tgid, WTERMSIG(exit->exit_code));
-		else
-			printf("process %d exited with status %d",
-			       exit->process_tgid, WEXITSTATUS(exit->exit_code));
-		show_identity(&message->identity);
+		if (!*find(listener, process)) {
+			printf("session %d is there", it->session);
+			show_identity(&message->identity);
+		}
+		add(listener, process, it->process_tgid);
 		break;
 	default:
 		break;
 	}
 }
 
-/* Shows a session's leader, if the process is one and is still there. */
-static void show_if_leader(const char *pid)
-{
-	char path[64], stat[512];
-	int session;
-	FILE *file;
-	size_t len;
-	char *rest;
-
-	snprintf(path, sizeof(path), "/proc/%s/stat", pid);
-	file = fopen(path, "re");
-	if (!file)
-		return;
-	len = fread(stat, 1, sizeof(stat) - 1, file);
-	fclose(file);
-	stat[len] = '\0';
-
-	/* The name may hold anything; behind it: state, parent, group, session. */
-	rest = strrchr(stat, ')');
-	if (rest && sscanf(rest, ") %*c %*d %*d %d", &session) == 1 &&
-	    session == atoi(pid))
-		printf("session %d is there\n", session);
-}
-
-/* Finds out by /proc what no event tells: what was before, and what was lost. */
-static void show_all_sessions(void)
-{
-	struct dirent *entry;
-	DIR *proc;
-
-	proc = opendir("/proc");
-	if (!proc)
-		err(EXIT_FAILURE, "/proc");
-	while ((entry = readdir(proc)))
-		if (isdigit((unsigned char)entry->d_name[0]))
-			show_if_leader(entry->d_name);
-	closedir(proc);
-}
-
-/* Goes through a datagram: there is one message in it, or a batch of events. */
+/* Goes through a datagram: there is one message in it, or several. */
 static void walk(struct listener *listener, const union datagram *datagram,
 		 ssize_t len)
 {
@@ -297,7 +362,7 @@ static void walk(struct listener *listener, const union datagram *datagram,
 	     header = NLMSG_NEXT(header, len)) {
 		if (parse(header, &message)) {
 			check_number(listener, &message);
-			show(&message);
+			show(listener, &message);
 		}
 	}
 }
@@ -322,11 +387,12 @@ static void drain(struct listener *listener)
 		}
 	}
 
-	/* Not before: until the queue is empty, new events are lost, too. */
-	if (listener->lost) {
-		listener->lost = false;
-		show_all_sessions();
-	}
+	/*
+	 * Not before: until the queue is empty, new events are lost, too.  A state
+	 * that was asked for was told by now, unless the kernel had no room.
+	 */
+	if (listener->lost || listener->asked)
+		ask(listener);
 }
 
 int main(void)
@@ -338,8 +404,8 @@ int main(void)
 	open_socket(&listener);
 	start(&listener, PROC_EVENT_SID | PROC_EVENT_EXIT);
 
-	/* In this order, so that no session is missed in between. */
-	show_all_sessions();
+	/* What was before is told as what was lost. */
+	listener.lost = true;
 	pollfd.fd = listener.sock;
 	for (;;) {
 		drain(&listener);

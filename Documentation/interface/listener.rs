@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A listener for process events: shows each session that begins, each process that exits, and what
-//! was lost, until it is interrupted.
+//! A listener for process events: shows each session that there is or begins, each process that
+//! exits, and what was lost, until it is interrupted.
 //!
 //! Crates: netlink-sys, nix (with feature `poll`), zerocopy (with feature `derive`).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::error::Error;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
-use std::{fs, io, iter};
+use std::{fmt, io, iter, mem};
 
 use netlink_sys::protocols::NETLINK_CONNECTOR;
 use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
-use nix::libc::{ENOBUFS, MSG_DONTWAIT};
+use nix::libc::{EBUSY, ENOBUFS, MSG_DONTWAIT};
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -27,26 +27,35 @@ const CN_VAL_PROC: u32 = 1;
 
 // From linux/cn_proc.h.
 const PROC_CN_MCAST_LISTEN: u32 = 1;
+const PROC_CN_MCAST_STATE: u32 = 3;
 const PROC_EVENT_NONE: u32 = 0;
 const PROC_EVENT_SID: u32 = 0x0000_0080;
+const PROC_EVENT_PROCESS: u32 = 0x0000_0800;
 const PROC_EVENT_EXIT: u32 = 0x8000_0000;
 const PROC_CN_FEATURE_ACK: u32 = 0x1;
 const PROC_CN_FEATURE_SEQ: u32 = 0x2;
 const PROC_CN_FEATURE_SID_ORIGIN: u32 = 0x8;
+const PROC_CN_FEATURE_PROCESSES: u32 = 0x20;
 const PROC_CN_FEATURE_IDENTITY: u32 = 0x40;
 const PROC_CN_FEATURE_BATCH: u32 = 0x80;
+const PROC_CN_FEATURE_STATE: u32 = 0x200;
+const PROC_CN_LISTEN_PROCESSES: u32 = 0x1;
 const PROC_CN_LISTEN_IDENTITY: u32 = 0x2;
 const PROC_CN_LISTEN_BATCH: u32 = 0x4;
 const PROC_CN_BATCH_SIZE: usize = 4096;
 
 /// What this program can't do without.
-const FEATURES: u32 = PROC_CN_FEATURE_ACK | PROC_CN_FEATURE_SEQ | PROC_CN_FEATURE_SID_ORIGIN;
+const FEATURES: u32 = PROC_CN_FEATURE_ACK
+    | PROC_CN_FEATURE_SEQ
+    | PROC_CN_FEATURE_SID_ORIGIN
+    | PROC_CN_FEATURE_PROCESSES
+    | PROC_CN_FEATURE_IDENTITY
+    | PROC_CN_FEATURE_BATCH
+    | PROC_CN_FEATURE_STATE;
 
 /// The CPU of a message that is not numbered.
 const NO_CPU: u32 = u32::MAX;
 
-const REQUEST_SEQ: u32 = 1000;
-const REQUEST_ACK: u32 = 2000;
 const ANSWER_LIMIT_MS: u16 = 1000;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -68,15 +77,7 @@ struct Headers {
     flags: u16,
 }
 
-/// What is behind the headers of a request: a `struct proc_input`.
-#[derive(Immutable, IntoBytes)]
-#[repr(C)]
-struct Input {
-    op: u32,
-    mask: u32,
-}
-
-/// Or a `struct proc_listen`.
+/// What is behind the headers of a request: a `struct proc_listen`.
 #[derive(Immutable, IntoBytes)]
 #[repr(C)]
 struct Listen {
@@ -98,8 +99,8 @@ struct Message {
     data: [u32; 6],
 }
 
-/// What follows an event, if the kernel has it: `struct proc_event_identity`, not aligned.
-#[derive(FromBytes)]
+/// What follows an event: `struct proc_event_identity`, not aligned. In answers it is 0.
+#[derive(Default, FromBytes)]
 #[repr(C)]
 struct Identity {
     process: u64,
@@ -109,10 +110,17 @@ struct Identity {
     start_ns: u64,
 }
 
+/// What tells a process from others that get its number.
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "(pidfd inode {}, cgroup {})", self.process, self.cgroup)
+    }
+}
+
 impl Message {
     /// The messages of a datagram that are of interest: events, and the answers to requests. One is
     /// behind the other, as `NLMSG_NEXT()` finds them.
-    fn all(mut datagram: &[u8]) -> impl Iterator<Item = (Self, Option<Identity>)> + '_ {
+    fn all(mut datagram: &[u8]) -> impl Iterator<Item = (Self, Identity)> + '_ {
         let bytes = iter::from_fn(move || {
             let (len, _) = u32::read_from_prefix(datagram).ok()?;
             let len = len as usize;
@@ -126,19 +134,26 @@ impl Message {
         });
         bytes.filter_map(|bytes| {
             let (message, rest) = Self::read_from_prefix(bytes).ok()?;
-            let identity = Identity::read_from_prefix(rest).ok();
+            let identity = Identity::read_from_prefix(rest).unwrap_or_default().0;
             let from = (message.headers.idx, message.headers.val);
-            (from == (CN_IDX_PROC, CN_VAL_PROC)).then_some((message, identity.map(|(it, _)| it)))
+            (from == (CN_IDX_PROC, CN_VAL_PROC)).then_some((message, identity))
         })
     }
 }
 
 struct Listener {
     socket: Socket,
+    /// The number of the last request.
+    request: u32,
     /// The number of each CPU's next message; 0 for a CPU that is not in it.
     next: HashMap<u32, u32>,
-    /// Whether something was lost, and /proc was not read since.
+    /// Whether something was lost, and the state was not asked for since.
     lost: bool,
+    /// The sessions that there are, by the identities of their leaders: the number of each, and
+    /// whether it was told since STATE was sent.
+    sessions: HashMap<u64, (u32, bool)>,
+    /// Who has ended since STATE was sent, until it is answered: they may be told still.
+    ended: Option<HashSet<u64>>,
 }
 
 impl Listener {
@@ -147,13 +162,17 @@ impl Listener {
         socket.bind(&SocketAddr::new(0, CN_IDX_PROC))?;
         Ok(Self {
             socket,
+            request: 0,
             next: HashMap::new(),
             lost: false,
+            sessions: HashMap::new(),
+            ended: None,
         })
     }
 
-    /// Sends an [`Input`] or a [`Listen`].
-    fn request(&self, data: &(impl Immutable + IntoBytes)) -> io::Result<()> {
+    /// Sends an `enum proc_cn_mcast_op` or a [`Listen`].
+    fn request(&mut self, data: &(impl Immutable + IntoBytes)) -> io::Result<()> {
+        self.request = self.request.wrapping_add(1);
         let headers = Headers {
             nlmsg_len: (size_of::<Headers>() + size_of_val(data)) as u32,
             nlmsg_type: NLMSG_DONE,
@@ -162,8 +181,8 @@ impl Listener {
             nlmsg_pid: 0,
             idx: CN_IDX_PROC,
             val: CN_VAL_PROC,
-            seq: REQUEST_SEQ,
-            ack: REQUEST_ACK,
+            seq: self.request,
+            ack: 0,
             len: size_of_val(data) as u16,
             flags: 0,
         };
@@ -173,55 +192,41 @@ impl Listener {
         Ok(())
     }
 
+    /// Whether this is the answer to the last request.
+    fn is_answer(&self, message: &Message) -> bool {
+        let numbers = (message.headers.seq, message.headers.ack);
+        message.what == PROC_EVENT_NONE && numbers == (self.request, 1)
+    }
+
     /// Asks for events, and makes sure that they come.
     fn start(&mut self, mask: u32) -> Result<()> {
-        let op = PROC_CN_MCAST_LISTEN;
-        self.request(&Input { op, mask })?;
+        self.request(&Listen {
+            op: PROC_CN_MCAST_LISTEN,
+            mask,
+            flags: PROC_CN_LISTEN_PROCESSES | PROC_CN_LISTEN_IDENTITY | PROC_CN_LISTEN_BATCH,
+            reserved: 0,
+            cgroup_id: 0,
+        })?;
 
         // Kernels with PROC_CN_FEATURE_ACK send nothing before the answer.
         self.wait(PollTimeout::from(ANSWER_LIMIT_MS))?;
         let datagram = self.receive().unwrap_or_default();
         let answer = match Message::all(&datagram).next() {
-            Some((message, _))
-                if message.what == PROC_EVENT_NONE
-                    && message.headers.seq == REQUEST_SEQ
-                    && message.headers.ack == REQUEST_ACK + 1 =>
-            {
-                message
-            }
+            Some((message, _)) if self.is_answer(&message) => message,
             _ => return Err("this kernel does not answer requests".into()),
         };
 
         let [error, features, ..] = answer.data;
-        if error != 0 {
-            return Err(io::Error::from_raw_os_error(error as i32).into());
-        }
         if features & FEATURES != FEATURES {
             return Err(format!("this kernel has features {features:#x} only").into());
+        }
+        if error != 0 {
+            return Err(io::Error::from_raw_os_error(error as i32).into());
         }
 
         // The numbers of the answer's CPU go on from it, all others from 0.
         self.next.insert(answer.cpu, answer.headers.seq + 1);
         println!("listening, features {features:#x}");
-
-        // Events may come before this answer, which is of no interest: on an error nothing changes,
-        // and events come as they do on older kernels.
-        let mut flags = 0;
-        if features & PROC_CN_FEATURE_BATCH != 0 {
-            flags |= PROC_CN_LISTEN_BATCH;
-        }
-        if features & PROC_CN_FEATURE_IDENTITY != 0 {
-            flags |= PROC_CN_LISTEN_IDENTITY;
-        }
-        if flags != 0 {
-            self.request(&Listen {
-                op,
-                mask,
-                flags,
-                reserved: 0,
-                cgroup_id: 0,
-            })?;
-        }
         Ok(())
     }
 
@@ -253,7 +258,7 @@ impl Listener {
                 Ok(datagram) => {
                     for (message, identity) in Message::all(&datagram) {
                         self.check_number(&message);
-                        show(&message, identity);
+                        self.show(&message, &identity)?;
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -265,11 +270,32 @@ impl Listener {
                 Err(error) => return Err(error.into()),
             }
         }
-        // Not before: until the queue is empty, new events are lost, too.
-        if std::mem::take(&mut self.lost) {
-            show_all_sessions()?;
+        // Not before: until the queue is empty, new events are lost, too. A state that was asked
+        // for was told by now, unless the kernel had no room.
+        if mem::take(&mut self.lost) || self.ended.is_some() {
+            self.ask()?;
         }
         Ok(())
+    }
+
+    /// Asks what is there, when nothing is left to read.
+    fn ask(&mut self) -> io::Result<()> {
+        for (_, told) in self.sessions.values_mut() {
+            *told = false;
+        }
+        self.ended = Some(HashSet::new());
+        self.request(&PROC_CN_MCAST_STATE)
+    }
+
+    /// All was told. What was not has ended, and that was lost.
+    fn end_state(&mut self) {
+        self.ended = None;
+        self.sessions.retain(|_, (leader, told)| {
+            if !*told {
+                println!("session {leader} is gone");
+            }
+            *told
+        });
     }
 
     /// Notices what is missing before a message.
@@ -285,64 +311,65 @@ impl Listener {
             self.lost = true;
         }
     }
-}
 
-fn show(message: &Message, identity: Option<Identity>) {
-    // What tells the process from others that get its number.
-    let identity = identity
-        .map(|it| format!(" (pidfd inode {}, cgroup {})", it.process, it.cgroup))
-        .unwrap_or_default();
-    match (message.what, message.data) {
-        (PROC_EVENT_SID, [_, leader, _, parent, session, group]) => println!(
-            "session {leader} began: child of {parent}, left session {session} and process group \
-             {group}{identity}"
-        ),
-        // Other threads of a process are of no interest here.
-        (PROC_EVENT_EXIT, [thread, process, code, ..]) if thread == process => {
-            let status = ExitStatus::from_raw(code as i32);
-            match status.signal() {
-                Some(signal) => {
-                    println!("process {process} was killed by signal {signal}{identity}")
+    fn show(&mut self, message: &Message, identity: &Identity) -> io::Result<()> {
+        match (message.what, message.data) {
+            (PROC_EVENT_SID, [_, leader, _, parent, session, group]) => {
+                self.sessions.insert(identity.process, (leader, true));
+                println!(
+                    "session {leader} began: child of {parent}, left session {session} and process \
+                     group {group} {identity}"
+                );
+            }
+            (PROC_EVENT_EXIT, [_, process, code, ..]) => {
+                self.sessions.remove(&identity.process);
+                if let Some(ended) = &mut self.ended {
+                    ended.insert(identity.process);
                 }
-                None => {
-                    let status = code >> 8 & 0xff;
-                    println!("process {process} exited with status {status}{identity}")
+                match ExitStatus::from_raw(code as i32).signal() {
+                    Some(signal) => {
+                        println!("process {process} was killed by signal {signal} {identity}")
+                    }
+                    None => {
+                        let status = code >> 8 & 0xff;
+                        println!("process {process} exited with status {status} {identity}")
+                    }
                 }
             }
+            // Who leads a session gave it its number.
+            (PROC_EVENT_PROCESS, [_, leader, _, _, session, _]) if leader == session => {
+                let ended = self.ended.as_ref();
+                if ended.is_some_and(|ended| ended.contains(&identity.process)) {
+                    return Ok(());
+                }
+                let known = self.sessions.insert(identity.process, (leader, true));
+                if known.is_none() {
+                    println!("session {session} is there {identity}");
+                }
+            }
+            // An answer to an earlier request, which did not get through, is of no interest.
+            (PROC_EVENT_NONE, [error, _, processes, ..]) if self.is_answer(message) => {
+                match error as i32 {
+                    0 => {
+                        self.end_state();
+                        println!("{processes} processes are there");
+                    }
+                    EBUSY => {}
+                    error => return Err(io::Error::from_raw_os_error(error)),
+                }
+            }
+            _ => {}
         }
-        _ => {}
+        Ok(())
     }
-}
-
-/// Finds out by /proc what no event tells: what was before, and what was lost.
-fn show_all_sessions() -> io::Result<()> {
-    for entry in fs::read_dir("/proc")? {
-        let name = entry?.file_name();
-        let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else {
-            continue;
-        };
-        // Who is gone by now leads no session.
-        let stat = fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
-        if session(&String::from_utf8_lossy(&stat)) == Some(pid) {
-            println!("session {pid} is there");
-        }
-    }
-    Ok(())
-}
-
-/// The session in a line of /proc/PID/stat. The name may hold anything; behind it are the state,
-/// the parent, the process group and the session.
-fn session(stat: &str) -> Option<u32> {
-    let (_, rest) = stat.rsplit_once(") ")?;
-    rest.split(' ').nth(3)?.parse().ok()
 }
 
 fn main() -> Result<()> {
     let mut listener = Listener::open()?;
     listener.start(PROC_EVENT_SID | PROC_EVENT_EXIT)?;
 
-    // In this order, so that no session is missed in between.
-    show_all_sessions()?;
+    // What was before is told as what was lost.
+    listener.lost = true;
     loop {
         listener.drain()?;
         listener.wait(PollTimeout::NONE)?;

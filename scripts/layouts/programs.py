@@ -31,15 +31,14 @@ def parsed(text):
 
 
 def check(text, structs, constants):
-    """What is wrong with the structs Headers, Input, Listen and Message: line numbers, and what."""
+    """What is wrong with the structs Headers, Listen and Message: line numbers, and what."""
     base, in_c = 0, {}
     for name in ("nlmsghdr", "cn_msg"):
         for field in structs[name].fields:
             in_c[field.path[-1]] = base + field.offset, field.size
         base += constants["NLMSG_HDRLEN"] if name == "nlmsghdr" else structs[name].size
     headers = dict(in_c)
-    request = {name: {field.path[-1]: (field.offset, field.size) for field in structs[name].fields}
-               for name in ("proc_input", "proc_listen")}
+    listen = {field.path[-1]: (field.offset, field.size) for field in structs["proc_listen"].fields}
     event = structs["proc_event"]
     message = {field.path[-1]: (base + field.offset, field.size)
                for field in event.fields if len(field.path) == 1}
@@ -47,8 +46,7 @@ def check(text, structs, constants):
     message["event_data"] = base + data, event.size - data
     known = {
         "Headers": (headers, base),
-        "Input": (request["proc_input"], structs["proc_input"].size),
-        "Listen": (request["proc_listen"], structs["proc_listen"].size),
+        "Listen": (listen, structs["proc_listen"].size),
         "Message": (headers | message, base + event.size),
     }
     found = parsed(text)

@@ -4,7 +4,7 @@
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::Args;
 use serde_json::json;
 
@@ -12,10 +12,13 @@ use crate::cgroup_paths::Groups;
 use crate::describe::sentence;
 use crate::identities;
 use crate::listener::Listener;
-use crate::wire::{Received, mask};
+use crate::wire::{Event, FEATURE_STATE, Received, mask};
 
 /// How long one wait lasts; the next one follows.
 const WAIT: Duration = Duration::from_secs(3600);
+
+/// The number of the request for the state.
+const STATE_SEQ: u32 = 1;
 
 /// What to listen for, and how to show it.
 #[derive(Args)]
@@ -31,6 +34,9 @@ pub struct Options {
     /// path, or its id if it is gone.
     #[arg(long)]
     cgroups: bool,
+    /// First the processes that are there already, as kind process.
+    #[arg(long)]
+    state: bool,
 }
 
 fn parse_kind(text: &str) -> Result<u32, String> {
@@ -47,17 +53,26 @@ fn parse_kind(text: &str) -> Result<u32, String> {
 /// Shows events until the process is killed.
 pub fn run(options: &Options) -> Result<()> {
     let mask = options.mask.iter().fold(0, |mask, bit| mask | bit);
-    let (mut listener, mut groups) = match (options.cgroups, mask) {
-        (true, 0) => with_groups(mask::ALL)?,
-        (true, mask) => with_groups(mask)?,
+    let (mut listener, mut groups) = match (options.cgroups || options.state, mask) {
+        (true, 0) => with_features(options, mask::ALL)?,
+        (true, mask) => with_features(options, mask)?,
         (false, 0) => (Listener::listen_all()?, None),
         (false, mask) => (Listener::listen(mask)?, None),
     };
+    if options.state {
+        listener.ask_for_state(STATE_SEQ)?;
+    }
     let mut output = io::stdout();
     loop {
         let Some(received) = listener.receive(Instant::now() + WAIT)? else {
             continue;
         };
+        match received.event {
+            Event::Ack { err } if err != 0 && received.message.connector.seq == STATE_SEQ => {
+                bail!("no state: {}", io::Error::from_raw_os_error(err as i32));
+            }
+            _ => {}
+        }
         let group = groups.as_mut().map(|groups| match received.identity {
             Some(identity) => groups.name(identity.cgroup),
             // It happened before identities were asked for.
@@ -74,15 +89,21 @@ pub fn run(options: &Options) -> Result<()> {
     }
 }
 
-/// A listener that hears which control groups events are from, and what tells their paths.
-fn with_groups(mask: u32) -> Result<(Listener, Option<Groups>)> {
+/// A listener on a kernel that has what the options need. It hears which control groups events are
+/// from; what tells their paths, if that is to be shown.
+fn with_features(options: &Options, mask: u32) -> Result<(Listener, Option<Groups>)> {
     let mut listener = Listener::open()?;
     let features = identities::listen(&mut listener, mask)?;
     ensure!(
-        features & identities::FEATURE != 0,
+        !options.cgroups || features & identities::FEATURE != 0,
         "this kernel does not tell control groups: it is too old"
     );
-    Ok((listener, Some(Groups::open()?)))
+    ensure!(
+        !options.state || features & FEATURE_STATE != 0,
+        "this kernel does not tell which processes there are: it is too old"
+    );
+    let groups = options.cgroups.then(Groups::open).transpose()?;
+    Ok((listener, groups))
 }
 
 fn in_json(received: &Received, group: Option<String>) -> serde_json::Value {

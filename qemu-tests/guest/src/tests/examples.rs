@@ -9,10 +9,11 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpgrp, getpid, getsid, setsid};
 
 use super::cgroup;
+use super::container::{PID, without_proc};
 use super::programs::Program;
 use crate::child::{self, Gate};
 use crate::fault_injection::Setting;
-use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
+use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::identities;
 use crate::stress::{cpus, pin};
 use crate::test;
@@ -21,51 +22,83 @@ pub const TESTS: &[Test] = &[
     test!(the_one_in_c_follows_sessions)
         .not_on_stock(NEEDS)
         .limit(LIMIT)
-        .covers(&[Line::C11, Line::C15, Line::C52]),
+        .covers(&[Line::C11, Line::C15, Line::C52, Line::C55]),
     test!(the_one_in_c_recovers_from_a_loss)
         .not_on_stock(NEEDS)
         .limit(LIMIT)
-        .covers(&[Line::C5, Line::C6]),
+        .covers(&[Line::C5, Line::C6, Line::C55]),
+    test!(the_one_in_c_needs_no_proc)
+        .not_on_stock(NEEDS)
+        .limit(LIMIT)
+        .covers(&[Line::C21, Line::C55]),
     test!(the_one_in_rust_follows_sessions)
         .not_on_stock(NEEDS)
         .limit(LIMIT)
-        .covers(&[Line::C11, Line::C15, Line::C52]),
+        .covers(&[Line::C11, Line::C15, Line::C52, Line::C55]),
     test!(the_one_in_rust_recovers_from_a_loss)
         .not_on_stock(NEEDS)
         .limit(LIMIT)
-        .covers(&[Line::C5, Line::C6]),
+        .covers(&[Line::C5, Line::C6, Line::C55]),
+    test!(the_one_in_rust_needs_no_proc)
+        .not_on_stock(NEEDS)
+        .limit(LIMIT)
+        .covers(&[Line::C21, Line::C55]),
 ];
 
 const NEEDS: &str = "the programs say that they need newer features";
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// scripts/examples puts them where the harness is built.
 const IN_C: &str = "listener-c";
 const IN_RUST: &str = "listener-rust";
 
 fn the_one_in_c_follows_sessions() -> TestResult {
-    follows_sessions(IN_C)
+    Example::named(IN_C)?.follows_sessions()
 }
 
 fn the_one_in_rust_follows_sessions() -> TestResult {
-    follows_sessions(IN_RUST)
+    Example::named(IN_RUST)?.follows_sessions()
 }
 
 fn the_one_in_c_recovers_from_a_loss() -> TestResult {
-    recovers_from_a_loss(IN_C)
+    let _little = give_little_room()?;
+    Example::named(IN_C)?.recovers_from_a_loss()
 }
 
 fn the_one_in_rust_recovers_from_a_loss() -> TestResult {
-    recovers_from_a_loss(IN_RUST)
+    let _little = give_little_room()?;
+    Example::named(IN_RUST)?.recovers_from_a_loss()
 }
 
-fn start(name: &str) -> Result<Program, Failure> {
-    let path = env::current_exe()?.with_file_name(name);
-    let mut program = Program::start(&[&path.to_string_lossy()])?;
-    program.wait_for("listening, features 0x")?;
-    Ok(program)
+fn the_one_in_c_needs_no_proc() -> TestResult {
+    needs_no_proc(&Example::named(IN_C)?)
 }
+
+fn the_one_in_rust_needs_no_proc() -> TestResult {
+    needs_no_proc(&Example::named(IN_RUST)?)
+}
+
+fn needs_no_proc(example: &Example) -> TestResult {
+    without_proc(PID, || example.follows_sessions())?;
+    let _little = give_little_room()?;
+    without_proc(PID, || example.recovers_from_a_loss())
+}
+
+/// Leaves listeners to come so little room that they overrun, until this is dropped.
+fn give_little_room() -> Result<Setting, Failure> {
+    Ok(Setting::change(
+        "/proc/sys/net/core",
+        "rmem_default",
+        LITTLE,
+    )?)
+}
+
+/// The room of a listener that is to overrun, in bytes.
+const LITTLE: &str = "16384";
+
+/// More than it holds.
+const MANY: usize = 400;
 
 fn new_session() -> i32 {
     i32::from(setsid().is_err())
@@ -94,81 +127,113 @@ fn exit_on_each_cpu() -> TestResult {
     Ok(())
 }
 
-/// What the examples say of a child's identity, whose control group is ours.
-fn identity(child: Pid) -> Result<String, Failure> {
-    let number = identities::number_of(child)?;
-    let group = if cgroup::are_there() {
-        cgroup::id_of(&child::pidfd(getpid())?)?
-    } else {
-        0
-    };
-    Ok(format!("(pidfd inode {number}, cgroup {group})"))
+/// A program, and what is to be known of the system before it loses its /proc.
+struct Example {
+    path: String,
+    has_cgroups: bool,
 }
 
-fn follows_sessions(name: &str) -> TestResult {
-    let before = waiting_leader()?;
-    let mut listener = start(name)?;
-    listener.wait_for(&format!("session {} is there\n", before.pid()))?;
+impl Example {
+    fn named(name: &str) -> Result<Self, Failure> {
+        let path = env::current_exe()?.with_file_name(name);
+        Ok(Self {
+            path: path.to_string_lossy().into_owned(),
+            has_cgroups: cgroup::are_there(),
+        })
+    }
 
-    let new = child::fork(|| new_session() + 7)?;
-    let pid = new.pid();
-    let of_new = identity(pid)?;
-    new.wait()?;
-    let (parent, session, group) = (getpid(), getsid(None)?, getpgrp());
-    listener.wait_for(&format!(
-        "session {pid} began: child of {parent}, left session {session} and process group {group} \
-         {of_new}\n"
-    ))?;
-    listener.wait_for(&format!("process {pid} exited with status 7 {of_new}\n"))?;
+    fn start(&self) -> Result<Program, Failure> {
+        let mut program = Program::start(&[&self.path])?;
+        program.wait_for("listening, features 0x")?;
+        Ok(program)
+    }
 
-    exit_on_each_cpu()?;
-    let of_before = identity(before.pid())?;
-    kill(before.pid(), Signal::SIGKILL)?;
-    listener.wait_for(&format!(
-        "process {} was killed by signal 9 {of_before}\n",
-        before.pid()
-    ))?;
-    before.wait()?;
-    expect_no_loss(&listener.stop(Signal::SIGTERM)?)
+    /// What it says of a child's identity, whose control group is ours.
+    fn identity(&self, child: Pid) -> Result<String, Failure> {
+        let number = identities::number_of(child)?;
+        let group = if self.has_cgroups {
+            cgroup::id_of(&child::pidfd(getpid())?)?
+        } else {
+            0
+        };
+        Ok(format!("(pidfd inode {number}, cgroup {group})"))
+    }
+
+    fn follows_sessions(&self) -> TestResult {
+        let before = waiting_leader()?;
+        let of_before = self.identity(before.pid())?;
+        let mut listener = self.start()?;
+        listener.wait_for(&format!("session {} is there {of_before}\n", before.pid()))?;
+        expect_processes(&mut listener)?;
+
+        let new = child::fork(|| new_session() + 7)?;
+        let pid = new.pid();
+        let of_new = self.identity(pid)?;
+        new.wait()?;
+        let (parent, session, group) = (getpid(), getsid(None)?, getpgrp());
+        listener.wait_for(&format!(
+            "session {pid} began: child of {parent}, left session {session} and process group \
+             {group} {of_new}\n"
+        ))?;
+        listener.wait_for(&format!("process {pid} exited with status 7 {of_new}\n"))?;
+
+        exit_on_each_cpu()?;
+        kill(before.pid(), Signal::SIGKILL)?;
+        listener.wait_for(&format!(
+            "process {} was killed by signal 9 {of_before}\n",
+            before.pid()
+        ))?;
+        before.wait()?;
+        expect_no_loss(&listener.stop(Signal::SIGTERM)?)
+    }
+
+    /// With little room.
+    fn recovers_from_a_loss(&self) -> TestResult {
+        let known = waiting_leader()?;
+        let mut listener = self.start()?;
+        listener.wait_for(&format!("session {} is there ", known.pid()))?;
+        expect_processes(&mut listener)?;
+        let pid = Pid::from_raw(listener.pid());
+        kill(pid, Signal::SIGSTOP)?;
+        let stopped = waitpid(pid, Some(WaitPidFlag::WUNTRACED))?;
+        expect_eq("stop", stopped, WaitStatus::Stopped(pid, Signal::SIGSTOP))?;
+        for _ in 0..MANY {
+            child::fork(new_session)?.wait()?;
+        }
+        let unseen = waiting_leader()?;
+        let gone = format!("session {} is gone\n", known.pid());
+        kill(known.pid(), Signal::SIGKILL)?;
+        known.wait()?;
+        kill(pid, Signal::SIGCONT)?;
+        listener.wait_for("no room for more events\n")?;
+        listener.wait_for(&format!("session {} is there ", unseen.pid()))?;
+        listener.wait_for(&gone)?;
+        expect_processes(&mut listener)?;
+        kill(unseen.pid(), Signal::SIGKILL)?;
+        unseen.wait()?;
+
+        // How much is missing, a CPU's next message shows.
+        exit_on_each_cpu()?;
+        listener.wait_for("lost ")?;
+
+        let after = child::fork(new_session)?;
+        let began = format!("session {} began", after.pid());
+        after.wait()?;
+        listener.wait_for(&began)?;
+        listener.stop(Signal::SIGTERM)?;
+        Ok(())
+    }
+}
+
+/// Waits for the end of a state, in which there are some: we, the listener, and a leader.
+fn expect_processes(listener: &mut Program) -> TestResult {
+    let count: usize = listener.wait_for_line("how many processes are there", |line| {
+        line.strip_suffix(" processes are there")?.parse().ok()
+    })?;
+    expect(count >= 3, format!("3 processes, got {count}"))
 }
 
 fn expect_no_loss(said: &str) -> TestResult {
     expect_eq("losses", said.matches("lost ").count(), 0)?;
     expect_eq("overruns", said.matches("no room").count(), 0)
-}
-
-/// The room of a listener that is to overrun, in bytes.
-const LITTLE: &str = "16384";
-
-/// More than it holds.
-const MANY: usize = 400;
-
-fn recovers_from_a_loss(name: &str) -> TestResult {
-    let little = Setting::change("/proc/sys/net/core", "rmem_default", LITTLE)?;
-    let mut listener = start(name)?;
-    drop(little);
-    let pid = Pid::from_raw(listener.pid());
-    kill(pid, Signal::SIGSTOP)?;
-    let stopped = waitpid(pid, Some(WaitPidFlag::WUNTRACED))?;
-    expect_eq("stop", stopped, WaitStatus::Stopped(pid, Signal::SIGSTOP))?;
-    for _ in 0..MANY {
-        child::fork(new_session)?.wait()?;
-    }
-    let unseen = waiting_leader()?;
-    kill(pid, Signal::SIGCONT)?;
-    listener.wait_for("no room for more events\n")?;
-    listener.wait_for(&format!("session {} is there\n", unseen.pid()))?;
-    kill(unseen.pid(), Signal::SIGKILL)?;
-    unseen.wait()?;
-
-    // How much is missing, a CPU's next message shows.
-    exit_on_each_cpu()?;
-    listener.wait_for("lost ")?;
-
-    let after = child::fork(new_session)?;
-    let began = format!("session {} began", after.pid());
-    after.wait()?;
-    listener.wait_for(&began)?;
-    listener.stop(Signal::SIGTERM)?;
-    Ok(())
 }

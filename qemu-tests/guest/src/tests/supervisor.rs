@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Our supervisor where pids come back at once: it must not take one process for another that had
-//! its pid before (C17, C52).
+//! its pid before (C17, C52). And where it did not hear what happened: it has to find out by the state,
+//! without /proc (C55).
 //!
 //! What a pid names when an event is read is not what it named when the event was reported. So the
 //! supervisor is stopped, a session's number becomes free with an event of that session unread, and
@@ -12,18 +13,21 @@
 //!
 //! A pid namespace of its own may have few numbers, so that a number is given again when it is wanted.
 
-use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use std::{env, fs, thread};
 
+use nix::mount::{MsFlags, mount};
+use nix::sched::CloneFlags;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, mkfifo, setsid};
+use nix::unistd::{Pid, getsid, mkfifo, setsid};
 
-use super::container::{Container, PID, require, succeed};
+use super::container::{ALL, Container, PID, require, succeed, without_proc};
 use super::programs::Program;
 use crate::child::{self, own_pid};
+use crate::fault_injection::Setting;
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::patience;
 use crate::test;
@@ -37,6 +41,14 @@ pub const TESTS: &[Test] = &[
         .covers(&[Line::C11, Line::C17, Line::C52])
         .stock_fails(NO_ANSWER)
         .limit(LIMIT),
+    test!(started_again_it_finds_the_sessions_that_are_there)
+        .covers(&[Line::C11, Line::C17, Line::C52, Line::C55])
+        .stock_fails(NO_ANSWER)
+        .limit(LIMIT),
+    test!(after_a_loss_it_finds_out_what_became_of_its_sessions)
+        .covers(&[Line::C6, Line::C11, Line::C17, Line::C55])
+        .stock_fails("LISTEN from another network namespace is refused")
+        .limit(LIMIT),
 ];
 
 const NO_ANSWER: &str = "LISTEN from another pid namespace is not answered";
@@ -45,6 +57,9 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// How long a process may take to end that was killed.
 const END_LIMIT: Duration = Duration::from_secs(10);
+
+/// How often a process is looked at that tells nothing.
+const INTERVAL: Duration = Duration::from_millis(10);
 
 /// The lowest number that is given to another process again, `RESERVED_PIDS`.
 const LOWEST: i32 = 300;
@@ -76,8 +91,18 @@ struct Supervised {
 impl Supervised {
     /// Starts it in this pid namespace, with a script as the service.
     fn start(script: &str, argument: &str) -> Result<Self, Failure> {
-        let service = ["/bin/sh", "-c", script, argument];
-        let words = [&["/proc/self/exe", "supervise", "--"], &service[..]].concat();
+        Self::start_as("/proc/self/exe", &[], script, &[argument])
+    }
+
+    /// Starts it as this program, and with options.
+    fn start_as(
+        program: &str,
+        options: &[&str],
+        script: &str,
+        arguments: &[&str],
+    ) -> Result<Self, Failure> {
+        let service = ["--", "/bin/sh", "-c", script];
+        let words = [&[program, "supervise"], options, &service, arguments].concat();
         Ok(Self {
             program: Program::start(&words)?,
         })
@@ -96,6 +121,20 @@ impl Supervised {
     #[track_caller]
     fn expect(&mut self, line: &str) -> TestResult {
         self.program.wait_for(&format!("{line}\n"))
+    }
+
+    /// Lets a child of the service detach, and waits until it says so.
+    fn detach(&mut self, pipe: &Pipe, child: i32, service: i32) -> TestResult {
+        pipe.open()?;
+        self.expect(&format!("session {child} detached from {service}"))
+    }
+
+    /// Kills it, and leaves all others alone.
+    fn kill(&self) -> TestResult {
+        let pid = Pid::from_raw(self.program.pid());
+        kill(pid, Signal::SIGKILL)?;
+        waitpid(pid, None)?;
+        Ok(())
     }
 
     /// Keeps it from reading events.
@@ -171,15 +210,35 @@ struct Pipe(PathBuf);
 
 impl Pipe {
     fn new() -> Result<Self, Failure> {
-        let path = std::env::temp_dir().join(format!("supervisor-{}", own_pid()));
+        Self::at(env::temp_dir().join(format!("supervisor-{}", own_pid())))
+    }
+
+    fn at(path: PathBuf) -> Result<Self, Failure> {
         mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR)?;
         Ok(Self(path))
     }
 
-    /// Lets the child of the service that reads from it detach, and waits until it has.
+    /// Lets the child of the service that reads from it detach.
+    fn open(&self) -> TestResult {
+        Ok(fs::write(&self.0, "go\n")?)
+    }
+
+    /// The same, and waits until it has.
     fn detach(&self, supervised: &mut Supervised) -> TestResult {
-        fs::write(&self.0, "go\n")?;
+        self.open()?;
         supervised.expect("detached")
+    }
+
+    /// The same, while nobody hears it.
+    fn detach_unheard(&self, child: i32) -> TestResult {
+        self.open()?;
+        let child = Pid::from_raw(child);
+        let deadline = patience::deadline(END_LIMIT);
+        while getsid(Some(child))? != child {
+            expect(Instant::now() < deadline, format!("{child} to detach"))?;
+            thread::sleep(INTERVAL);
+        }
+        Ok(())
     }
 }
 
@@ -227,5 +286,122 @@ fn log_in_twice(pipe: &Pipe) -> TestResult {
         format!("service {third} started"),
         format!("session {new_login} detached from {third}"),
         format!("session {new_login} was killed by SIGKILL"),
+    ])
+}
+
+/// A service with a child for each argument, which detaches when it is told to by the pipe of that
+/// name, and then lives on.
+const SERVICE_OF_MANY: &str = "
+for pipe in \"$0\" \"$@\"; do
+    (read -r go <$pipe; exec setsid sleep infinity) &
+    children=\"$children $!\"
+done
+echo ready $$ $children
+wait
+";
+
+/// A place in which a container's root may write, and which goes with its mount namespace.
+const DIRECTORY: &str = "/run";
+
+/// Runs a function without /proc, with our program's path and pipes in a place of its own.
+fn with_pipes<const N: usize>(
+    kinds: CloneFlags,
+    function: impl FnOnce(&str, [Pipe; N]) -> TestResult,
+) -> TestResult {
+    let program = env::current_exe()?;
+    without_proc(kinds, || {
+        let (tmpfs, nothing) = (Some("tmpfs"), None::<&str>);
+        mount(tmpfs, DIRECTORY, tmpfs, MsFlags::empty(), nothing)?;
+        let pipes = (0..N).map(|number| Pipe::at(format!("{DIRECTORY}/pipe-{number}").into()));
+        let pipes = pipes.collect::<Result<Vec<_>, _>>()?.try_into();
+        let pipes = pipes.map_err(|_| Failure::new("another number of pipes"))?;
+        function(&program.to_string_lossy(), pipes)
+    })
+}
+
+/// As the service's arguments.
+fn paths(pipes: &[Pipe]) -> Vec<&str> {
+    pipes.iter().filter_map(|pipe| pipe.0.to_str()).collect()
+}
+
+fn started_again_it_finds_the_sessions_that_are_there() -> TestResult {
+    with_pipes(PID, start_again)
+}
+
+fn start_again(program: &str, pipes: [Pipe; 3]) -> TestResult {
+    let options = ["--record", "/run/record"];
+    let start = || Supervised::start_as(program, &options, SERVICE_OF_MANY, &paths(&pipes));
+    let mut before = start()?;
+    let [service, login, short, late] = before.service()?;
+    before.detach(&pipes[0], login, service)?;
+    before.detach(&pipes[1], short, service)?;
+    before.kill()?;
+    // Nobody hears this. The record names one that ends, and not the one that begins.
+    kill_unreaped(short)?;
+    pipes[2].detach_unheard(late)?;
+
+    let mut after = start()?;
+    after.expect(&format!("session {late} detached from {service}"))?;
+    kill_unreaped(service)?;
+    let [next, ..]: [_; 4] = after.service()?;
+    kill_unreaped(login)?;
+    after.expect_all(&[
+        format!("service {service} is there"),
+        format!("session {login} is there"),
+        format!("session {short} is gone"),
+        format!("session {late} detached from {service}"),
+        format!("service {service} was killed by SIGKILL"),
+        format!("service {next} started"),
+        format!("session {login} was killed by SIGKILL"),
+    ])
+}
+
+/// The room of a listener that is to overrun, in bytes.
+const LITTLE: &str = "16384";
+
+/// More sessions than it holds the events of.
+const MANY: usize = 100;
+
+fn overrun() -> TestResult {
+    for _ in 0..MANY {
+        succeed(child::fork(|| i32::from(setsid().is_err()))?)?;
+    }
+    Ok(())
+}
+
+fn after_a_loss_it_finds_out_what_became_of_its_sessions() -> TestResult {
+    // Who is root in a user namespace alone has no more room than this.
+    let _little = Setting::change("/proc/sys/net/core", "rmem_default", LITTLE)?;
+    with_pipes(ALL, lose)
+}
+
+fn lose(program: &str, pipes: [Pipe; 2]) -> TestResult {
+    let mut supervised = Supervised::start_as(program, &[], SERVICE_OF_MANY, &paths(&pipes))?;
+    let [first, short, late] = supervised.service()?;
+    supervised.detach(&pipes[0], short, first)?;
+
+    let supervisor = supervised.stop()?;
+    overrun()?;
+    kill_unreaped(short)?;
+    pipes[1].detach_unheard(late)?;
+    kill(supervisor, Signal::SIGCONT)?;
+    supervised.expect("events were lost")?;
+    supervised.expect(&format!("session {late} detached from {first}"))?;
+
+    // The end of the service itself.
+    supervised.stop()?;
+    overrun()?;
+    kill_unreaped(first)?;
+    kill(supervisor, Signal::SIGCONT)?;
+    let [second, ..]: [_; 3] = supervised.service()?;
+    kill_unreaped(late)?;
+    supervised.expect_all(&[
+        format!("service {first} started"),
+        format!("session {short} detached from {first}"),
+        format!("session {short} is gone"),
+        format!("session {late} detached from {first}"),
+        format!("service {first} was killed by SIGKILL"),
+        format!("service {second} started"),
+        format!("session {late} was killed by SIGKILL"),
     ])
 }
