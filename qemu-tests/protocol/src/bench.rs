@@ -160,6 +160,9 @@ pub const UNREAD: [u32; 4] = [1, 8, SOME_UNREAD, MOST_UNREAD];
 /// numbers each it can be told what an event costs, and what each listener.
 pub const WITH_FLAGS: [u32; 4] = [1, 2, 8, 64];
 
+/// How many processes there are, in turn, for who wants to know which.
+pub const POPULATIONS: [u32; 2] = [1_000, 10_000];
+
 /// Who listens meanwhile.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -178,6 +181,10 @@ pub enum Situation {
     OtherCgroup,
     /// A listener for the forks and exits of processes, and not of threads.
     Processes,
+    /// A listener that asks which processes there are, which only our kernel tells.
+    State,
+    /// The same with IDENTITY.
+    IdentityState,
     /// Listeners for another kind of event.
     Filtered,
     /// Bound sockets that never asked for anything.
@@ -263,6 +270,8 @@ pub enum Line {
     Latency(Latency),
     /// Requests and ends of many listeners.
     Many(Many),
+    /// Which processes there are.
+    Picture(Picture),
 }
 
 /// What it takes to read events that wait.
@@ -278,6 +287,20 @@ pub struct Reading {
     /// there are no more: the median of the batches' means.
     pub instructions: f64,
     /// Half of the batches are no further from the median than that.
+    pub spread: f64,
+}
+
+/// What it takes to learn which processes there are.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Picture {
+    /// From the kernel's state, [`Situation::State`] or [`Situation::IdentityState`]; or from /proc,
+    /// with [`Situation::Nobody`].
+    pub situation: Situation,
+    /// How many there are, besides a few.
+    pub processes: u32,
+    /// A process's share of all instructions, from the first call to the last one: the median.
+    pub instructions: f64,
+    /// Half of the times are no further from the median than that.
     pub spread: f64,
 }
 

@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What events cost that may share a datagram, which listeners have to ask for.
 
-use std::thread;
-
 use anyhow::Result;
 use protocol::bench::{MOST_UNREAD, Operation, Situation};
 
 use crate::bench::crowd::Crowd;
 use crate::bench::rounds::Rounds;
 use crate::bench::worker::Worker;
-use crate::bench::{CROWDS, LINGER, ROUNDS, burst, missing, reading};
+use crate::bench::{CROWDS, burst, missing, reading};
 use crate::listing;
 use crate::wire::{BATCH, IDENTITY, LISTEN, PROCESSES, mask, proc_listen};
 
@@ -42,7 +40,7 @@ pub fn are_missing(figures: usize) -> Result<bool> {
 pub fn request(situation: Situation, mask: u32) -> Vec<u32> {
     let flags = match situation {
         Situation::Batch => BATCH,
-        Situation::Identity => IDENTITY,
+        Situation::Identity | Situation::IdentityState => IDENTITY,
         Situation::IdentityBatch => IDENTITY | BATCH,
         Situation::Processes => PROCESSES,
         _ => return vec![LISTEN, mask],
@@ -55,23 +53,18 @@ pub fn request(situation: Situation, mask: u32) -> Vec<u32> {
 /// and each event has its share of that.
 fn crowd(worker: &mut Worker, count: u32) -> Result<()> {
     let mut crowd = Crowd::silent(count)?;
-    let mut rounds = Rounds::default();
-    for _ in 0..ROUNDS {
-        rounds.measure(worker, Operation::Comm, Situation::Nobody, &mut |_| {
-            crowd.expect_nothing()
-        })?;
+    let comm = Operation::Comm;
+    let rounds = Rounds::in_turn(worker, &mut crowd, &[comm], |rounds, worker, crowd| {
         crowd.change_form(Situation::Batch, mask::ALL)?;
         rounds.measure_of(
             MOST_UNREAD.into(),
             worker,
-            Operation::Comm,
+            comm,
             Situation::Batch,
             &mut |times| crowd.drain(mask::COMM, times),
-        )?;
-        crowd.ignore()?;
-        thread::sleep(LINGER);
-    }
-    rounds.tell(Operation::Comm, Situation::Batch, count)
+        )
+    })?;
+    rounds.tell(comm, Situation::Batch, count)
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@ use std::fs::File;
 use anyhow::{Context, Result, anyhow};
 use nix::unistd::pipe;
 use protocol::bench::{Operation, Situation, THOUSANDS};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::bench::crowd::Crowd;
 use crate::bench::measure::{Measured, measure, repeated};
@@ -84,16 +86,23 @@ fn start() -> Result<Container> {
     Container::idle(ALL).map_err(|failure| anyhow!("cannot start a container: {failure}"))
 }
 
-/// Measures in a new process of the container, which tells the figure over a pipe.
-fn measure_in(container: &Container, listener: Option<&mut Crowd>) -> Result<Measured> {
+/// Runs a function in a new process of the container, which tells over a pipe what it returns. That
+/// has to be little: it is read when the process has ended.
+pub fn run_in<T: Serialize + DeserializeOwned>(
+    container: &Container,
+    function: impl FnOnce() -> Result<T>,
+) -> Result<T> {
     let (reader, writer) = pipe()?;
     let outcome = container.run(move || {
-        let measured =
-            measure_renames(listener).map_err(|error| Failure::new(format!("{error:#}")))?;
-        Ok(serde_json::to_writer(File::from(writer), &measured)?)
+        let result = function().map_err(|error| Failure::new(format!("{error:#}")))?;
+        Ok(serde_json::to_writer(File::from(writer), &result)?)
     });
     outcome.map_err(|failure| anyhow!("in a container: {failure}"))?;
     Ok(serde_json::from_reader(File::from(reader))?)
+}
+
+fn measure_in(container: &Container, listener: Option<&mut Crowd>) -> Result<Measured> {
+    run_in(container, move || measure_renames(listener))
 }
 
 fn measure_renames(mut listener: Option<&mut Crowd>) -> Result<Measured> {

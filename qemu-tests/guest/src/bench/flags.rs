@@ -2,15 +2,13 @@
 //! What events cost with listeners that ask for IDENTITY, with those of another CGROUP, and a thread's
 //! with one that asks for PROCESSES.
 
-use std::thread;
-
 use anyhow::{Result, anyhow};
 use protocol::bench::{MOST_UNREAD, Operation, Situation, WITH_FLAGS};
 
 use crate::bench::crowd::Crowd;
+use crate::bench::missing;
 use crate::bench::rounds::Rounds;
 use crate::bench::worker::Worker;
-use crate::bench::{LINGER, ROUNDS, missing};
 use crate::listing;
 use crate::tests::cgroup::Group;
 use crate::wire::{CGROUP, LISTEN, mask, proc_listen_in};
@@ -57,20 +55,15 @@ fn identity(worker: &mut Worker, count: u32) -> Result<()> {
     ];
     let comm = Operation::Comm;
     let mut crowd = Crowd::silent(count)?;
-    let mut rounds = Rounds::default();
-    for _ in 0..ROUNDS {
-        rounds.measure(worker, comm, Situation::Nobody, &mut |_| {
-            crowd.expect_nothing()
-        })?;
+    let rounds = Rounds::in_turn(worker, &mut crowd, &[comm], |rounds, worker, crowd| {
         for (situation, events) in forms {
             crowd.change_form(situation, mask::ALL)?;
             rounds.measure_of(events.into(), worker, comm, situation, &mut |times| {
                 crowd.drain(mask::COMM, times)
             })?;
         }
-        crowd.ignore()?;
-        thread::sleep(LINGER);
-    }
+        Ok(())
+    })?;
     rounds.tell(comm, Situation::Identity, count)?;
     rounds.tell(comm, Situation::IdentityBatch, count)
 }
@@ -79,42 +72,30 @@ fn identity(worker: &mut Worker, count: u32) -> Result<()> {
 fn outside(worker: &mut Worker, cgroup_id: u64, count: u32) -> Result<()> {
     let comm = Operation::Comm;
     let mut crowd = Crowd::silent(count)?;
-    let mut rounds = Rounds::default();
-    for _ in 0..ROUNDS {
-        rounds.measure(worker, comm, Situation::Nobody, &mut |_| {
-            crowd.expect_nothing()
-        })?;
+    let rounds = Rounds::in_turn(worker, &mut crowd, &[comm], |rounds, worker, crowd| {
         crowd.ask(&proc_listen_in(LISTEN, mask::ALL, CGROUP, cgroup_id))?;
         rounds.measure(worker, comm, Situation::OtherCgroup, &mut |_| {
             crowd.expect_nothing()
-        })?;
-        crowd.ignore()?;
-        thread::sleep(LINGER);
-    }
+        })
+    })?;
     rounds.tell(comm, Situation::OtherCgroup, count)
 }
 
 /// A listener that wants to hear of processes and not of threads, and nobody, in turn.
 fn processes(worker: &mut Worker) -> Result<()> {
     let mut crowd = Crowd::silent(1)?;
-    let mut rounds = Rounds::default();
-    for _ in 0..ROUNDS {
-        for operation in Operation::THREADS {
-            rounds.measure(worker, operation, Situation::Nobody, &mut |_| {
-                crowd.expect_nothing()
-            })?;
-        }
+    let threads = Operation::THREADS;
+    let rounds = Rounds::in_turn(worker, &mut crowd, &threads, |rounds, worker, crowd| {
         crowd.change_form(Situation::Processes, mask::FORK | mask::EXIT)?;
-        for operation in Operation::THREADS {
+        for operation in threads {
             // There are tasks before each thread that are no threads, and the kernel's own.
             rounds.measure(worker, operation, Situation::Processes, &mut |_| {
                 crowd.drain(0, 0)
             })?;
         }
-        crowd.ignore()?;
-        thread::sleep(LINGER);
-    }
-    for operation in Operation::THREADS {
+        Ok(())
+    })?;
+    for operation in threads {
         rounds.tell(operation, Situation::Processes, 1)?;
     }
     Ok(())

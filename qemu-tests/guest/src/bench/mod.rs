@@ -43,6 +43,7 @@ mod reading;
 mod requests;
 mod rounds;
 mod short;
+mod state;
 mod tiny;
 mod worker;
 
@@ -128,12 +129,13 @@ pub fn run(options: &Options) -> Result<()> {
     if let Some(peer) = &options.peer {
         peer::run(&mut worker, peer)?;
     }
-    // The last, because an unpatched kernel counts for ever who was closed.
+    // At the end, because an unpatched kernel counts for ever who was closed.
     dead_listener(&mut worker)?;
     for others in BESIDE {
         beside(others, requests::CLOSING, requests::closing)?;
     }
-    Ok(())
+    // So many processes take memory that others would miss, and numbers that tasks want.
+    state::run()
 }
 
 /// Measures what takes two CPUs.
@@ -186,6 +188,7 @@ fn total(options: &Options) -> u32 {
         + SOCKETS.len()
         + burst_and_never_reading
         + BEREFT.len()
+        + state::FIGURES
         + containers
         + peer) as u32
 }
@@ -226,21 +229,14 @@ fn sockets_that_never_listened(worker: &mut Worker) -> Result<()> {
     Ok(())
 }
 
-/// That many listeners: for everything, and for nothing of what happens. In each round everything is
-/// done with nobody listening, too, so that what changes in the course of time is in both.
+/// That many listeners: for everything, and for nothing of what happens.
 fn crowd(worker: &mut Worker, count: u32) -> Result<()> {
     let mut crowd = Crowd::silent(count)?;
     let mut operations = Operation::KINDS.to_vec();
     if count == CROWDS[0] {
         operations.extend(Operation::WHOLE);
     }
-    let mut rounds = Rounds::default();
-    for _ in 0..ROUNDS {
-        for operation in &operations {
-            rounds.measure(worker, *operation, Situation::Nobody, &mut |_| {
-                crowd.expect_nothing()
-            })?;
-        }
+    let rounds = Rounds::in_turn(worker, &mut crowd, &operations, |rounds, worker, crowd| {
         crowd.change(mask::ALL)?;
         for operation in &operations {
             let kind = kind_of(*operation);
@@ -259,9 +255,8 @@ fn crowd(worker: &mut Worker, count: u32) -> Result<()> {
                 }
             }
         }
-        crowd.ignore()?;
-        thread::sleep(LINGER);
-    }
+        Ok(())
+    })?;
     for operation in operations {
         for situation in [Situation::Everything, Situation::Filtered] {
             rounds.tell(operation, situation, count)?;

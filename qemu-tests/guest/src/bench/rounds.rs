@@ -6,19 +6,44 @@
 //! seconds, and the rounds tell how much they differ.
 
 use std::collections::BTreeMap;
+use std::thread;
 
 use anyhow::{Context, Result};
 use protocol::bench::{Cost, Figure, Line, Operation, Situation};
 
+use crate::bench::crowd::Crowd;
 use crate::bench::measure::{Measured, Times, median};
 use crate::bench::worker::Worker;
-use crate::bench::{ROUND_BATCHES, say};
+use crate::bench::{LINGER, ROUND_BATCHES, ROUNDS, say};
 
 /// What was measured until now.
 #[derive(Default)]
 pub struct Rounds(BTreeMap<(Operation, Situation), Vec<Measured>>);
 
 impl Rounds {
+    /// Measures operations with nobody listening and then what is to be measured `with` listeners,
+    /// in turn, so that what changes in the course of time is in both. At the end of each turn they
+    /// listen no longer.
+    pub fn in_turn(
+        worker: &mut Worker,
+        crowd: &mut Crowd,
+        operations: &[Operation],
+        mut with: impl FnMut(&mut Self, &mut Worker, &mut Crowd) -> Result<()>,
+    ) -> Result<Self> {
+        let mut rounds = Self::default();
+        for _ in 0..ROUNDS {
+            for operation in operations {
+                rounds.measure(worker, *operation, Situation::Nobody, &mut |_| {
+                    crowd.expect_nothing()
+                })?;
+            }
+            with(&mut rounds, worker, crowd)?;
+            crowd.ignore()?;
+            thread::sleep(LINGER);
+        }
+        Ok(rounds)
+    }
+
     /// Measures an operation for this round. What is to happen `between` the batches is told how
     /// often it was done.
     pub fn measure(

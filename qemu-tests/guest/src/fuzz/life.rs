@@ -22,10 +22,6 @@ const SOCKETS: usize = 6;
 /// Descriptors of one socket.
 const HANDLES: usize = 3;
 
-/// Renames that a socket may have to read, at most: the buffer that every user has holds about twice
-/// as many events, each of them alone.
-const UNREAD: usize = 100;
-
 /// Sockets and those who know what has to be true of them.
 struct Life<'a> {
     peers: Vec<Peer>,
@@ -76,6 +72,8 @@ impl Life<'_> {
                 _ => self.open(*bound),
             },
             Step::Close { socket } => self.close(any(*socket)),
+            Step::Abandon { socket } => self.abandon(any(*socket)),
+            Step::Filter { socket } => self.filter(any(*socket)),
             Step::Duplicate { socket } => self.duplicate(any(*socket)),
             Step::PassOn { socket, is_read } => self.pass_on(any(*socket), *is_read),
             Step::Leave { socket } => self.leave(any(*socket)),
@@ -86,6 +84,7 @@ impl Life<'_> {
             Step::Read { socket, reading } => self.read(any(*socket), *reading),
             Step::CheckListing => self.check_listing(),
             Step::Send { socket, message } => self.send(any(*socket), message),
+            Step::Post { socket, message } => self.post(any(*socket), message),
         }
     }
 
@@ -102,8 +101,13 @@ impl Life<'_> {
     }
 
     fn close(&mut self, index: usize) -> TestResult {
+        self.peers[index].drain(self.surroundings, self.tally)?;
+        self.abandon(index)
+    }
+
+    /// Closes a descriptor, whatever there is to read.
+    fn abandon(&mut self, index: usize) -> TestResult {
         let peer = &mut self.peers[index];
-        peer.drain(self.surroundings, self.tally)?;
         let port_id = peer.socket()?.port_id()?;
         peer.handles.pop();
         if peer.handles.is_empty() {
@@ -112,6 +116,10 @@ impl Life<'_> {
             expect_eq("lines of a closed socket", lines, vec![])?;
         }
         Ok(())
+    }
+
+    fn filter(&mut self, index: usize) -> TestResult {
+        self.peers[index].filter(self.surroundings, self.tally)
     }
 
     fn duplicate(&mut self, index: usize) -> TestResult {
@@ -166,12 +174,7 @@ impl Life<'_> {
 
     /// A socket is no member any more; who was one, does not listen any more.
     fn left(&mut self, index: usize) -> TestResult {
-        let peer = &mut self.peers[index];
-        peer.drain(self.surroundings, self.tally)?;
-        if peer.is_member {
-            peer.ended();
-        }
-        peer.is_member = false;
+        self.peers[index].left(self.surroundings, self.tally)?;
         self.check_line(index)
     }
 
@@ -185,8 +188,7 @@ impl Life<'_> {
             let peers = self.peers.iter_mut();
             peers.for_each(|peer| peer.renamed(name, self.surroundings));
         }
-        let late = self.peers.iter_mut().filter(|peer| peer.unread() > UNREAD);
-        for peer in late {
+        for peer in self.peers.iter_mut().filter(|peer| peer.is_late()) {
             peer.drain(self.surroundings, self.tally)?;
         }
         Ok(())
@@ -210,5 +212,9 @@ impl Life<'_> {
 
     fn send(&mut self, index: usize, message: &Message) -> TestResult {
         self.peers[index].send(message, self.surroundings, self.tally)
+    }
+
+    fn post(&mut self, index: usize, message: &Message) -> TestResult {
+        self.peers[index].post(message, self.surroundings, self.tally)
     }
 }

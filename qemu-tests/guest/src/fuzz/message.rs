@@ -11,7 +11,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use super::cgroups::Cgroups;
 use crate::wire::{
     BATCH, CGROUP, CN_PROC, ConnectorHeader, Event, IDENTITY, IGNORE, LISTEN, NLMSG_DONE,
-    NLMSG_EVENT, NetlinkHeader, PROCESSES, Received, RequestHeader, Task, mask, proc_listen_in,
+    NLMSG_EVENT, NetlinkHeader, PROCESSES, Received, RequestHeader, STATE, Task, mask,
+    proc_listen_in,
 };
 
 const NETLINK_HEADER: usize = size_of::<NetlinkHeader>();
@@ -265,8 +266,9 @@ fn cgroup(u: &mut Unstructured<'_>) -> Result<(u64, bool)> {
 fn operation(u: &mut Unstructured<'_>) -> Result<u32> {
     Ok(match u.int_in_range(0..=31)? {
         0 => LISTEN,
-        1..=8 => IGNORE,
-        9..=20 => *u.choose(&[0, 3, 0x100, 0x101, 0x0100_0000, 0x8000_0001, u32::MAX])?,
+        1..=6 => IGNORE,
+        7..=8 => STATE,
+        9..=20 => *u.choose(&[0, STATE, 0x100, 0x101, 0x0100_0000, 0x8000_0001, u32::MAX])?,
         _ => u.arbitrary()?,
     })
 }
@@ -281,6 +283,16 @@ fn events(u: &mut Unstructured<'_>) -> Result<u32> {
 }
 
 impl Message {
+    /// A right request for the state, in one of its forms.
+    pub fn state(u: &mut Unstructured<'_>) -> Result<Self> {
+        let words = proc_listen_in(STATE, events(u)?, u.int_in_range(0..=FLAGS & !CGROUP)?, 0);
+        let words = match u.arbitrary()? {
+            true => &words[..],
+            false => &words[..1],
+        };
+        Ok(Self::request(words, number(u)?, number(u)?))
+    }
+
     /// A request as it should be.
     pub fn request(words: &[u32], seq: u32, ack: u32) -> Self {
         let data = Data::from(words.as_bytes());
@@ -358,6 +370,8 @@ pub enum Command {
     Listen(Listen),
     /// No events.
     Ignore,
+    /// Which processes there are.
+    State,
 }
 
 /// What a listener asks for.
@@ -456,10 +470,12 @@ impl Command {
             && fields.reserved == 0
             && others.iter().all(|byte| *byte == 0);
         match fields.op {
-            LISTEN | IGNORE if !is_right => Err(Errno::EINVAL),
+            LISTEN | IGNORE | STATE if !is_right => Err(Errno::EINVAL),
             LISTEN if listen.cgroup().is_some_and(|id| !cgroups.has(id)) => Err(Errno::ENOENT),
             LISTEN => Ok(Self::Listen(listen)),
             IGNORE => Ok(Self::Ignore),
+            // It came with the third form, and has no use for a mask.
+            STATE if data.len() != 8 => Ok(Self::State),
             _ => Err(Errno::EINVAL),
         }
     }
@@ -501,6 +517,7 @@ mod tests {
     }
 
     const IGNORES: std::result::Result<Command, Errno> = Ok(Command::Ignore);
+    const TELLS: std::result::Result<Command, Errno> = Ok(Command::State);
 
     fn listens(mask: u32, flags: u32) -> Fate {
         listens_in(mask, flags, 0)
@@ -522,7 +539,9 @@ mod tests {
         let sid = listens(mask::SID, 0);
         assert_eq!(fate(&[LISTEN, mask::SID | 8], |_| {}), sid);
         assert_eq!(fate(&[IGNORE, mask::SID], |_| {}), answered(IGNORES));
-        assert_eq!(fate(&[3], |_| {}), fails(Errno::EINVAL));
+        assert_eq!(fate(&[STATE], |_| {}), answered(TELLS));
+        assert_eq!(fate(&[STATE, 0], |_| {}), fails(Errno::EINVAL));
+        assert_eq!(fate(&[4], |_| {}), fails(Errno::EINVAL));
         assert_eq!(fate(&[], |_| {}), fails(Errno::EINVAL));
     }
 
@@ -533,17 +552,25 @@ mod tests {
         assert_eq!(third(LISTEN, mask::SID, BATCH), listens(mask::SID, BATCH));
         assert_eq!(third(LISTEN, !KNOWN, BATCH), listens(mask::ALL, BATCH));
         assert_eq!(third(IGNORE, 0, BATCH), answered(IGNORES));
-        assert_eq!(third(3, 0, 0), fails(Errno::EINVAL));
+        assert_eq!(third(STATE, mask::SID, BATCH), answered(TELLS));
+        assert_eq!(third(4, 0, 0), fails(Errno::EINVAL));
         for flag in (0..32).map(|bit| 1 << bit) {
             for flags in [flag, flag | BATCH] {
-                let (listen, ignore) = match flag {
+                let (listen, others) = match flag {
                     // There is no cgroup with the id 0.
-                    CGROUP => (fails(Errno::ENOENT), answered(IGNORES)),
-                    _ if flag & FLAGS != 0 => (listens(mask::SID, flags), answered(IGNORES)),
-                    _ => (fails(Errno::EINVAL), fails(Errno::EINVAL)),
+                    CGROUP => (fails(Errno::ENOENT), [answered(IGNORES), answered(TELLS)]),
+                    _ if flag & FLAGS != 0 => {
+                        let others = [answered(IGNORES), answered(TELLS)];
+                        (listens(mask::SID, flags), others)
+                    }
+                    _ => (
+                        fails(Errno::EINVAL),
+                        [IGNORE, STATE].map(|_| fails(Errno::EINVAL)),
+                    ),
                 };
                 assert_eq!(third(LISTEN, mask::SID, flags), listen);
-                assert_eq!(third(IGNORE, mask::SID, flags), ignore);
+                let asked = [IGNORE, STATE].map(|op| third(op, mask::SID, flags));
+                assert_eq!(asked, others);
             }
         }
     }
@@ -559,10 +586,11 @@ mod tests {
             for id in [0, 2, ROOT << 32, MADE | 1 << 32, u64::MAX] {
                 assert_eq!(asked(LISTEN, flags, id), fails(Errno::ENOENT), "{id}");
                 assert_eq!(asked(IGNORE, flags, id), answered(IGNORES), "{id}");
-                assert_eq!(asked(3, flags, id), fails(Errno::EINVAL), "{id}");
+                assert_eq!(asked(STATE, flags, id), answered(TELLS), "{id}");
+                assert_eq!(asked(4, flags, id), fails(Errno::EINVAL), "{id}");
             }
         }
-        for op in [LISTEN, IGNORE] {
+        for op in [LISTEN, IGNORE, STATE] {
             assert_eq!(asked(op, FLAGS & !CGROUP, ROOT), fails(Errno::EINVAL));
             for id in [0, ROOT] {
                 let request = proc_listen_in(op, mask::SID, CGROUP, id);
@@ -627,6 +655,36 @@ mod tests {
     }
 
     #[test]
+    fn the_state_has_no_second_form() {
+        let request = proc_listen(STATE, mask::SID, FLAGS);
+        for length in 0..=40 {
+            let mut data = request.as_bytes().to_vec();
+            data.resize(length, 0);
+            let command = match length {
+                4 | 24.. => TELLS,
+                _ => Err(Errno::EINVAL),
+            };
+            assert_eq!(Command::of(&data, &cgroups()), command, "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn a_right_request_for_the_state_is_right() {
+        let mut random = fastrand::Rng::with_seed(2);
+        let mut forms = std::collections::BTreeSet::new();
+        for _ in 0..100 {
+            let bytes: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(64).collect();
+            let message = Message::state(&mut Unstructured::new(&bytes)).unwrap();
+            let Fate::Answered(request) = Fate::of(&message.bytes(MADE), &cgroups()) else {
+                panic!("{message:?} is not answered");
+            };
+            assert_eq!(request.command, TELLS, "{message:?}");
+            forms.insert(message.data.bytes.len());
+        }
+        assert_eq!(Vec::from_iter(forms), [4, 24]);
+    }
+
+    #[test]
     fn the_longest_request_fills_the_largest_message() {
         let mut request = proc_listen(LISTEN, mask::SID, BATCH).to_vec();
         request.resize(LARGEST_DATA / 4, 0);
@@ -688,7 +746,8 @@ mod tests {
 
     #[test]
     fn the_third_form_is_often_right_and_often_wrong() {
-        let (mut listens, mut ignores, mut wrong, mut missing, mut large) = (0, 0, 0, 0, 0);
+        let (mut listens, mut ignores, mut tells) = (0, 0, 0);
+        let (mut wrong, mut missing, mut large) = (0, 0, 0);
         let (mut batches, mut identities, mut processes) = (0, 0, 0);
         let (mut roots, mut made) = (0, 0);
         for message in any_messages(20_000) {
@@ -697,7 +756,7 @@ mod tests {
                 continue;
             };
             let is_third = message.data.bytes.len() >= PROC_LISTEN;
-            let mut ops = [LISTEN, IGNORE].iter();
+            let mut ops = [LISTEN, IGNORE, STATE].iter();
             let has_op = ops.any(|op| message.data.bytes.starts_with(op.as_bytes()));
             match request.command {
                 Ok(Command::Listen(listen)) => {
@@ -709,15 +768,16 @@ mod tests {
                     made += usize::from(listen.cgroup() == Some(MADE));
                 }
                 Ok(Command::Ignore) => ignores += usize::from(is_third),
+                Ok(Command::State) => tells += 1,
                 Err(Errno::ENOENT) => missing += 1,
                 Err(_) => wrong += usize::from(is_third && has_op),
             }
         }
         let flags = [batches, identities, processes, roots, made];
-        let counts = [listens, ignores, wrong, missing, large];
+        let counts = [listens, ignores, tells, wrong, missing, large];
         assert!(flags.iter().all(|count| *count > 10), "{flags:?}");
         assert!(missing > 5, "{counts:?}");
-        assert!(ignores > 200 && wrong > 200, "{counts:?}");
+        assert!(ignores > 200 && wrong > 200 && tells > 400, "{counts:?}");
         // They are dear.
         assert!(listens < 400 && large < 1_500, "{counts:?}");
     }

@@ -48,6 +48,7 @@ mod peer;
 mod program;
 mod race;
 mod reading;
+mod requests;
 mod tally;
 mod teardown;
 

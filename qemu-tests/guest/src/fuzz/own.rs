@@ -3,12 +3,12 @@
 
 use std::fs;
 
-use nix::sys::stat::fstat;
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getpgrp, getppid, getsid};
 
 use super::cgroups::Cgroups;
-use crate::child::{own_pid, pidfd};
+use crate::child::own_pid;
 use crate::harness::{Failure, TestResult, expect_eq};
+use crate::identities;
 use crate::wire::{Event, Identity};
 
 /// A tick of the times in /proc/PID/stat, in nanoseconds: there are 100 in a second.
@@ -21,24 +21,52 @@ pub struct Own {
     process: u64,
     pub cgroup: u64,
     start_ticks: u64,
+    parent: i32,
+    session: i32,
+    process_group: i32,
 }
 
 impl Own {
-    /// Finds it out. It has to stay in its cgroup, of which there are these.
+    /// Finds it out. It has to stay in its cgroup, of which there are these, in its session and in its
+    /// process group.
     pub fn find(cgroups: &Cgroups) -> Result<Self, Failure> {
         let pid = own_pid();
         let stat = fs::read_to_string("/proc/self/stat")?;
         Ok(Self {
             pid,
-            process: fstat(pidfd(Pid::from_raw(pid))?)?.st_ino,
+            process: identities::number_of(Pid::from_raw(pid))?,
             cgroup: cgroups.own()?,
             start_ticks: start(&stat).ok_or_else(|| Failure::new(format!("/proc: {stat}")))?,
+            parent: getppid().as_raw(),
+            session: getsid(None)?.as_raw(),
+            process_group: getpgrp().as_raw(),
         })
     }
 
     /// Whether an event is about this process.
     pub fn is_subject(&self, event: &Event) -> bool {
         event.subject().tgid == self.pid
+    }
+
+    /// Expects what the state tells of this process.
+    pub fn check_told(&self, event: &Event) -> TestResult {
+        let Event::Process {
+            task,
+            parent,
+            session,
+            process_group,
+        } = *event
+        else {
+            return Err(Failure::new(format!("a process, got {event:?}")));
+        };
+        let found = Self {
+            pid: task.pid,
+            parent: parent.tgid,
+            session,
+            process_group,
+            ..*self
+        };
+        expect_eq("what is told of this process", found, *self)
     }
 
     /// Expects the identity of this process.
@@ -63,6 +91,7 @@ fn start(stat: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::Task;
 
     #[test]
     fn the_start_is_behind_a_name_with_anything_in_it() {
@@ -84,6 +113,23 @@ mod tests {
             start_ns: own.start_ticks * TICK_NS + 1,
         };
         assert!(own.check(identity).is_ok());
+        let told = |parent, session, process_group| {
+            let task = Task::leader(own.pid);
+            let event = Event::Process {
+                task,
+                parent: Task {
+                    pid: 1,
+                    tgid: parent,
+                },
+                session,
+                process_group,
+            };
+            own.check_told(&event).is_ok()
+        };
+        let (parent, session, group) = (own.parent, own.session, own.process_group);
+        assert!(told(parent, session, group));
+        assert!(!told(parent + 1, session, group) && !told(parent, session + 1, group));
+        assert!(!told(parent, session, group + 1));
         let changes: [fn(&mut Identity); 3] = [
             |identity| identity.process += 1,
             |identity| identity.cgroup += 1,

@@ -17,26 +17,43 @@ use super::message::{Command, Fate, Listen, Message, Request};
 use super::own::Own;
 use super::own_namespace;
 use super::reading::{Read, Reading};
+use super::requests::{Expected, Requests};
 use super::tally::Tally;
 use crate::harness::{Failure, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::listing::{Line, Listing, open};
 use crate::patience;
+use crate::socket_filter::keep_bytes;
 use crate::stress::cpus;
 use crate::tests::scenario::own_task;
 use crate::wire::{
-    CN_PROC, ConnectorHeader, Event, EventBody, IGNORE, Identity, MESSAGE_SIZE, NLMSG_DONE,
-    NLMSG_EVENT, NetlinkHeader, Received, Task, mask,
+    CN_PROC, ConnectorHeader, Event, EventBody, IGNORE, Identity, MESSAGE_SIZE, NLM_F_MULTI,
+    NLMSG_DONE, NLMSG_EVENT, NO_CPU, NetlinkHeader, PROCESS, Received, Task, mask,
 };
-
-/// The CPU in answers that no number is counted by.
-const NO_CPU: u32 = u32::MAX;
 
 /// Where answers have the word that says what the kernel can do.
 const FEATURES: std::ops::Range<usize> = 4..8;
 
+/// Where answers have the word that says how many processes were told.
+const PROCESSES: std::ops::Range<usize> = 8..12;
+
 /// How long who sends an event may take to count it.
 const COUNT_LIMIT: Duration = Duration::from_secs(5);
+
+/// Events of this process that a socket may have to read, at most: the buffer that every user has holds
+/// about twice as many, each of them alone.
+const UNREAD: usize = 100;
+
+/// The same while a state is told, which may fill half of the buffer.
+const UNREAD_BESIDE_STATE: usize = 40;
+
+/// What the headers of a message have, besides what all have.
+struct Headers {
+    kind: u16,
+    flags: u16,
+    seq: u32,
+    ack: u32,
+}
 
 /// What does not change during a run, or, of the process itself, while it is the same.
 #[derive(Clone)]
@@ -94,12 +111,52 @@ impl Surroundings {
     }
 
     /// Expects each byte of an answer to be what it has to be, whatever its CPU.
-    pub fn check_answer(&self, received: &Received, request: &Request, error: u32) -> TestResult {
+    pub fn check_answer(&self, received: &Received, expected: &Expected) -> TestResult {
         let mut data = [0; 24];
-        data[..4].copy_from_slice(&error.to_ne_bytes());
+        data[..4].copy_from_slice(&expected.error.to_ne_bytes());
         data[FEATURES].copy_from_slice(&self.features);
-        let ack = request.ack.wrapping_add(1);
-        self.check_bytes(received, NLMSG_DONE, request.seq, ack, data)
+        data[PROCESSES].copy_from_slice(&expected.processes.to_ne_bytes());
+        let headers = Headers {
+            kind: NLMSG_DONE,
+            flags: 0,
+            seq: expected.request.seq,
+            ack: expected.request.ack.wrapping_add(1),
+        };
+        self.check_bytes(received, &headers, data)
+    }
+
+    /// Expects the same of a process that is told as a part of the state, whatever its numbers.
+    pub fn check_process(&self, received: &Received, request: &Request) -> TestResult {
+        let event = &received.event;
+        let (Task { pid, tgid }, other) = (event.subject(), event.other());
+        expect(pid > 0, format!("a process's number, got {event:?}"))?;
+        expect_eq("a process's first thread", pid, tgid)?;
+        expect(other >= 0, format!("a parent's number, got {event:?}"))?;
+        if self.own.is_subject(event) {
+            self.own.check_told(event)?;
+        }
+        if let Some(identity) = received.identity {
+            self.check_identity(event, identity)
+                .map_err(|failure| failure.about(format!("{received:?}")))?;
+        }
+        expect_eq("CPU of a process", received.message.body.cpu, NO_CPU)?;
+        let headers = Headers {
+            kind: NLMSG_EVENT,
+            flags: NLM_F_MULTI,
+            seq: request.seq,
+            ack: request.ack.wrapping_add(1),
+        };
+        self.check_bytes(received, &headers, received.message.body.data)
+    }
+
+    /// Whether a message is about this process.
+    pub fn is_own(&self, received: &Received) -> bool {
+        self.own.is_subject(&received.event)
+    }
+
+    /// Whether this process is in a cgroup or below it.
+    pub fn is_within(&self, cgroup: u64) -> bool {
+        self.cgroups.is_within(self.own.cgroup, cgroup)
     }
 
     /// Expects the same of an event, whatever its number, and whichever type of the two it has:
@@ -120,7 +177,13 @@ impl Surroundings {
         let kind = received.message.netlink.kind;
         let is_known = [NLMSG_DONE, NLMSG_EVENT].contains(&kind);
         expect(is_known, format!("a type that events have, got {kind}"))?;
-        self.check_bytes(received, kind, received.message.connector.seq, 0, data)
+        let headers = Headers {
+            kind,
+            flags: 0,
+            seq: received.message.connector.seq,
+            ack: 0,
+        };
+        self.check_bytes(received, &headers, data)
     }
 
     /// Expects numbers for those whom an event names, and for nobody else; and those of this process,
@@ -153,7 +216,7 @@ impl Surroundings {
     fn may_be_in(&self, received: &Received, cgroup: u64) -> bool {
         let known = match received.identity {
             Some(identity) => identity.cgroup,
-            None if self.own.is_subject(&received.event) => self.own.cgroup,
+            None if self.is_own(received) => self.own.cgroup,
             None => return true,
         };
         self.cgroups.is_within(known, cgroup)
@@ -165,21 +228,20 @@ impl Surroundings {
         expect(known, format!("a CPU that there is, got {cpu}"))
     }
 
-    fn check_bytes(
-        &self,
-        received: &Received,
-        kind: u16,
-        seq: u32,
-        ack: u32,
-        data: [u8; 24],
-    ) -> TestResult {
+    fn check_bytes(&self, received: &Received, headers: &Headers, data: [u8; 24]) -> TestResult {
+        let Headers {
+            kind,
+            flags,
+            seq,
+            ack,
+        } = *headers;
         let message = received.message;
         expect_eq("sender", received.sender, (0, 1))?;
         let more = received.identity.map_or(0, |_| size_of::<Identity>());
         let netlink = NetlinkHeader {
             length: (MESSAGE_SIZE + more) as u32,
             kind,
-            flags: 0,
+            flags,
             seq,
             pid: 0,
         };
@@ -207,7 +269,7 @@ fn now(clock: ClockId) -> Result<u64, Failure> {
     )?)
 }
 
-/// What a socket asked for.
+/// What a socket asked for, as far as its answers were read.
 #[derive(Default)]
 struct Asked {
     /// What it listens for, and in which form, if it does.
@@ -246,6 +308,9 @@ pub struct Peer {
     /// Whether it was opened in a user namespace that is not around this process's: then this
     /// process can't make it listen.
     is_foreign: bool,
+    /// Whether it has a filter, so that each part of the state has a datagram of its own.
+    has_filter: bool,
+    requests: Requests,
     asked: Asked,
     /// How many events it read since it listens, those that were cut off included.
     events: u64,
@@ -264,6 +329,8 @@ impl Peer {
             handles: vec![listener],
             is_member,
             is_foreign: false,
+            has_filter: false,
+            requests: Requests::new(),
             asked: Asked::default(),
             events: 0,
             next: BTreeMap::new(),
@@ -288,6 +355,7 @@ impl Peer {
         asked.listen(listen, 0);
         Ok(Self {
             is_foreign,
+            requests: Requests::listening(listen),
             asked,
             next,
             ..Self::new(listener, true)
@@ -301,36 +369,47 @@ impl Peer {
         surroundings: &Surroundings,
         tally: &mut Tally,
     ) -> TestResult {
+        self.post(message, surroundings, tally)?;
+        self.drain(surroundings, tally)
+            .map_err(|failure| failure.about(format!("{message:?}")))
+    }
+
+    /// Sends a message, and leaves its answer to be read later.
+    pub fn post(
+        &mut self,
+        message: &Message,
+        surroundings: &Surroundings,
+        tally: &mut Tally,
+    ) -> TestResult {
+        let message = self.requests.distinct(message);
         let datagram = message.bytes(surroundings.cgroups.made());
         let fate = Fate::of(&datagram, &surroundings.cgroups);
         let sent = self.socket()?.send_datagram(&datagram);
         tally.messages += 1;
         check_sent(&fate, sent).map_err(|failure| failure.about(format!("{message:?}")))?;
-        tally.count(&fate, |request| self.error(request));
-        let expected = match fate {
-            Fate::Answered(request) => Some(request),
-            _ => None,
-        };
-        self.take(expected, surroundings, tally)
-            .map_err(|failure| failure.about(format!("{message:?}")))
-    }
-
-    /// `err` in the answer to a request.
-    fn error(&self, request: &Request) -> u32 {
-        match request.command {
-            // Nobody looks for a cgroup for who may not listen.
-            Ok(Command::Listen(_)) | Err(Errno::ENOENT)
-                if self.is_foreign && self.asked.now.is_none() =>
-            {
-                Errno::EPERM as u32
-            }
-            _ => request.error(),
+        tally.count(&fate);
+        if let Fate::Answered(request) = fate {
+            let is_in = |cgroup| surroundings.is_within(cgroup);
+            self.requests.sent(request, self.is_foreign, is_in);
         }
+        Ok(())
     }
 
     /// Takes what there is to read: all that was asked for, and nothing else.
     pub fn drain(&mut self, surroundings: &Surroundings, tally: &mut Tally) -> TestResult {
-        self.take(None, surroundings, tally)
+        while let Some(datagram) = self.next(MsgFlags::empty())? {
+            self.took(&datagram, surroundings, tally)?;
+        }
+        self.requests.expect_answered()?;
+        let unread = self.names.len();
+        expect_eq("names of this task that were not told", unread, 0)
+    }
+
+    /// Gives it a filter that keeps everything, when it was told all that it asked for.
+    pub fn filter(&mut self, surroundings: &Surroundings, tally: &mut Tally) -> TestResult {
+        self.drain(surroundings, tally)?;
+        self.has_filter = true;
+        Ok(keep_bytes(self.socket()?, u32::MAX)?)
     }
 
     /// Looks at what is to read next, if there is something.
@@ -360,12 +439,20 @@ impl Peer {
         let part = reading.read(self.socket()?, MsgFlags::empty())?;
         tally.cut += u64::from(part.as_ref().is_some_and(|part| part.is_cut));
         reading.check(part, whole.clone())?;
-        self.took(&whole, &mut None, surroundings, tally)
+        self.took(&whole, surroundings, tally)
     }
 
-    /// The socket left the group, or was closed.
-    pub fn ended(&mut self) {
-        self.asked.end();
+    /// The socket left the group: who was a member of it, does not listen any more.
+    pub fn left(&mut self, surroundings: &Surroundings, tally: &mut Tally) -> TestResult {
+        let was_member = std::mem::take(&mut self.is_member);
+        if was_member {
+            self.requests.ended();
+        }
+        self.drain(surroundings, tally)?;
+        if was_member {
+            self.asked.end();
+        }
+        Ok(())
     }
 
     /// This task has got a name.
@@ -375,14 +462,18 @@ impl Peer {
             let cgroup = listen.cgroup();
             listen.mask & mask::COMM != 0 && cgroup.is_none_or(|id| cgroups.is_within(own, id))
         };
-        if self.asked.now.is_some_and(hears) {
+        if self.requests.listens().is_some_and(hears) {
             self.names.push_back(name);
         }
     }
 
-    /// How many names of this task it has to read still.
-    pub fn unread(&self) -> usize {
-        self.names.len()
+    /// Whether it has to read, lest it loses something.
+    pub fn is_late(&self) -> bool {
+        let most = match self.requests.is_telling() {
+            true => UNREAD_BESIDE_STATE,
+            false => UNREAD,
+        };
+        self.names.len() > most
     }
 
     /// One of the descriptors.
@@ -438,69 +529,92 @@ impl Peer {
     /// at, it is still the same.
     fn next(&mut self, flags: MsgFlags) -> Result<Option<Read>, Failure> {
         let next = Reading::WHOLE.read(self.socket()?, flags)?;
+        if next.is_some() {
+            self.requests.has_read();
+        }
         if let Some(seen) = self.seen.take() {
             expect_eq("what was looked at", next.as_ref(), Some(&seen))?;
         }
         Ok(next)
     }
 
-    fn take(
-        &mut self,
-        mut expected: Option<Request>,
-        surroundings: &Surroundings,
-        tally: &mut Tally,
-    ) -> TestResult {
-        while let Some(datagram) = self.next(MsgFlags::empty())? {
-            self.took(&datagram, &mut expected, surroundings, tally)?;
-        }
-        expect_eq("requests without an answer", expected, None)?;
-        let unread = self.names.len();
-        expect_eq("names of this task that were not told", unread, 0)
-    }
-
     /// Expects a datagram that was read to have what it has to have.
     fn took(
         &mut self,
         datagram: &Read,
-        expected: &mut Option<Request>,
         surroundings: &Surroundings,
         tally: &mut Tally,
     ) -> TestResult {
         let messages = Received::decode_all(&datagram.bytes, datagram.sender);
-        for received in messages.map_err(Failure::new)? {
-            if received.event.bit() == 0 {
-                let Some(request) = expected.take() else {
-                    return Err(Failure::new(format!("a second answer: {received:?}")));
-                };
-                surroundings.check_answer(&received, &request, self.error(&request))?;
-                self.answered(&received, &request, surroundings, tally)?;
-                continue;
+        let messages = messages.map_err(Failure::new)?;
+        self.check_company(&messages)?;
+        for received in &messages {
+            match received.event {
+                Event::Ack { .. } => {
+                    let expected = self.requests.answer(received)?;
+                    surroundings.check_answer(received, &expected)?;
+                    self.answered(received, &expected, surroundings, tally)?;
+                }
+                Event::Process { .. } => {
+                    self.told(received, surroundings)?;
+                    tally.process(self.has_filter);
+                }
+                _ => {
+                    self.happened(received, surroundings)?;
+                    tally.event(received);
+                }
             }
-            surroundings.check_event(&received)?;
-            // Until a request is answered, events are as was asked before, or as is asked.
-            let next = match expected.map(|request| request.command) {
-                Some(Ok(Command::Listen(listen))) => self.asked.now.map(|_| listen),
-                _ => None,
-            };
-            let asked = self.asked.at(received.timestamp_ns());
-            check_wanted(&received, asked.chain(next), surroundings)?;
-            self.check_number(&received)?;
-            self.check_name(&received)?;
-            self.events += 1;
-            tally.event(&received);
         }
         Ok(())
+    }
+
+    /// Expects of messages that share a datagram that all or none are a part of the state.
+    fn check_company(&self, messages: &[Received]) -> TestResult {
+        let is_process = |received: &&Received| received.event.bit() == PROCESS;
+        let is_right = match messages.iter().filter(is_process).count() {
+            0 => true,
+            1 if self.has_filter => messages.len() == 1,
+            processes => processes == messages.len() && !self.has_filter,
+        };
+        expect(is_right, format!("a part of the state, got {messages:?}"))
+    }
+
+    /// An event was read.
+    fn happened(&mut self, received: &Received, surroundings: &Surroundings) -> TestResult {
+        surroundings.check_event(received)?;
+        // Until a request is answered, events are as was asked before, or as is asked.
+        let listens = self.asked.now.is_some();
+        let next = self.requests.asked().filter(|_| listens);
+        let asked = self.asked.at(received.timestamp_ns());
+        check_wanted(received, asked.chain(next), surroundings)?;
+        self.check_number(received)?;
+        self.check_name(received)?;
+        self.events += 1;
+        Ok(())
+    }
+
+    /// A process was read that is a part of the state.
+    fn told(&mut self, received: &Received, surroundings: &Surroundings) -> TestResult {
+        let is_own = surroundings.is_own(received);
+        let (request, listen) = self.requests.process(received, is_own)?;
+        surroundings.check_process(received, &request)?;
+        let is_in = |id| surroundings.may_be_in(received, id);
+        let is_meant = listen.cgroup().is_none_or(is_in);
+        let what = format!("processes as {listen:x?} asks for, got {received:?}");
+        expect(is_meant, what)
     }
 
     fn answered(
         &mut self,
         answer: &Received,
-        request: &Request,
+        expected: &Expected,
         surroundings: &Surroundings,
         tally: &mut Tally,
     ) -> TestResult {
+        let Expected { request, error, .. } = expected;
+        tally.answer(request, *error);
         let cpu = answer.message.body.cpu;
-        let succeeds = self.error(request) == 0;
+        let succeeds = *error == 0;
         let starts = succeeds
             && matches!(request.command, Ok(Command::Listen(_)))
             && self.asked.now.is_none();
@@ -516,7 +630,7 @@ impl Peer {
             Ok(Command::Listen(listen)) if succeeds => {
                 self.asked.listen(listen, answer.timestamp_ns());
             }
-            Ok(Command::Listen(_)) | Err(_) => {}
+            Ok(Command::Listen(_) | Command::State) | Err(_) => {}
             Ok(Command::Ignore) => self.asked.end(),
         }
         Ok(())

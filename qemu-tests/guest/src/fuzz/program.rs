@@ -32,6 +32,8 @@ pub enum Step {
     Open { bound: bool },
     /// Closes one descriptor, which ends a listener if it is the last one.
     Close { socket: usize },
+    /// The same without reading what there is.
+    Abandon { socket: usize },
     /// Makes another descriptor of the same socket.
     Duplicate { socket: usize },
     /// Passes one descriptor on, so that for a while only the message holds it, or lets it end in
@@ -51,8 +53,12 @@ pub enum Step {
     Read { socket: usize, reading: Reading },
     /// Looks whether the listing tells what is.
     CheckListing,
-    /// Sends a message.
+    /// Gives a socket a filter that keeps everything.
+    Filter { socket: usize },
+    /// Sends a message, and reads until it is answered.
     Send { socket: usize, message: Message },
+    /// Sends a message, often one that asks for the state, and reads nothing.
+    Post { socket: usize, message: Message },
 }
 
 impl<'a> Arbitrary<'a> for Step {
@@ -86,6 +92,15 @@ impl<'a> Arbitrary<'a> for Step {
                 socket,
                 reading: u.arbitrary()?,
             },
+            92..98 => Self::Post {
+                socket,
+                message: match u.ratio(2, 3)? {
+                    true => Message::state(u)?,
+                    false => u.arbitrary()?,
+                },
+            },
+            98 => Self::Abandon { socket },
+            99 => Self::Filter { socket },
             _ => Self::Send {
                 socket,
                 message: u.arbitrary()?,
@@ -254,6 +269,23 @@ mod tests {
             bytes.push(random.u8(..));
             assert_eq!(format!("{:?}", Step::decode(&bytes).unwrap()), step);
         }
+    }
+
+    #[test]
+    fn states_are_asked_for_and_left_to_be_read() {
+        let program = Program::random(&mut Rng::with_seed(4), 2000).unwrap();
+        let (mut posted, mut abandoned, mut filtered) = (0, 0, 0);
+        for step in program.steps() {
+            match step.unwrap() {
+                Step::Post { .. } => posted += 1,
+                Step::Abandon { .. } => abandoned += 1,
+                Step::Filter { .. } => filtered += 1,
+                _ => {}
+            }
+        }
+        let counts = [posted, abandoned, filtered];
+        assert!(posted > 80 && abandoned > 8 && filtered > 8, "{counts:?}");
+        assert!(counts.iter().sum::<u32>() < 250, "{counts:?}");
     }
 
     #[test]

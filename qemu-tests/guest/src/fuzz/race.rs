@@ -2,25 +2,29 @@
 //! Several threads do whatever they want with the same sockets at once.
 //!
 //! What becomes of a socket is open then, but not what becomes of a message: each is answered by
-//! itself. Events come as one of the messages asked for them. And when the last descriptor is
-//! closed, by whichever thread, nobody listens.
+//! itself. Events come as one of the messages asked for them. A state has as many processes as its
+//! answer says, whichever threads read them. And when the last descriptor is closed, by whichever
+//! thread, nobody listens.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Barrier;
 use std::thread;
 use std::time::Instant;
 
 use fastrand::Rng;
 use netlink_sys::SocketAddr;
+use nix::errno::Errno;
 
-use super::message::{Command, Fate, Request};
+use super::message::{Command, Fate, Listen, Request};
 use super::own_namespace;
 use super::peer::{Surroundings, check_sent, check_wanted};
 use super::program::any_message;
+use super::requests::Expected;
 use super::tally::Tally;
-use crate::harness::{Failure, TestResult, expect_eq};
-use crate::listener::Listener;
+use crate::harness::{Failure, TestResult, expect, expect_eq};
+use crate::listener::{Listener, ListenerError};
 use crate::tests::container::{self, Handover};
-use crate::wire::{CN_PROC, Received};
+use crate::wire::{CGROUP, CN_PROC, Event, IDENTITY, Received};
 
 const THREADS: usize = 4;
 
@@ -41,6 +45,7 @@ struct Racer<'a> {
     requests: Vec<Of<Request>>,
     answers: Vec<Of<Received>>,
     events: Vec<Of<Received>>,
+    processes: Vec<Of<Received>>,
     surroundings: &'a Surroundings,
     tally: Tally,
 }
@@ -64,6 +69,7 @@ pub fn run(mut random: Rng, surroundings: &Surroundings, tally: &mut Tally) -> T
             requests: Vec::new(),
             answers: Vec::new(),
             events: Vec::new(),
+            processes: Vec::new(),
             surroundings,
             tally: Tally::default(),
         });
@@ -80,15 +86,18 @@ pub fn run(mut random: Rng, surroundings: &Surroundings, tally: &mut Tally) -> T
         ends.map(|end| end.unwrap_or_else(|_| Err(Failure::new("a thread panicked"))))
             .collect::<Result<Vec<_>, _>>()
     })?;
-    let (mut requests, mut answers, mut events) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut requests, mut answers) = (Vec::new(), Vec::new());
+    let (mut events, mut processes) = (Vec::new(), Vec::new());
     for racer in racers {
         requests.extend(racer.requests);
         answers.extend(racer.answers);
         events.extend(racer.events);
+        processes.extend(racer.processes);
         *tally += racer.tally;
     }
     check_events(&requests, &events, surroundings)?;
-    check_answers(requests, answers, surroundings)?;
+    let states = states(&requests, &processes, surroundings)?;
+    check_answers(requests, answers, states, surroundings, tally)?;
     let lines = surroundings.lines(own_namespace("net")?, &port_ids)?;
     expect_eq("lines of closed sockets", lines, vec![])
 }
@@ -100,28 +109,136 @@ fn check_events(
     surroundings: &Surroundings,
 ) -> TestResult {
     for (socket, event) in events {
-        let asked = requests.iter().filter(|(asked, _)| asked == socket);
-        let listens = asked.filter_map(|(_, request)| match request.command {
-            Ok(Command::Listen(listen)) => Some(listen),
-            _ => None,
-        });
-        check_wanted(event, listens, surroundings)?;
+        let listens = listens_at(requests, *socket);
+        check_wanted(event, listens.into_iter(), surroundings)?;
     }
     Ok(())
+}
+
+/// What threads read of a state.
+#[derive(Debug, Default)]
+struct State {
+    /// The numbers of its processes, and whether each had an identity.
+    processes: BTreeMap<i32, bool>,
+    has_us: bool,
+}
+
+/// The states, each by its socket and the number of the request that asked for it.
+type States = BTreeMap<Of<u32>, State>;
+
+/// Puts together what was read of states, of which each was asked for, and has a process once. In which
+/// order threads read them is open.
+fn states(
+    requests: &[Of<Request>],
+    processes: &[Of<Received>],
+    surroundings: &Surroundings,
+) -> Result<States, Failure> {
+    let mut states = States::new();
+    for (socket, received) in processes {
+        let seq = received.message.connector.seq;
+        let asked = requests.iter().find(|(asked, request)| {
+            asked == socket && request.seq == seq && request.command == Ok(Command::State)
+        });
+        let Some((_, request)) = asked else {
+            return Err(Failure::new(format!("nobody asked for {received:?}")));
+        };
+        surroundings.check_process(received, request)?;
+        let state = states.entry((*socket, seq)).or_default();
+        state.has_us |= surroundings.is_own(received);
+        let (pid, has_identity) = (received.event.subject().pid, received.identity.is_some());
+        let again = state.processes.insert(pid, has_identity);
+        expect_eq("a process that is told again", again, None)?;
+    }
+    Ok(states)
+}
+
+impl State {
+    /// Expects it to be one that was told to its end, or was cut off, after these were listened for.
+    fn check(&self, error: u32, listens: &[Listen]) -> TestResult {
+        let has = |flag| move |listen: &Listen| listen.flags & flag != 0;
+        let forms: BTreeSet<bool> = self.processes.values().copied().collect();
+        let asked: BTreeSet<bool> = listens.iter().map(has(IDENTITY)).collect();
+        expect(
+            forms.len() <= 1 && forms.is_subset(&asked),
+            format!("processes in one form that was asked for, got {self:?}"),
+        )?;
+        let is_whole = error == 0 && !listens.iter().any(has(CGROUP));
+        expect(
+            self.has_us || !is_whole,
+            format!("this process, got {self:?}"),
+        )
+    }
+}
+
+/// What has to be in the answer to a request for the state.
+fn expected_of_state(
+    request: &Request,
+    answer: &Received,
+    state: Option<State>,
+    listens: &[Listen],
+) -> Result<Expected, Failure> {
+    let Event::Ack { err } = answer.event else {
+        return Err(Failure::new(format!("an answer, got {answer:?}")));
+    };
+    let (is_told, is_known) = match Errno::from_raw(err as i32) {
+        Errno::ENOTCONN | Errno::EBUSY => (false, true),
+        Errno::ECANCELED => (true, true),
+        _ => (true, err == 0),
+    };
+    expect(is_known, format!("another error than {err}"))?;
+    let processes = state.as_ref().map_or(0, |state| state.processes.len());
+    expect(
+        is_told || state.is_none(),
+        format!("no processes after error {err}, got {processes}"),
+    )?;
+    if is_told {
+        state.unwrap_or_default().check(err, listens)?;
+    }
+    Ok(Expected {
+        request: *request,
+        error: err,
+        processes: u32::try_from(processes)?,
+    })
+}
+
+/// What listens ask for at a socket.
+fn listens_at(requests: &[Of<Request>], socket: usize) -> Vec<Listen> {
+    let asked = requests.iter().filter(|(asked, _)| *asked == socket);
+    asked
+        .filter_map(|(_, request)| match request.command {
+            Ok(Command::Listen(listen)) => Some(listen),
+            _ => None,
+        })
+        .collect()
 }
 
 /// Expects one answer to each request, at its socket.
 fn check_answers(
     mut requests: Vec<Of<Request>>,
     mut answers: Vec<Of<Received>>,
+    mut states: States,
     surroundings: &Surroundings,
+    tally: &mut Tally,
 ) -> TestResult {
     requests.sort_by_key(|(socket, request)| (*socket, request.seq));
     answers.sort_by_key(|(socket, answer)| (*socket, answer.message.connector.seq));
     expect_eq("number of answers", answers.len(), requests.len())?;
     for ((socket, request), (answered, answer)) in requests.iter().zip(&answers) {
         expect_eq("socket of an answer", answered, socket)?;
-        surroundings.check_answer(answer, request, request.error())?;
+        let expected = match request.command {
+            Ok(Command::State) => {
+                let state = states.remove(&(*socket, request.seq));
+                let listens = listens_at(&requests, *socket);
+                expected_of_state(request, answer, state, &listens)?
+            }
+            _ => Expected {
+                request: *request,
+                error: request.error(),
+                processes: 0,
+            },
+        };
+        surroundings.check_answer(answer, &expected)?;
+        tally.answer(request, expected.error);
         // LISTEN alone may begin a subscription, whose numbers begin on a CPU.
         let cpu = answer.message.body.cpu;
         match request.command {
@@ -130,6 +247,13 @@ fn check_answers(
         }
     }
     Ok(())
+}
+
+/// Whether reading failed because two threads were about to have the next part of a state told, and the
+/// first one came to its end: netlink lets the socket's next reader know. Nothing is lost.
+fn is_of_two_readers(error: &ListenerError) -> bool {
+    matches!(error, ListenerError::System(_, error)
+        if error.raw_os_error() == Some(Errno::EINVAL as i32))
 }
 
 impl Racer<'_> {
@@ -182,7 +306,7 @@ impl Racer<'_> {
             check_sent(&fate, handle.send_datagram(&datagram))
                 .map_err(|failure| failure.about(format!("{message:?}")))?;
             self.tally.messages += 1;
-            self.tally.count(&fate, Request::error);
+            self.tally.count(&fate);
             if let Fate::Answered(request) = fate {
                 self.requests.push((socket, request));
             }
@@ -195,16 +319,26 @@ impl Racer<'_> {
         let Some(handle) = &mut self.handles[socket] else {
             return Ok(());
         };
-        while let Some(received) = handle.receive(Instant::now())? {
-            if received.event.bit() == 0 {
-                self.answers.push((socket, received));
-            } else {
-                self.surroundings.check_event(&received)?;
-                self.tally.event(&received);
-                self.events.push((socket, received));
+        loop {
+            let received = match handle.receive(Instant::now()) {
+                Ok(Some(received)) => received,
+                Ok(None) => return Ok(()),
+                Err(error) if is_of_two_readers(&error) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            match received.event {
+                Event::Ack { .. } => self.answers.push((socket, received)),
+                Event::Process { .. } => {
+                    self.tally.process(false);
+                    self.processes.push((socket, received));
+                }
+                _ => {
+                    self.surroundings.check_event(&received)?;
+                    self.tally.event(&received);
+                    self.events.push((socket, received));
+                }
             }
         }
-        Ok(())
     }
 
     fn close(&mut self, socket: usize) -> TestResult {

@@ -8,7 +8,7 @@ use std::ops::AddAssign;
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::message::{Fate, Request};
+use super::message::{Command, Fate, Request};
 use crate::wire::{NLMSG_EVENT, Received};
 
 /// Numbers that add up.
@@ -20,7 +20,7 @@ pub struct Tally {
     refused: u64,
     /// Those that nobody answered.
     unanswered: u64,
-    /// Answers, by their errno.
+    /// Answers read, by their errno.
     answers: BTreeMap<u32, u64>,
     /// How often a socket became a listener.
     pub listeners: u64,
@@ -30,6 +30,14 @@ pub struct Tally {
     batched: u64,
     /// Those that told which process it is.
     identified: u64,
+    /// Processes read that were a part of the state.
+    processes: u64,
+    /// Those of sockets with a filter.
+    filtered: u64,
+    /// States that were told to the end.
+    states: u64,
+    /// States that were cut off.
+    cut_off: u64,
     /// Datagrams that were looked at.
     pub peeks: u64,
     /// Datagrams that did not fit when they were read.
@@ -43,13 +51,28 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Counts what became of a datagram.
-    pub fn count(&mut self, fate: &Fate, error: impl Fn(&Request) -> u32) {
+    /// Counts what became of a datagram, unless it is answered.
+    pub fn count(&mut self, fate: &Fate) {
         match fate {
             Fate::Refused(_) => self.refused += 1,
             Fate::Unanswered => self.unanswered += 1,
-            Fate::Answered(request) => *self.answers.entry(error(request)).or_default() += 1,
+            Fate::Answered(_) => {}
         }
+    }
+
+    /// Counts the answer to a request.
+    pub fn answer(&mut self, request: &Request, error: u32) {
+        *self.answers.entry(error).or_default() += 1;
+        if request.command == Ok(Command::State) {
+            self.states += u64::from(error == 0);
+            self.cut_off += u64::from(error == Errno::ECANCELED as u32);
+        }
+    }
+
+    /// Counts a process that is a part of the state.
+    pub fn process(&mut self, has_filter: bool) {
+        self.processes += 1;
+        self.filtered += u64::from(has_filter);
     }
 
     /// Counts an event.
@@ -69,6 +92,10 @@ impl AddAssign for Tally {
         self.events += other.events;
         self.batched += other.batched;
         self.identified += other.identified;
+        self.processes += other.processes;
+        self.filtered += other.filtered;
+        self.states += other.states;
+        self.cut_off += other.cut_off;
         self.peeks += other.peeks;
         self.cut += other.cut;
         self.kept += other.kept;
@@ -103,6 +130,11 @@ impl fmt::Display for Tally {
             formatter,
             " ({} for batches, {} with an identity),",
             self.batched, self.identified
+        )?;
+        write!(
+            formatter,
+            " {} states and {} cut off, {} processes in them ({} through a filter),",
+            self.states, self.cut_off, self.processes, self.filtered
         )?;
         write!(
             formatter,

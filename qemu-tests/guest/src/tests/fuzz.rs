@@ -22,6 +22,7 @@ pub const TESTS: &[Test] = &[test!(every_message_becomes_what_it_has_to)
         Line::C30,
         Line::C50,
         Line::C54,
+        Line::C55,
     ])];
 
 fn every_message_becomes_what_it_has_to() -> TestResult {

@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use protocol::bench::{
-    Burst, Cost, Figure, Flood, Latency, Line, MOST_UNREAD, Many, Operation, Reading, Situation,
+    Burst, Cost, Figure, Flood, Latency, Line, MOST_UNREAD, Many, Operation, Picture, Reading,
+    Situation,
 };
 
 /// Which kernel a figure is of.
@@ -41,6 +42,7 @@ pub struct Figures {
     floods: BTreeMap<(Which, Situation), Vec<Flood>>,
     latencies: BTreeMap<Which, Vec<Latency>>,
     many: BTreeMap<Which, Vec<Many>>,
+    pictures: BTreeMap<(Which, Situation, u32), Picture>,
 }
 
 impl Figures {
@@ -67,6 +69,10 @@ impl Figures {
                 }
                 Line::Latency(latency) => self.latencies.entry(which).or_default().push(latency),
                 Line::Many(many) => self.many.entry(which).or_default().push(many),
+                Line::Picture(picture) => {
+                    let key = (which, picture.situation, picture.processes);
+                    self.pictures.insert(key, picture);
+                }
             }
         }
     }
@@ -169,6 +175,21 @@ impl Figures {
         entries.map(|((which, ..), reading)| (*which, reading))
     }
 
+    /// Instructions that it takes to learn of one of so many processes that it is there.
+    pub fn picture(&self, which: Which, situation: Situation, processes: u32) -> Option<f64> {
+        Some(
+            self.pictures
+                .get(&(which, situation, processes))?
+                .instructions,
+        )
+    }
+
+    /// All of these.
+    pub fn pictures(&self) -> impl Iterator<Item = (Which, &Picture)> {
+        let entries = self.pictures.iter();
+        entries.map(|((which, ..), picture)| (*which, picture))
+    }
+
     /// Instructions of a COMM event for who raises it above those with nobody listening, and for its
     /// one reader, who reads when many are there.
     pub fn end_to_end(&self, which: Which, situation: Situation) -> Option<f64> {
@@ -242,26 +263,27 @@ pub mod tests {
 
     /// The same figure, measured in turn with nobody listening.
     pub fn with_cost(line: Line, instructions: f64) -> Line {
-        let Line::Figure(figure) = line else {
-            panic!("{line:?} is no figure");
-        };
-        let cost = Some(Cost {
-            instructions,
-            spread: 2.0,
-        });
-        Line::Figure(Figure { cost, ..figure })
+        changed(line, |figure| figure.cost = Some(cost(instructions, 2.0)))
     }
 
     /// The same figure, measured in turn with listeners that ask for less.
     pub fn with_added(line: Line, instructions: f64) -> Line {
-        let Line::Figure(figure) = line else {
+        changed(line, |figure| figure.added = Some(cost(instructions, 1.0)))
+    }
+
+    fn changed(line: Line, change: impl FnOnce(&mut Figure)) -> Line {
+        let Line::Figure(mut figure) = line else {
             panic!("{line:?} is no figure");
         };
-        let added = Some(Cost {
+        change(&mut figure);
+        Line::Figure(figure)
+    }
+
+    fn cost(instructions: f64, spread: f64) -> Cost {
+        Cost {
             instructions,
-            spread: 1.0,
-        });
-        Line::Figure(Figure { added, ..figure })
+            spread,
+        }
     }
 
     /// Events of a burst that were kept.
@@ -275,6 +297,16 @@ pub mod tests {
             situation,
             unread,
             datagrams,
+            instructions,
+            spread: 0.0,
+        })
+    }
+
+    /// A process's share of what it takes to learn which of so many there are.
+    pub fn picture(situation: Situation, processes: u32, instructions: f64) -> Line {
+        Line::Picture(Picture {
+            situation,
+            processes,
             instructions,
             spread: 0.0,
         })

@@ -26,6 +26,7 @@ mod figures;
 mod flags;
 mod made;
 mod report;
+mod state;
 mod table;
 mod targets;
 
@@ -236,7 +237,8 @@ impl<'a> Output<'a> {
             | Line::Burst(_)
             | Line::Flood(_)
             | Line::Latency(_)
-            | Line::Many(_) => self.done += 1,
+            | Line::Many(_)
+            | Line::Picture(_) => self.done += 1,
             Line::Missing { figures, .. } => self.done += figures,
         }
         if self.done > self.total {

@@ -14,6 +14,7 @@ use crate::bench::batches;
 use crate::bench::figures::{Figures, Which};
 use crate::bench::flags;
 use crate::bench::made::Made;
+use crate::bench::state;
 use crate::bench::table::{Section, markdown, number, ratio, surroundings};
 use crate::bench::targets::{HOOK, Limit, Target, hook};
 use crate::number::grouped;
@@ -51,6 +52,7 @@ pub fn sections(figures: &Figures, targets: &[Target], parallel: Accelerator) ->
         processes(figures),
         batches::section(figures),
         flags::section(figures),
+        state::section(figures),
         others(figures),
     ];
     sections.extend(in_parallel(figures, parallel));
@@ -391,6 +393,10 @@ pub fn write_json(file: &Path, made: &Made, figures: &Figures, targets: &[Target
         .readings()
         .map(|(which, reading)| json!({ "kernel": which.name(), "reading": reading }))
         .collect();
+    let pictures: Vec<_> = figures
+        .pictures()
+        .map(|(which, picture)| json!({ "kernel": which.name(), "picture": picture }))
+        .collect();
     let targets: Vec<_> = targets
         .iter()
         .map(|target| json!({ "target": target, "met": target.is_met() }))
@@ -406,6 +412,7 @@ pub fn write_json(file: &Path, made: &Made, figures: &Figures, targets: &[Target
         "targets": targets,
         "figures": all,
         "readings": readings,
+        "pictures": pictures,
         "end_to_end_instructions": batches::by_column(|which, situation| {
             figures.end_to_end(which, situation)
         }),

@@ -2,18 +2,25 @@
 //! What must show, and whether it does.
 
 use protocol::bench::{
-    BESIDE, MANY, MOST_UNREAD, Many, Operation, Situation, THOUSANDS, WITH_FLAGS,
+    BESIDE, MANY, MOST_UNREAD, Many, Operation, POPULATIONS, Situation, THOUSANDS, WITH_FLAGS,
 };
 use serde::Serialize;
 
 use crate::bench::figures::{Figures, Which};
 use crate::bench::flags::{listeners, outside};
+use crate::number::grouped;
 
 /// What a hook that nobody uses may cost.
 pub const HOOK: f64 = 2.0;
 
 /// What an event in one of many listening containers may cost, as a multiple of one in a single one.
 const CONTAINERS: f64 = 1.05;
+
+/// What a process may cost in the state, as a multiple of what it costs in /proc.
+const STATE: f64 = 0.1;
+
+/// What a process may cost where there are many, as a multiple of one where there are fewer.
+const POPULATION: f64 = 1.1;
 
 /// How many events a datagram has where reading one is to be cheap.
 const IN_A_DATAGRAM: u32 = 40;
@@ -100,7 +107,41 @@ pub fn all(figures: &Figures) -> Vec<Target> {
     }
     targets.extend(BESIDE[1..].iter().map(|others| close(figures, *others)));
     targets.extend(many(figures));
+    targets.extend(POPULATIONS.map(|processes| state(figures, processes)));
+    targets.push(populations(figures));
     targets
+}
+
+/// A process in the state, as a multiple of what stock's /proc takes for one.
+fn state(figures: &Figures, processes: u32) -> Target {
+    let proc = figures.picture(Which::Stock, Situation::Nobody, processes);
+    let state = figures.picture(Which::Ours, Situation::State, processes);
+    let many = grouped(processes.into(), 0);
+    Target {
+        case: format!("learning of each of {many} processes by STATE, against stock's /proc"),
+        stock: proc.map(|_| 1.0),
+        ours: proc.zip(state).map(|(proc, state)| state / proc),
+        limit: Limit::AtMost(STATE),
+        digits: 2,
+    }
+}
+
+/// A process in the state of many, as a multiple of one in the state of fewer. Of stock, the same in
+/// /proc.
+fn populations(figures: &Figures) -> Target {
+    let [few, many] = POPULATIONS;
+    let ratio = |which, situation| {
+        let picture = |processes| figures.picture(which, situation, processes);
+        Some(picture(many)? / picture(few)?)
+    };
+    let [few, many] = [few, many].map(|processes| grouped(processes.into(), 0));
+    Target {
+        case: format!("learning of each of {many} processes by STATE, against each of {few}"),
+        stock: ratio(Which::Stock, Situation::Nobody),
+        ours: ratio(Which::Ours, Situation::State),
+        limit: Limit::AtMost(POPULATION),
+        digits: 2,
+    }
 }
 
 /// What listeners save that get events in batches. What stock does, it does with single events.
@@ -285,7 +326,7 @@ fn containers(figures: &Figures, count: u32) -> Target {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::figures::tests::{burst, line, reading, with_added, with_cost};
+    use crate::bench::figures::tests::{burst, line, picture, reading, with_added, with_cost};
 
     fn figures(ours: f64) -> Figures {
         let mut figures = Figures::default();
@@ -405,6 +446,32 @@ mod tests {
         let targets = serde_json::to_string(&all(&figures)).unwrap();
         for limit in [r#""at_most":400.0"#, r#""at_least":2300.0"#] {
             assert!(targets.contains(limit), "{targets}");
+        }
+    }
+
+    #[test]
+    fn the_state_is_to_cost_less_than_proc_however_many_there_are() {
+        let [few, many] = POPULATIONS;
+        for (of_few, of_many, verdicts) in [
+            (700.0, 770.0, [Some(true), Some(true), Some(true)]),
+            (700.0, 790.0, [Some(true), Some(true), Some(false)]),
+            (1_100.0, 1_000.0, [Some(false), Some(true), Some(true)]),
+        ] {
+            let mut figures = Figures::default();
+            let read = POPULATIONS.map(|processes| picture(Situation::Nobody, processes, 1e4));
+            figures.add(Which::Stock, read.to_vec());
+            let cases = [
+                "1,000 processes",
+                "10,000 processes by STATE, against stock",
+            ];
+            let cases = cases.map(|case| format!("learning of each of {case}"));
+            assert_eq!(verdict(&figures, &cases[0]), None);
+            let told = [(few, of_few), (many, of_many)];
+            let told = told.map(|(processes, each)| picture(Situation::State, processes, each));
+            figures.add(Which::Ours, told.to_vec());
+            let growth = "learning of each of 10,000 processes by STATE, against each";
+            let found = [&cases[0], &cases[1], growth].map(|case| verdict(&figures, case));
+            assert_eq!(found, verdicts);
         }
     }
 

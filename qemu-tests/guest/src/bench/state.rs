@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What it takes to learn which processes there are: from the kernel's state, and from /proc.
+//!
+//! Both are asked in the same pid namespace, one after the other, by a process in it.
+
+use std::ffi::{c_int, c_void};
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::Read;
+use std::{ptr, thread};
+
+use anyhow::{Result, anyhow, ensure};
+use nix::errno::Errno;
+use nix::libc;
+use nix::sched::{CloneFlags, unshare};
+use protocol::bench::{Line, POPULATIONS, Picture, Situation};
+
+use crate::bench::batches::request;
+use crate::bench::clock::instructions;
+use crate::bench::containers::run_in;
+use crate::bench::measure::{Times, repeated};
+use crate::bench::reader::{Reader, Tally};
+use crate::bench::{LINGER, missing, say};
+use crate::harness::TestResult;
+use crate::listener::Listener;
+use crate::listing;
+use crate::tests::container::{Container, PID, keep_mounts, mount_own_proc};
+use crate::wire::{PROCESS, STATE, mask};
+
+/// The forms in which the kernel tells it.
+const FORMS: [Situation; 2] = [Situation::State, Situation::IdentityState];
+
+/// How many figures there are: from /proc, and in each form.
+pub const FIGURES: usize = (1 + FORMS.len()) * POPULATIONS.len();
+
+/// How often it is asked for each figure: what is measured is long.
+const TIMES: usize = 5;
+
+/// Room for what little a process does.
+const STACK_SIZE: usize = 4 << 10;
+
+/// More bytes than a /proc/PID/stat has.
+const STAT_SIZE: usize = 1024;
+
+/// Measures all of them.
+pub fn run() -> Result<()> {
+    let has_state = listing::is_there();
+    for count in POPULATIONS {
+        let container =
+            Container::idle(PID).map_err(|failure| anyhow!("cannot start one: {failure}"))?;
+        container
+            .run(|| populate(count))
+            .map_err(|failure| anyhow!("cannot make {count} processes: {failure}"))?;
+        // Until each has come so far that it does nothing.
+        thread::sleep(LINGER);
+        let pictures = run_in(&container, move || pictures(count, has_state))?;
+        for picture in pictures {
+            say(&Line::Picture(picture))?;
+        }
+    }
+    if has_state {
+        return Ok(());
+    }
+    let figures = FORMS.len() * POPULATIONS.len();
+    missing(figures, Situation::State, "it has no such request".into())
+}
+
+/// Makes so many processes that do nothing until they are killed. They share their memory with who
+/// makes them, lest they take all that there is.
+fn populate(count: u32) -> TestResult {
+    const WORDS: usize = STACK_SIZE / size_of::<u128>();
+    let flags = libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_FILES | libc::SIGCHLD;
+    let mut stacks = vec![0u128; count as usize * WORDS];
+    for stack in stacks.chunks_exact_mut(WORDS) {
+        let top = stack.as_mut_ptr_range().end.cast();
+        // SAFETY: The function does nothing but call the system, on a stack of its own, which is never
+        // freed.
+        Errno::result(unsafe { libc::clone(stay, top, flags, ptr::null_mut()) })?;
+    }
+    std::mem::forget(stacks);
+    Ok(())
+}
+
+extern "C" fn stay(_: *mut c_void) -> c_int {
+    loop {
+        // SAFETY: The call takes nothing.
+        unsafe { libc::pause() };
+    }
+}
+
+/// Learns in all ways who is there, beside so many.
+fn pictures(made: u32, has_state: bool) -> Result<Vec<Picture>> {
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    keep_mounts()?;
+    mount_own_proc()?;
+    let mut pictures = vec![picture(Situation::Nobody, made, &mut read_proc)?];
+    if !has_state {
+        return Ok(pictures);
+    }
+    let listener = Listener::open()?;
+    let mut reader = Reader::default();
+    for form in FORMS {
+        // What happens meanwhile is nothing that it asked for.
+        listener.request(&request(form, mask::SID))?;
+        reader.read_all(&listener, 0)?;
+        let mut learn = || ask(&listener, &mut reader);
+        pictures.push(picture(form, made, &mut learn)?);
+    }
+    Ok(pictures)
+}
+
+/// Learns in one way who is there: those who were made, the first process of the namespace, and this
+/// one.
+fn picture(
+    situation: Situation,
+    made: u32,
+    learn: &mut dyn FnMut() -> Result<u64>,
+) -> Result<Picture> {
+    let all = u64::from(made) + 2;
+    let mut operation = repeated(|| {
+        let started = instructions();
+        let processes = learn()?;
+        let taken = instructions() - started;
+        ensure!(
+            processes == all,
+            "{processes} of {all} processes were found"
+        );
+        Ok(taken)
+    });
+    // Warms up.
+    Times::default().take_of(1, 1, &mut operation, &mut |_| Ok(()))?;
+    let mut times = Times::default();
+    times.take_of(TIMES, 1, &mut operation, &mut |_| Ok(()))?;
+    let measured = times.measured().of_each(all);
+    Ok(Picture {
+        situation,
+        processes: made,
+        instructions: measured.median,
+        spread: measured.spread,
+    })
+}
+
+/// Reads /proc/PID/stat of all processes, as a program does that is in a hurry: into one buffer, and
+/// without a look at it. How many there are.
+fn read_proc() -> Result<u64> {
+    let mut processes = 0;
+    let mut path = String::new();
+    let mut stat = [0; STAT_SIZE];
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(pid) = name
+            .to_str()
+            .filter(|name| name.as_bytes()[0].is_ascii_digit())
+        else {
+            continue;
+        };
+        path.clear();
+        write!(path, "/proc/{pid}/stat")?;
+        let length = File::open(&path)?.read(&mut stat)?;
+        ensure!(length > 0, "{path} is empty");
+        processes += 1;
+    }
+    Ok(processes)
+}
+
+/// Asks the kernel, and reads until it has answered. How many processes there are.
+fn ask(listener: &Listener, reader: &mut Reader) -> Result<u64> {
+    let mut tally = Tally::default();
+    listener.request(&[STATE])?;
+    loop {
+        let before = tally.events;
+        tally.add(reader.receive(listener)?, PROCESS)?;
+        // The answer has a datagram of its own.
+        if tally.events == before {
+            return Ok(tally.events);
+        }
+    }
+}

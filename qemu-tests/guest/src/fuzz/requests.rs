@@ -1,0 +1,583 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What was asked of the kernel through a socket, as far as its answers were not read: what these
+//! have to be, and what a state has to have in it.
+//!
+//! All requests are answered in the order in which they were sent, but for the state: its answer comes
+//! when it was told, and reading has it told. So until that answer was read it is not always known
+//! whether the state was still being told when another request came.
+
+use std::collections::VecDeque;
+
+use nix::errno::Errno;
+
+use super::message::{Command, Listen, Message, Request};
+use crate::harness::{Failure, TestResult, expect, expect_eq};
+use crate::wire::{Event, IDENTITY, Received};
+
+/// Whether something is so, as far as it can be told.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Chance {
+    No,
+    Perhaps,
+    Surely,
+}
+
+/// A state that is told, or that may be.
+#[derive(Clone, Copy, Debug)]
+struct Telling {
+    request: Request,
+    /// What the listener asked for by then, whatever it asks for afterwards.
+    listen: Listen,
+    /// Whether this process has to be in it.
+    has_us: bool,
+    /// How many processes were told.
+    told: u32,
+    /// The number of the last one.
+    last: i32,
+    /// Whether this process was told.
+    told_us: bool,
+    /// Whether the listener ended before all of it was told.
+    is_cut_off: Chance,
+}
+
+impl Telling {
+    fn new(request: Request, listen: Listen, has_us: bool) -> Self {
+        Self {
+            request,
+            listen,
+            has_us,
+            told: 0,
+            last: 0,
+            told_us: false,
+            is_cut_off: Chance::No,
+        }
+    }
+
+    /// Takes the next process.
+    fn take(&mut self, task: i32, has_identity: bool, is_us: bool) -> TestResult {
+        let (last, asked) = (self.last, self.listen.flags & IDENTITY != 0);
+        expect(
+            task > last,
+            format!("a process behind {last}, got one with the number {task}"),
+        )?;
+        expect_eq("whether a process has an identity", has_identity, asked)?;
+        self.told += 1;
+        self.last = task;
+        self.told_us |= is_us;
+        Ok(())
+    }
+
+    /// Expects that it may end so.
+    fn check_end(&self, error: u32) -> TestResult {
+        let is_cut_off = error == Errno::ECANCELED as u32;
+        let is_possible = match self.is_cut_off {
+            Chance::No => error == 0,
+            Chance::Perhaps => error == 0 || is_cut_off,
+            Chance::Surely => is_cut_off,
+        };
+        expect(is_possible, format!("another end of {self:?}, got {error}"))?;
+        // What was cut off need not have come to it.
+        let is_missing = is_cut_off && !self.told_us;
+        let has_us = self.has_us && !is_missing;
+        expect_eq("whether this process was told", self.told_us, has_us)
+    }
+}
+
+/// A request whose answer was not read.
+#[derive(Clone, Copy, Debug)]
+enum Awaited {
+    /// It is answered at once, with this `err`.
+    Sure(Request, u32),
+    /// It asks for the state, and is refused if another one was being told still.
+    State(Telling),
+}
+
+impl Awaited {
+    fn request(&self) -> &Request {
+        match self {
+            Self::Sure(request, _) => request,
+            Self::State(telling) => &telling.request,
+        }
+    }
+}
+
+/// What an answer has to be.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Expected {
+    /// To which request.
+    pub request: Request,
+    /// Its `err`.
+    pub error: u32,
+    /// How many processes it says were told.
+    pub processes: u32,
+}
+
+/// A socket, as the kernel knows it by all that was sent.
+#[derive(Debug)]
+pub struct Requests {
+    /// What it listens for, if it does.
+    listens: Option<Listen>,
+    /// Whether it listens from namespaces in which this process is.
+    sees_us: bool,
+    /// Whether a state is being told.
+    is_telling: Chance,
+    /// The state that what is read next may be of.
+    telling: Option<Telling>,
+    /// In the order in which they were sent.
+    awaited: VecDeque<Awaited>,
+    /// A number that a request had.
+    seq: u32,
+}
+
+impl Requests {
+    /// Nothing was sent yet.
+    pub fn new() -> Self {
+        Self {
+            listens: None,
+            sees_us: false,
+            is_telling: Chance::No,
+            telling: None,
+            awaited: VecDeque::new(),
+            seq: 0,
+        }
+    }
+
+    /// Others had it listen, from where nobody sees this process.
+    pub fn listening(listen: Listen) -> Self {
+        Self {
+            listens: Some(listen),
+            ..Self::new()
+        }
+    }
+
+    /// What it listens for, if it does.
+    pub fn listens(&self) -> Option<Listen> {
+        self.listens
+    }
+
+    /// Whether a state is being told, as far as was read.
+    pub fn is_telling(&self) -> bool {
+        self.telling.is_some()
+    }
+
+    /// The message as it is to be sent: with a number of its own, lest its answer be taken for another
+    /// one's.
+    pub fn distinct(&mut self, message: &Message) -> Message {
+        let message = message.clone();
+        if self.telling.is_none() && self.awaited.is_empty() {
+            return message;
+        }
+        loop {
+            self.seq = self.seq.wrapping_add(1);
+            let is_taken = |request: &Request| request.seq == self.seq;
+            let telling = self.telling.iter().map(|telling| &telling.request);
+            let mut all = telling.chain(self.awaited.iter().map(Awaited::request));
+            if !all.any(is_taken) {
+                return message.numbered(self.seq);
+            }
+        }
+    }
+
+    /// A request was sent by this process, which may not have the socket listen if that is foreign,
+    /// and which is in the cgroup that is asked for, if one is.
+    pub fn sent(&mut self, request: Request, is_foreign: bool, is_in: impl Fn(u64) -> bool) {
+        let may_not = is_foreign && self.listens.is_none();
+        let error = match request.command {
+            // Nobody looks for a cgroup for who may not listen.
+            Ok(Command::Listen(_)) | Err(Errno::ENOENT) if may_not => Errno::EPERM as u32,
+            Ok(Command::Listen(listen)) => {
+                self.sees_us |= self.listens.is_none();
+                self.listens = Some(listen);
+                0
+            }
+            Ok(Command::Ignore) => {
+                self.ended();
+                0
+            }
+            Ok(Command::State) => match self.begin(request, is_in) {
+                Some(error) => error,
+                None => return,
+            },
+            Err(errno) => errno as u32,
+        };
+        self.awaited.push_back(Awaited::Sure(request, error));
+    }
+
+    /// The state was asked for. Tells with which error that is refused, if it surely is.
+    fn begin(&mut self, request: Request, is_in: impl Fn(u64) -> bool) -> Option<u32> {
+        let Some(listen) = self.listens else {
+            return Some(Errno::ENOTCONN as u32);
+        };
+        let has_us = self.sees_us && listen.cgroup().is_none_or(is_in);
+        let telling = Telling::new(request, listen, has_us);
+        let before = self.is_telling;
+        // What has a process in it needs one datagram more for its answer, when the first was read.
+        self.is_telling = match before {
+            _ if has_us => Chance::Surely,
+            Chance::No => Chance::Perhaps,
+            _ => before,
+        };
+        match before {
+            Chance::Surely => return Some(Errno::EBUSY as u32),
+            Chance::Perhaps => self.awaited.push_back(Awaited::State(telling)),
+            Chance::No => self.telling = Some(telling),
+        }
+        None
+    }
+
+    /// It does not listen any more.
+    pub fn ended(&mut self) {
+        self.listens = None;
+        self.sees_us = false;
+        let perhaps = self.awaited.iter_mut().filter_map(|awaited| match awaited {
+            Awaited::State(telling) => Some(telling),
+            Awaited::Sure(..) => None,
+        });
+        let mut all: Vec<_> = self.telling.iter_mut().chain(perhaps).collect();
+        let is_cut_off = match (self.is_telling, all.len()) {
+            (Chance::Surely, 1) => Chance::Surely,
+            _ => Chance::Perhaps,
+        };
+        for telling in &mut all {
+            if telling.is_cut_off != Chance::Surely {
+                telling.is_cut_off = is_cut_off;
+            }
+        }
+    }
+
+    /// A datagram was read, or looked at: if a state is being told, the next piece of it came.
+    pub fn has_read(&mut self) {
+        if self.is_telling == Chance::Surely {
+            self.is_telling = Chance::Perhaps;
+        }
+    }
+
+    /// What is asked for by requests for events that were not answered, until one ends all events.
+    pub fn asked(&self) -> impl Iterator<Item = Listen> {
+        let requests = self.awaited.iter().filter_map(|awaited| match awaited {
+            Awaited::Sure(request, 0) => Some(request.command),
+            _ => None,
+        });
+        let before_end = requests.take_while(|command| *command != Ok(Command::Ignore));
+        before_end.filter_map(|command| match command {
+            Ok(Command::Listen(listen)) => Some(listen),
+            _ => None,
+        })
+    }
+
+    /// Takes a process that was read. The request that asked for it, and what the listener asked for.
+    pub fn process(
+        &mut self,
+        received: &Received,
+        is_us: bool,
+    ) -> Result<(Request, Listen), Failure> {
+        match &mut self.telling {
+            Some(telling) if is_answer(received, &telling.request) => {
+                let pid = received.event.subject().pid;
+                telling.take(pid, received.identity.is_some(), is_us)?;
+                Ok((telling.request, telling.listen))
+            }
+            telling => Err(Failure::new(format!(
+                "a process of {telling:?}, got {received:?}"
+            ))),
+        }
+    }
+
+    /// Takes an answer that was read; what it has to be.
+    pub fn answer(&mut self, received: &Received) -> Result<Expected, Failure> {
+        let error = match received.event {
+            Event::Ack { err } => err,
+            _ => 0,
+        };
+        if let Some(telling) = self.telling.filter(|one| is_answer(received, &one.request)) {
+            telling.check_end(error)?;
+            self.told();
+            return Ok(Expected {
+                request: telling.request,
+                error,
+                processes: telling.told,
+            });
+        }
+        let (request, error) = match self.awaited.pop_front() {
+            Some(Awaited::Sure(request, error)) => (request, error),
+            Some(Awaited::State(telling)) => (telling.request, Errno::EBUSY as u32),
+            None => return Err(Failure::new(format!("a second answer: {received:?}"))),
+        };
+        Ok(Expected {
+            request,
+            error,
+            processes: 0,
+        })
+    }
+
+    /// A state has come to its end: whatever was sent before that and refused was answered before.
+    fn told(&mut self) {
+        let is_state = |awaited: &Awaited| matches!(awaited, Awaited::State(_));
+        let next = self.awaited.iter().position(is_state);
+        self.telling = next.and_then(|index| match self.awaited.remove(index)? {
+            Awaited::State(telling) => Some(telling),
+            Awaited::Sure(..) => None,
+        });
+        if self.telling.is_none() {
+            self.is_telling = Chance::No;
+        }
+    }
+
+    /// Expects that all was answered, and that no state stopped before its end.
+    pub fn expect_answered(&self) -> TestResult {
+        let is_answered = self.telling.is_none() && self.awaited.is_empty();
+        expect(is_answered, format!("answers to all of {self:?}"))
+    }
+}
+
+/// Whether a message has the numbers that answers to a request have.
+fn is_answer(received: &Received, request: &Request) -> bool {
+    let connector = received.message.connector;
+    (connector.seq, connector.ack) == (request.seq, request.ack.wrapping_add(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use zerocopy::FromZeros;
+
+    use super::*;
+    use crate::wire::{CGROUP, STATE, Task, mask};
+
+    const EBUSY: u32 = Errno::EBUSY as u32;
+    const ECANCELED: u32 = Errno::ECANCELED as u32;
+    const ENOTCONN: u32 = Errno::ENOTCONN as u32;
+
+    /// This process's number.
+    const US: i32 = 10;
+
+    fn received(seq: u32, event: Event) -> Received {
+        let mut message = crate::wire::Message::new_zeroed();
+        (message.connector.seq, message.connector.ack) = (seq, 1);
+        Received {
+            message,
+            event,
+            identity: None,
+            defined: 0,
+            sender: (0, 1),
+        }
+    }
+
+    /// Requests of which each has another number.
+    struct Scene(Requests);
+
+    impl Scene {
+        /// A listener, which was told so.
+        fn new() -> Self {
+            let mut scene = Self(Requests::new());
+            scene.listen(1, 0);
+            scene.answered(1, 0, 0);
+            scene
+        }
+
+        fn send(&mut self, seq: u32, command: Command) {
+            let command = Ok(command);
+            let request = Request {
+                seq,
+                ack: 0,
+                command,
+            };
+            self.0.sent(request, false, |cgroup| cgroup == 1);
+        }
+
+        fn listen(&mut self, seq: u32, cgroup_id: u64) {
+            let listen = Listen {
+                mask: mask::SID,
+                flags: if cgroup_id == 0 { 0 } else { CGROUP },
+                cgroup_id,
+            };
+            self.send(seq, Command::Listen(listen));
+        }
+
+        fn answer(&mut self, seq: u32, err: u32) -> Result<Expected, Failure> {
+            self.0.answer(&received(seq, Event::Ack { err }))
+        }
+
+        /// Expects an answer to be right, and to be one to the request with this number.
+        fn answered(&mut self, seq: u32, err: u32, processes: u32) {
+            let expected = self.answer(seq, err).unwrap();
+            assert_eq!((expected.request.seq, expected.error), (seq, err));
+            assert_eq!(expected.processes, processes);
+        }
+
+        fn process(&mut self, seq: u32, pid: i32) -> Result<(Request, Listen), Failure> {
+            self.0.has_read();
+            let task = Task::leader(pid);
+            let event = Event::Process {
+                task,
+                parent: Task::NONE,
+                session: 0,
+                process_group: 0,
+            };
+            self.0.process(&received(seq, event), pid == US)
+        }
+
+        fn told(&mut self, seq: u32, pids: &[i32]) {
+            for pid in pids {
+                self.process(seq, *pid).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn a_state_ends_with_its_answer() {
+        let mut scene = Scene::new();
+        scene.send(2, Command::State);
+        assert!(scene.0.is_telling() && scene.0.expect_answered().is_err());
+        scene.told(2, &[1, US]);
+        for wrong in [1, US] {
+            assert!(scene.process(2, wrong).is_err(), "{wrong} again");
+        }
+        assert!(scene.process(3, 20).is_err());
+        scene.told(2, &[20]);
+        scene.answered(2, 0, 3);
+        assert!(scene.0.expect_answered().is_ok());
+        assert!(scene.answer(2, 0).is_err() && scene.process(2, 30).is_err());
+    }
+
+    #[test]
+    fn a_state_has_this_process() {
+        let mut scene = Scene::new();
+        scene.send(2, Command::State);
+        scene.told(2, &[1, 2]);
+        assert!(scene.answer(2, 0).is_err());
+        scene.0 = Requests::listening(Listen {
+            mask: 0,
+            flags: 0,
+            cgroup_id: 0,
+        });
+        scene.send(2, Command::State);
+        scene.answered(2, 0, 0);
+    }
+
+    #[test]
+    fn only_listeners_are_told() {
+        let mut scene = Scene(Requests::new());
+        scene.send(1, Command::State);
+        scene.answered(1, ENOTCONN, 0);
+        scene.listen(2, 0);
+        scene.send(3, Command::State);
+        scene.send(4, Command::Ignore);
+        scene.send(5, Command::State);
+        scene.answered(2, 0, 0);
+        scene.told(3, &[US]);
+        scene.answered(4, 0, 0);
+        scene.answered(5, ENOTCONN, 0);
+        scene.answered(3, ECANCELED, 1);
+        assert!(scene.0.expect_answered().is_ok());
+    }
+
+    #[test]
+    fn before_anything_was_read_another_state_is_refused() {
+        let mut scene = Scene::new();
+        scene.send(2, Command::State);
+        scene.send(3, Command::State);
+        scene.told(2, &[US]);
+        scene.answered(3, EBUSY, 0);
+        scene.answered(2, 0, 1);
+        assert!(scene.0.expect_answered().is_ok());
+    }
+
+    #[test]
+    fn what_may_have_ended_may_be_followed_by_another_state() {
+        for is_refused in [false, true] {
+            let mut scene = Scene::new();
+            scene.send(2, Command::State);
+            scene.told(2, &[US]);
+            scene.send(3, Command::State);
+            // Surely, whichever of the two is being told.
+            scene.send(4, Command::State);
+            if is_refused {
+                scene.answered(3, EBUSY, 0);
+                scene.answered(4, EBUSY, 0);
+                scene.answered(2, 0, 1);
+            } else {
+                scene.answered(2, 0, 1);
+                scene.told(3, &[US]);
+                scene.answered(4, EBUSY, 0);
+                scene.told(3, &[20]);
+                scene.answered(3, 0, 2);
+            }
+            assert!(scene.0.expect_answered().is_ok());
+            scene.send(5, Command::State);
+            scene.told(5, &[US]);
+            scene.answered(5, 0, 1);
+        }
+    }
+
+    #[test]
+    fn a_state_that_may_be_empty_may_have_ended() {
+        let mut scene = Scene::new();
+        for cgroup in [1, 2] {
+            scene.listen(2, cgroup);
+            scene.answered(2, 0, 0);
+            scene.send(3, Command::State);
+            scene.send(4, Command::State);
+            if cgroup == 1 {
+                scene.told(3, &[US]);
+                scene.answered(4, EBUSY, 0);
+                scene.answered(3, 0, 1);
+            } else {
+                scene.answered(3, 0, 0);
+                scene.answered(4, 0, 0);
+            }
+            assert!(scene.0.expect_answered().is_ok());
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_listener_cuts_its_state_off() {
+        for (has_read, ends) in [(false, [ECANCELED; 2]), (true, [0, ECANCELED])] {
+            for end in ends {
+                let mut scene = Scene::new();
+                scene.send(2, Command::State);
+                if has_read {
+                    scene.told(2, &[US]);
+                }
+                scene.0.ended();
+                if !has_read {
+                    let wrong = scene.0.telling.unwrap().check_end(0);
+                    assert!(wrong.is_err());
+                    scene.told(2, &[US]);
+                }
+                scene.answered(2, end, 1);
+                assert!(scene.0.expect_answered().is_ok());
+            }
+        }
+        let mut scene = Scene::new();
+        scene.send(2, Command::State);
+        scene.told(2, &[US]);
+        assert!(scene.answer(2, ECANCELED).is_err());
+    }
+
+    #[test]
+    fn what_is_asked_for_before_an_end_may_come() {
+        let mut scene = Scene::new();
+        scene.listen(2, 1);
+        scene.send(3, Command::State);
+        scene.listen(4, 2);
+        scene.send(5, Command::Ignore);
+        scene.listen(6, 3);
+        let asked = scene.0.asked().map(|listen| listen.cgroup_id);
+        assert_eq!(Vec::from_iter(asked), [1, 2]);
+        assert_eq!(scene.0.listens().unwrap().cgroup_id, 3);
+    }
+
+    #[test]
+    fn numbers_are_changed_where_answers_could_be_confused() {
+        let message = Message::request(&[STATE], 7, 0);
+        let seq = |message: &Message| {
+            let bytes = message.bytes(0);
+            u32::from_ne_bytes(bytes[24..28].try_into().unwrap())
+        };
+        let mut scene = Scene::new();
+        assert_eq!(seq(&scene.0.distinct(&message)), 7);
+        scene.send(1, Command::State);
+        assert_eq!(seq(&scene.0.distinct(&message)), 2);
+        assert_eq!(seq(&scene.0.distinct(&message)), 3);
+    }
+}

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What it takes to learn which processes there are.
+
+use protocol::bench::{POPULATIONS, Situation};
+
+use crate::bench::figures::{Figures, Which};
+use crate::bench::table::{Section, number, ratio};
+use crate::number::grouped;
+
+/// Who is asked, and on which kernel.
+const COLUMNS: [(&str, Which, Situation); 4] = [
+    ("stock: /proc", Which::Stock, Situation::Nobody),
+    ("ours: /proc", Which::Ours, Situation::Nobody),
+    ("ours: STATE", Which::Ours, Situation::State),
+    (
+        "ours: STATE with IDENTITY",
+        Which::Ours,
+        Situation::IdentityState,
+    ),
+];
+
+/// How many ids are looked at in one RCU read-side critical section, at most.
+const IDS_AT_ONCE: u32 = 64;
+
+/// The table.
+pub fn section(figures: &Figures) -> Section {
+    let mut rows = Vec::new();
+    for processes in POPULATIONS {
+        let many = grouped(processes.into(), 0);
+        let instructions =
+            COLUMNS.map(|(_, which, situation)| figures.picture(which, situation, processes));
+        let [proc, .., state, _] = instructions;
+        let mut row = vec![format!("a process of {many}")];
+        row.extend(instructions.map(number));
+        row.push(ratio(state, proc));
+        rows.push(row);
+        let sections = COLUMNS.map(|(_, which, situation)| match situation {
+            Situation::Nobody => None,
+            _ => figures.picture(which, situation, processes),
+        });
+        let mut row = vec![format!("{IDS_AT_ONCE} of {many}: more than an RCU section")];
+        row.extend(sections.map(|each| number(each.map(|each| f64::from(IDS_AT_ONCE) * each))));
+        row.push("-".to_owned());
+        rows.push(row);
+    }
+    let heads = COLUMNS.map(|(name, ..)| name.to_owned());
+    let ends = ["case".to_owned(), "STATE/stock's /proc".to_owned()];
+    let [first, last] = ends;
+    Section {
+        title: "Which processes there are",
+        about: format!(
+            "A process's share of all instructions, the kernel's and the reader's, that it takes to \
+             learn who is in a pid namespace with so many:\nwith PROC_CN_MCAST_STATE from the request to \
+             its answer; from /proc, opendir(3), and open, read and close of each /proc/PID/stat, \
+             all of\nwhich had been read before. The kernel looks at {IDS_AT_ONCE} ids at most before it \
+             leaves its RCU read-side critical section: with what the\nreader does besides, these take \
+             so many."
+        ),
+        head: [first].into_iter().chain(heads).chain([last]).collect(),
+        rows,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::figures::tests::picture;
+
+    #[test]
+    fn each_way_to_learn_it_has_its_column() {
+        let mut figures = Figures::default();
+        figures.add(
+            Which::Stock,
+            vec![picture(Situation::Nobody, 1_000, 12_000.0)],
+        );
+        figures.add(
+            Which::Ours,
+            vec![
+                picture(Situation::Nobody, 1_000, 12_100.0),
+                picture(Situation::State, 1_000, 600.0),
+                picture(Situation::IdentityState, 1_000, 700.0),
+            ],
+        );
+        let Section { head, rows, .. } = section(&figures);
+        for expected in [
+            [
+                "a process of 1,000",
+                "12,000",
+                "12,100",
+                "600",
+                "700",
+                "0.05",
+            ],
+            [
+                "64 of 1,000: more than an RCU section",
+                "-",
+                "-",
+                "38,400",
+                "44,800",
+                "-",
+            ],
+            ["a process of 10,000", "-", "-", "-", "-", "-"],
+        ] {
+            assert!(rows.iter().any(|row| *row == expected), "{rows:?}");
+        }
+        assert!(rows.iter().all(|row| row.len() == head.len()));
+    }
+}
