@@ -61,26 +61,24 @@ struct Encoder<'a, E> {
     place: Option<Place<'a>>,
 }
 
-impl<E: Fn(wire::Ids, &View) -> Event> Encoder<'_, E> {
+impl<'a, E: Fn(wire::Ids, &View) -> Event> Encoder<'a, E> {
+    /// The cgroup that the subject is in.
+    #[inline]
+    fn place(&mut self) -> Place<'a> {
+        let (task, rcu) = (self.subject.task, self.rcu);
+
+        *self.place.get_or_insert_with(|| Place::of(task, rcu))
+    }
+
     /// Lets the message say the event to a subscriber, in whose namespace the subject is `pid`.
-    /// Tells whether the subscriber wants it at all.
     ///
     /// Not inlined: most of what it needs would take registers from those who get the message as
     /// the one before did.
     #[inline(never)]
-    fn encode(&mut self, subscriber: &Subscriber, pid: i32) -> bool {
+    fn encode(&mut self, subscriber: &Subscriber, pid: i32) {
         let Self { subject, rcu, .. } = *self;
         let view = &subscriber.listener.view;
         let flags = subscriber.listen.flags;
-
-        if flags.contain(Flags::CGROUP) {
-            let place = self
-                .place
-                .get_or_insert_with(|| Place::of(subject.task, rcu));
-            if !subscriber.scope.has(*place) {
-                return false;
-            }
-        }
         let tgid = view.number(subject.ids.group);
         self.message
             .tell(&(self.event)(wire::Ids { pid, tgid }, view));
@@ -89,7 +87,6 @@ impl<E: Fn(wire::Ids, &View) -> Event> Encoder<'_, E> {
         if flags.contain(Flags::IDENTITY) {
             self.message.identify(subject.identity(view, rcu));
         }
-        true
     }
 }
 
@@ -150,14 +147,15 @@ impl Connector {
 
             for subscriber in subscribers.to(kind).filter(|subscriber| meant(subscriber)) {
                 let view = &subscriber.listener.view;
-                let form = subscriber.listen.flags.of_message();
+                let flags = subscriber.listen.flags;
+                let form = flags.of_message();
 
+                if flags.contain(Flags::CGROUP) && !subscriber.scope.has(encoder.place()) {
+                    continue;
+                }
                 if !told.is_some_and(|(told, as_form)| as_form == form && told.is_alike(view)) {
-                    if !encoder.encode(subscriber, pid) {
-                        continue;
-                    }
-                    // Who asked for a cgroup is looked at each time.
-                    told = (!form.contain(Flags::CGROUP)).then_some((view, form));
+                    encoder.encode(subscriber, pid);
+                    told = Some((view, form));
                 }
                 subscriber.listener.send(&mut encoder.message, form, cpu);
             }

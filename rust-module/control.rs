@@ -66,7 +66,7 @@ impl Flags {
     /// Those that decide what a message to the listener is.
     #[inline]
     pub(crate) fn of_message(self) -> Self {
-        Self(self.0 & (Self::IDENTITY.0 | Self::BATCH.0 | Self::CGROUP.0))
+        Self(self.0 & (Self::IDENTITY.0 | Self::BATCH.0))
     }
 }
 
