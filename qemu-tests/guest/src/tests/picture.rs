@@ -67,8 +67,8 @@ const STARTS: usize = 1000;
 /// When no more are begun.
 const TIME: Duration = Duration::from_secs(40);
 
-/// How many have to be begun, on whichever kernel.
-const STARTS_AT_LEAST: usize = 10;
+/// How many rounds there are on any kernel.
+const ROUNDS_AT_LEAST: usize = 3;
 
 /// How long a picture may take to be exact, in any unrest.
 const EXACT_LIMIT: Duration = Duration::from_secs(20);
@@ -186,16 +186,14 @@ fn beside_unrest(function: impl FnOnce(&Unrest) -> TestResult) -> TestResult {
     })
 }
 
-/// Goes on for as many rounds as there is time for; how many there were.
+/// Goes on for as many rounds as there is time for, and for some on any kernel; how many there were.
 fn rounds(most: usize, mut round: impl FnMut(usize) -> TestResult) -> Result<usize, Failure> {
     let until = Instant::now() + TIME;
     let mut count = 0;
-    while count < most && Instant::now() < until {
+    while count < most && (count < ROUNDS_AT_LEAST || Instant::now() < until) {
         round(count).map_err(|failure| failure.about(format!("in round {count}")))?;
         count += 1;
     }
-    let enough = count >= STARTS_AT_LEAST.min(most);
-    expect(enough, format!("{STARTS_AT_LEAST} rounds, got {count}"))?;
     Ok(count)
 }
 
