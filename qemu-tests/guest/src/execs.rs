@@ -24,6 +24,7 @@ use crate::child;
 use crate::harness::{Failure, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::patience;
+use crate::proc_stat::has_ended;
 use crate::tests::container::{Container, PID, available, keep_mounts, mount_own_proc};
 use crate::tests::session_end_threads::end_thread;
 use crate::wire::{Event, Task, mask};
@@ -296,18 +297,11 @@ fn in_proc() -> Result<BTreeMap<i32, i32>, Failure> {
             .filter_map(|task| task.file_name().to_str()?.parse().ok())
             .collect();
         for task in &tasks {
-            if !has_ended(process, *task) || (*task == process && tasks.len() > 1) {
+            let has_ended = has_ended(format!("{process}/task/{task}"));
+            if !has_ended || (*task == process && tasks.len() > 1) {
                 numbers.insert(*task, process);
             }
         }
     }
     Ok(numbers)
-}
-
-/// Whether a task has ended: it is gone, or waits to be reaped.
-fn has_ended(process: i32, task: i32) -> bool {
-    let stat = fs::read(format!("/proc/{process}/task/{task}/stat")).unwrap_or_default();
-    let stat = String::from_utf8_lossy(&stat);
-    let state = stat.rsplit_once(") ").map_or("", |(_, rest)| &rest[..1]);
-    matches!(state, "" | "Z" | "X")
 }

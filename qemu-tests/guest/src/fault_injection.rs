@@ -3,14 +3,14 @@
 
 use std::cell::Cell;
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::OFlag;
 use nix::sys::mman::{MlockAllFlags, mlockall};
 
 use crate::harness::{Failure, TestResult, expect};
+use crate::kernel_log::Log;
 
 /// Counts down with each allocation of the thread, and lets the one fail that reaches 0.
 const FAIL_NTH: &str = "/proc/thread-self/fail-nth";
@@ -88,20 +88,15 @@ fn spare_checkers() -> io::Result<Option<Setting>> {
 /// Keeps off the console, which the runner watches, that the kernel's own code says a word when
 /// its allocations fail; until this is dropped.
 pub struct QuietConsole {
-    log: File,
+    log: Log,
     _level: Setting,
 }
 
 impl QuietConsole {
     /// Begins with what is logged from now on.
     pub fn new() -> Result<Self, Failure> {
-        let mut log = File::options()
-            .read(true)
-            .custom_flags(OFlag::O_NONBLOCK.bits())
-            .open("/dev/kmsg")?;
-        log.seek(SeekFrom::End(0))?;
         Ok(Self {
-            log,
+            log: Log::new()?,
             _level: Setting::change("/proc/sys/kernel", "printk", "1")?,
         })
     }
@@ -109,17 +104,14 @@ impl QuietConsole {
     /// Expects that nothing was logged that means a fault of the kernel.
     pub fn expect_no_fault(&mut self) -> TestResult {
         const FAULTS: [&str; 5] = ["BUG:", "WARNING:", "Oops", "KASAN", "RCU"];
-        let mut record = [0; 8192];
-        loop {
-            let length = match self.log.read(&mut record) {
-                Ok(length) => length,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(error.into()),
-            };
-            let line = String::from_utf8_lossy(&record[..length]);
-            let fault = FAULTS.iter().any(|fault| line.contains(fault));
-            expect(!fault, format!("no fault in the kernel's log, got {line}"))?;
+        for record in self.log.records()? {
+            let fault = FAULTS.iter().any(|fault| record.contains(fault));
+            expect(
+                !fault,
+                format!("no fault in the kernel's log, got {record}"),
+            )?;
         }
+        Ok(())
     }
 }
 

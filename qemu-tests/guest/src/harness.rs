@@ -21,6 +21,7 @@ pub use protocol::contract::Line;
 use protocol::{StockExpectation, TestDescription};
 
 use crate::child::{self, Child};
+use crate::proc_stat::Stat;
 
 /// Time limit of a test that does not declare another one, on a fast machine.
 const TEST_LIMIT: Duration = Duration::from_secs(10);
@@ -418,7 +419,7 @@ fn kill_children(deadline: Instant) -> Result<()> {
 
 /// Our children, by /proc: the list in /proc/PID/task needs a kernel option.
 fn children() -> Result<Vec<Pid>> {
-    let own = getpid().as_raw().to_string();
+    let own = getpid().as_raw();
     let mut children = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let Some(pid) = entry?
@@ -429,12 +430,7 @@ fn children() -> Result<Vec<Pid>> {
             continue;
         };
         // A process that is gone in between is nobody's child.
-        let stat = fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let stat = String::from_utf8_lossy(&stat);
-        let parent = stat
-            .rsplit_once(") ")
-            .and_then(|(_, rest)| rest.split(' ').nth(1));
-        if parent == Some(own.as_str()) {
+        if Stat::of(pid).is_ok_and(|stat| stat.parent == own) {
             children.push(Pid::from_raw(pid));
         }
     }

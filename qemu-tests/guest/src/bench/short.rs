@@ -55,23 +55,13 @@ const NEIGHBOR: libc::pid_t = NUMBER + 1;
 /// Makes a process that does nothing until it is killed. It has to be there before the first task.
 pub fn neighbor() -> Result<Pid> {
     let arguments = arguments(&NEIGHBOR);
-    // SAFETY: Without CLONE_VM the child has its own copy of the memory, as after fork(2), and
-    // without a stack it goes on on its copy of ours.
-    let child = unsafe {
-        libc::syscall(
-            libc::SYS_clone3,
-            &raw const arguments,
-            size_of_val(&arguments),
-        )
-    };
-    match Errno::result(child).context("cannot make a process with a number of its own")? {
-        0 => child::exit(|| {
-            loop {
-                pause();
-            }
-        }),
-        child => Ok(Pid::from_raw(child as i32)),
-    }
+    let child = child::clone3(&arguments, || {
+        loop {
+            pause();
+        }
+    });
+    let child = child.context("cannot make a process with a number of its own")?;
+    Ok(child.into_pid())
 }
 
 /// For clone3(2), to make a child with that number.

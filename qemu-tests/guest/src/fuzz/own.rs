@@ -1,18 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What tells this process from all others, as it is known without any event.
 
-use std::fs;
-
 use nix::unistd::{Pid, getpgrp, getppid, getsid};
 
 use super::cgroups::Cgroups;
 use crate::child::own_pid;
 use crate::harness::{Failure, TestResult, expect_eq};
 use crate::identities;
+use crate::proc_stat::{Stat, TICK};
 use crate::wire::{Event, Identity};
-
-/// A tick of the times in /proc/PID/stat, in nanoseconds: there are 100 in a second.
-const TICK_NS: u64 = 10_000_000;
 
 /// This process.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -31,12 +27,11 @@ impl Own {
     /// process group.
     pub fn find(cgroups: &Cgroups) -> Result<Self, Failure> {
         let pid = own_pid();
-        let stat = fs::read_to_string("/proc/self/stat")?;
         Ok(Self {
             pid,
             process: identities::number_of(Pid::from_raw(pid))?,
             cgroup: cgroups.own()?,
-            start_ticks: start(&stat).ok_or_else(|| Failure::new(format!("/proc: {stat}")))?,
+            start_ticks: Stat::of("self")?.start,
             parent: getppid().as_raw(),
             session: getsid(None)?.as_raw(),
             process_group: getpgrp().as_raw(),
@@ -74,32 +69,17 @@ impl Own {
         let found = Self {
             process: identity.process,
             cgroup: identity.cgroup,
-            start_ticks: identity.start_ns / TICK_NS,
+            start_ticks: identity.start_ns / TICK,
             ..*self
         };
         expect_eq("what identifies this process", found, *self)
     }
 }
 
-/// When the process started, in ticks.
-fn start(stat: &str) -> Option<u64> {
-    // The second field, the name, may have anything in it.
-    let (_, rest) = stat.rsplit_once(')')?;
-    rest.split_whitespace().nth(22 - 3)?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::wire::Task;
-
-    #[test]
-    fn the_start_is_behind_a_name_with_anything_in_it() {
-        let fields: Vec<_> = (4..=52).map(|field| field.to_string()).collect();
-        let stat = format!("1 (a) S 2 (b) S {}\n", fields.join(" "));
-        assert_eq!(start(&stat), Some(22));
-        assert_eq!(start("1 (a) S 4 5"), None);
-    }
 
     #[test]
     fn a_process_knows_itself() {
@@ -110,7 +90,7 @@ mod tests {
             thread: own.process,
             other: 0,
             cgroup: 0,
-            start_ns: own.start_ticks * TICK_NS + 1,
+            start_ns: own.start_ticks * TICK + 1,
         };
         assert!(own.check(identity).is_ok());
         let told = |parent, session, process_group| {
@@ -133,7 +113,7 @@ mod tests {
         let changes: [fn(&mut Identity); 3] = [
             |identity| identity.process += 1,
             |identity| identity.cgroup += 1,
-            |identity| identity.start_ns += TICK_NS,
+            |identity| identity.start_ns += TICK,
         ];
         for change in changes {
             let mut other = identity;

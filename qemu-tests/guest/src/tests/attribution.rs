@@ -4,8 +4,6 @@
 //! What a supervisor reads in /proc is what is there by the time it reads: the leader may be gone,
 //! its parent may be, and which session it left is nowhere. The event says what was.
 
-use std::fs;
-
 use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::setsid;
@@ -13,6 +11,7 @@ use nix::unistd::setsid;
 use crate::child::{self, Child, Gate};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
+use crate::proc_stat::Stat;
 use crate::test;
 use crate::wire::{Event, Left, mask};
 
@@ -97,12 +96,8 @@ fn next(listener: &mut Listener, service: &Service) -> Result<(i32, Left), Failu
 
 /// A process's parent and session, according to /proc; none if it is gone.
 fn by_proc(pid: i32) -> Option<(i32, i32)> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let mut words = stat.rsplit_once(") ")?.1.split(' ').skip(1);
-    let (parent, _group, session) = (words.next()?, words.next()?, words.next()?);
-    let (parent, session) = (parent.parse().ok()?, session.parse().ok()?);
-    // -1: it was released while it was looked at.
-    (session > 0).then_some((parent, session))
+    let stat = Stat::of(pid).ok()?;
+    (stat.session > 0).then_some((stat.parent, stat.session))
 }
 
 fn leaders_that_are_gone_are_attributed_by_their_events() -> TestResult {

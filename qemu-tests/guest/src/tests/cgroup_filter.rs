@@ -26,12 +26,12 @@ use super::container::{
 };
 use super::exec_scene::await_zombie;
 use super::fork_complete::{CLONE_INTO_CGROUP, arguments};
-use super::kernel_log::Log;
 use super::numbers::{first_numbers, missing};
 use super::scenario::{comm, every_kind, mark, own_task, take_through_exit};
 use super::session_end_threads::end_thread;
 use crate::child::{self, Gate, own_tid};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::kernel_log::Log;
 use crate::listener::{EVENT_LIMIT, Listener};
 use crate::listing::Listing;
 use crate::patience;

@@ -16,8 +16,8 @@ use protocol::BUILD_VARIABLE;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::container::{ALL, Container, Handover, NET};
-use super::kernel_log::Log;
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::kernel_log::Log;
 use crate::listener::Listener;
 use crate::patience;
 use crate::test;

@@ -3,7 +3,7 @@
 //! what becomes of it, and who else is there.
 
 use std::fmt::{self, Display};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,6 +27,7 @@ use crate::child::{self, Child, Gate};
 use crate::harness::{Failure, TestResult, expect, expect_eq};
 use crate::listener::{EVENT_LIMIT, Listener};
 use crate::patience;
+use crate::proc_stat::Stat;
 use crate::wire::{Event, LISTEN, Received, mask};
 
 /// What becomes of the exec.
@@ -462,12 +463,14 @@ fn reap_all(pids: &[Pid]) -> Result<u32, Failure> {
 pub fn await_zombie(task: &str) -> TestResult {
     let limit = patience::deadline(EVENT_LIMIT);
     loop {
-        let stat = fs::read_to_string(format!("/proc/{task}/stat"))?;
-        let state = stat.rsplit_once(") ").map(|(_, rest)| &rest[..1]);
-        if state == Some("Z") {
+        let stat = Stat::of(task)?;
+        if stat.state == 'Z' {
             return Ok(());
         }
-        expect(Instant::now() < limit, format!("{task} to end, got {stat}"))?;
+        expect(
+            Instant::now() < limit,
+            format!("{task} to end, got {stat:?}"),
+        )?;
         // Nothing tells it to who is not the parent.
         thread::yield_now();
     }

@@ -24,7 +24,8 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Gid, Pid, Uid, execv, setgid, setsid, setuid};
 
-use super::cgroup::{self, Group};
+use super::by_proc::cgroup_of;
+use super::cgroup::Group;
 use super::container::{Container, Handover, PID, open, status, succeed};
 use super::containers::{ALL_LIMIT, is_room};
 use super::fork_complete::{CLONE_INTO_CGROUP, arguments, clone3};
@@ -36,6 +37,7 @@ use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::identities;
 use crate::listener::{EVENT_LIMIT, Listener};
 use crate::patience;
+use crate::proc_stat::{Stat, TICK};
 use crate::test;
 use crate::wire::{
     BATCH, Event, IDENTITY, IDENTITY_MESSAGE_SIZE, Identity, LISTEN, MESSAGE_SIZE, NLMSG_DONE,
@@ -154,9 +156,6 @@ pub const TESTS: &[Test] = &[
 
 const UNKNOWN_TO_STOCK: &str = "requests have 4 or 8 bytes, and others are not answered";
 
-/// A tick of the times in /proc/PID/stat, in nanoseconds.
-const TICK: u64 = 10_000_000;
-
 /// The number of a process, as a pidfd has it.
 fn number(pid: i32) -> Result<u64, Failure> {
     Ok(identities::number_of(Pid::from_raw(pid))?)
@@ -169,25 +168,6 @@ fn thread_number(tid: i32) -> Result<u64, Failure> {
 
 fn own_number() -> Result<u64, Failure> {
     number(own_pid())
-}
-
-/// The start of a process in ticks, as the reader's time namespace has it: field 22 of the file.
-fn start_of(process: &str) -> Result<u64, Failure> {
-    let path = format!("/proc/{process}/stat");
-    let stat = fs::read_to_string(&path)?;
-    // The second field is a name, in which anything may be.
-    let fields = stat.rsplit_once(") ").map(|(_, rest)| rest.split(' '));
-    let start = fields.and_then(|mut fields| fields.nth(22 - 3));
-    let start = start.ok_or_else(|| Failure::new(format!("{path}: {stat}")))?;
-    Ok(start.parse()?)
-}
-
-/// The id of the cgroup that a process is in; 0 if there are none.
-fn cgroup_of(pid: i32) -> Result<u64, Failure> {
-    match cgroup::are_there() {
-        true => cgroup::id_of(&pidfd(Pid::from_raw(pid))?),
-        false => Ok(0),
-    }
 }
 
 /// A process that was looked at.
@@ -205,7 +185,7 @@ impl Who {
             pid,
             number: number(pid)?,
             cgroup: cgroup_of(pid)?,
-            start: start_of(&pid.to_string())?,
+            start: Stat::of(pid)?.start,
         })
     }
 
@@ -589,7 +569,7 @@ fn boottime() -> Result<u64, Failure> {
 /// Waits until the clock says that this process started some ticks ago.
 fn grow_old() -> TestResult {
     const TICKS: u64 = 5;
-    let start = start_of("self")?;
+    let start = Stat::of("self")?.start;
     let limit = patience::deadline(EVENT_LIMIT);
     while boottime()? < start + TICKS {
         expect(Instant::now() < limit, "the clock to go on")?;
@@ -659,7 +639,7 @@ fn the_start_is_by_the_clock_of_the_listeners_time_namespace() -> TestResult {
         go.pass()?;
         mark("seen twice")?;
         // As it is seen from here; the test looks from outside.
-        told.open(i32::try_from(start_of("self")?)?)?;
+        told.open(i32::try_from(Stat::of("self")?.start)?)?;
         go.pass()?;
         Ok(())
     })?;
@@ -667,7 +647,7 @@ fn the_start_is_by_the_clock_of_the_listeners_time_namespace() -> TestResult {
     let mut inside = handover.receive()?;
     go.open(0)?;
     let start_inside = u64::try_from(told.pass()?)?;
-    let start_outside = start_of(&pid.to_string())?;
+    let start_outside = Stat::of(pid)?.start;
     go.open(0)?;
     succeed(maker)?;
     let mut starts = Vec::new();

@@ -12,9 +12,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::{Pid, setsid};
 
+use super::by_proc::{in_container, living_in_proc};
 use super::container::{ALL, Container, PID, sleep, status, without_proc};
 use super::crowd::{CROWD, crowd, start};
-use super::proc_stat::{in_container, living_in_proc};
 use super::state::UNKNOWN_TO_STOCK;
 use super::state_limits::{is_without_memory, listen_and_read_little};
 use super::told::{RARE, listen, state};

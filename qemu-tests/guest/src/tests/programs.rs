@@ -15,6 +15,7 @@ use nix::unistd::{Pid, pipe};
 
 use crate::harness::{Failure, expect};
 use crate::patience;
+use crate::proc_stat::Stat;
 
 /// How long a program may take to say what it has to.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -164,9 +165,5 @@ fn has_socket(port_id: i32) -> Result<bool, Failure> {
 }
 
 fn sleeps(pid: i32) -> Result<bool, Failure> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    Ok(stat
-        .rsplit(") ")
-        .next()
-        .is_some_and(|rest| rest.starts_with('S')))
+    Ok(Stat::of(pid)?.state == 'S')
 }

@@ -15,13 +15,11 @@ use nix::sched::{CloneFlags, sched_getaffinity, sched_setaffinity, unshare};
 use nix::sys::socket::{MsgFlags, recv};
 use nix::unistd::{Pid, setpgid, setsid};
 
+use super::by_proc::{cgroup_of, events_of_proc, identity_of, in_container, living_in_proc};
 use super::cgroup::Group;
 use super::container::{sleep, status, succeed};
 use super::crowd::{CROWD, crowd, start};
 use super::numbers::{first_numbers, missing};
-use super::proc_stat::{
-    Stat, TICK, cgroup_of, events_of_proc, identity_of, in_container, living_in_proc,
-};
 use super::scenario::{mark, own_task};
 use super::session_end::fork_as;
 use super::told::{RARE, Told, ask, is_answer, listen, state};
@@ -30,6 +28,7 @@ use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::{EVENT_LIMIT, Listener};
 use crate::listing::Listing;
 use crate::patience;
+use crate::proc_stat::{Stat, TICK};
 use crate::socket_filter::keep_bytes;
 use crate::stress::{cpus, pin};
 use crate::test;

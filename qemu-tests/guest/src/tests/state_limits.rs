@@ -15,6 +15,7 @@ use nix::sys::wait::WaitStatus;
 use nix::unistd::setsid;
 use zerocopy::IntoBytes;
 
+use super::by_proc::in_container;
 use super::cgroup;
 use super::container::{
     self, ALL, Container, FIRST_ID, Handover, NET, PID, USER, sleep, status, succeed,
@@ -24,7 +25,6 @@ use super::credentials::{ROOT, Sender, receive};
 use super::crowd::{CROWD, crowd};
 use super::module::{self, Changed};
 use super::namespaces_lifetimes::Account;
-use super::proc_stat::in_container;
 use super::scenario::mark;
 use super::state::UNKNOWN_TO_STOCK;
 use super::told::{ACK, RARE, SEQ, Told, ask, listen, state};

@@ -14,11 +14,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, execv, setsid};
 
+use super::by_proc::{events_of_proc, identity_of, in_container};
 use super::cgroup::Group;
 use super::container::{Container, Handover, PID, keep_mounts, mount_own_proc, sleep, status};
 use super::crowd::{crowd, start};
 use super::exec_scene::{await_zombie, reap};
-use super::proc_stat::{Stat, events_of_proc, identity_of, in_container};
 use super::scenario::own_task;
 use super::session_end_threads::end_thread;
 use super::state::{UNKNOWN_TO_STOCK, root_of};
@@ -27,6 +27,7 @@ use crate::child::{self, Gate, own_pid, own_tid, pidfd};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::{EVENT_LIMIT, Listener};
 use crate::patience;
+use crate::proc_stat::Stat;
 use crate::test;
 use crate::wire::{CGROUP, Event, IDENTITY, Task, mask};
 

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use zerocopy::IntoBytes;
 
 use super::container;
-use super::proc_stat::TICK;
 use crate::harness::{Failure, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::patience;
+use crate::proc_stat::TICK;
 use crate::wire::{
     CN_PROC, Event, FEATURE_STATE, IDENTITY_MESSAGE_SIZE, Identity, LISTEN, MESSAGE_SIZE, Message,
     NLM_F_MULTI, NLMSG_DONE, NLMSG_EVENT, NO_CPU, PROCESS, Received, STATE, Task, mask,

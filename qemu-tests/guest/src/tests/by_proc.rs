@@ -2,7 +2,6 @@
 //! What /proc and pidfds say of processes: what the state is compared with.
 
 use std::collections::BTreeMap;
-use std::fmt::Display;
 use std::fs;
 
 use nix::sched::CloneFlags;
@@ -13,41 +12,10 @@ use super::container::{Container, PID, keep_mounts, mount_own_proc};
 use crate::child::pidfd;
 use crate::harness::{Failure, TestResult};
 use crate::identities;
+use crate::proc_stat::{Stat, TICK, has_ended};
 use crate::wire::{Event, Identity, Task};
 
-/// A tick of the times in /proc/PID/stat, in nanoseconds.
-pub const TICK: u64 = 10_000_000;
-
-/// What /proc says of a process.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Stat {
-    pub parent: i32,
-    pub process_group: i32,
-    pub session: i32,
-    /// In ticks, as the reader's time namespace has it.
-    pub start: u64,
-}
-
 impl Stat {
-    /// Reads it.
-    pub fn of(process: impl Display) -> Result<Self, Failure> {
-        let path = format!("/proc/{process}/stat");
-        let stat = fs::read_to_string(&path)?;
-        // The second field is a name, in which anything may be.
-        let rest = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
-        let fields: Vec<_> = rest.split(' ').collect();
-        let field = |number: usize| -> Result<u64, Failure> {
-            let field = fields.get(number - 3).and_then(|field| field.parse().ok());
-            field.ok_or_else(|| Failure::new(format!("{path}: {stat}")))
-        };
-        Ok(Self {
-            parent: field(4)? as i32,
-            process_group: field(5)? as i32,
-            session: field(6)? as i32,
-            start: field(22)?,
-        })
-    }
-
     /// What the state is to tell of it, if its parent's first thread forked it.
     pub fn process(&self, pid: i32) -> Event {
         Event::Process {
@@ -60,14 +28,10 @@ impl Stat {
 }
 
 /// Whether all threads of a process have ended, or it is gone.
-fn has_ended(pid: i32) -> bool {
+fn process_has_ended(pid: i32) -> bool {
     let tasks = fs::read_dir(format!("/proc/{pid}/task"));
-    tasks.into_iter().flatten().flatten().all(|task| {
-        let stat = fs::read(task.path().join("stat")).unwrap_or_default();
-        let stat = String::from_utf8_lossy(&stat);
-        let state = stat.rsplit_once(") ").map_or("", |(_, rest)| &rest[..1]);
-        matches!(state, "" | "Z" | "X")
-    })
+    let mut tasks = tasks.into_iter().flatten().flatten();
+    tasks.all(|task| has_ended(format!("{pid}/task/{}", task.file_name().to_string_lossy())))
 }
 
 /// The processes that live according to /proc.
@@ -79,7 +43,7 @@ pub fn living_in_proc() -> Result<BTreeMap<i32, Stat>, Failure> {
             continue;
         };
         // What is gone in between has ended.
-        if let (false, Ok(stat)) = (has_ended(pid), Stat::of(pid)) {
+        if let (false, Ok(stat)) = (process_has_ended(pid), Stat::of(pid)) {
             living.insert(pid, stat);
         }
     }

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What /proc says of a task, see proc_pid_stat(5).
+
+use std::fmt::Display;
+use std::{fs, io};
+
+/// A tick of the times there, in nanoseconds: there are 100 in a second.
+pub const TICK: u64 = 10_000_000;
+
+/// What /proc says of a task.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Stat {
+    /// `R`, `S`, `Z` and so on.
+    pub state: char,
+    pub parent: i32,
+    pub process_group: i32,
+    /// Negative if the task was released while it was looked at.
+    pub session: i32,
+    /// In ticks, as the reader's time namespace has it.
+    pub start: u64,
+}
+
+impl Stat {
+    /// Reads it, of what has that name in /proc: a process, or `PID/task/TID`.
+    pub fn of(task: impl Display) -> io::Result<Self> {
+        let path = format!("/proc/{task}/stat");
+        // A name may have any bytes.
+        let stat = fs::read(&path)?;
+        let stat = String::from_utf8_lossy(&stat);
+        Self::parse(&stat).ok_or_else(|| io::Error::other(format!("{path}: {stat}")))
+    }
+
+    fn parse(stat: &str) -> Option<Self> {
+        // The second field is a name, in which anything may be; fields are counted from 1.
+        let (_, rest) = stat.rsplit_once(") ")?;
+        let fields: Vec<_> = rest.split_whitespace().collect();
+        let field = |number: usize| fields.get(number - 3);
+        Some(Self {
+            state: field(3)?.chars().next()?,
+            parent: field(4)?.parse().ok()?,
+            process_group: field(5)?.parse().ok()?,
+            session: field(6)?.parse().ok()?,
+            start: field(22)?.parse().ok()?,
+        })
+    }
+}
+
+/// Whether a task has ended: it is gone, or waits to be reaped.
+pub fn has_ended(task: impl Display) -> bool {
+    Stat::of(task).map_or(true, |stat| matches!(stat.state, 'Z' | 'X'))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_fields_are_behind_a_name_with_anything_in_it() {
+        // Where the test framework is tested, this function is left out.
+        use super::Stat;
+
+        let fields: Vec<_> = (4..=52).map(|field| field.to_string()).collect();
+        let stat = format!("1 (a) S 2 (b) S {}\n", fields.join(" "));
+        let expected = Stat {
+            state: 'S',
+            parent: 4,
+            process_group: 5,
+            session: 6,
+            start: 22,
+        };
+        assert_eq!(Stat::parse(&stat), Some(expected));
+        assert_eq!(Stat::parse("1 (a) S 4 5"), None);
+    }
+}
