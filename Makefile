@@ -20,11 +20,13 @@
 #: make clean               delete what was built; the sources and tools stay
 #:
 #: STOCK=1                  the unpatched kernel (boot, test)
-#: FLAVOR=debug             another kernel: debug, kcsan, rt, small, no-pid-ns, no-user-ns, no-net-ns, builtin, mainline
+#: FLAVOR=debug             another kernel: debug, kcsan, rt, small, no-pid-ns, no-user-ns, no-net-ns,
+#:                          builtin, mainline
 #: TABLE=FILE               make test writes the contract's table there, make test-all the flavors'
 #: OUT=DIR                  make bench writes a page and a chart there
 #: CHECK=1                  make bench fails when a target is missed
 #: ARGS='...'               options of fuzz, storm, cycles, execs and containers, as in ARGS='--seed 1'
+#: MEMORY=SIZE              the memory of the VM, as in MEMORY=8G (boot, fuzz, storm, cycles, execs, containers)
 #: SERIES=7.2               another kernel than Linux 7.3: 7.2
 #: KDIR=DIR                 your own source tree, a git tree, clean or already patched
 #: KDIR_STOCK=DIR           the same for the unpatched kernel
@@ -38,7 +40,7 @@ FLAVOR ?= release
 # Variables reach the scripts through the environment, and as they were typed:
 # make would expand the dollar signs of CMD.
 override CMD := $(value CMD)
-export ARGS CHECK CMD FLAVOR JOBS KDIR KDIR_STOCK OUT SERIES STOCK T TABLE V
+export ARGS CHECK CMD FLAVOR JOBS KDIR KDIR_STOCK MEMORY OUT SERIES STOCK T TABLE V
 
 .PHONY: module run boot fuzz storm cycles execs containers test test-all check bench clean help
 
