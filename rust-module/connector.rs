@@ -85,7 +85,8 @@ impl<'a, E: Fn(wire::Ids, &View) -> Event> Encoder<'a, E> {
         self.message
             .set_form(flags.contain(Flags::BATCH), flags.contain(Flags::IDENTITY));
         if flags.contain(Flags::IDENTITY) {
-            self.message.identify(subject.identity(view, rcu));
+            let place = self.place();
+            self.message.identify(subject.identity(place, view, rcu));
         }
     }
 }

@@ -122,7 +122,8 @@ impl State {
         } = &self.subscriber;
         let view = &listener.view;
         let (leader, parent) = process(id, rcu)?;
-        if !scope.has(Place::of(leader, rcu)) {
+        let place = Place::of(leader, rcu);
+        if !scope.has(place) {
             return None;
         }
 
@@ -150,7 +151,7 @@ impl State {
                 task: leader,
                 other: parent,
             };
-            message.identify(subject.identity(view, rcu));
+            message.identify(subject.identity(place, view, rcu));
         }
         Some(message)
     }

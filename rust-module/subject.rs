@@ -82,8 +82,8 @@ impl<'a> Subject<'a> {
         Self { other, ..self }
     }
 
-    /// Which process it is, in a view.
-    pub(crate) fn identity(&self, view: &View, rcu: &rcu::Guard) -> Identity {
+    /// Which process it is, in a view, and where.
+    pub(crate) fn identity(&self, place: Place<'_>, view: &View, rcu: &rcu::Guard) -> Identity {
         let number = |id: Option<&Pid>| id.map_or(0, Pid::inode_number);
         // A leader may have been released, when the process has ended.
         let start_ns = if self.ids.are_of_leader() {
@@ -98,7 +98,7 @@ impl<'a> Subject<'a> {
             number(self.ids.group),
             number(self.ids.thread),
             number(other),
-            Place::of(self.task, rcu).id(),
+            place.id(),
             start_ns.map_or(0, |time| view.boottime_ns(time)),
         )
     }
