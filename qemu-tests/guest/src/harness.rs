@@ -174,7 +174,7 @@ impl Test {
         self
     }
 
-    /// Module and name, as in `sid::names_the_group_leader`.
+    /// Module and name, as in `sid::comes_exactly_once_when_setsid_succeeds`.
     pub fn full_name(&self) -> String {
         let module = self.module.rsplit("::").next().unwrap_or(self.module);
         format!("{module}::{}", self.name)

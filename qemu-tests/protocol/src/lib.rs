@@ -180,7 +180,7 @@ impl Frame for FromGuest {
 /// What `list --json` tells about one test.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct TestDescription {
-    /// Module and name, as in `sid::names_the_group_leader`.
+    /// Module and name, as in `sid::comes_exactly_once_when_setsid_succeeds`.
     pub name: String,
     /// What the unpatched kernel is expected to do.
     pub stock: StockExpectation,
