@@ -214,7 +214,7 @@ fn time_to_close() -> Result<Duration, Failure> {
 
 /// By the clock, and so with much room: `make bench` counts instructions.
 fn an_end_beside_many_costs_as_much_as_one_beside_none() -> TestResult {
-    const TIMES: u32 = 4;
+    const TIMES: u32 = 2;
     let count = at_most(2000);
     allow_descriptors(count)?;
     let alone = time_to_close()?;
