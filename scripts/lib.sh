@@ -10,7 +10,7 @@ CACHE=${PROC_EVENTS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/proc-events}
 LOGS=$CACHE/log
 
 # What set-up unpacks and does not install is found like everything else.
-PATH=$CACHE/qemu/bin:$PATH:$CACHE/openssh/usr/sbin
+PATH=$CACHE/qemu/bin:$PATH:$CACHE/openssh/usr/sbin:$CACHE/clients/bin
 
 # The kernel that is built, and the folder of its patches in linux-patch/.
 SERIES=${SERIES:-7.3}
@@ -19,6 +19,8 @@ SERIES=${SERIES:-7.3}
 BINDGEN_VERSION=0.73.2
 VIRTME_NG_VERSION=1.42
 SPHINX_VERSION=9.0.4
+PYROUTE2_VERSION=0.9.7
+PROC_CONNECTOR_VERSION=0.3.0
 
 # Another run may be doing a whole build from nothing.
 LOCK_LIMIT_SECONDS=7200

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash disable=SC2016  # $clients is a wrapper's own
+#
+# Part of scripts/setup: programs and libraries of others that listen for process
+# events, for the tests in the VM (qemu-tests/guest/src/tests/others.rs). Those that
+# no package of the system has, or that would bring much along, are put into
+# $CLIENTS, and found by way of $CLIENTS/bin; nothing of it runs on this machine.
+#
+# Left out, because no package has it: LTP's cn_pec.
+
+CLIENTS=$CACHE/clients
+
+# Usage: has_client NAME [VERSION]
+# One that is in the path from elsewhere is as good, unless its version is ours to say.
+has_client() {
+	if (($# == 1)); then PATH=$PATH:/usr/sbin:/sbin command -v "$1" >/dev/null; else
+		[[ -x $CLIENTS/bin/$1 && -e $CLIENTS/$1/.version-$2 ]]
+	fi
+}
+
+clients_missing() {
+	! has_client stress-ng ||
+		! has_client netlink-go-test ||
+		! has_client python-pyroute2 "$PYROUTE2_VERSION" ||
+		! has_client proc-connector-test "$PROC_CONNECTOR_VERSION"
+}
+
+# Usage: add_client NAME COMMAND
+# Makes $CLIENTS/bin/NAME run a command, for which $clients is the directory of all of
+# them: in a container it has another name.
+add_client() {
+	mkdir -p "$CLIENTS/bin" &&
+		cat >"$CLIENTS/bin/$1.new" <<-END &&
+			#!/bin/sh
+			clients=\$(dirname "\$(dirname "\$0")")
+			$2 "\$@"
+		END
+		chmod 755 "$CLIENTS/bin/$1.new" &&
+		mv "$CLIENTS/bin/$1.new" "$CLIENTS/bin/$1"
+}
+
+# Usage: unpack_packages DIR PACKAGE...
+# Unpacks packages and what they need and this system lacks, and installs nothing.
+unpack_packages() {
+	local dir=$1 package
+
+	rm -rf "$dir" &&
+		mkdir -p "$dir/archives/partial" &&
+		apt-get -qy -o APT::Sandbox::User=root -o Debug::NoLocking=1 \
+			-o Dir::Cache::archives="$dir/archives" install --download-only \
+			--no-install-recommends "${@:2}" || return
+	for package in "$dir"/archives/*.deb; do
+		dpkg-deb -x "$package" "$dir" || return
+	done
+	rm -rf "$dir/archives"
+}
+
+# Of the libraries, what the program really loads: others come by way of dependencies,
+# and are large.
+make_stress_ng() {
+	local packages=$CLIENTS/packages libraries to=$CLIENTS/stress-ng
+
+	unpack_packages "$packages" stress-ng || return
+	rm -rf "$to" && mkdir -p "$to/lib" || return
+	libraries=$(find "$packages/usr/lib" -name '*.so.*' -printf '%h\n' 2>/dev/null | sort -u | paste -sd:)
+	LD_LIBRARY_PATH=$libraries ldd "$packages/usr/bin/stress-ng" >"$to/libraries" || return
+	if grep 'not found' "$to/libraries"; then return 1; fi
+	awk -v dir="$packages/" 'index($3, dir) == 1 { print $3 }' "$to/libraries" |
+		xargs -r cp -Lt "$to/lib" &&
+		cp "$packages/usr/bin/stress-ng" "$to/" &&
+		rm -rf "$packages" &&
+		add_client stress-ng 'LD_LIBRARY_PATH=$clients/stress-ng/lib exec "$clients/stress-ng/stress-ng"'
+}
+
+# The package has the library's tests; Go itself is not kept. The library opens a socket
+# of each of these protocols, also for who wants process events alone. The tests' kernels
+# have the first one.
+make_netlink_go_test() {
+	local packages=$CLIENTS/packages to=$CLIENTS/netlink-go-test go library
+
+	unpack_packages "$packages" golang-go golang-github-vishvananda-netlink-dev || return
+	go=$packages/usr/lib/go
+	[[ -d $go ]] || go=$(go env GOROOT) || return
+	library=$packages/usr/share/gocode/src/github.com/vishvananda/netlink
+	[[ -d $library ]] || cp -r --parents "${library#"$packages"}" "$packages" || return
+	cat >"$library/protocols_test.go" <<-END || return
+		package netlink
+
+		import (
+			"github.com/vishvananda/netlink/nl"
+			"golang.org/x/sys/unix"
+		)
+
+		func init() { nl.SupportedNlFamilies = []int{unix.NETLINK_ROUTE} }
+	END
+	rm -rf "$to" && mkdir -p "$to" &&
+		env GOROOT="$go" GOPATH="$packages/usr/share/gocode:/usr/share/gocode" GO111MODULE=off \
+			GOCACHE="$packages/cache" GOFLAGS= CGO_ENABLED=0 GOTOOLCHAIN=local \
+			"$go/bin/go" test -c -o "$to/netlink.test" github.com/vishvananda/netlink &&
+		rm -rf "$packages" &&
+		add_client netlink-go-test 'exec "$clients/netlink-go-test/netlink.test"'
+}
+
+make_pyroute2() {
+	local to=$CLIENTS/python-pyroute2
+
+	rm -rf "$to" &&
+		python3 -m venv "$CLIENTS/venv" &&
+		"$CLIENTS/venv/bin/pip" install --disable-pip-version-check --no-deps --target "$to" \
+			"pyroute2==$PYROUTE2_VERSION" &&
+		rm -rf "$CLIENTS/venv" &&
+		add_client python-pyroute2 'PYTHONPATH=$clients/python-pyroute2 PYTHONDONTWRITEBYTECODE=1 exec python3' &&
+		touch "$to/.version-$PYROUTE2_VERSION"
+}
+
+# The crate's integration tests, as it is published: built in its own source.
+make_proc_connector_test() {
+	local to=$CLIENTS/proc-connector-test build=$CLIENTS/build source
+
+	rm -rf "$to" "$build" &&
+		mkdir -p "$to" "$build/src" &&
+		printf '[package]\nname = "fetch"\nversion = "0.0.0"\n\n[workspace]\n\n[dependencies]\nproc-connector = "=%s"\n' \
+			"$PROC_CONNECTOR_VERSION" >"$build/Cargo.toml" &&
+		touch "$build/src/lib.rs" &&
+		cargo vendor --manifest-path "$build/Cargo.toml" "$build/vendor" >/dev/null &&
+		source=$build/proc-connector &&
+		mv "$build/vendor/proc-connector" "$source" &&
+		echo '[workspace]' >>"$source/Cargo.toml" &&
+		CARGO_TARGET_DIR=$build/target cargo test --no-run --locked --test integration_test \
+			--manifest-path "$source/Cargo.toml" &&
+		find "$build/target/debug/deps" -name 'integration_test-*' -executable \
+			-exec cp {} "$to/integration_test" \; &&
+		[[ -x $to/integration_test ]] &&
+		rm -rf "$build" &&
+		add_client proc-connector-test 'exec "$clients/proc-connector-test/integration_test"' &&
+		touch "$to/.version-$PROC_CONNECTOR_VERSION"
+}
+
+# Usage: get_client WHAT FROM LOG COMMAND
+# FROM is the program that fetches it.
+get_client() {
+	local what=$1 from=$2 log=$LOGS/$3.log
+
+	long_step "fetching $what" far_unknown "$log" "$4" && return
+	network_trouble "$log" && die "$from cannot download $what: $NETWORK_HINT"
+	die "$from cannot get $what: $(grep -m1 -iE '^(E: |error)|not found|: cannot ' "$log" || tail -n1 "$log"); the whole output is in $log"
+}
+
+# Usage: needs_apt PROGRAM WHAT
+needs_apt() {
+	command -v apt-get >/dev/null ||
+		die "this machine has no apt; put $2 as $1 into your PATH, then run it again"
+}
+
+install_clients() {
+	clients_missing || return 0
+	# Others than their maker read them: containers do.
+	umask 022
+	if ! has_client stress-ng || ! has_client netlink-go-test; then
+		needs_apt stress-ng "stress-ng"
+		needs_apt netlink-go-test "the tests of github.com/vishvananda/netlink ('go test -c')"
+		refresh_packages
+	fi
+	has_client stress-ng ||
+		get_client "stress-ng" apt-get stress-ng make_stress_ng
+	has_client netlink-go-test ||
+		get_client "the tests of vishvananda/netlink" apt-get netlink-go-test make_netlink_go_test
+	has_client python-pyroute2 "$PYROUTE2_VERSION" ||
+		get_client "pyroute2 $PYROUTE2_VERSION" pip pyroute2 make_pyroute2
+	has_client proc-connector-test "$PROC_CONNECTOR_VERSION" ||
+		get_client "the tests of proc-connector $PROC_CONNECTOR_VERSION" cargo proc-connector make_proc_connector_test
+}
