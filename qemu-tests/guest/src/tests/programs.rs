@@ -13,7 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, pipe};
 
-use crate::harness::{Failure, expect};
+use crate::harness::Failure;
 use crate::patience;
 use crate::proc_stat::Stat;
 
@@ -133,10 +133,13 @@ impl Program {
     }
 
     /// Waits for its end; all that it said, and whether it succeeded.
+    #[track_caller]
     pub fn wait(mut self) -> Result<(String, bool), Failure> {
         let deadline = patience::deadline(LIMIT);
         while self.read(deadline)? {}
-        expect(Instant::now() < deadline, format!("{} to end", self.name))?;
+        if Instant::now() >= deadline {
+            return Err(self.failure("did not end"));
+        }
         Ok((self.text, self.child.wait()?.success()))
     }
 
