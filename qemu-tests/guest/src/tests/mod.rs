@@ -45,6 +45,7 @@ pub mod namespaces_lifetimes;
 mod namespaces_listen;
 mod numbers;
 mod order;
+mod others;
 mod parameters;
 mod perf;
 mod picture;
@@ -102,6 +103,7 @@ pub fn all() -> Vec<Test> {
         acks::TESTS,
         request_flags::TESTS,
         clients::TESTS,
+        others::TESTS,
         cgroup_filter::TESTS,
         cgroup_paths::TESTS,
         numbers::TESTS,

@@ -134,8 +134,14 @@ impl Program {
 
     /// Waits for its end; all that it said, and whether it succeeded.
     #[track_caller]
-    pub fn wait(mut self) -> Result<(String, bool), Failure> {
-        let deadline = patience::deadline(LIMIT);
+    pub fn wait(self) -> Result<(String, bool), Failure> {
+        self.wait_within(LIMIT)
+    }
+
+    /// As [`Self::wait`], for what takes longer.
+    #[track_caller]
+    pub fn wait_within(mut self, limit: Duration) -> Result<(String, bool), Failure> {
+        let deadline = patience::deadline(limit);
         while self.read(deadline)? {}
         if Instant::now() >= deadline {
             return Err(self.failure("did not end"));

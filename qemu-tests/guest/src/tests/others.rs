@@ -1,0 +1,337 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Libraries and tests of others that nobody here wrote (C64), unchanged, on the host and in a
+//! container: pyroute2, vishvananda/netlink's own test, the proc-connector crate's own tests, the
+//! kernel's selftest proc_filter, and stress-ng. What set-up gets of them is in scripts/clients.sh;
+//! the selftest is built by scripts/selftests. LTP's cn_pec is not here: no package has it.
+
+use std::env;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use nix::unistd::setsid;
+
+use super::container::{ALL, Container, keep_mounts, mount_own_proc};
+use super::programs::Program;
+use crate::child::{self, own_pid};
+use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::patience;
+use crate::test;
+
+pub const TESTS: &[Test] = &[
+    test!(pyroute2_follows_a_process)
+        .covers(&[Line::C15, Line::C64])
+        .limit(LIMIT),
+    test!(pyroute2_follows_a_process_in_a_container)
+        .covers(&[Line::C21, Line::C23, Line::C64])
+        .stock_fails(REFUSED)
+        .limit(LIMIT),
+    test!(vishvananda_netlink_passes_its_test)
+        .covers(&[Line::C15, Line::C64])
+        .limit(LIMIT),
+    test!(vishvananda_netlink_passes_its_test_in_a_container)
+        .covers(&[Line::C21, Line::C23, Line::C64])
+        .stock_fails(REFUSED)
+        .limit(LIMIT),
+    test!(proc_connector_passes_its_tests)
+        .covers(&[Line::C64])
+        .limit(LIMIT),
+    test!(proc_connector_passes_its_tests_in_a_container)
+        .covers(&[Line::C23, Line::C64])
+        .stock_fails(REFUSED)
+        .limit(LIMIT),
+    test!(proc_filter_shows_what_it_asked_for)
+        .covers(&[Line::C15, Line::C16, Line::C64])
+        .limit(LIMIT),
+    test!(proc_filter_shows_what_it_asked_for_in_a_container)
+        .covers(&[Line::C21, Line::C23, Line::C64])
+        .stock_fails(REFUSED)
+        .limit(LIMIT),
+    test!(stress_ng_gets_its_events)
+        .covers(&[Line::C64])
+        .limit(LIMIT),
+    test!(stress_ng_gets_its_events_in_a_container)
+        .covers(&[Line::C23, Line::C64])
+        .stock_fails(REFUSED)
+        .limit(LIMIT),
+];
+
+const REFUSED: &str = "LISTEN from another network namespace is refused";
+
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// How long a program may take. Libraries of many files, and Python, take a while to load.
+const PROGRAM_LIMIT: Duration = Duration::from_secs(60);
+
+/// When programs that can be told give up, so that they can say so.
+const OWN_LIMIT: Duration = Duration::from_secs(50);
+
+/// Where a container finds a program: its root may not enter root's directories outside.
+const PLACE: &str = "/run/proc-events-client";
+
+/// A program of this name that set-up provides, or that is there from elsewhere.
+fn in_path(name: &str) -> Result<PathBuf, Failure> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .map(|directory| directory.join(name))
+        .find(|program| program.is_file())
+        .ok_or_else(|| {
+            Failure::new(format!(
+                "there is no {name} in PATH: run scripts/setup --clients"
+            ))
+        })
+}
+
+/// scripts/selftests puts it where the harness is built.
+fn proc_filter() -> Result<PathBuf, Failure> {
+    let program = env::current_exe()?.with_file_name("proc_filter");
+    expect(
+        program.is_file(),
+        format!("{}, which scripts/selftests builds", program.display()),
+    )?;
+    Ok(program)
+}
+
+/// Runs a function in a container, with the path that the program has there: what is two
+/// directories above the program is mounted for it, whatever it needs of that.
+fn in_container(program: &Path, function: fn(&Path) -> TestResult) -> TestResult {
+    let nothing: Option<&str> = None;
+    let outside = |what: &str| Failure::new(format!("{} {what}", program.display()));
+    let directory = program.parent().and_then(Path::parent);
+    let directory = directory.ok_or_else(|| outside("is not in two directories"))?;
+    let place = Path::new(PLACE);
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    keep_mounts()?;
+    let (tmpfs, plain) = (Some("tmpfs"), MsFlags::empty());
+    mount(tmpfs, "/run", tmpfs, plain, Some("mode=755"))?;
+    fs::create_dir(place)?;
+    fs::set_permissions(place, fs::Permissions::from_mode(0o755))?;
+    mount(Some(directory), place, nothing, MsFlags::MS_BIND, nothing)?;
+    let inside = place.join(program.strip_prefix(directory)?);
+    Container::start(ALL | CloneFlags::CLONE_NEWNS, || {
+        keep_mounts()?;
+        mount_own_proc()?;
+        // As a first process is that was started by exec(2): others may look at its namespaces.
+        prctl::set_dumpable(true)?;
+        function(&inside)
+    })?
+    .finish()
+}
+
+/// Runs a program to its end; what it said, and that it succeeded.
+#[track_caller]
+fn run(program: &Path, arguments: &[&str]) -> Result<String, Failure> {
+    let program = program.to_string_lossy();
+    let started = Program::start(&[&[&*program], arguments].concat())?;
+    let (said, succeeded) = started.wait_within(PROGRAM_LIMIT)?;
+    expect(succeeded, format!("{program} to succeed, it said:\n{said}"))?;
+    Ok(said)
+}
+
+#[track_caller]
+fn expect_said(said: &str, what: &str) -> TestResult {
+    expect(said.contains(what), format!("{what:?} in:\n{said}"))
+}
+
+/// Listens by way of the library, makes a process whose numbers it knows, and says what it was told
+/// of it. It never stops listening: the library waits for an answer to that, which the stock kernel
+/// does not give.
+const PYTHON: &str = r#"
+import os
+from pyroute2.netlink.connector.cn_proc import ProcEventSocket
+
+NUMBERS = ("parent_pid", "parent_tgid", "child_pid", "child_tgid", "process_pid", "process_tgid",
+           "exit_code", "exit_signal")
+names = {os.getpid(): "parent"}
+
+def tell(events):
+    """Whether one of them is the end of the child. Events of others may come in between."""
+    ended = False
+    for event in events:
+        if event["event"] == "PROC_EVENT_NONE":
+            print("answer", event["ack"])
+        elif names.get(event.get("child_pid") or event.get("process_pid")) == "child":
+            numbers = [event[name] for name in NUMBERS if name in event.keys()]
+            words = [str(names.get(number, number)) for number in numbers]
+            print(event["event"], event["ack"], *words)
+            ended = event["event"] == "PROC_EVENT_EXIT"
+    return ended
+
+with ProcEventSocket() as socket:
+    socket.bind()
+    tell(socket.control(listen=True))
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        os.execlp("sh", "sh", "-c", "exit 7")
+    names[child] = "child"
+    os.waitpid(child, 0)
+    while not tell(socket.get(msg_seq=-1)):
+        pass
+"#;
+
+/// What it says.
+const PYTHON_SAYS: &str = "answer 1
+PROC_EVENT_FORK 0 parent parent child child
+PROC_EVENT_SID 0 child child
+PROC_EVENT_EXEC 0 child child
+PROC_EVENT_EXIT 0 parent parent child child 1792 17
+";
+
+fn pyroute2(python: &Path) -> TestResult {
+    expect_eq(
+        "what it was told",
+        run(python, &["-u", "-c", PYTHON])?.as_str(),
+        PYTHON_SAYS,
+    )
+}
+
+fn pyroute2_follows_a_process() -> TestResult {
+    pyroute2(&in_path("python-pyroute2")?)
+}
+
+fn pyroute2_follows_a_process_in_a_container() -> TestResult {
+    in_container(&in_path("python-pyroute2")?, pyroute2)
+}
+
+/// Its test expects fork, exec and exit of a process that it makes, with the numbers that it knows
+/// itself.
+fn vishvananda_netlink(program: &Path) -> TestResult {
+    let limit = format!("{}s", patience::stretched(OWN_LIMIT).as_secs());
+    let said = run(
+        program,
+        &[
+            "-test.v",
+            "-test.timeout",
+            &limit,
+            "-test.run",
+            "^TestSubscribeProcEvent$",
+        ],
+    )?;
+    expect_said(&said, "--- PASS: TestSubscribeProcEvent ")
+}
+
+fn vishvananda_netlink_passes_its_test() -> TestResult {
+    vishvananda_netlink(&in_path("netlink-go-test")?)
+}
+
+fn vishvananda_netlink_passes_its_test_in_a_container() -> TestResult {
+    in_container(&in_path("netlink-go-test")?, vishvananda_netlink)
+}
+
+/// Its tests expect an exec, and the answers to requests.
+fn proc_connector(program: &Path) -> TestResult {
+    let said = run(program, &["--ignored", "--test-threads=1"])?;
+    for test in ["test_receive_exec_event", "test_subscribe_unsubscribe"] {
+        expect_said(&said, &format!("test {test} ... ok\n"))?;
+    }
+    Ok(())
+}
+
+fn proc_connector_passes_its_tests() -> TestResult {
+    proc_connector(&in_path("proc-connector-test")?)
+}
+
+fn proc_connector_passes_its_tests_in_a_container() -> TestResult {
+    in_container(&in_path("proc-connector-test")?, proc_connector)
+}
+
+/// A process in a session of its own that ends with this status; its number, when it has ended.
+fn end_with(status: i32) -> Result<i32, Failure> {
+    let child = child::fork(|| setsid().map_or(1, |_| status))?;
+    let pid = child.pid().as_raw();
+    child.wait()?;
+    Ok(pid)
+}
+
+/// Starts it when it can tell line by line what it got, and waits until it listens.
+fn start_proc_filter(words: &[&str]) -> Result<Program, Failure> {
+    let program = Program::start(&[&["stdbuf", "-oL"], words].concat())?;
+    program.wait_until_it_listens()?;
+    Ok(program)
+}
+
+/// The lines that it has for a process.
+fn about(said: &str, pid: i32) -> Vec<&str> {
+    let word = format!("process {pid} (tgid {pid})");
+    said.lines().filter(|line| line.contains(&word)).collect()
+}
+
+fn shows_what_it_asked_for(program: &Path) -> TestResult {
+    let program = program.to_string_lossy();
+    let own = own_pid();
+
+    let mut all = start_proc_filter(&[&program])?;
+    let pid = end_with(3)?;
+    let exit = format!("# Exit process {pid} (tgid {pid}) with code 768, signal 17");
+    all.wait_for(&exit)?;
+    all.wait_until_it_listens()?;
+    let said = all.stop(Signal::SIGINT)?;
+    let fork = format!("# Fork process {pid} (tgid {pid}), parent {own} (tgid {own})");
+    let sid = format!("# SID process {pid} (tgid {pid})");
+    expect_eq("all", about(&said, pid), vec![&*fork, &*sid, &*exit])?;
+    expect_said(&said, "Done total count: ")?;
+
+    let mut failures = start_proc_filter(&[&program, "-f"])?;
+    let (good, bad) = (end_with(0)?, end_with(3)?);
+    let exit = format!("# Exit process {bad} (tgid {bad}) with code 768, signal 17");
+    failures.wait_for(&exit)?;
+    failures.wait_until_it_listens()?;
+    let said = failures.stop(Signal::SIGINT)?;
+    expect_eq("failures", about(&said, bad), vec![&*exit])?;
+    expect_eq("successes", about(&said, good), vec![])?;
+    expect_said(&said, "Done total count: ")
+}
+
+fn proc_filter_shows_what_it_asked_for() -> TestResult {
+    shows_what_it_asked_for(&proc_filter()?)
+}
+
+fn proc_filter_shows_what_it_asked_for_in_a_container() -> TestResult {
+    in_container(&proc_filter()?, shows_what_it_asked_for)
+}
+
+/// How many events it is to get. It succeeds also when it gets none and its time is up.
+const EVENTS: u64 = 50;
+
+fn stress_ng(program: &Path) -> TestResult {
+    let limit = patience::stretched(OWN_LIMIT).as_secs().to_string();
+    let events = EVENTS.to_string();
+    let said = run(
+        program,
+        &[
+            "--netlink-proc",
+            "1",
+            "--netlink-proc-ops",
+            &events,
+            "--timeout",
+            &limit,
+            "--metrics-brief",
+            "--temp-path",
+            "/tmp",
+        ],
+    )?;
+    // After the name of what it did comes how often.
+    let count = said.lines().find_map(|line| {
+        let mut words = line.split_whitespace();
+        words.find(|word| *word == "netlink-proc")?;
+        words.next()?.parse::<u64>().ok()
+    });
+    expect(
+        count.is_some_and(|count| count >= EVENTS),
+        format!("{EVENTS} events, it said:\n{said}"),
+    )
+}
+
+fn stress_ng_gets_its_events() -> TestResult {
+    stress_ng(&in_path("stress-ng")?)
+}
+
+fn stress_ng_gets_its_events_in_a_container() -> TestResult {
+    in_container(&in_path("stress-ng")?, stress_ng)
+}
