@@ -22,7 +22,8 @@
 #: STOCK=1                  the unpatched kernel (boot, test)
 #: FLAVOR=debug             another kernel: debug, kcsan, rt, small, no-pid-ns, no-user-ns, no-net-ns,
 #:                          builtin, mainline
-#: TABLE=FILE               make test writes the contract's table there, make test-all the flavors'
+#: TABLE=FILE               make test writes the page of the contract there, make test-all that of the flavors
+#: RESULTS=FILE             make test has its results there afterwards, a line of JSON each
 #: OUT=DIR                  make bench writes a page and a chart there
 #: CHECK=1                  make bench fails when a target is missed
 #: ARGS='...'               options of fuzz, storm, cycles, execs and containers, as in ARGS='--seed 1'
@@ -40,7 +41,7 @@ FLAVOR ?= release
 # Variables reach the scripts through the environment, and as they were typed:
 # make would expand the dollar signs of CMD.
 override CMD := $(value CMD)
-export ARGS CHECK CMD FLAVOR JOBS KDIR KDIR_STOCK MEMORY OUT SERIES STOCK T TABLE V
+export ARGS CHECK CMD FLAVOR JOBS KDIR KDIR_STOCK MEMORY OUT RESULTS SERIES STOCK T TABLE V
 
 .PHONY: module run boot fuzz storm cycles execs containers test test-all check bench clean help
 

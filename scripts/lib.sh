@@ -52,6 +52,30 @@ duration() {
 	if (($1 < 60)); then printf '%ds' "$1"; else printf '%dm%02ds' $(($1 / 60)) $(($1 % 60)); fi
 }
 
+# Usage: record_result FILE NAME VERDICT
+# Adds a result to a file of results, see qemu-tests/protocol/src/results.rs. VERDICT
+# is "passed", or why it failed, in plain words.
+record_result() {
+	local verdict='"passed"'
+
+	[[ $3 == passed ]] || verdict="{\"failed\":\"$3\"}"
+	printf '{"trial":{"name":"%s","verdict":%s}}\n' "$2" "$verdict" >>"$1"
+}
+
+# Usage: count_results [--failed] FILE...
+# Prints "N passed, N failed", or the last number alone, of files of results. Fails if
+# anything failed, or nothing passed. Without the runner, nothing can have passed.
+count_results() {
+	local runner=$CACHE/target/release/proc-events-vm
+
+	if [[ -x $runner ]]; then
+		"$runner" count "$@"
+	else
+		echo "0 passed, 1 failed"
+		return 1
+	fi
+}
+
 # Prints a file's path as a reader of the clone would write it.
 shown() {
 	printf '%s' "${1#"$PROJECT"/}"

@@ -7,6 +7,8 @@ use std::time::Instant;
 use anyhow::Result;
 
 use crate::listener::Listener;
+use crate::results;
+use protocol::results::names;
 
 /// A listener, and what it has read.
 pub struct Account {
@@ -65,6 +67,30 @@ impl Account {
             }
         }
         Ok(())
+    }
+}
+
+/// What the kernel's accounts of several listeners add up to.
+#[derive(Default)]
+pub struct Sum {
+    /// Events that they were to get.
+    pub generated: u64,
+    /// Those that they got.
+    pub delivered: u64,
+    /// Those that they lost.
+    pub lost: u64,
+}
+
+impl Sum {
+    /// Tells it as figures.
+    pub fn tell(&self) {
+        for (name, value) in [
+            (names::GENERATED, self.generated),
+            (names::DELIVERED, self.delivered),
+            (names::LOST, self.lost),
+        ] {
+            results::figure(name, value as f64);
+        }
     }
 }
 

@@ -17,12 +17,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::kmod::{ModuleInitFlags, finit_module};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, pipe};
-use protocol::{Frame, FromGuest, HEARTBEAT_SECONDS, Job, PORT_NAME, TerminalSize, ToGuest};
+use protocol::results::Lines;
+use protocol::{
+    Frame, FromGuest, HEARTBEAT_SECONDS, Job, PORT_NAME, RESULTS_VARIABLE, TerminalSize, ToGuest,
+};
 
 nix::ioctl_write_ptr_bad!(set_window_size, nix::libc::TIOCSWINSZ, Winsize);
 
@@ -134,19 +138,26 @@ fn execute_on_pipes(job: &Job, port: File, sender: &Sender) -> Result<ExitStatus
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0);
+    let results = if job.results {
+        // The command inherits its end, which has the same number there.
+        let (reader, writer) = pipe()?;
+        fcntl(&reader, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+        command.env(RESULTS_VARIABLE, writer.as_raw_fd().to_string());
+        Some((reader, writer))
+    } else {
+        None
+    };
     let mut child = spawn(command)?;
+    let results = results.map(|(reader, _)| File::from(reader));
     let output = File::from(OwnedFd::from(child.stdout.take().expect("it was piped")));
     let errors = File::from(OwnedFd::from(child.stderr.take().expect("it was piped")));
     follow_runner(port, child.id(), |_| Ok(()));
-    let output = Stream {
-        file: output,
-        message: FromGuest::Output,
-    };
-    let errors = Stream {
-        file: errors,
-        message: FromGuest::Errors,
-    };
-    relay(child, vec![output, errors], sender)
+    let mut streams = vec![
+        Stream::new(output, Content::Output),
+        Stream::new(errors, Content::Errors),
+    ];
+    streams.extend(results.map(|file| Stream::new(file, Content::Results(Lines::default()))));
+    relay(child, streams, sender)
 }
 
 fn execute_on_terminal(
@@ -177,14 +188,7 @@ fn execute_on_terminal(
         }
         Ok(())
     });
-    relay(
-        child,
-        vec![Stream {
-            file: master,
-            message: FromGuest::Output,
-        }],
-        sender,
-    )
+    relay(child, vec![Stream::new(master, Content::Output)], sender)
 }
 
 fn window_size(size: TerminalSize) -> Winsize {
@@ -213,10 +217,34 @@ fn follow_runner(
     });
 }
 
-/// One of the command's streams, and what its bytes are called on their way to the host.
+/// One of the command's streams.
 struct Stream {
     file: File,
-    message: fn(Vec<u8>) -> FromGuest,
+    content: Content,
+}
+
+/// What is in a stream.
+enum Content {
+    Output,
+    Errors,
+    Results(Lines),
+}
+
+impl Content {
+    /// Sends bytes of the stream.
+    fn send(&mut self, bytes: &[u8], sender: &Sender) -> Result<()> {
+        match self {
+            Self::Output => sender.send(&FromGuest::Output(bytes.to_vec())),
+            Self::Errors => sender.send(&FromGuest::Errors(bytes.to_vec())),
+            Self::Results(lines) => {
+                lines.add(bytes);
+                for record in lines {
+                    sender.send(&FromGuest::Record(record?))?;
+                }
+                Ok(())
+            }
+        }
+    }
 }
 
 /// Copies the command's streams to the host until it ends, and then what is left in them.
@@ -256,6 +284,10 @@ fn relay(mut child: Child, mut streams: Vec<Stream>, sender: &Sender) -> Result<
 }
 
 impl Stream {
+    fn new(file: File, content: Content) -> Self {
+        Self { file, content }
+    }
+
     /// Sends what the stream holds now; false at its end.
     fn drain(&mut self, sender: &Sender) -> Result<bool> {
         let mut buffer = vec![0; 16384];
@@ -267,7 +299,7 @@ impl Stream {
             }
             match self.file.read(&mut buffer) {
                 Ok(0) => return Ok(false),
-                Ok(length) => sender.send(&(self.message)(buffer[..length].to_vec()))?,
+                Ok(length) => self.content.send(&buffer[..length], sender)?,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 // A terminal whose last user is gone says EIO.
                 Err(_) => return Ok(false),

@@ -15,8 +15,10 @@ use crate::harness::{Failure, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::listing::Listing;
 use crate::patience;
+use crate::results;
 use crate::tests::module;
 use crate::wire::{LISTEN, mask};
+use protocol::results::names;
 
 /// How much is to happen.
 #[derive(Args)]
@@ -44,12 +46,8 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(15);
 
 /// Runs it, and prints the figures.
 pub fn run(options: &Options) -> TestResult {
-    repeat(
-        "loads and unloads",
-        options.reloads,
-        module::reload_under_load,
-    )?;
-    repeat("kills", options.kills, kill_listeners)
+    repeat(names::LOADS, options.reloads, module::reload_under_load)?;
+    repeat(names::KILLS, options.kills, kill_listeners)
 }
 
 /// Does something so many times, and expects neither listeners nor memory to be left.
@@ -62,6 +60,7 @@ pub fn repeat(what: &str, times: usize, run: fn(usize) -> TestResult) -> TestRes
     let growth = settled_kb(before)? - before;
     expect_eq("listeners at the end", Listing::read()?.count, 0)?;
     let seconds = started.elapsed().as_secs_f64();
+    results::figure(what, times as f64);
     println!("cycles: {times} {what} ({seconds:.1} s), {growth} kB more in use, nobody listens");
     expect(
         growth < GROWTH_LIMIT_KB,

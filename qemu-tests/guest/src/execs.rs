@@ -25,6 +25,7 @@ use crate::harness::{Failure, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::patience;
 use crate::proc_stat::has_ended;
+use crate::results;
 use crate::tests::container::{Container, PID, available, keep_mounts, mount_own_proc};
 use crate::tests::session_end_threads::end_thread;
 use crate::wire::{Event, Task, mask};
@@ -100,6 +101,10 @@ fn storms(rounds: u64, random: &mut Rng, own_numbers: bool) -> TestResult {
         if round % rounds.div_ceil(REPORTS) == 0 || round == rounds {
             let seconds = started.elapsed().as_secs_f64();
             let Model { begun, ended, .. } = model;
+            if round == rounds {
+                results::figure("storms of execs", rounds as f64);
+                results::figure("numbers that began and ended", ended as f64);
+            }
             println!(
                 "execs: {round} storms ({seconds:.1} s), {begun} numbers began, {ended} ended, \
                  the model agrees with /proc"

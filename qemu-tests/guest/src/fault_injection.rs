@@ -11,6 +11,8 @@ use nix::sys::mman::{MlockAllFlags, mlockall};
 
 use crate::harness::{Failure, TestResult, expect};
 use crate::kernel_log::Log;
+use crate::results;
+use protocol::results::names;
 
 /// Counts down with each allocation of the thread, and lets the one fail that reaches 0.
 const FAIL_NTH: &str = "/proc/thread-self/fail-nth";
@@ -125,9 +127,9 @@ fn require(directory: &str, option: &str) -> Result<(), Failure> {
     )))
 }
 
-/// Tells how many faults were injected, for the table of the flavors.
+/// Tells how many faults were injected.
 pub fn tell(failures: u64) {
-    println!("faults: {failures} allocations failed");
+    results::figure(names::FAULTS, failures as f64);
 }
 
 /// Lets a single allocation of the thread fail, whichever is wanted.

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 //! A small test framework of the kselftest_harness kind: each test in a child of its own, with its
-//! own time limit, reported as KTAP.
+//! own time limit.
 
 use std::fmt::{self, Display};
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::Location;
 use std::time::{Duration, Instant};
@@ -16,18 +16,23 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, dup2_stderr, dup2_stdout, getpid, pipe, setpgid};
+use nix::unistd::{Pid, dup2_stderr, dup2_stdout, getpid, pipe, pipe2, setpgid};
 pub use protocol::contract::Line;
+use protocol::results::{Figure, Lines, Outcome, Record, TestRecord};
 use protocol::{StockExpectation, TestDescription};
 
 use crate::child::{self, Child};
 use crate::proc_stat::Stat;
+use crate::results;
 
 /// Time limit of a test that does not declare another one, on a fast machine.
 const TEST_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long the processes that a test leaves behind have to vanish after SIGKILL, on a fast machine.
 const CLEAN_UP_LIMIT: Duration = Duration::from_secs(5);
+
+/// How many bytes of a test's output are kept.
+const OUTPUT_LIMIT: usize = 1 << 18;
 
 /// How a test function ends.
 pub type TestResult = std::result::Result<(), Failure>;
@@ -206,6 +211,15 @@ macro_rules! test {
 /// Looks, when the processes of a test are gone, for what it left behind in the kernel; says what.
 pub type Remains<'a> = &'a mut dyn FnMut() -> std::result::Result<(), String>;
 
+/// Where results go.
+pub trait Report {
+    /// So many tests are to be run.
+    fn plan(&mut self, tests: usize) -> io::Result<()>;
+
+    /// One of them ended.
+    fn test(&mut self, record: TestRecord) -> io::Result<()>;
+}
+
 /// How the tests ended.
 #[derive(Debug, PartialEq)]
 pub enum Conclusion {
@@ -217,137 +231,167 @@ pub enum Conclusion {
     Killed,
 }
 
-/// Runs the tests one after the other and reports them in KTAP, up to one that has to be killed:
-/// what it changed may still be changed.
+/// Runs the tests one after the other and reports them, up to one that has to be killed: what it
+/// changed may still be changed.
 pub fn run(
     tests: &[Test],
     time_factor: u32,
     remains: Remains<'_>,
-    mut output: impl Write,
+    report: &mut dyn Report,
 ) -> Result<Conclusion> {
     // Daemons of a test become our children, so that none of them can outlive it.
     set_child_subreaper(true).context("cannot become the reaper of the tests' processes")?;
-    writeln!(output, "KTAP version 1\n1..{}", tests.len())?;
+    report.plan(tests.len())?;
     let mut conclusion = Conclusion::Passed;
-    for (index, test) in tests.iter().enumerate() {
-        output.flush()?;
-        let Ended {
-            outcome,
-            log,
-            killed,
-        } = run_one(test, time_factor)?;
-        let outcome = match (outcome, remains()) {
-            (outcome, Ok(())) => outcome,
-            (Outcome::Failed(reason), Err(left)) => Outcome::Failed(format!("{reason}\n{left}")),
-            (_, Err(left)) => Outcome::Failed(left),
-        };
-        for line in log.lines() {
-            writeln!(output, "# {line}")?;
+    for test in tests {
+        let Ended { mut record, killed } = run_one(test, time_factor)?;
+        if let Err(left) = remains() {
+            record.outcome = Outcome::Failed(match record.outcome {
+                Outcome::Failed(reason) => format!("{reason}\n{left}"),
+                _ => left,
+            });
         }
-        let (number, name) = (index + 1, test.full_name());
-        match outcome {
-            Outcome::Passed => writeln!(output, "ok {number} {name}")?,
-            Outcome::Skipped(reason) => writeln!(output, "ok {number} {name} # SKIP {reason}")?,
-            Outcome::Failed(reason) => {
-                conclusion = Conclusion::Failed;
-                for line in reason.lines() {
-                    writeln!(output, "# {line}")?;
-                }
-                writeln!(output, "not ok {number} {name}")?;
-            }
+        if matches!(record.outcome, Outcome::Failed(_)) {
+            conclusion = Conclusion::Failed;
         }
+        report.test(record)?;
         if killed {
             conclusion = Conclusion::Killed;
             break;
         }
     }
-    output.flush()?;
     Ok(conclusion)
-}
-
-enum Outcome {
-    Passed,
-    Skipped(String),
-    Failed(String),
 }
 
 /// One test's end.
 struct Ended {
-    outcome: Outcome,
-    /// What it wrote.
-    log: String,
+    record: TestRecord,
     /// Whether it had to be killed, which is a failure.
     killed: bool,
 }
 
 /// Runs one test in a child.
 fn run_one(test: &Test, time_factor: u32) -> Result<Ended> {
-    let (verdict_reader, verdict_writer) = pipe()?;
-    let (log_reader, log_writer) = pipe()?;
+    let started = Instant::now();
+    let (records, records_writer) = pipe2(OFlag::O_CLOEXEC)?;
+    let (output, output_writer) = pipe()?;
     let run = test.run;
     let child = child::fork(move || {
         // So that the whole of the test can be killed. The session stays the same.
         let started = setpgid(Pid::from_raw(0), Pid::from_raw(0))
-            .and_then(|()| dup2_stdout(&log_writer))
-            .and_then(|()| dup2_stderr(&log_writer));
-        let verdict = match started {
-            Ok(()) => verdict(run()),
-            Err(error) => format!("F\ncannot start the test: {error}"),
+            .and_then(|()| dup2_stdout(&output_writer))
+            .and_then(|()| dup2_stderr(&output_writer));
+        results::go_to(records_writer);
+        let outcome = match started {
+            Ok(()) => outcome(run()),
+            Err(error) => Outcome::Failed(format!("cannot start the test: {error}")),
         };
-        let mut pipe = File::from(verdict_writer);
-        i32::from(pipe.write_all(verdict.as_bytes()).is_err())
+        i32::from(results::tell(&Record::Outcome(outcome)).is_err())
     })?;
     let limit = test.limit * time_factor;
-    let mut log = Vec::new();
-    let ended = follow(&child, &log_reader, &mut log, Instant::now() + limit)?;
+    let mut streams = [Stream::new(output), Stream::new(records)];
+    let ended = follow(&child, &mut streams, started + limit)?;
     let status = remove_processes(child, CLEAN_UP_LIMIT * time_factor)?;
-    let mut verdict = Vec::new();
     // The test's end counts and not the pipe's: a daemon of the test may have held it open.
-    read_available(&verdict_reader, &mut verdict)?;
-    let verdict = String::from_utf8_lossy(&verdict).into_owned();
-    let outcome = match verdict.split_once('\n') {
-        _ if !ended => Outcome::Failed(format!("timed out after {limit:?}")),
-        Some(("P", _)) => Outcome::Passed,
-        Some(("S", reason)) => Outcome::Skipped(reason.replace('\n', " ")),
-        Some((_, reason)) => Outcome::Failed(reason.to_owned()),
-        None => Outcome::Failed(format!("the test's process ended early: {status:?}")),
-    };
+    let [output, records] = &mut streams;
+    records.read()?;
+    let (mut outcome, figures) = told(&records.bytes)?;
+    if !ended {
+        outcome = Some(Outcome::Failed(format!("timed out after {limit:?}")));
+    }
+    let outcome = outcome
+        .unwrap_or_else(|| Outcome::Failed(format!("the test's process ended early: {status:?}")));
     Ok(Ended {
-        outcome,
-        log: String::from_utf8_lossy(&log).into_owned(),
+        record: TestRecord {
+            name: test.full_name(),
+            outcome,
+            figures,
+            output: output.last_lines(),
+            kernel: Vec::new(),
+            seconds: started.elapsed().as_secs_f64(),
+        },
         killed: !ended,
     })
 }
 
-/// What the test's process tells about its end: a letter, a newline, the reason.
-fn verdict(result: TestResult) -> String {
+/// What a test function's end means.
+fn outcome(result: TestResult) -> Outcome {
     match result {
-        Ok(()) => "P\n".to_owned(),
-        Err(failure) if failure.kind == FailureKind::Skipped => format!("S\n{}", failure.message),
-        Err(failure) => format!("F\n{failure}"),
+        Ok(()) => Outcome::Passed,
+        Err(failure) if failure.kind == FailureKind::Skipped => {
+            Outcome::Skipped(failure.message.replace('\n', " "))
+        }
+        Err(failure) => Outcome::Failed(failure.to_string()),
+    }
+}
+
+/// What the processes of a test told: how it ended, and its figures, of which those of one name are
+/// added up.
+fn told(bytes: &[u8]) -> Result<(Option<Outcome>, Vec<Figure>)> {
+    let (mut outcome, mut figures) = (None, Vec::<Figure>::new());
+    let mut lines = Lines::default();
+    lines.add(bytes);
+    for record in lines {
+        match record? {
+            Record::Outcome(own) => outcome = Some(own),
+            Record::Figure(figure) => add(&mut figures, figure),
+            record => bail!("a test told {record:?}"),
+        }
+    }
+    Ok((outcome, figures))
+}
+
+fn add(figures: &mut Vec<Figure>, figure: Figure) {
+    match figures.iter_mut().find(|known| known.name == figure.name) {
+        Some(known) => known.value += figure.value,
+        None => figures.push(figure),
+    }
+}
+
+/// A pipe that a test writes into, and what was read from it.
+struct Stream {
+    pipe: OwnedFd,
+    bytes: Vec<u8>,
+    is_open: bool,
+}
+
+impl Stream {
+    fn new(pipe: OwnedFd) -> Self {
+        let (bytes, is_open) = (Vec::new(), true);
+        Self {
+            pipe,
+            bytes,
+            is_open,
+        }
+    }
+
+    /// Takes what is there.
+    fn read(&mut self) -> Result<()> {
+        self.is_open = self.is_open && read_available(&self.pipe, &mut self.bytes)?;
+        Ok(())
+    }
+
+    /// The lines at the end, as many as a message to the runner has room for.
+    fn last_lines(&self) -> Vec<String> {
+        let last = &self.bytes[self.bytes.len().saturating_sub(OUTPUT_LIMIT)..];
+        let text = String::from_utf8_lossy(last);
+        text.lines().map(str::to_owned).collect()
     }
 }
 
 /// Collects what the test writes until it ends; false when it has not until the deadline.
-fn follow(test: &Child, log: &OwnedFd, text: &mut Vec<u8>, deadline: Instant) -> Result<bool> {
+fn follow(test: &Child, streams: &mut [Stream], deadline: Instant) -> Result<bool> {
     let end = child::pidfd(test.pid())?;
-    let mut log_is_open = true;
     loop {
-        let log_events = if log_is_open {
-            PollFlags::POLLIN
-        } else {
-            PollFlags::empty()
-        };
-        let mut descriptors = [
-            PollFd::new(end.as_fd(), PollFlags::POLLIN),
-            PollFd::new(log.as_fd(), log_events),
-        ];
+        let mut descriptors = vec![PollFd::new(end.as_fd(), PollFlags::POLLIN)];
+        let open = streams.iter().filter(|stream| stream.is_open);
+        descriptors.extend(open.map(|stream| PollFd::new(stream.pipe.as_fd(), PollFlags::POLLIN)));
         let ready = match poll(&mut descriptors, time_left(deadline)) {
             Err(Errno::EINTR) => continue,
             ready => ready.context("cannot wait for a test")?,
         };
         let ended = descriptors[0].any().unwrap_or(false);
-        log_is_open = log_is_open && read_available(log, text)?;
+        streams.iter_mut().try_for_each(Stream::read)?;
         if ended || ready == 0 {
             return Ok(ended);
         }

@@ -6,8 +6,9 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
-use harness::Conclusion;
+use harness::{Conclusion, Report};
 use protocol::TEST_KILLED;
+use report::{Ktap, Records};
 use tests::containers;
 
 mod account;
@@ -30,6 +31,8 @@ mod listing;
 mod patience;
 mod picture;
 mod proc_stat;
+mod report;
+mod results;
 mod socket_filter;
 mod storm;
 mod stress;
@@ -55,7 +58,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Run tests and report them in KTAP on the standard output.
+    /// Run tests and report them: to the runner, or in KTAP on the standard output.
     Test {
         /// What to multiply all time limits with, on a slow machine.
         #[arg(long, default_value_t = 1)]
@@ -89,7 +92,8 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    match run(Arguments::parse().command) {
+    let command = Arguments::parse().command;
+    match results::begin().and_then(|()| run(command)) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("proc-events-guest: {error:#}");
@@ -108,12 +112,13 @@ fn run(command: Command) -> Result<ExitCode> {
             names,
         } => {
             patience::set(patience);
-            let conclusion = harness::run(
-                &select(&names)?,
-                time_factor,
-                &mut listing::leaks(),
-                std::io::stdout(),
-            )?;
+            let report: &mut dyn Report = if results::are_wanted() {
+                &mut Records
+            } else {
+                &mut Ktap::new(std::io::stdout())
+            };
+            let tests = select(&names)?;
+            let conclusion = harness::run(&tests, time_factor, &mut listing::leaks(), report)?;
             Ok(match conclusion {
                 Conclusion::Passed => ExitCode::SUCCESS,
                 Conclusion::Failed => ExitCode::FAILURE,

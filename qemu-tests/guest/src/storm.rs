@@ -19,7 +19,7 @@ use nix::sys::prctl;
 use nix::unistd::{Gid, Uid, pipe, setresgid, setresuid, setsid};
 use serde::{Deserialize, Serialize};
 
-use crate::account::{Account, read};
+use crate::account::{Account, Sum, read};
 use crate::child::{self, Child};
 use crate::harness::{Failure, TestResult};
 use crate::listener::Listener;
@@ -289,11 +289,11 @@ fn read_until_over(readers: &mut [Account], storms: Vec<Child>, limit: Instant) 
 /// may not balance. One that is wrong never does.
 fn settle(readers: &mut [Account], raised: &Raised, time: Duration) -> Result<()> {
     let limit = patience::deadline(END_LIMIT);
-    let (figures, wrong) = loop {
+    let (figures, sum, wrong) = loop {
         read(readers)?;
-        let (figures, wrong) = compare(readers, raised)?;
+        let (figures, sum, wrong) = compare(readers, raised)?;
         if wrong.is_empty() || Instant::now() > limit {
-            break (figures, wrong);
+            break (figures, sum, wrong);
         }
         thread::yield_now();
     };
@@ -308,6 +308,7 @@ fn settle(readers: &mut [Account], raised: &Raised, time: Duration) -> Result<()
     for line in figures {
         println!("storm: {line}");
     }
+    sum.tell();
     ensure!(
         wrong.is_empty(),
         "accounts do not balance: {}",
@@ -316,8 +317,9 @@ fn settle(readers: &mut [Account], raised: &Raised, time: Duration) -> Result<()
     Ok(())
 }
 
-/// The figures, and what is wrong with them.
-fn compare(readers: &[Account], raised: &Raised) -> Result<(Vec<String>, Vec<String>)> {
+/// The accounts, what they add up to, and what is wrong with them.
+fn compare(readers: &[Account], raised: &Raised) -> Result<(Vec<String>, Sum, Vec<String>)> {
+    let mut sum = Sum::default();
     let (mut figures, mut wrong) = (Vec::new(), Vec::new());
     for (account, (pace, mask, flags)) in readers.iter().zip(READERS) {
         let line = Listing::of(account.port_id)?;
@@ -330,6 +332,9 @@ fn compare(readers: &[Account], raised: &Raised) -> Result<(Vec<String>, Vec<Str
             overruns,
             ..
         } = account;
+        sum.generated += generated;
+        sum.delivered += delivered;
+        sum.lost += lost;
         figures.push(format!(
             "{pace:?} {mask:#010x}, flags {flags}: generated {generated}, delivered {delivered}, lost {lost}, \
              unaccounted {unaccounted}, ENOBUFS {overruns}"
@@ -341,5 +346,5 @@ fn compare(readers: &[Account], raised: &Raised) -> Result<(Vec<String>, Vec<Str
             ));
         }
     }
-    Ok((figures, wrong))
+    Ok((figures, sum, wrong))
 }

@@ -16,7 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, execv, setsid};
 
-use crate::account::{Account, read};
+use crate::account::{Account, Sum, read};
 use crate::child::{self, Child, Gate};
 use crate::listener::{Listener, ListenerError};
 use crate::listing::{Line, Listing};
@@ -157,17 +157,18 @@ fn read_until(staying: &mut [Account], workers: &[Child], limit: Instant) -> Res
 /// may not balance. One that is wrong never does.
 fn settle(staying: &mut [Account], tally: &Tally) -> Result<()> {
     let limit = patience::deadline(SETTLE_LIMIT);
-    let (figures, wrong) = loop {
+    let (figures, sum, wrong) = loop {
         read(staying)?;
-        let (figures, wrong) = compare(staying, tally)?;
+        let (figures, sum, wrong) = compare(staying, tally)?;
         if wrong.is_empty() || Instant::now() > limit {
-            break (figures, wrong);
+            break (figures, sum, wrong);
         }
         thread::yield_now();
     };
     for line in figures {
         println!("stress: {line}");
     }
+    sum.tell();
     ensure!(
         wrong.is_empty(),
         "accounts do not balance: {}",
@@ -176,8 +177,9 @@ fn settle(staying: &mut [Account], tally: &Tally) -> Result<()> {
     Ok(())
 }
 
-/// The figures, and what is wrong with them.
-fn compare(staying: &[Account], tally: &Tally) -> Result<(Vec<String>, Vec<String>)> {
+/// The accounts, what they add up to, and what is wrong with them.
+fn compare(staying: &[Account], tally: &Tally) -> Result<(Vec<String>, Sum, Vec<String>)> {
+    let mut sum = Sum::default();
     let Listing { count, .. } = Listing::read()?;
     let Tally { raised, operations } = tally;
     let mut figures = vec![
@@ -203,10 +205,12 @@ fn compare(staying: &[Account], tally: &Tally) -> Result<(Vec<String>, Vec<Strin
             ..
         } = *account;
         let generated = events + missing;
-        let unaccounted = i128::from(generated) - i128::from(delivered) - i128::from(lost);
+        sum.generated += generated;
+        sum.delivered += delivered;
+        sum.lost += lost;
         figures.push(format!(
             "mask {mask:#010x}: generated {generated}, delivered {delivered}, lost {lost}, \
-             unaccounted {unaccounted}, ENOBUFS {overruns}"
+             ENOBUFS {overruns}"
         ));
         if delivered != events || lost != missing {
             wrong.push(format!(
@@ -219,7 +223,7 @@ fn compare(staying: &[Account], tally: &Tally) -> Result<(Vec<String>, Vec<Strin
             ));
         }
     }
-    Ok((figures, wrong))
+    Ok((figures, sum, wrong))
 }
 
 fn report(tallies: &Gate, operations: Result<u64>) -> i32 {

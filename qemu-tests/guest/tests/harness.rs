@@ -5,10 +5,12 @@
 
 #![expect(dead_code, reason = "parts of the guest program are taken out of it")]
 
+use std::io;
 use std::time::Duration;
 
-use harness::{Conclusion, Failure, TestResult, expect_eq};
+use harness::{Conclusion, Failure, Report, TestResult, expect_eq};
 use nix::unistd::{pause, setsid};
+use protocol::results::{Outcome, TestRecord};
 
 #[path = "../src/child.rs"]
 mod child;
@@ -18,11 +20,21 @@ mod harness;
 mod patience;
 #[path = "../src/proc_stat.rs"]
 mod proc_stat;
+#[path = "../src/report.rs"]
+mod report;
+#[path = "../src/results.rs"]
+mod results;
 
 /// Where [`fails`] finds out that it does.
-const FAILING_LINE: u32 = 32;
+const FAILING_LINE: u32 = 44;
 
 fn passes() -> TestResult {
+    results::figure("things", 1.0);
+    let child = child::fork(|| {
+        results::figure("things", 2.0);
+        0
+    })?;
+    child.wait()?;
     Ok(())
 }
 
@@ -92,7 +104,7 @@ fn main() {
         test!(hangs).limit(Duration::from_millis(300)),
         test!(is_not_run),
     ];
-    let mut report = Vec::new();
+    let mut report = Kept::default();
     let mut ended = 0;
     let mut remains = || {
         ended += 1;
@@ -105,38 +117,80 @@ fn main() {
     let conclusion =
         harness::run(&tests, 1, &mut remains, &mut report).expect("the framework itself works");
     assert_eq!(conclusion, Conclusion::Killed);
-    let report = String::from_utf8(report).expect("a report is text");
-    println!("{report}");
-    let lines: Vec<&str> = report.lines().collect();
-    assert_eq!(
-        &lines[..3],
-        ["KTAP version 1", "1..10", "ok 1 harness::passes"]
-    );
-    let index = |start: &str| {
-        lines
-            .iter()
-            .position(|line| line.starts_with(start))
-            .expect(start)
+    assert_eq!(report.planned, tests.len());
+    let result = |name: &str| {
+        let name = format!("harness::{name}");
+        let mut records = report.records.iter();
+        records.find(|record| record.name == name).expect(&name)
     };
-    let failed = index("not ok 2 harness::fails");
-    assert_eq!(lines[failed - 2], "# a line of its own");
-    let place = format!("# harness.rs:{FAILING_LINE}: ");
-    assert_eq!(lines[failed - 1], place + "sum: expected 3, got 2");
-    let error = lines[index("not ok 3 harness::fails_by_an_error") - 1];
+    let reason = |name: &str| match &result(name).outcome {
+        Outcome::Failed(reason) => reason.clone(),
+        outcome => panic!("{name}: {outcome:?}"),
+    };
+    let passed = result("passes");
+    assert_eq!(passed.outcome, Outcome::Passed);
+    assert_eq!(passed.figures.len(), 1);
+    assert_eq!(passed.figures[0].value, 3.0);
+    assert_eq!(result("fails").output, ["a line of its own"]);
+    let place = format!("harness.rs:{FAILING_LINE}: ");
+    assert_eq!(reason("fails"), place + "sum: expected 3, got 2");
+    let error = reason("fails_by_an_error");
     assert!(error.contains(": No such file"), "{error}");
-    index("ok 4 harness::is_skipped # SKIP nothing to test");
-    let panic = &lines[..index("not ok 5 harness::panics")];
-    assert!(panic.iter().any(|line| line.contains("on purpose")));
-    assert!(lines[index("not ok 6 harness::exits") - 1].contains("ended early"));
-    let left = index("ok 7 harness::leaves_a_daemon");
-    let daemon = lines[left - 1].trim_start_matches("# ");
+    let skipped = Outcome::Skipped("nothing to test".into());
+    assert_eq!(result("is_skipped").outcome, skipped);
+    let panic = result("panics");
+    assert!(panic.output.iter().any(|line| line.contains("on purpose")));
+    assert!(reason("panics").contains("ended early"));
+    assert!(reason("exits").contains("ended early"));
+    let left = result("leaves_a_daemon");
+    assert_eq!(left.outcome, Outcome::Passed);
+    let daemon = &left.output[0];
     assert!(
         !std::path::Path::new("/proc").join(daemon).exists(),
         "the daemon {daemon} is left"
     );
-    let left = index("not ok 8 harness::leaves_something_in_the_kernel");
-    assert_eq!(lines[left - 1], "# 1 thing is left");
-    assert!(lines[index("not ok 9 harness::hangs") - 1].contains("timed out after 300ms"));
-    assert!(!report.contains("is_not_run"));
-    println!("the framework reports all of them as what they are");
+    assert_eq!(reason("leaves_something_in_the_kernel"), "1 thing is left");
+    assert_eq!(reason("hangs"), "timed out after 300ms");
+    assert_eq!(report.records.len(), tests.len() - 1);
+    println!("{}", ktap(&report));
+}
+
+/// Results as they came.
+#[derive(Default)]
+struct Kept {
+    planned: usize,
+    records: Vec<TestRecord>,
+}
+
+impl Report for Kept {
+    fn plan(&mut self, tests: usize) -> io::Result<()> {
+        self.planned = tests;
+        Ok(())
+    }
+
+    fn test(&mut self, record: TestRecord) -> io::Result<()> {
+        self.records.push(record);
+        Ok(())
+    }
+}
+
+/// The same as people see it.
+fn ktap(kept: &Kept) -> String {
+    let mut text = Vec::new();
+    let mut ktap = report::Ktap::new(&mut text);
+    ktap.plan(kept.planned).expect("it is written into memory");
+    for record in &kept.records {
+        let written = ktap.test(record.clone());
+        written.expect("it is written into memory");
+    }
+    let text = String::from_utf8(text).expect("KTAP is text");
+    for expected in [
+        "KTAP version 1\n1..10\n# things: 3\nok 1 harness::passes\n",
+        ": sum: expected 3, got 2\nnot ok 2 harness::fails\n",
+        "\nok 4 harness::is_skipped # SKIP nothing to test\n",
+        "\n# timed out after 300ms\nnot ok 9 harness::hangs\n",
+    ] {
+        assert!(text.contains(expected), "{expected} in {text}");
+    }
+    text
 }

@@ -9,6 +9,7 @@
 
 pub mod bench;
 pub mod contract;
+pub mod results;
 
 use std::io::{self, ErrorKind, Read, Write};
 
@@ -16,6 +17,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use contract::Line;
+use results::Record;
 
 /// Name of the virtio-serial port, as found in `/sys/class/virtio-ports/*/name`.
 pub const PORT_NAME: &str = "proc-events.agent";
@@ -28,6 +30,10 @@ pub const BUILT_IN_VARIABLE: &str = "PROC_EVENTS_BUILT_IN";
 
 /// Name of the environment variable that tells it where the kernel was built.
 pub const BUILD_VARIABLE: &str = "PROC_EVENTS_BUILD";
+
+/// Name of the environment variable that tells a command in the guest the number of the descriptor
+/// to which it writes [`Record`]s; it is not there when nobody reads them.
+pub const RESULTS_VARIABLE: &str = "PROC_EVENTS_RESULTS";
 
 /// Exit status of the guest's tests that ended early, after a test that had to be killed: what it
 /// changed may still be changed.
@@ -50,6 +56,8 @@ pub struct Job {
     pub environment: Vec<(String, String)>,
     /// Kernel module to load first.
     pub module: Option<String>,
+    /// Whether the runner wants the command's [`Record`]s.
+    pub results: bool,
     /// Size of the terminal to give to the command; without it, it gets pipes and no input.
     pub terminal: Option<TerminalSize>,
 }
@@ -85,6 +93,8 @@ pub enum FromGuest {
     Output(Vec<u8>),
     /// The command wrote this to its standard error.
     Errors(Vec<u8>),
+    /// The command has a result.
+    Record(Record),
     /// The command ended with this status, as a shell counts it (128 + signal when killed).
     Exited(i32),
     /// Nothing to say, but the guest lives.
@@ -157,6 +167,7 @@ impl Frame for FromGuest {
             Self::ModuleLoaded(microseconds) => (b'm', json(microseconds)),
             Self::Output(bytes) => (b'o', bytes.clone()),
             Self::Errors(bytes) => (b'e', bytes.clone()),
+            Self::Record(record) => (b'r', json(record)),
             Self::Exited(status) => (b'x', json(status)),
             Self::Heartbeat => (b'b', Vec::new()),
             Self::Failed(reason) => (b'f', json(reason)),
@@ -169,6 +180,7 @@ impl Frame for FromGuest {
             b'm' => Self::ModuleLoaded(from_json(&payload)?),
             b'o' => Self::Output(payload),
             b'e' => Self::Errors(payload),
+            b'r' => Self::Record(from_json(&payload)?),
             b'x' => Self::Exited(from_json(&payload)?),
             b'b' => Self::Heartbeat,
             b'f' => Self::Failed(from_json(&payload)?),
@@ -239,6 +251,7 @@ mod tests {
             FromGuest::Hello,
             FromGuest::ModuleLoaded(1234),
             FromGuest::Output(b"ok 1 a\n".to_vec()),
+            FromGuest::Record(Record::Plan(3)),
             FromGuest::Errors(Vec::new()),
             FromGuest::Exited(-1),
             FromGuest::Heartbeat,

@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
-//! `boot` and `run`: one command in one virtual machine.
+//! `boot`, `run` and `load`: one command in one virtual machine.
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
+use protocol::results::{Entry, Figure, Outcome, Record, Subject, TestRecord, Trial};
 use protocol::{FromGuest, Job};
 
 use crate::accelerator;
+use crate::report::ResultsFile;
 use crate::settings::{Kernel, Settings};
 use crate::terminal::{self, RawTerminal};
 use crate::vm::{self, BOOT_LIMIT, Vm};
@@ -19,6 +22,13 @@ struct Timing {
     first_output: Option<Duration>,
     command: Duration,
     power_off: Duration,
+}
+
+/// What became of a job.
+struct Executed {
+    status: u8,
+    timing: Timing,
+    figures: Vec<Figure>,
 }
 
 /// Runs a command line, or a shell without one; its status.
@@ -39,8 +49,61 @@ pub fn boot(settings: &Settings, kernel: &Kernel, command: &[String]) -> Result<
     };
     let accelerator = accelerator::choose(settings, kernel)?;
     let vm = Vm::boot(settings, kernel, accelerator, BOOT_LIMIT)?;
-    let (status, _) = execute(vm, job)?;
-    Ok(status)
+    Ok(execute(vm, job)?.status)
+}
+
+/// Runs a load of the guest program; 1 when it failed. Its results are added to a file.
+pub fn load(
+    settings: &Settings,
+    kernel: &Kernel,
+    file: Option<&Path>,
+    arguments: &[String],
+) -> Result<u8> {
+    let [name, ..] = arguments else {
+        bail!("no load is named")
+    };
+    let mut command = vec![settings.guest.to_string_lossy().into_owned()];
+    command.extend_from_slice(arguments);
+    let job = Job {
+        results: true,
+        ..vm::job(kernel, command)?
+    };
+    let accelerator = accelerator::choose(settings, kernel)?;
+    let mut file = file.map(ResultsFile::open).transpose()?;
+    let vm = Vm::boot(settings, kernel, accelerator, BOOT_LIMIT)?;
+    let executed = execute(vm, job);
+    let (outcome, figures, time) = match &executed {
+        Ok(Executed {
+            status: 0,
+            timing,
+            figures,
+        }) => (Outcome::Passed, figures.clone(), timing.command),
+        Ok(Executed { status, .. }) => {
+            let reason = format!("it ended with status {status}");
+            (Outcome::Failed(reason), Vec::new(), Duration::ZERO)
+        }
+        Err(error) => {
+            let reason = format!("{error:#}");
+            (Outcome::Failed(reason), Vec::new(), Duration::ZERO)
+        }
+    };
+    if let Some(file) = &mut file {
+        file.add_machine(accelerator)?;
+        file.add(&Entry::Trial(Trial {
+            name: name.clone(),
+            subject: Some(Subject::Ours),
+            verdict: outcome.clone(),
+            result: Some(TestRecord {
+                name: name.clone(),
+                outcome,
+                figures,
+                output: Vec::new(),
+                kernel: Vec::new(),
+                seconds: time.as_secs_f64(),
+            }),
+        }))?;
+    }
+    Ok(executed?.status)
 }
 
 /// Runs the demonstration and tells how long everything took.
@@ -51,7 +114,7 @@ pub fn run(settings: &Settings, kernel: &Kernel) -> Result<u8> {
     let boot_time = vm.boot_time;
     let guest = settings.guest.to_string_lossy().into_owned();
     let job = vm::job(kernel, vec![guest, "demo".to_owned()])?;
-    let (status, timing) = execute(vm, job)?;
+    let Executed { status, timing, .. } = execute(vm, job)?;
     println!("\nHow long it took:");
     let row = |what: &str, time: Option<Duration>| match time {
         Some(time) => println!("  {what:<38} {:>8.3} s", time.as_secs_f64()),
@@ -65,14 +128,14 @@ pub fn run(settings: &Settings, kernel: &Kernel) -> Result<u8> {
     Ok(status)
 }
 
-/// Runs one job and shows what it says; its status, and how long it took.
-fn execute(mut vm: Vm, job: Job) -> Result<(u8, Timing)> {
+/// Runs one job and shows what it says.
+fn execute(mut vm: Vm, job: Job) -> Result<Executed> {
     let raw = job
         .terminal
         .is_some()
         .then(|| RawTerminal::hand_over(vm.input()?))
         .transpose()?;
-    let mut timing = Timing::default();
+    let (mut timing, mut figures) = (Timing::default(), Vec::new());
     let started = Instant::now();
     vm.start(job)?;
     let status = loop {
@@ -85,6 +148,7 @@ fn execute(mut vm: Vm, job: Job) -> Result<(u8, Timing)> {
                 show(io::stdout(), &bytes)?;
             }
             FromGuest::Errors(bytes) => show(io::stderr(), &bytes)?,
+            FromGuest::Record(Record::Figure(figure)) => figures.push(figure),
             FromGuest::Exited(status) => break status,
             message => return Err(vm.failure(format!("the agent said {message:?}"))),
         }
@@ -94,7 +158,11 @@ fn execute(mut vm: Vm, job: Job) -> Result<(u8, Timing)> {
     let ended = Instant::now();
     vm.finish()?;
     timing.power_off = ended.elapsed();
-    Ok((u8::try_from(status).unwrap_or(u8::MAX), timing))
+    Ok(Executed {
+        status: u8::try_from(status).unwrap_or(u8::MAX),
+        timing,
+        figures,
+    })
 }
 
 fn show(mut stream: impl Write, bytes: &[u8]) -> io::Result<()> {

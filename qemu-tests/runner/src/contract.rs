@@ -5,6 +5,9 @@ use std::fmt::Write;
 
 use anyhow::Result;
 use protocol::contract::Line;
+use protocol::results::Figure;
+
+use crate::number::shown;
 
 /// A test's result on both kernels, as the table shows it.
 pub struct Cells<'a> {
@@ -17,7 +20,7 @@ pub struct Cells<'a> {
     /// On the unpatched one.
     pub stock: String,
     /// What it measured on the patched kernel.
-    pub figures: &'a [String],
+    pub figures: &'a [Figure],
 }
 
 /// The table, in Markdown, with the lines that nothing shows, and what tests measured.
@@ -53,11 +56,14 @@ pub fn table(tests: &[Cells<'_>], head: &str) -> Result<String> {
         )?;
     }
     if tests.iter().any(|test| !test.figures.is_empty()) {
-        text.push_str("\n## Figures\n\nWhat tests measured on the patched kernel.\n");
+        text.push_str("\n## Figures\n\nWhat tests counted or measured on the patched kernel.\n\n");
+        text.push_str("| test | figure | value |\n|---|---|---:|\n");
     }
-    for test in tests.iter().filter(|test| !test.figures.is_empty()) {
-        let (name, figures) = (test.name, test.figures.join("\n"));
-        write!(text, "\n`{name}`:\n\n```\n{figures}\n```\n")?;
+    for test in tests {
+        for Figure { name, value } in test.figures {
+            let value = shown(*value);
+            writeln!(text, "| `{}` | {name} | {value} |", test.name)?;
+        }
     }
     Ok(text)
 }
@@ -109,11 +115,12 @@ mod tests {
 
     #[test]
     fn figures_stand_at_the_end() {
-        let figures = ["lost 1".to_owned(), "unaccounted 0".to_owned()];
+        let (name, value) = ("events lost".to_owned(), 1234.0);
+        let figures = [Figure { name, value }];
         let mut cells = cells(&[]);
         cells[0].figures = &figures;
         let text = table(&cells, "head").unwrap();
-        let expected = "kernel.\n\n`a::b`:\n\n```\nlost 1\nunaccounted 0\n```\n";
+        let expected = "|---:|\n| `a::b` | events lost | 1,234 |\n";
         assert!(text.ends_with(expected), "{text}");
     }
 }

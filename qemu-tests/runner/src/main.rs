@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Boots a kernel in QEMU and runs commands, the demonstration or the tests in it.
 //!
-//! Exit status: that of the command in the guest (`boot`), 0 or 1 (`run`, `test`, `bench`), 2 for
+//! Exit status: that of the command in the guest (`boot`, `load`), 0 or 1 (`run`, `test`, `count`, `bench`), 2 for
 //! wrong usage, 3 when the virtual machine or its surroundings failed.
 
 use std::path::PathBuf;
@@ -17,9 +17,9 @@ mod bench;
 mod commands;
 mod console;
 mod contract;
+mod count;
 mod flavors;
 mod guard;
-mod ktap;
 mod number;
 mod report;
 mod session;
@@ -62,6 +62,38 @@ enum Command {
         #[arg(last = true, value_name = "CMD")]
         command: Vec<String>,
     },
+    /// Run a load of the guest program: fuzz, storm, cycles, execs or containers.
+    Load {
+        /// Build directory of the patched kernel.
+        #[arg(long, value_name = "DIR")]
+        kernel: PathBuf,
+        /// The module, unless the kernel has it built in.
+        #[arg(long, value_name = "FILE")]
+        module: Option<PathBuf>,
+        /// How to call the kernel in messages.
+        #[arg(long, value_name = "NAME", default_value = "release")]
+        flavor_name: String,
+        /// The machine's memory, as QEMU has it, instead of what the tests have.
+        #[arg(long, value_name = "SIZE")]
+        memory: Option<String>,
+        /// Where to add the results.
+        #[arg(long, value_name = "FILE")]
+        results: Option<PathBuf>,
+        #[command(flatten)]
+        surroundings: Surroundings,
+        /// The load, and its options.
+        #[arg(last = true, required = true)]
+        arguments: Vec<String>,
+    },
+    /// Print how many trials passed and failed; fail if any did, or none passed.
+    Count {
+        /// Print the number of failures alone.
+        #[arg(long)]
+        failed: bool,
+        /// What others wrote with `--results`.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
     /// Show the events of a small real scenario.
     Run {
         /// Build directory of the patched kernel.
@@ -84,9 +116,9 @@ enum Command {
         /// Build directory of the unpatched kernel, or of one that has to do what that does.
         #[arg(long, value_name = "DIR")]
         stock_kernel: Option<PathBuf>,
-        /// Where to write the results as JSON.
+        /// Where to add the results, a line of JSON each, as they come.
         #[arg(long, value_name = "FILE")]
-        json: Option<PathBuf>,
+        results: Option<PathBuf>,
         /// Where to write, in Markdown, which lines of the contract hold on both kernels.
         #[arg(
             long,
@@ -100,17 +132,17 @@ enum Command {
         #[command(flatten)]
         selection: libtest_mimic::Arguments,
     },
-    /// Write the table of several flavors' reports.
+    /// Write the page of several flavors' results.
     Flavors {
         /// Where to write it, in Markdown.
         #[arg(long, value_name = "FILE")]
         table: PathBuf,
-        /// What a run at length wrote.
+        /// The results of a load.
         #[arg(long, value_name = "FILE")]
-        at_length: Vec<PathBuf>,
-        /// What `test --json` wrote, by flavor.
+        load: Vec<PathBuf>,
+        /// The tests' results, by flavor.
         #[arg(required = true, value_name = "NAME=FILE")]
-        reports: Vec<flavors::Source>,
+        results: Vec<flavors::Source>,
     },
     /// Measure what events cost, on three kernels of one version and configuration.
     Bench {
@@ -191,6 +223,21 @@ fn run(command: Command) -> Result<u8> {
             kernel.memory = memory.unwrap_or(kernel.memory);
             commands::boot(&Settings::new(&surroundings)?, &kernel, &command)
         }
+        Command::Load {
+            kernel,
+            module,
+            flavor_name,
+            memory,
+            results,
+            surroundings,
+            arguments,
+        } => {
+            let mut kernel = Kernel::new(flavor_name, kernel, module)?;
+            kernel.memory = memory.unwrap_or(kernel.memory);
+            let settings = Settings::new(&surroundings)?;
+            commands::load(&settings, &kernel, results.as_deref(), &arguments)
+        }
+        Command::Count { failed, files } => Ok(count::run(&files, failed)),
         Command::Run {
             kernel,
             module,
@@ -203,7 +250,7 @@ fn run(command: Command) -> Result<u8> {
             kernel,
             module,
             stock_kernel,
-            json,
+            results,
             table,
             surroundings,
             selection,
@@ -227,7 +274,7 @@ fn run(command: Command) -> Result<u8> {
                 ours.as_ref(),
                 stock.as_ref(),
                 test_run::Files {
-                    json: json.as_deref(),
+                    results: results.as_deref(),
                     table: table.as_deref(),
                 },
                 &selection,
@@ -235,9 +282,9 @@ fn run(command: Command) -> Result<u8> {
         }
         Command::Flavors {
             table,
-            at_length,
-            reports,
-        } => flavors::write(&reports, &at_length, &table).map(|()| 0),
+            load,
+            results,
+        } => flavors::write(&results, &load, &table).map(|()| 0),
         Command::Bench {
             kernel,
             module,

@@ -17,6 +17,11 @@ pub fn grouped(value: f64, digits: usize) -> String {
     format!("{sign}{grouped}{fraction}")
 }
 
+/// A number with two digits behind the point, if it is no whole one.
+pub fn shown(value: f64) -> String {
+    grouped(value, if value.fract() == 0.0 { 0 } else { 2 })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,108 +1,87 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The outcome of a test run: a table for people, JSON for programs.
+//! The results of a test run: a file for programs, as they come; a table for people, and the page of
+//! the contract.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use libtest_mimic::Conclusion;
+use protocol::results::{Count, Entry, Outcome, Subject, TestRecord, Trial};
 use protocol::{StockExpectation, TestDescription};
-use serde_json::json;
 
 use crate::accelerator::Accelerator;
 use crate::contract::{self, Cells};
-use crate::ktap::Outcome;
 
-/// Which kernel a result is of.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Column {
-    /// The patched one with the module.
-    Ours,
-    /// The unpatched one.
-    Stock,
-}
+/// A file of results that grows.
+pub struct ResultsFile(File);
 
-impl Column {
-    /// The name in trials and tables.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Ours => "ours",
-            Self::Stock => "stock",
-        }
+impl ResultsFile {
+    /// Goes on where the file ends.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = OpenOptions::new().create(true).append(true).open(path);
+        let file = file.with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(Self(file))
+    }
+
+    /// Adds an entry, which is there at once: a run may be stopped.
+    pub fn add(&mut self, entry: &Entry) -> Result<()> {
+        self.0
+            .write_all(&entry.line())
+            .context("cannot write the results")
+    }
+
+    /// Says how the machines of the trials that follow are run.
+    pub fn add_machine(&mut self, accelerator: Accelerator) -> Result<()> {
+        let accelerator = accelerator.name().to_owned();
+        self.add(&Entry::Machine { accelerator })
     }
 }
 
-/// One test's result on one kernel.
-pub struct Row {
-    /// The test's full name.
-    pub name: String,
-    /// What the guest reported, if it did.
-    pub outcome: Option<Outcome>,
-    /// What the test wrote: figures, or why it failed.
-    pub diagnostics: Vec<String>,
-    /// How long it took.
-    pub seconds: f64,
-}
-
-/// The outcome of a test run.
+/// The results of a test run.
 pub struct Report {
     tests: Vec<TestDescription>,
-    selected: BTreeSet<String>,
     accelerator: Accelerator,
-    ours: Option<Vec<Row>>,
-    stock: Option<Vec<Row>>,
-    /// Whether each kernel had nothing to complain about.
-    clean: BTreeMap<&'static str, bool>,
-    passed: u64,
-    failed: u64,
-    ignored: u64,
+    trials: Vec<Trial>,
+    file: Option<ResultsFile>,
 }
 
 impl Report {
-    /// A report without results.
+    /// A report without results, to be written into a file as they come.
     pub fn new(
         tests: &[TestDescription],
         accelerator: Accelerator,
-        ours: bool,
-        stock: bool,
-    ) -> Self {
-        Self {
+        file: Option<&Path>,
+    ) -> Result<Self> {
+        let mut file = file.map(ResultsFile::open).transpose()?;
+        if let Some(file) = &mut file {
+            file.add_machine(accelerator)?;
+        }
+        Ok(Self {
             tests: tests.to_vec(),
-            selected: BTreeSet::new(),
             accelerator,
-            ours: ours.then(Vec::new),
-            stock: stock.then(Vec::new),
-            clean: BTreeMap::new(),
-            passed: 0,
-            failed: 0,
-            ignored: 0,
+            trials: Vec::new(),
+            file,
+        })
+    }
+
+    /// Adds what came of a trial.
+    pub fn add(&mut self, trial: Trial) -> Result<()> {
+        let entry = Entry::Trial(trial);
+        if let Some(file) = &mut self.file {
+            file.add(&entry)?;
         }
+        let Entry::Trial(trial) = entry else {
+            unreachable!("it was made above")
+        };
+        self.trials.push(trial);
+        Ok(())
     }
 
-    /// Adds the results of one kernel, for the tests that the user selected, and whether it had
-    /// nothing to complain about.
-    pub fn add(&mut self, column: Column, selected: Vec<String>, rows: Vec<Row>, clean: bool) {
-        self.selected.extend(selected);
-        self.clean.insert(column.name(), clean);
-        match column {
-            Column::Ours => self.ours = Some(rows),
-            Column::Stock => self.stock = Some(rows),
-        }
-    }
-
-    /// Adds up what libtest-mimic counted.
-    pub fn count(&mut self, conclusion: &Conclusion) {
-        self.passed += conclusion.num_passed;
-        self.failed += conclusion.num_failed;
-        self.ignored += conclusion.num_ignored;
-    }
-
-    /// Whether a trial failed.
-    pub fn has_failures(&self) -> bool {
-        self.failed > 0
+    /// How many trials ended in which way.
+    pub fn count(&self) -> Count {
+        Count::of(self.trials.iter().map(|trial| &trial.verdict))
     }
 
     /// Prints the table of both kernels and the last line.
@@ -110,21 +89,14 @@ impl Report {
         let mut output = io::stdout().lock();
         let rows: Vec<[String; 3]> = self
             .shown()
-            .into_iter()
             .map(|test| {
-                [
-                    test.name.clone(),
-                    self.cell(&self.ours, &test.name),
-                    self.stock_cell(test),
-                ]
+                let (ours, stock) = (self.cell(Subject::Ours, test), self.stock_cell(test));
+                [test.name.clone(), ours, stock]
             })
             .collect();
         let width = |column: usize| {
-            rows.iter()
-                .map(|row| row[column].len())
-                .max()
-                .unwrap_or(0)
-                .max(4)
+            let widths = rows.iter().map(|row| row[column].len());
+            widths.max().unwrap_or(0).max(4)
         };
         let (first, second) = (width(0), width(1));
         writeln!(output, "{:first$} | {:second$} | stock", "test", "ours")?;
@@ -132,133 +104,86 @@ impl Report {
         for [name, ours, stock] in &rows {
             writeln!(output, "{name:first$} | {ours:second$} | {stock}")?;
         }
-        let (passed, failed, ignored) = (self.passed, self.failed, self.ignored);
-        let (accelerator, elapsed) = (self.accelerator.name(), elapsed.as_secs());
-        writeln!(
-            output,
-            "\nVM tests: {passed} passed, {failed} failed, {ignored} ignored ({accelerator}, {elapsed} s)"
-        )?;
+        let (counts, seconds) = (self.counts(), elapsed.as_secs());
+        let accelerator = self.accelerator.name();
+        writeln!(output, "\nVM tests: {counts} ({accelerator}, {seconds} s)")?;
         Ok(())
     }
 
-    /// The tests that were selected.
-    fn shown(&self) -> Vec<&TestDescription> {
-        self.tests
-            .iter()
-            .filter(|test| self.selected.contains(&test.name))
-            .collect()
+    fn counts(&self) -> String {
+        let Count {
+            passed,
+            failed,
+            skipped,
+        } = self.count();
+        format!("{passed} passed, {failed} failed, {skipped} skipped")
     }
 
-    fn cell(&self, rows: &Option<Vec<Row>>, name: &str) -> String {
-        let Some(rows) = rows else {
+    /// The tests that were selected.
+    fn shown(&self) -> impl Iterator<Item = &TestDescription> {
+        let is_shown = |test: &&TestDescription| {
+            let mut trials = self.trials.iter();
+            trials.any(|trial| trial.name == test.name)
+        };
+        self.tests.iter().filter(is_shown)
+    }
+
+    fn trial(&self, subject: Subject, name: &str) -> Option<&Trial> {
+        let mut trials = self.trials.iter();
+        trials.find(|trial| trial.subject == Some(subject) && trial.name == name)
+    }
+
+    fn record(&self, subject: Subject, name: &str) -> Option<&TestRecord> {
+        self.trial(subject, name)?.result.as_ref()
+    }
+
+    /// What the guest said of a test.
+    fn cell(&self, subject: Subject, test: &TestDescription) -> String {
+        let Some(trial) = self.trial(subject, &test.name) else {
             return "-".to_owned();
         };
-        match rows.iter().find(|row| row.name == name) {
-            None => "-".to_owned(),
-            Some(Row { outcome: None, .. }) => "no result".to_owned(),
-            Some(Row {
-                outcome: Some(outcome),
-                ..
-            }) => word(outcome),
+        match trial.result.as_ref().map(|record| &record.outcome) {
+            None => "no result".to_owned(),
+            Some(Outcome::Passed) => "passed".to_owned(),
+            Some(Outcome::Failed(_)) => "failed".to_owned(),
+            Some(Outcome::Skipped(reason)) => format!("skipped: {reason}"),
         }
     }
 
     fn stock_cell(&self, test: &TestDescription) -> String {
-        if self.stock.is_none() {
-            return "-".to_owned();
-        }
-        let outcome = self.cell(&self.stock, &test.name);
+        let cell = self.cell(Subject::Stock, test);
         match &test.stock {
+            _ if cell == "-" => cell,
             StockExpectation::NotApplicable(reason) => format!("not applicable: {reason}"),
-            StockExpectation::Fails(reason) if outcome == "failed" => {
+            StockExpectation::Fails(reason) if cell == "failed" => {
                 format!("failed, as declared: {reason}")
             }
-            StockExpectation::Fails(reason) => format!("{outcome}, but declared to fail: {reason}"),
-            StockExpectation::Passes => outcome,
+            StockExpectation::Fails(reason) => format!("{cell}, but declared to fail: {reason}"),
+            StockExpectation::Passes => cell,
         }
     }
 
-    /// What a test that passed on the patched kernel wrote.
-    fn figures(&self, name: &str) -> &[String] {
-        let mut rows = self.ours.iter().flatten();
-        rows.find(|row| row.name == name && row.outcome == Some(Outcome::Passed))
-            .map_or(&[], |row| &row.diagnostics)
-    }
-
-    /// Writes the results for programs.
-    pub fn write_json(&self, file: &Path) -> Result<()> {
-        let tests: Vec<_> = self
-            .shown()
-            .into_iter()
-            .map(|test| self.in_json(test))
-            .collect();
-        let report = json!({
-            "passed": self.passed,
-            "failed": self.failed,
-            "ignored": self.ignored,
-            "accelerator": self.accelerator.name(),
-            "kernel_log_is_clean": self.clean,
-            "tests": tests,
-        });
-        fs::write(file, serde_json::to_vec_pretty(&report)?)
-            .with_context(|| format!("cannot write {}", file.display()))
-    }
-
-    /// Writes the table of what the contract promises and what the tests say.
+    /// Writes the page of what the contract promises and what the tests say.
     pub fn write_table(&self, file: &Path) -> Result<()> {
         let tests: Vec<_> = self
             .shown()
-            .into_iter()
             .map(|test| Cells {
                 name: &test.name,
                 covers: &test.covers,
-                ours: self.cell(&self.ours, &test.name),
+                ours: self.cell(Subject::Ours, test),
                 stock: self.stock_cell(test),
-                figures: self.figures(&test.name),
+                figures: match self.record(Subject::Ours, &test.name) {
+                    Some(record) if record.outcome == Outcome::Passed => &record.figures,
+                    _ => &[],
+                },
             })
             .collect();
-        let (passed, failed, ignored) = (self.passed, self.failed, self.ignored);
         let head = format!(
-            "Written by a test run (`proc-events-vm test --table`): {passed} passed, {failed} \
-             failed, {ignored} ignored,\non both kernels together. *ours* is the patched kernel \
-             with the module, *stock* the unpatched one."
+            "Written by a test run (`make test TABLE=FILE`): {},\non both kernels together. *ours* \
+             is the patched kernel with the module, *stock* the unpatched one.",
+            self.counts()
         );
         fs::write(file, contract::table(&tests, &head)?)
             .with_context(|| format!("cannot write {}", file.display()))
-    }
-
-    fn in_json(&self, test: &TestDescription) -> serde_json::Value {
-        let find = |rows: &Option<Vec<Row>>| {
-            let rows = rows.as_deref().unwrap_or_default();
-            match rows.iter().find(|row| row.name == test.name) {
-                Some(row) => (
-                    row.outcome.as_ref().map(word),
-                    Some(row.seconds),
-                    row.diagnostics.clone(),
-                ),
-                None => (None, None, Vec::new()),
-            }
-        };
-        let (ours, seconds, diagnostics) = find(&self.ours);
-        let (stock, stock_seconds, stock_diagnostics) = find(&self.stock);
-        json!({
-            "name": test.name,
-            "covers": test.covers,
-            "ours": ours,
-            "seconds": seconds,
-            "diagnostics": diagnostics,
-            "stock": stock,
-            "stock_diagnostics": stock_diagnostics,
-            "stock_expected": test.stock,
-            "stock_seconds": stock_seconds,
-        })
-    }
-}
-
-fn word(outcome: &Outcome) -> String {
-    match outcome {
-        Outcome::Passed => "passed".to_owned(),
-        Outcome::Failed => "failed".to_owned(),
-        Outcome::Skipped(reason) => format!("skipped: {reason}"),
     }
 }

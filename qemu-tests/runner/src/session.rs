@@ -7,10 +7,10 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use protocol::{FromGuest, TEST_KILLED};
+use protocol::results::{Record, TestRecord};
+use protocol::{FromGuest, Job, TEST_KILLED};
 
 use crate::accelerator::Accelerator;
-use crate::ktap::{Parser, TestResult};
 use crate::settings::{Kernel, Settings};
 use crate::vm::{self, BOOT_LIMIT, Vm};
 
@@ -94,7 +94,10 @@ impl Session {
         command.extend([self.factor.to_string(), "--patience".into()]);
         command.push(self.kernel.time_factor().to_string());
         command.extend_from_slice(names);
-        vm.start(vm::job(&self.kernel, command)?)?;
+        vm.start(Job {
+            results: true,
+            ..vm::job(&self.kernel, command)?
+        })?;
         self.machine = Some(Machine::new(vm));
         Ok(())
     }
@@ -104,7 +107,7 @@ impl Session {
         &mut self,
         name: &str,
         limit: Duration,
-    ) -> std::result::Result<TestResult, NoResult> {
+    ) -> std::result::Result<TestRecord, NoResult> {
         loop {
             let Some(machine) = &mut self.machine else {
                 if self.machines == MACHINES {
@@ -155,38 +158,35 @@ impl Session {
 /// A virtual machine in which the test program runs.
 struct Machine {
     vm: Vm,
-    parser: Parser,
-    /// Output that is no whole line yet.
-    output: Vec<u8>,
-    /// What the test program itself wrote to its standard error.
-    errors: String,
+    /// How many results are to come.
+    planned: Option<usize>,
+    /// How many came.
+    came: usize,
+    /// What the test program itself wrote.
+    said: String,
     status: Option<i32>,
 }
 
 impl Machine {
     fn new(vm: Vm) -> Self {
-        let (parser, output, errors) = Default::default();
         Self {
             vm,
-            parser,
-            output,
-            errors,
+            planned: None,
+            came: 0,
+            said: String::new(),
             status: None,
         }
     }
 
     /// The next result; none if the test program ended because it killed a test.
-    fn next_result(&mut self, deadline: Instant) -> Result<Option<TestResult>> {
+    fn next_result(&mut self, deadline: Instant) -> Result<Option<TestRecord>> {
         loop {
-            while let Some(end) = self.output.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.output.drain(..=end).collect();
-                let line = String::from_utf8_lossy(&line[..end]).into_owned();
-                if let Some(result) = self.parser.line(&line)? {
-                    return Ok(Some(result));
-                }
-            }
             match self.status {
-                None => self.receive(deadline)?,
+                None => {
+                    if let Some(record) = self.receive(deadline)? {
+                        return Ok(Some(record));
+                    }
+                }
                 Some(KILLED) => return Ok(None),
                 Some(status) => {
                     bail!("the test program ended with status {status} and without this result")
@@ -195,21 +195,28 @@ impl Machine {
         }
     }
 
-    fn receive(&mut self, deadline: Instant) -> Result<()> {
+    /// Takes a message of the guest; a test's end, if it is one.
+    fn receive(&mut self, deadline: Instant) -> Result<Option<TestRecord>> {
         match self.vm.next_until(deadline)? {
-            Some(FromGuest::Output(bytes)) => self.output.extend(bytes),
-            Some(FromGuest::Errors(bytes)) => self.errors += &String::from_utf8_lossy(&bytes),
+            Some(FromGuest::Output(bytes) | FromGuest::Errors(bytes)) => {
+                self.said += &String::from_utf8_lossy(&bytes);
+            }
+            Some(FromGuest::Record(Record::Plan(tests))) => self.planned = Some(tests),
+            Some(FromGuest::Record(Record::Test(record))) => {
+                self.came += 1;
+                return Ok(Some(record));
+            }
             Some(FromGuest::Exited(status)) => self.status = Some(status),
             Some(FromGuest::ModuleLoaded(_)) => {}
             Some(message) => bail!("the agent said {message:?}"),
             None => bail!("no result came in time"),
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Why it failed, as far as anybody knows.
     fn failure(mut self, reason: &anyhow::Error) -> String {
-        format!("{}{}", self.vm.failure(format!("{reason:#}")), self.errors)
+        format!("{}{}", self.vm.failure(format!("{reason:#}")), self.said)
     }
 
     /// Waits for the end of the tests and of the guest.
@@ -221,11 +228,11 @@ impl Machine {
             }
         }
         self.vm.finish()?;
-        ensure!(self.parser.is_complete(), "results are missing");
+        ensure!(self.planned == Some(self.came), "results are missing");
         ensure!(
             matches!(self.status, Some(0 | 1 | KILLED)),
             "the test program said: {}",
-            self.errors
+            self.said
         );
         Ok(())
     }

@@ -10,22 +10,22 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use libtest_mimic::{Arguments, Completion, Conclusion, Failed, Trial};
+use libtest_mimic::{Arguments, Completion, Failed};
+use protocol::results::{Outcome, Subject, TestRecord, Trial};
 use protocol::{StockExpectation, TestDescription};
 
 use crate::accelerator::{self, Accelerator};
-use crate::ktap::{Outcome, TestResult};
-use crate::report::{Column, Report, Row};
+use crate::report::Report;
 use crate::session::{NoResult, Session};
 use crate::settings::{Kernel, Settings};
 
 /// Name of the trial that fails when a kernel complained.
-const KERNEL_LOG: &str = "kernel_log_is_clean";
+pub const KERNEL_LOG: &str = "kernel_log_is_clean";
 
 /// Where the results go, besides the terminal.
 pub struct Files<'a> {
-    /// For programs.
-    pub json: Option<&'a Path>,
+    /// For programs, as they come.
+    pub results: Option<&'a Path>,
     /// By the lines of the contract, in Markdown.
     pub table: Option<&'a Path>,
 }
@@ -39,17 +39,17 @@ pub fn run(
     arguments: &Arguments,
 ) -> Result<u8> {
     let tests = list(&settings.guest)?;
-    let kernels: Vec<(Column, &Kernel)> = [(Column::Ours, ours), (Column::Stock, stock)]
+    let kernels: Vec<(Subject, &Kernel)> = [(Subject::Ours, ours), (Subject::Stock, stock)]
         .into_iter()
-        .filter_map(|(column, kernel)| Some((column, kernel?)))
+        .filter_map(|(subject, kernel)| Some((subject, kernel?)))
         .collect();
     if arguments.list {
         let trials = kernels
             .iter()
-            .flat_map(|(column, _)| {
+            .flat_map(|(subject, _)| {
                 tests
                     .iter()
-                    .map(|test| trial(*column, &test.name, || Ok(Completion::Completed)))
+                    .map(|test| trial(*subject, &test.name, || Ok(Completion::Completed)))
             })
             .collect();
         return Ok(u8::from(libtest_mimic::run(arguments, trials).has_failed()));
@@ -57,39 +57,37 @@ pub fn run(
     let Some((_, first)) = kernels.first() else {
         bail!("no kernel to test")
     };
-    let selects = |column| {
+    let selects = |subject| {
         tests
             .iter()
-            .any(|test| is_selected(arguments, column, test))
+            .any(|test| is_selected(arguments, subject, test))
     };
     ensure!(
-        kernels.iter().any(|(column, _)| selects(*column)),
+        kernels.iter().any(|(subject, _)| selects(*subject)),
         "no test has {:?} in its name: list all with --list",
         arguments.filter.as_deref().unwrap_or_default()
     );
     let accelerator = accelerator::choose(settings, first)?;
-    let mut report = Report::new(&tests, accelerator, ours.is_some(), stock.is_some());
+    let report = Report::new(&tests, accelerator, files.results)?;
+    let report = Arc::new(Mutex::new(report));
     let started = Instant::now();
-    for (column, kernel) in kernels {
-        let conclusion = run_column(
+    for (subject, kernel) in kernels {
+        run_on(
             settings,
-            column,
+            subject,
             kernel,
             accelerator,
             &tests,
             arguments,
-            &mut report,
+            &report,
         )?;
-        report.count(&conclusion);
     }
+    let report = lock(&report);
     report.print(started.elapsed())?;
-    if let Some(json) = files.json {
-        report.write_json(json)?;
-    }
     if let Some(table) = files.table {
         report.write_table(table)?;
     }
-    Ok(u8::from(report.has_failures()))
+    Ok(u8::from(report.count().failed > 0))
 }
 
 /// Asks the guest program for its tests, which it can tell on the host too.
@@ -110,81 +108,64 @@ fn list(guest: &Path) -> Result<Vec<TestDescription>> {
     })
 }
 
-fn run_column(
+/// Runs the tests on one kernel.
+fn run_on(
     settings: &Settings,
-    column: Column,
+    subject: Subject,
     kernel: &Kernel,
     accelerator: Accelerator,
     tests: &[TestDescription],
     arguments: &Arguments,
-    report: &mut Report,
-) -> Result<Conclusion> {
+    report: &Arc<Mutex<Report>>,
+) -> Result<()> {
     let selected: Vec<&TestDescription> = tests
         .iter()
-        .filter(|test| is_selected(arguments, column, test))
+        .filter(|test| is_selected(arguments, subject, test))
         .collect();
     let wanted: Vec<String> = selected
         .iter()
-        .filter(|test| !is_not_applicable(column, test))
+        .filter(|test| !is_not_applicable(subject, test))
         .map(|test| test.name.clone())
         .collect();
     let factor = accelerator.time_factor() * kernel.time_factor();
-    let mut trials = Vec::new();
-    let rows = Arc::new(Mutex::new(Vec::new()));
     let session = if wanted.is_empty() {
         None
     } else {
         let session = Session::start(settings, kernel, accelerator, factor, wanted)?;
         Some(Arc::new(Mutex::new(session)))
     };
-    for test in &selected {
-        let expectation = match column {
-            Column::Ours => StockExpectation::Passes,
-            Column::Stock => test.stock.clone(),
-        };
+    let mut trials = Vec::new();
+    for test in selected {
+        let (session, test, name) = (session.clone(), test.clone(), test.name.clone());
         let limit = Duration::from_secs(test.limit_seconds) * factor;
-        let (session, rows) = (session.clone(), Arc::clone(&rows));
-        let name = test.name.clone();
-        trials.push(trial(column, &test.name, move || {
-            let Some(session) = session else {
-                return not_applicable(&expectation);
+        let run = move || {
+            let expectation = match subject {
+                Subject::Ours => StockExpectation::Passes,
+                Subject::Stock => test.stock,
             };
-            if let StockExpectation::NotApplicable(_) = expectation {
-                return not_applicable(&expectation);
+            if let StockExpectation::NotApplicable(reason) = expectation {
+                let reason = format!("not applicable: {reason}");
+                return (Outcome::Skipped(reason), None);
             }
-            let asked = Instant::now();
-            let result = lock(&session).result_of(&name, limit);
-            let seconds = asked.elapsed().as_secs_f64();
-            let (outcome, diagnostics) = match &result {
-                Ok(result) => (Some(result.outcome.clone()), result.diagnostics.clone()),
-                Err(_) => (None, Vec::new()),
-            };
-            lock(&rows).push(Row {
-                name,
-                outcome,
-                diagnostics,
-                seconds,
-            });
-            match result {
-                Ok(result) => judge(result, &expectation),
-                Err(NoResult::Failure(reason)) => Err(reason.into()),
+            let session = session.expect("a machine was booted for each test that applies");
+            match lock(&session).result_of(&test.name, limit) {
+                Ok(record) => (judge(&record, &expectation), Some(record)),
+                Err(NoResult::Failure(reason)) => (Outcome::Failed(reason), None),
                 // The run is red already; the reason stands with the test that broke it.
-                Err(NoResult::TooLate) => Ok(Completion::ignored_with(
-                    "not run: too many virtual machines failed in tests before",
-                )),
+                Err(NoResult::TooLate) => {
+                    let reason = "not run: too many virtual machines failed in tests before";
+                    (Outcome::Skipped(reason.to_owned()), None)
+                }
             }
-        }));
+        };
+        trials.push(reported(report, subject, name, run));
     }
-    let clean = Arc::new(Mutex::new(false));
     if let Some(session) = session {
-        let clean = Arc::clone(&clean);
-        trials.push(trial(column, KERNEL_LOG, move || {
-            lock(&session)
-                .finish()
-                .map_err(|error| Failed::from(format!("{error:#}")))?;
-            *lock(&clean) = true;
-            Ok(Completion::Completed)
-        }));
+        let run = move || match lock(&session).finish() {
+            Ok(()) => (Outcome::Passed, None),
+            Err(error) => (Outcome::Failed(format!("{error:#}")), None),
+        };
+        trials.push(reported(report, subject, KERNEL_LOG.to_owned(), run));
     }
     // The selection is made already, and the results come in this order.
     let arguments = Arguments {
@@ -193,51 +174,79 @@ fn run_column(
         test_threads: Some(1),
         ..arguments.clone()
     };
-    let conclusion = libtest_mimic::run(&arguments, trials);
-    let names = selected.iter().map(|test| test.name.clone()).collect();
-    let rows = std::mem::take(&mut *lock(&rows));
-    report.add(column, names, rows, *lock(&clean));
-    Ok(conclusion)
+    // The report has the trials, and counts them.
+    let _ = libtest_mimic::run(&arguments, trials);
+    Ok(())
 }
 
-fn trial<R>(column: Column, name: &str, run: R) -> Trial
+/// A trial that is in the report when it has ended.
+fn reported<R>(
+    report: &Arc<Mutex<Report>>,
+    subject: Subject,
+    name: String,
+    run: R,
+) -> libtest_mimic::Trial
 where
-    R: FnOnce() -> std::result::Result<Completion, Failed> + Send + 'static,
+    R: FnOnce() -> (Outcome, Option<TestRecord>) + Send + 'static,
 {
-    Trial::ignorable_test(name, run).with_kind(column.name())
+    let report = Arc::clone(report);
+    let own_name = name.clone();
+    trial(subject, &name, move || {
+        let (verdict, result) = run();
+        let shown = completion(&verdict, result.as_ref());
+        lock(&report).add(Trial {
+            name: own_name,
+            subject: Some(subject),
+            verdict,
+            result,
+        })?;
+        shown
+    })
 }
 
-fn is_selected(arguments: &Arguments, column: Column, test: &TestDescription) -> bool {
-    !arguments.is_filtered_out(&trial(column, &test.name, || Ok(Completion::Completed)))
-}
-
-fn is_not_applicable(column: Column, test: &TestDescription) -> bool {
-    column == Column::Stock && matches!(test.stock, StockExpectation::NotApplicable(_))
-}
-
-fn not_applicable(expectation: &StockExpectation) -> std::result::Result<Completion, Failed> {
-    match expectation {
-        StockExpectation::NotApplicable(reason) => Ok(Completion::ignored_with(format!(
-            "not applicable: {reason}"
-        ))),
-        _ => Err("no virtual machine was booted for this test".into()),
+/// A verdict, as the terminal shows it.
+fn completion(
+    verdict: &Outcome,
+    record: Option<&TestRecord>,
+) -> std::result::Result<Completion, Failed> {
+    match verdict {
+        Outcome::Passed => Ok(Completion::Completed),
+        Outcome::Skipped(reason) => Ok(Completion::ignored_with(reason)),
+        Outcome::Failed(reason) => {
+            let mut lines = Vec::new();
+            if let Some(record) = record {
+                lines.extend(record.output.iter().map(String::as_str));
+                lines.extend(record.kernel.iter().map(String::as_str));
+            }
+            lines.push(reason);
+            Err(lines.join("\n").into())
+        }
     }
 }
 
+fn trial<R>(subject: Subject, name: &str, run: R) -> libtest_mimic::Trial
+where
+    R: FnOnce() -> std::result::Result<Completion, Failed> + Send + 'static,
+{
+    libtest_mimic::Trial::ignorable_test(name, run).with_kind(subject.name())
+}
+
+fn is_selected(arguments: &Arguments, subject: Subject, test: &TestDescription) -> bool {
+    !arguments.is_filtered_out(&trial(subject, &test.name, || Ok(Completion::Completed)))
+}
+
+fn is_not_applicable(subject: Subject, test: &TestDescription) -> bool {
+    subject == Subject::Stock && matches!(test.stock, StockExpectation::NotApplicable(_))
+}
+
 /// Compares a result with what is expected.
-fn judge(
-    result: TestResult,
-    expectation: &StockExpectation,
-) -> std::result::Result<Completion, Failed> {
-    let diagnostics = result.diagnostics.join("\n");
-    match (result.outcome, expectation) {
-        (Outcome::Skipped(reason), _) => Ok(Completion::ignored_with(reason)),
-        (Outcome::Passed, StockExpectation::Fails(reason)) => Err(format!(
+fn judge(record: &TestRecord, expectation: &StockExpectation) -> Outcome {
+    match (&record.outcome, expectation) {
+        (Outcome::Passed, StockExpectation::Fails(reason)) => Outcome::Failed(format!(
             "declared to fail on the stock kernel ({reason}), but it passes: correct the declaration"
-        )
-        .into()),
-        (Outcome::Failed, StockExpectation::Passes) => Err(diagnostics.into()),
-        _ => Ok(Completion::Completed),
+        )),
+        (Outcome::Failed(_), StockExpectation::Fails(_)) => Outcome::Passed,
+        (outcome, _) => outcome.clone(),
     }
 }
 

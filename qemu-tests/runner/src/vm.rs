@@ -360,6 +360,7 @@ pub fn job(kernel: &Kernel, command: Vec<String>) -> Result<Job> {
         directory,
         environment,
         module,
+        results: false,
         terminal: None,
     })
 }

@@ -22,8 +22,10 @@ use crate::bench::worker::Worker;
 use crate::child::allow_descriptors;
 use crate::listener::Listener;
 use crate::listing;
+use crate::results;
 use crate::stress::{cpus, pin};
 use crate::wire::{LISTEN, mask};
+use protocol::results::Record;
 
 mod batches;
 mod burst;
@@ -349,8 +351,12 @@ fn missing(figures: usize, situation: Situation, reason: String) -> Result<()> {
     })
 }
 
+/// Tells the runner, or whoever runs the benchmark by hand.
 fn say(line: &Line) -> Result<()> {
-    let line = serde_json::to_string(line)?;
-    println!("{line}");
+    if results::are_wanted() {
+        results::tell(&Record::Bench(line.clone()))?;
+    } else {
+        println!("{}", serde_json::to_string(line)?);
+    }
     Ok(())
 }

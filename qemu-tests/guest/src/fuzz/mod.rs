@@ -28,6 +28,7 @@ use crate::child::{self, Child};
 use crate::harness::{Failure, TestResult, expect, expect_eq};
 use crate::listing::Listing;
 use crate::patience;
+use crate::results;
 use crate::tests::container::{
     ALL, Container, NET, PID, USER, available, lacking, status, succeed,
 };
@@ -36,6 +37,7 @@ use corpus::Corpus;
 use coverage::{Coverage, Functions, Kcov};
 use peer::Surroundings;
 use program::Program;
+use protocol::results::names;
 use tally::Tally;
 
 mod cgroups;
@@ -141,6 +143,7 @@ pub fn run(options: &Options) -> TestResult {
         let mut tally = Tally::default();
         round(kept, &surroundings, &mut tally, None)?;
         println!("fuzz: {tally}");
+        tell_messages(&tally);
         return expect_nobody();
     }
     let seed = match options.seed {
@@ -219,11 +222,16 @@ pub fn run(options: &Options) -> TestResult {
     let seconds = started.elapsed().as_secs_f64();
     let rate = tally.messages as f64 / seconds;
     println!("fuzz: {tally}");
+    tell_messages(&tally);
     println!("fuzz: {seconds:.1} s, {rate:.0} messages/s; nobody listens{none_is_left}");
     if is_guided {
         tell_reached(&tally)?;
     }
     Ok(())
+}
+
+fn tell_messages(tally: &Tally) {
+    results::figure(names::MESSAGES, tally.messages as f64);
 }
 
 /// The namespaces of half of the workers, on a kernel that lacks some.

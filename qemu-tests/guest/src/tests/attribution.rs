@@ -12,6 +12,7 @@ use crate::child::{self, Child, Gate};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::proc_stat::Stat;
+use crate::results;
 use crate::test;
 use crate::wire::{Event, Left, mask};
 
@@ -155,11 +156,8 @@ fn short_sessions_outrun_a_reader_of_proc_and_not_their_events() -> TestResult {
         }
         unknown += usize::from(left != service.left);
     }
-    eprintln!(
-        "of {LEADERS} short sessions that were looked up in /proc at once, {gone} were gone, and \
-         the others no longer were in the session that they left; of their events, {unknown} did \
-         not say where they came from"
-    );
+    results::figure("short sessions", LEADERS as f64);
+    results::figure("gone when looked up in /proc", f64::from(gone));
     service.finish()?;
     expect_eq("not attributed by events", unknown, 0)
 }

@@ -24,6 +24,7 @@ use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::listing::Listing;
 use crate::patience;
+use crate::results;
 use crate::socket_filter::keep_bytes;
 use crate::stress::{cpus, pin};
 use crate::test;
@@ -240,7 +241,8 @@ fn kept(flags: u32) -> Result<usize, Failure> {
 
 fn the_default_buffer_keeps_ten_times_as_many() -> TestResult {
     let (alone, batches) = (kept(0)?, kept(BATCH)?);
-    println!("{alone} alone, {batches} in batches");
+    results::figure("events kept one a datagram", alone as f64);
+    results::figure("events kept in batches", batches as f64);
     expect(
         batches >= 10 * alone,
         format!("ten times {alone}, got {batches}"),

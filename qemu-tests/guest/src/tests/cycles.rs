@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::cycles::{kill_listeners, repeat};
 use crate::harness::{Line, Test, TestResult};
 use crate::test;
+use protocol::results::names;
 
 pub const TESTS: &[Test] = &[test!(killed_listeners_leave_nothing)
     .not_on_stock("its count is not told, and never goes down")
@@ -13,5 +14,5 @@ pub const TESTS: &[Test] = &[test!(killed_listeners_leave_nothing)
     .covers(&[Line::C27])];
 
 fn killed_listeners_leave_nothing() -> TestResult {
-    repeat("kills", 200, kill_listeners)
+    repeat(names::KILLS, 200, kill_listeners)
 }

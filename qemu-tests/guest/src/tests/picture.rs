@@ -26,6 +26,7 @@ use crate::identities;
 use crate::listener::Listener;
 use crate::patience;
 use crate::picture::{FLAGS, MASK, Picture};
+use crate::results;
 use crate::stress::cpus;
 use crate::test;
 use crate::wire::{BATCH, IGNORE, LISTEN, PROCESSES, proc_listen};
@@ -225,7 +226,7 @@ fn whenever_it_is_begun_it_is_the_kernels_own() -> TestResult {
             unrest.go_on()
         })?;
         let living = kept.living().len();
-        println!("picture: begun {starts} times, 0 differences, {living} processes at last");
+        println!("begun {starts} times, {living} processes at last");
         Ok(())
     })
 }
@@ -255,7 +256,7 @@ fn after_losses_the_state_alone_restores_it() -> TestResult {
             }
             unrest.go_on()
         })?;
-        println!("picture: {losses} losses in {rounds} rounds, 0 differences");
+        println!("{losses} losses in {rounds} rounds");
         Ok(())
     })
 }
@@ -327,7 +328,8 @@ fn ten_thousand_processes_are_counted() -> TestResult {
         let started = Instant::now();
         let told = state(&listener)?;
         let (took, datagrams) = (started.elapsed(), told.datagrams.len());
-        println!("picture: {count} processes in {took:?}, {datagrams} datagrams");
+        results::figure("seconds until all are told", took.as_secs_f64());
+        results::figure("datagrams", datagrams as f64);
         expect_eq("processes", told.pids().len(), count + 1)?;
         expect(told.pids() == expected, "each of them")?;
         let mut follower = Follower::new(0)?;

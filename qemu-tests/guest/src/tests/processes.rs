@@ -35,6 +35,7 @@ use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::{EVENT_LIMIT, Listener};
 use crate::listing::Listing;
 use crate::patience;
+use crate::results;
 use crate::stress::{cpus, execute_true, pin};
 use crate::test;
 use crate::wire::{BATCH, Event, LISTEN, PROCESSES, Received, Task, mask, proc_listen};
@@ -1186,7 +1187,8 @@ fn grow() -> TestResult {
         thread::yield_now();
     };
     let seconds = started.elapsed().as_secs_f64();
-    println!("trees: {lives} processes began and ended in {seconds:.1} s");
+    results::figure("processes that began and ended", lives as f64);
+    results::figure("seconds", seconds);
     expect(wrong.is_empty(), format!("complete lives, got {wrong:?}"))?;
     expect(lives > count + 1, "some trees")?;
     expect_eq("lost", Listing::of(forest.listener.port_id()?)?.lost, 0)?;

@@ -21,6 +21,7 @@ use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::listing::{self, Listing};
 use crate::patience;
+use crate::results;
 use crate::test;
 use crate::wire::{IGNORE, LISTEN, mask};
 
@@ -107,7 +108,8 @@ fn time_of_end(words: Option<&[u32]>) -> Result<Duration, Failure> {
 }
 
 fn expect_no_waiting(what: &str, silent: Duration, listening: Duration) -> TestResult {
-    println!("{what}: {silent:?} with sockets, {listening:?} with listeners");
+    results::figure("seconds with sockets", silent.as_secs_f64());
+    results::figure("seconds with listeners", listening.as_secs_f64());
     let at_most = silent + patience::stretched(EACH * MANY as u32);
     expect(
         listening <= at_most,
@@ -220,7 +222,9 @@ fn an_end_beside_many_costs_as_much_as_one_beside_none() -> TestResult {
     let alone = time_to_close()?;
     let others = sockets(count, Some(&RARE))?;
     let beside = time_to_close()?;
-    println!("closing a listener: {alone:?} alone, {beside:?} beside {count}");
+    results::figure("seconds to close a listener", alone.as_secs_f64());
+    let beside_others = format!("seconds beside {count} others");
+    results::figure(&beside_others, beside.as_secs_f64());
     expect(
         beside <= alone * TIMES,
         format!("{:?} at most, got {beside:?}", alone * TIMES),
@@ -260,7 +264,8 @@ fn memory_of_a_loop(
 /// Expects that a loop takes no more memory than this, beside another one that listens to nothing.
 fn expect_memory(silent: u64, listening: u64, more: u64) -> TestResult {
     let (kilobytes, of_listeners) = (silent >> 10, listening >> 10);
-    println!("{kilobytes} KiB taken by sockets at most, {of_listeners} KiB by listeners");
+    results::figure("KiB taken by sockets at most", kilobytes as f64);
+    results::figure("KiB taken by listeners at most", of_listeners as f64);
     expect(
         listening <= silent + more,
         format!("{} KiB at most, got {of_listeners}", (silent + more) >> 10),
@@ -338,7 +343,10 @@ fn a_listener_is_charged_to_its_cgroup() -> TestResult {
     let silent = charged(None)?;
     let listening = charged(Some(&RARE))?;
     let each = listening.saturating_sub(silent) / count as u64;
-    println!("{each} bytes charged for each listener, besides its socket");
+    results::figure(
+        "bytes charged for a listener besides its socket",
+        each as f64,
+    );
     expect(each >= EACH, format!("{EACH} bytes at least, got {each}"))?;
     expect_count(0)
 }

@@ -10,9 +10,10 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
-use protocol::FromGuest;
+use anyhow::{Result, bail, ensure};
 use protocol::bench::Line;
+use protocol::results::Record;
+use protocol::{FromGuest, Job};
 
 use crate::accelerator::{self, Accelerator};
 use crate::bench::figures::{Figures, Which};
@@ -150,12 +151,17 @@ fn measure(
         "bench".to_owned(),
     ];
     command.extend(options);
-    vm.start(vm::job(kernel, command)?)?;
+    vm.start(Job {
+        results: true,
+        ..vm::job(kernel, command)?
+    })?;
     let mut output = Output::new(&kernel.name);
     let status = loop {
         match vm.next_until(Instant::now() + FIGURE_LIMIT)? {
-            Some(FromGuest::Output(bytes)) => output.take(&bytes)?,
-            Some(FromGuest::Errors(bytes)) => eprint!("{}", String::from_utf8_lossy(&bytes)),
+            Some(FromGuest::Record(Record::Bench(line))) => output.take(line)?,
+            Some(FromGuest::Output(bytes) | FromGuest::Errors(bytes)) => {
+                eprint!("{}", String::from_utf8_lossy(&bytes))
+            }
             Some(FromGuest::Exited(status)) => break status,
             Some(FromGuest::ModuleLoaded(_)) => {}
             Some(message) => return Err(vm.failure(format!("the agent said {message:?}"))),
@@ -186,7 +192,6 @@ fn measure(
 /// The benchmark's output so far.
 struct Output<'a> {
     name: &'a str,
-    unfinished: Vec<u8>,
     lines: Vec<Line>,
     total: u32,
     done: u32,
@@ -199,7 +204,6 @@ impl<'a> Output<'a> {
         let started = Instant::now();
         Self {
             name,
-            unfinished: Vec::new(),
             lines: Vec::new(),
             total: 0,
             done: 0,
@@ -208,16 +212,8 @@ impl<'a> Output<'a> {
         }
     }
 
-    fn take(&mut self, bytes: &[u8]) -> Result<()> {
-        self.unfinished.extend(bytes);
-        while let Some(end) = self.unfinished.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = self.unfinished.drain(..=end).collect();
-            let line: Line = serde_json::from_slice(&line).with_context(|| {
-                let line = String::from_utf8_lossy(&line);
-                format!("{}: the benchmark said {line:?}", self.name)
-            })?;
-            self.count(line)?;
-        }
+    fn take(&mut self, line: Line) -> Result<()> {
+        self.count(line)?;
         if Instant::now() > self.next_progress && self.done > 0 {
             self.next_progress = Instant::now() + PROGRESS_INTERVAL;
             let elapsed = self.started.elapsed();
@@ -255,25 +251,21 @@ impl<'a> Output<'a> {
 
 #[cfg(test)]
 mod tests {
+    use protocol::bench::Situation;
+
     use super::*;
 
     #[test]
-    fn lines_may_come_in_pieces() {
-        let mut output = Output::new("ours");
-        output
-            .take(b"{\"total\":2}\n{\"missing\":{\"figures\":1,")
-            .unwrap();
-        assert_eq!((output.total, output.done), (2, 0));
-        output
-            .take(b"\"situation\":\"peer\",\"reason\":\"none\"}}\n")
-            .unwrap();
-        assert_eq!((output.lines.len(), output.done), (2, 1));
-        assert!(output.take(b"no figure\n").is_err());
-    }
-
-    #[test]
     fn figures_that_were_not_announced_are_an_error() {
-        let burst = b"{\"burst\":{\"situation\":\"batch\",\"kept\":1}}\n";
-        assert!(Output::new("ours").take(burst).is_err());
+        let missing = |figures| Line::Missing {
+            figures,
+            situation: Situation::Peer,
+            reason: "none".into(),
+        };
+        let mut output = Output::new("ours");
+        output.take(Line::Total(2)).unwrap();
+        output.take(missing(2)).unwrap();
+        assert_eq!((output.total, output.done), (2, 2));
+        assert!(output.take(missing(1)).is_err());
     }
 }

@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Results, from the test that has them to the pages that show them.
+//!
+//! A program in the guest writes [`Record`]s into a pipe, a line of JSON each, and the agent passes
+//! them on to the runner. The runner judges them, and writes [`Entry`]s into a file, a line each as
+//! well. Counts and pages are made of such files. Text is for people: nothing is read out of it.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::bench;
+
+/// How a test, a load or a check ended.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// All was as it has to be.
+    Passed,
+    /// Something was not, for this reason.
+    Failed(String),
+    /// It could not be run, for this reason.
+    Skipped(String),
+}
+
+/// What is added up over tests, or was measured.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Figure {
+    /// What it is, with its unit.
+    pub name: String,
+    /// How much, or how many.
+    pub value: f64,
+}
+
+/// Names of the figures that the page of the flavors adds up.
+pub mod names {
+    /// Allocations that were made to fail.
+    pub const FAULTS: &str = "faults injected";
+    /// Messages that the fuzzer sent.
+    pub const MESSAGES: &str = "messages fuzzed";
+    /// Events, each as often as there was a listener to get it.
+    pub const GENERATED: &str = "events generated";
+    /// Those that were delivered.
+    pub const DELIVERED: &str = "events delivered";
+    /// Those that were lost, which the kernel has to have counted.
+    pub const LOST: &str = "events lost";
+    /// Processes that listened and were killed.
+    pub const KILLS: &str = "listeners killed";
+    /// How often the module was loaded and unloaded.
+    pub const LOADS: &str = "loads and unloads";
+
+    /// All of them, in the page's order.
+    pub const ADDED_UP: [&str; 7] = [FAULTS, MESSAGES, GENERATED, DELIVERED, LOST, KILLS, LOADS];
+}
+
+/// One test's end, as the guest reports it.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct TestRecord {
+    /// The test's full name.
+    pub name: String,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What it measured or counted.
+    pub figures: Vec<Figure>,
+    /// What it wrote, line by line.
+    pub output: Vec<String>,
+    /// What the kernel logged that belongs to a failure.
+    pub kernel: Vec<String>,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// What a program in the guest tells the runner.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Record {
+    /// So many tests are to be run.
+    Plan(usize),
+    /// A test ended.
+    Test(TestRecord),
+    /// A load, or a test on its way, has a figure.
+    Figure(Figure),
+    /// A test's process knows how it ended.
+    Outcome(Outcome),
+    /// The benchmark has something.
+    Bench(bench::Line),
+}
+
+impl Record {
+    /// As a line of JSON, with the newline.
+    pub fn line(&self) -> Vec<u8> {
+        line(self)
+    }
+}
+
+/// Takes records out of bytes that come in pieces.
+#[derive(Default)]
+pub struct Lines(Vec<u8>);
+
+impl Lines {
+    /// Adds a piece.
+    pub fn add(&mut self, bytes: &[u8]) {
+        self.0.extend(bytes);
+    }
+}
+
+/// The records of which all is there.
+impl Iterator for Lines {
+    type Item = io::Result<Record>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let end = self.0.iter().position(|byte| *byte == b'\n')?;
+        let line: Vec<u8> = self.0.drain(..=end).collect();
+        Some(parse(&String::from_utf8_lossy(&line)))
+    }
+}
+
+/// Which kernel a result is of.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Subject {
+    /// The patched one with the module.
+    Ours,
+    /// The unpatched one.
+    Stock,
+}
+
+impl Subject {
+    /// The name in trials and tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ours => "ours",
+            Self::Stock => "stock",
+        }
+    }
+}
+
+/// Something that was tried, and what came of it: a test on one kernel, a load, a check on the host.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Trial {
+    /// The name of the test, the load or the check.
+    pub name: String,
+    /// The kernel, if one was run for it.
+    #[serde(default)]
+    pub subject: Option<Subject>,
+    /// How it ended, compared with what was expected: a test that fails on the unpatched kernel as it
+    /// is declared to has passed.
+    pub verdict: Outcome,
+    /// What the guest reported, if it did.
+    #[serde(default)]
+    pub result: Option<TestRecord>,
+}
+
+/// A line of a file of results.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Entry {
+    /// How the virtual machines of the trials behind it are run.
+    Machine {
+        /// With hardware virtualization or emulation, as QEMU calls it.
+        accelerator: String,
+    },
+    /// One trial.
+    Trial(Trial),
+}
+
+impl Entry {
+    /// As a line of JSON, with the newline.
+    pub fn line(&self) -> Vec<u8> {
+        line(self)
+    }
+
+    /// All entries of a file.
+    pub fn read(file: &Path) -> io::Result<Vec<Self>> {
+        fs::read_to_string(file)?.lines().map(parse).collect()
+    }
+}
+
+/// How many trials ended in which way. This is the only place where any are counted.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Count {
+    /// Trials that passed.
+    pub passed: usize,
+    /// Trials that failed.
+    pub failed: usize,
+    /// Trials that could not be run.
+    pub skipped: usize,
+}
+
+impl Count {
+    /// Counts outcomes.
+    pub fn of<'a>(outcomes: impl IntoIterator<Item = &'a Outcome>) -> Self {
+        let mut count = Self::default();
+        for outcome in outcomes {
+            match outcome {
+                Outcome::Passed => count.passed += 1,
+                Outcome::Failed(_) => count.failed += 1,
+                Outcome::Skipped(_) => count.skipped += 1,
+            }
+        }
+        count
+    }
+}
+
+fn line(value: &impl Serialize) -> Vec<u8> {
+    let mut line = crate::json(value);
+    line.push(b'\n');
+    line
+}
+
+fn parse<'a, T: Deserialize<'a>>(line: &'a str) -> io::Result<T> {
+    serde_json::from_str(line).map_err(|error| {
+        let what = format!("{line:?} is no result: {error}");
+        io::Error::new(io::ErrorKind::InvalidData, what)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_may_come_in_pieces() {
+        let mut lines = Lines::default();
+        lines.add(b"{\"plan\":2}\n{\"outcome\":");
+        assert_eq!(lines.next().unwrap().unwrap(), Record::Plan(2));
+        assert!(lines.next().is_none());
+        lines.add(b"\"passed\"}\n\n");
+        let passed = Record::Outcome(Outcome::Passed);
+        assert_eq!(lines.next().unwrap().unwrap(), passed);
+        assert!(lines.next().unwrap().is_err());
+    }
+
+    #[test]
+    fn what_scripts_write_is_an_entry() {
+        let line = "{\"trial\":{\"name\":\"a b\",\"verdict\":{\"failed\":\"see above\"}}}";
+        let Entry::Trial(trial) = parse(line).unwrap() else {
+            panic!("no trial")
+        };
+        assert_eq!(trial.verdict, Outcome::Failed("see above".into()));
+        let (subject, result) = (None, None);
+        let same = Trial {
+            name: "a b".into(),
+            subject,
+            result,
+            ..trial
+        };
+        let written = String::from_utf8(Entry::Trial(same.clone()).line()).unwrap();
+        assert_eq!(parse::<Entry>(&written).unwrap(), Entry::Trial(same));
+    }
+
+    #[test]
+    fn outcomes_are_counted() {
+        let (failed, skipped) = (Outcome::Failed("a".into()), Outcome::Skipped("b".into()));
+        let outcomes = [&Outcome::Passed, &failed, &skipped, &failed];
+        let expected = Count {
+            passed: 1,
+            failed: 2,
+            skipped: 1,
+        };
+        assert_eq!(Count::of(outcomes), expected);
+    }
+}

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: GPL-2.0
+//! `count`: how many trials passed and failed, by the files of their results.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use protocol::results::{Count, Entry, Outcome, Trial};
+
+/// Prints it; 1 if anything failed or nothing passed.
+pub fn run(files: &[PathBuf], failed_alone: bool) -> u8 {
+    let outcomes: Vec<_> = files.iter().flat_map(|file| outcomes(file)).collect();
+    let Count { passed, failed, .. } = Count::of(&outcomes);
+    if failed_alone {
+        println!("{failed}");
+    } else {
+        println!("{passed} passed, {failed} failed");
+    }
+    u8::from(failed > 0 || passed == 0)
+}
+
+/// How the trials of a file ended. Results that cannot be read are a failure.
+fn outcomes(file: &Path) -> Vec<Outcome> {
+    match trials(file) {
+        Ok(trials) => trials.into_iter().map(|trial| trial.verdict).collect(),
+        Err(error) => {
+            eprintln!("proc-events-vm: {error:#}");
+            vec![Outcome::Failed(error.to_string())]
+        }
+    }
+}
+
+/// The trials of a file of results.
+fn trials(file: &Path) -> Result<Vec<Trial>> {
+    let entries = Entry::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let trials = entries.into_iter().filter_map(|entry| match entry {
+        Entry::Trial(trial) => Some(trial),
+        Entry::Machine { .. } => None,
+    });
+    Ok(trials.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_is_a_failure() {
+        let [failure] = outcomes(Path::new("/nonexistent")).try_into().unwrap();
+        assert!(matches!(failure, Outcome::Failed(_)));
+        assert_eq!(run(&["/nonexistent".into()], true), 1);
+    }
+}
