@@ -11,14 +11,25 @@ fn main() {
     println!("cargo:rerun-if-env-changed=CLANG");
     let variable = |name: &str| env::var(name).unwrap_or_else(|_| panic!("cargo sets {name}"));
     let clang = env::var("CLANG").unwrap_or_else(|_| "clang-19".to_owned());
+    // As libbpf calls the machine, and as Debian does.
+    let (machine, headers) = match variable("CARGO_CFG_TARGET_ARCH").as_str() {
+        "aarch64" => {
+            // Another machine's are in its guest's root.
+            println!("cargo:rerun-if-env-changed=PROC_EVENTS_ROOT");
+            let root = env::var("PROC_EVENTS_ROOT").unwrap_or_default();
+            ("arm64", format!("{root}/usr/include/aarch64-linux-gnu"))
+        }
+        _ => ("x86", "/usr/include/x86_64-linux-gnu".to_owned()),
+    };
     let object = Path::new(&variable("OUT_DIR")).join("peer.bpf.o");
     let status = Command::new(&clang)
         .args(["-O2", "-g", "-Wall", "-Werror", "--target=bpf", "-mcpu=v3"])
-        .args(["-D__TARGET_ARCH_x86", "-c", SOURCE, "-o"])
+        .arg(format!("-D__TARGET_ARCH_{machine}"))
+        .args(["-c", SOURCE, "-o"])
         .arg(object)
         // libbpf's own headers, and where Debian has <asm/types.h>.
         .args(["-I", &variable("DEP_BPF_INCLUDE")])
-        .args(["-I", "/usr/include/x86_64-linux-gnu"])
+        .args(["-I", &headers])
         .status();
     match status {
         Ok(status) => assert!(status.success(), "{clang} cannot compile {SOURCE}"),

@@ -4,7 +4,6 @@
 //! Says `ready` when the programs are in place. Then each line on its standard input makes it read
 //! all records, and answer with how many there were and how many instructions reading them took.
 
-use std::arch::x86_64::_rdtsc;
 use std::cell::Cell;
 use std::ffi::OsStr;
 use std::io::{self, BufRead, Write};
@@ -104,10 +103,22 @@ fn is_for(program: &OsStr, kind: &str) -> bool {
     program.to_str().and_then(|name| name.strip_prefix("on_")) == Some(kind)
 }
 
-/// The time stamp counter, which counts instructions where the benchmark runs.
+/// The processor's counter, which counts instructions where the benchmark runs.
 fn instructions() -> u64 {
+    #[cfg(target_arch = "x86_64")]
     // SAFETY: Every x86-64 processor has the instruction, and Linux allows it.
-    unsafe { _rdtsc() }
+    unsafe {
+        std::arch::x86_64::_rdtsc()
+    }
+    #[cfg(target_arch = "aarch64")]
+    {
+        let count;
+        // SAFETY: Every arm64 processor has the register, and Linux allows to read it.
+        unsafe {
+            std::arch::asm!("mrs {0}, cntvct_el0", out(reg) count, options(nomem, nostack));
+        }
+        count
+    }
 }
 
 fn say(line: &str) -> io::Result<()> {

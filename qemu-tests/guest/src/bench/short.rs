@@ -268,38 +268,71 @@ impl Short {
             stack_size: (stack.end.addr() - stack.start.addr()) as u64,
             ..arguments
         };
-        let child: i64;
         // SAFETY: The stack is large enough and used by one task at a time, since each is waited for
-        // before the next one starts. What the functions touch outlives them, or is atomic. The task
-        // ends where its function returns, so that it never gets to the parent's code.
-        unsafe {
-            asm!(
-                "syscall",
-                "test rax, rax",
-                "jnz 2f",
-                "mov rdi, r9",
-                "call r8",
-                "mov edi, eax",
-                "mov eax, {exit}",
-                "syscall",
-                "ud2",
-                "2:",
-                exit = const libc::SYS_exit,
-                inlateout("rax") libc::SYS_clone3 => child,
-                in("rdi") &raw const arguments,
-                in("rsi") size_of_val(&arguments),
-                in("r8") function,
-                in("r9") &raw const *self.shared,
-                lateout("rcx") _,
-                lateout("r11") _,
-            );
-        }
+        // before the next one starts. What the functions touch outlives them, or is atomic.
+        let child = unsafe { clone3(&arguments, function, &self.shared) };
         if child < 0 {
             let error = Errno::from_raw(-child as i32);
             return Err(error).context("cannot make a task with a number of its own");
         }
         Ok(Pid::from_raw(child as i32))
     }
+}
+
+/// Makes a task that runs a function and ends where that returns, so that it never gets to the
+/// parent's code. Returns as clone3(2) does, with a negative error.
+///
+/// # Safety
+///
+/// The stack that the arguments name is the task's alone until its end, and large enough. What it is
+/// given outlives it.
+unsafe fn clone3(arguments: &libc::clone_args, function: Function, shared: &Shared) -> i64 {
+    let child: i64;
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: The caller says so.
+    unsafe {
+        asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "mov rdi, r9",
+            "call r8",
+            "mov edi, eax",
+            "mov eax, {exit}",
+            "syscall",
+            "ud2",
+            "2:",
+            exit = const libc::SYS_exit,
+            inlateout("rax") libc::SYS_clone3 => child,
+            in("rdi") arguments,
+            in("rsi") size_of_val(arguments),
+            in("r8") function,
+            in("r9") shared,
+            lateout("rcx") _,
+            lateout("r11") _,
+        );
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: The caller says so.
+    unsafe {
+        asm!(
+            "svc #0",
+            "cbnz x0, 2f",
+            "mov x0, x21",
+            "blr x20",
+            "mov x8, #{exit}",
+            "svc #0",
+            "udf #0",
+            "2:",
+            exit = const libc::SYS_exit,
+            inlateout("x0") arguments => child,
+            in("x1") size_of_val(arguments),
+            in("x8") libc::SYS_clone3,
+            in("x20") function,
+            in("x21") shared,
+        );
+    }
+    child
 }
 
 extern "C" fn end(shared: &Shared) -> c_int {

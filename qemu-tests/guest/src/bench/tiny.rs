@@ -1,32 +1,52 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The smallest program there is, to be executed: it writes the time stamp counter of its first
-//! instruction to its standard output.
+//! The smallest program there is, to be executed: it writes the count of instructions at its
+//! first one to its standard output.
 
 use std::arch::global_asm;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::{fs, io, slice};
 
-global_asm!(
-    ".pushsection .rodata.proc_events_tiny, \"a\"",
-    ".globl proc_events_tiny_start, proc_events_tiny_end",
-    ".set proc_events_tiny_base, 0x400000",
-    "proc_events_tiny_start:",
-    // The ELF header: 64 bits, little endian, executable, x86-64, one program header.
-    ".byte 0x7f, 0x45, 0x4c, 0x46, 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0",
-    ".short 2, 62",
-    ".long 1",
-    ".quad proc_events_tiny_base + (2f - proc_events_tiny_start)",
-    ".quad 64, 0",
-    ".long 0",
-    ".short 64, 56, 1, 0, 0, 0",
-    // The program header: all of the file, readable and executable.
-    ".long 1, 5",
-    ".quad 0, proc_events_tiny_base, proc_events_tiny_base",
-    ".quad proc_events_tiny_end - proc_events_tiny_start",
-    ".quad proc_events_tiny_end - proc_events_tiny_start",
-    ".quad 0x1000",
-    "2:",
+/// The number of the machine in an ELF header.
+#[cfg(target_arch = "x86_64")]
+const MACHINE: u16 = 62;
+#[cfg(target_arch = "aarch64")]
+const MACHINE: u16 = 183;
+
+/// Puts the program together from its code.
+macro_rules! program {
+    ($($code:literal),* $(,)?) => {
+        global_asm!(
+            ".pushsection .rodata.proc_events_tiny, \"a\"",
+            ".globl proc_events_tiny_start, proc_events_tiny_end",
+            ".set proc_events_tiny_base, 0x400000",
+            ".balign 8",
+            "proc_events_tiny_start:",
+            // The ELF header: 64 bits, little endian, executable, one program header.
+            ".byte 0x7f, 0x45, 0x4c, 0x46, 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0",
+            ".short 2, {machine}",
+            ".long 1",
+            ".quad proc_events_tiny_base + (2f - proc_events_tiny_start)",
+            ".quad 64, 0",
+            ".long 0",
+            ".short 64, 56, 1, 0, 0, 0",
+            // The program header: all of the file, readable and executable.
+            ".long 1, 5",
+            ".quad 0, proc_events_tiny_base, proc_events_tiny_base",
+            ".quad proc_events_tiny_end - proc_events_tiny_start",
+            ".quad proc_events_tiny_end - proc_events_tiny_start",
+            ".quad 0x1000",
+            "2:",
+            $($code,)*
+            "proc_events_tiny_end:",
+            ".popsection",
+            machine = const MACHINE,
+        );
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+program!(
     "rdtsc",
     "shl rdx, 32",
     "or rax, rdx",
@@ -41,8 +61,22 @@ global_asm!(
     "mov eax, 60",
     "xor edi, edi",
     "syscall",
-    "proc_events_tiny_end:",
-    ".popsection",
+);
+
+#[cfg(target_arch = "aarch64")]
+program!(
+    "mrs x0, cntvct_el0",
+    "str x0, [sp, #-16]!",
+    // write(1, stack, 8)
+    "mov x8, #64",
+    "mov x0, #1",
+    "mov x1, sp",
+    "mov x2, #8",
+    "svc #0",
+    // exit(0)
+    "mov x8, #93",
+    "mov x0, #0",
+    "svc #0",
 );
 
 unsafe extern "C" {
