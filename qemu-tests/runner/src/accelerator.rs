@@ -9,12 +9,12 @@ use std::fs::{self, OpenOptions};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::ValueEnum;
 use protocol::FromGuest;
 use serde::{Deserialize, Serialize};
 
-use crate::settings::{Kernel, Settings};
+use crate::settings::{Kernel, Machine, Settings};
 use crate::vm::{self, Vm};
 
 /// How long a guest may take to boot under KVM, where it takes one or two seconds.
@@ -75,9 +75,12 @@ struct Verdict {
 
 /// Finds the accelerator to use and says on stderr which one, and why.
 pub fn choose(settings: &Settings, kernel: &Kernel) -> Result<Accelerator> {
+    let foreign = kernel.machine != Machine::X86_64;
     let (accelerator, reason) = match settings.accelerator {
         Choice::Tcg => (Accelerator::Tcg, "asked for".to_owned()),
         Choice::Counting => (Accelerator::Counting, "asked for".to_owned()),
+        Choice::Kvm if foreign => bail!("KVM runs this machine's kernels alone: use tcg"),
+        Choice::Auto if foreign => (Accelerator::Tcg, "another processor's kernel".to_owned()),
         Choice::Kvm => {
             let kvm = OpenOptions::new().read(true).write(true).open("/dev/kvm");
             ensure!(kvm.is_ok(), "cannot open /dev/kvm: use --accelerator tcg");
@@ -144,6 +147,7 @@ fn probe(settings: &Settings, kernel: &Kernel) -> Result<()> {
     let kernel = Kernel {
         name,
         directory: kernel.directory.clone(),
+        machine: kernel.machine,
         module: None,
         has_built_in: false,
         checks_itself: kernel.checks_itself,

@@ -19,15 +19,18 @@ const TAIL_LINES: usize = 40;
 const LINES_BEFORE: usize = 5;
 
 /// What a kernel says when something is wrong with it.
-const COMPLAINTS: [&str; 29] = [
+const COMPLAINTS: [&str; 32] = [
     "BUG:",
     "WARNING:",
     "Oops",
     "Kernel panic",
     "Call Trace:",
+    "Call trace:",
     "cut here",
     "general protection fault",
     "unable to handle",
+    "Unable to handle",
+    "Internal error:",
     "kernel NULL pointer dereference",
     "blocked for more than",
     "detected stall",
@@ -243,6 +246,8 @@ mod tests {
             "kmemleak: 2 new suspected memory leaks (see /sys/kernel/debug/kmemleak)",
             "unregister_netdevice: waiting for lo to become free. Usage count = 2",
             "rust_kernel: panicked at proc_events.rs:3:5:",
+            "Unable to handle kernel NULL pointer dereference at virtual address 0000000000000010",
+            "Internal error: Oops: 0000000096000004 [#1]  SMP",
         ] {
             assert!(complaint(line).is_some(), "{line}");
         }

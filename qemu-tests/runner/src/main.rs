@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use accelerator::Choice;
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 use settings::{Kernel, Settings};
 
@@ -194,6 +194,9 @@ pub struct Surroundings {
     /// virtme-ng; by default the one in the cache.
     #[arg(long, value_name = "FILE", env = "PROC_EVENTS_VNG")]
     vng: Option<PathBuf>,
+    /// Root of the guest of another machine, which is not the host's.
+    #[arg(long, value_name = "DIR", env = "PROC_EVENTS_ROOT")]
+    root: Option<PathBuf>,
     /// Hardware virtualization or emulation.
     #[arg(long, value_enum, default_value_t = Choice::Auto, env = "PROC_EVENTS_ACCELERATOR")]
     accelerator: Choice,
@@ -221,7 +224,11 @@ fn run(command: Command) -> Result<u8> {
         } => {
             let mut kernel = Kernel::new(flavor_name, kernel, module)?;
             kernel.memory = memory.unwrap_or(kernel.memory);
-            commands::boot(&Settings::new(&surroundings)?, &kernel, &command)
+            commands::boot(
+                &Settings::new(&surroundings, kernel.machine)?,
+                &kernel,
+                &command,
+            )
         }
         Command::Load {
             kernel,
@@ -234,7 +241,7 @@ fn run(command: Command) -> Result<u8> {
         } => {
             let mut kernel = Kernel::new(flavor_name, kernel, module)?;
             kernel.memory = memory.unwrap_or(kernel.memory);
-            let settings = Settings::new(&surroundings)?;
+            let settings = Settings::new(&surroundings, kernel.machine)?;
             commands::load(&settings, &kernel, results.as_deref(), &arguments)
         }
         Command::Count { failed, files } => Ok(count::run(&files, failed)),
@@ -244,7 +251,7 @@ fn run(command: Command) -> Result<u8> {
             surroundings,
         } => {
             let kernel = Kernel::new("patched".into(), kernel, module)?;
-            commands::run(&Settings::new(&surroundings)?, &kernel)
+            commands::run(&Settings::new(&surroundings, kernel.machine)?, &kernel)
         }
         Command::Test {
             kernel,
@@ -268,7 +275,10 @@ fn run(command: Command) -> Result<u8> {
             let stock = stock_kernel
                 .map(|kernel| Kernel::new("stock".into(), kernel, None))
                 .transpose()?;
-            let settings = Settings::new(&surroundings)?;
+            let Some(first) = ours.as_ref().or(stock.as_ref()) else {
+                bail!("no kernel to test")
+            };
+            let settings = Settings::new(&surroundings, first.machine)?;
             test_run::run(
                 &settings,
                 ours.as_ref(),
@@ -308,7 +318,8 @@ fn run(command: Command) -> Result<u8> {
                 output: output.as_deref(),
                 date: &date,
             };
-            bench::run(&Settings::new(&surroundings)?, &subjects, &files, check)
+            let settings = Settings::new(&surroundings, subjects.ours.machine)?;
+            bench::run(&settings, &subjects, &files, check)
         }
         Command::Guard { command } => guard::run(&command),
     }

@@ -35,6 +35,50 @@ const CHECKERS: [&str; 4] = [
 /// The option by which a kernel has the handler built in.
 const BUILT_IN: &str = "CONFIG_PROC_EVENTS_RUST=y";
 
+/// What processor a kernel is for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Machine {
+    /// This one's.
+    X86_64,
+    /// Another one, which is always emulated, and has a root of its own.
+    Arm64,
+}
+
+impl Machine {
+    /// Finds it out from a kernel's configuration.
+    fn of(options: &str) -> Self {
+        if options.lines().any(|line| line == "CONFIG_ARM64=y") {
+            Self::Arm64
+        } else {
+            Self::X86_64
+        }
+    }
+
+    /// Where a build directory holds the kernel to boot.
+    pub fn image(self) -> &'static str {
+        match self {
+            Self::X86_64 => "arch/x86/boot/bzImage",
+            Self::Arm64 => "arch/arm64/boot/Image",
+        }
+    }
+
+    /// The emulator.
+    fn qemu(self) -> &'static str {
+        match self {
+            Self::X86_64 => "qemu-system-x86_64",
+            Self::Arm64 => "qemu-system-aarch64",
+        }
+    }
+
+    /// How set-up is told of it.
+    fn set_up(self) -> &'static str {
+        match self {
+            Self::X86_64 => "run scripts/setup, or install qemu-system-x86",
+            Self::Arm64 => "run ARCH=arm64 scripts/setup, or install qemu-system-arm",
+        }
+    }
+}
+
 /// Programs and places, all known to exist.
 #[derive(Clone)]
 pub struct Settings {
@@ -44,6 +88,10 @@ pub struct Settings {
     pub qemu_version: String,
     /// The program that runs in the guest.
     pub guest: PathBuf,
+    /// The same program for this machine, which knows the tests as well.
+    pub lister: PathBuf,
+    /// The guest's root, if that is not the host's.
+    pub root: Option<PathBuf>,
     /// Where console logs and the verdict on KVM are kept.
     pub cache: PathBuf,
     /// The user's choice of an accelerator.
@@ -51,21 +99,32 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Checks what the user gave.
-    pub fn new(surroundings: &Surroundings) -> Result<Self> {
+    /// Checks what the user gave, to boot kernels for this machine.
+    pub fn new(surroundings: &Surroundings, machine: Machine) -> Result<Self> {
         let cache = cache_directory()?;
-        let guest = match &surroundings.guest {
-            Some(guest) => guest.clone(),
-            None => env::current_exe()
-                .context("cannot find this program's own file")?
-                .with_file_name("proc-events-guest"),
-        };
+        let beside = env::current_exe()
+            .context("cannot find this program's own file")?
+            .with_file_name("proc-events-guest");
+        let guest = surroundings.guest.as_ref().unwrap_or(&beside).clone();
         let guest = file(
             &guest,
             "the guest program",
             "build it with: cargo build --release",
         )?;
         visible_in_guest(&guest)?;
+        let (lister, root) = match machine {
+            Machine::X86_64 => (guest.clone(), None),
+            Machine::Arm64 => {
+                let root = surroundings.root.as_ref();
+                let root = root.context("a kernel for arm64 needs the guest's --root")?;
+                ensure!(
+                    root.join("usr/bin").is_dir(),
+                    "the guest's root is not at {}: run ARCH=arm64 scripts/setup",
+                    root.display()
+                );
+                (beside, Some(absolute(root)?))
+            }
+        };
         let vng = surroundings
             .vng
             .clone()
@@ -75,16 +134,18 @@ impl Settings {
             "virtme-ng",
             "run scripts/setup, or name it with --vng",
         )?;
-        let version = Command::new("qemu-system-x86_64").arg("--version").output();
-        let version = version.context(
-            "cannot run qemu-system-x86_64: run scripts/setup, or install qemu-system-x86",
-        )?;
+        let qemu = machine.qemu();
+        let version = Command::new(qemu).arg("--version").output();
+        let version =
+            version.with_context(|| format!("cannot run {qemu}: {}", machine.set_up()))?;
         let qemu_version = String::from_utf8_lossy(&version.stdout);
         let qemu_version = qemu_version.lines().next().unwrap_or_default().to_owned();
         Ok(Self {
             vng,
             qemu_version,
             guest,
+            lister,
+            root,
             cache,
             accelerator: surroundings.accelerator,
         })
@@ -98,6 +159,8 @@ pub struct Kernel {
     pub name: String,
     /// Its build directory.
     pub directory: PathBuf,
+    /// What it is for.
+    pub machine: Machine,
     /// The module to load.
     pub module: Option<PathBuf>,
     /// Whether it has the handler without a module.
@@ -111,7 +174,15 @@ pub struct Kernel {
 impl Kernel {
     /// Checks that there is a kernel in the build directory, and the module.
     pub fn new(name: String, directory: PathBuf, module: Option<PathBuf>) -> Result<Self> {
-        let image = directory.join(Self::IMAGE);
+        let options = file(
+            &directory.join(".config"),
+            "the kernel's configuration",
+            "build it with: scripts/kernel build",
+        )?;
+        let options = fs::read_to_string(&options)
+            .with_context(|| format!("cannot read {}", options.display()))?;
+        let machine = Machine::of(&options);
+        let image = directory.join(machine.image());
         file(&image, "the kernel", "build it with: scripts/kernel build")?;
         let directory = absolute(&directory)?;
         let module = module
@@ -126,17 +197,11 @@ impl Kernel {
         if let Some(module) = &module {
             visible_in_guest(module)?;
         }
-        let options = file(
-            &directory.join(".config"),
-            "the kernel's configuration",
-            "build it with: scripts/kernel build",
-        )?;
-        let options = fs::read_to_string(&options)
-            .with_context(|| format!("cannot read {}", options.display()))?;
         let checks_itself = options.lines().any(|line| CHECKERS.contains(&line));
         Ok(Self {
             name,
             directory,
+            machine,
             module,
             has_built_in: options.lines().any(|line| line == BUILT_IN),
             checks_itself,
@@ -148,9 +213,6 @@ impl Kernel {
     pub fn time_factor(&self) -> u32 {
         if self.checks_itself { 8 } else { 1 }
     }
-
-    /// Where a build directory holds the kernel to boot.
-    pub const IMAGE: &str = "arch/x86/boot/bzImage";
 }
 
 fn cache_directory() -> Result<PathBuf> {
@@ -190,5 +252,23 @@ fn visible_in_guest(path: &Path) -> Result<()> {
              another place",
             path.display()
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_configuration_says_which_machine() {
+        assert_eq!(
+            Machine::of("CONFIG_X86_64=y\nCONFIG_SMP=y\n"),
+            Machine::X86_64
+        );
+        assert_eq!(
+            Machine::of("CONFIG_ARM64=y\nCONFIG_SMP=y\n"),
+            Machine::Arm64
+        );
+        assert_eq!(Machine::of("# CONFIG_ARM64 is not set\n"), Machine::X86_64);
     }
 }

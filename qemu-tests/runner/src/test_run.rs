@@ -38,7 +38,7 @@ pub fn run(
     files: Files<'_>,
     arguments: &Arguments,
 ) -> Result<u8> {
-    let tests = list(&settings.guest)?;
+    let tests = list(&settings.lister)?;
     let kernels: Vec<(Subject, &Kernel)> = [(Subject::Ours, ours), (Subject::Stock, stock)]
         .into_iter()
         .filter_map(|(subject, kernel)| Some((subject, kernel?)))

@@ -1,18 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What virtme-ng is called with; it runs in the kernel's build directory.
 
-use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::{env, fs};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use protocol::PORT_NAME;
 
 use crate::accelerator::Accelerator;
-use crate::settings::{Kernel, Settings};
+use crate::settings::{Kernel, Machine, Settings};
 
 /// Each instruction takes a nanosecond of the guest's time. When the guest sleeps, it is awake at
 /// once, at the time of its next timer.
 const COUNTING_OPTIONS: &str = " -icount shift=0,sleep=off";
+
+/// All that arm64's emulated CPU can do, but for what is slow: to sign pointers, and vectors of any
+/// length, which are saved at each switch. In the newest machine its counter counts nanoseconds.
+const ARM64_CPU: &str = " -cpu max,pauth=off,sve=off,sme=off";
+
+/// Where the root is not the host's, virtme-ng mounts what is shared read-only.
+const COPY_ON_WRITE: &str = "grep ^virtme.initmount /proc/mounts | while read -r name place rest; do \
+    mkdir -p /run/$name/u /run/$name/w; mount -t overlay -o \
+    lowerdir=$place,upperdir=/run/$name/u,workdir=/run/$name/w overlay $place; done; ";
 
 /// All arguments for a guest whose agent's port is connected to a socket.
 pub fn arguments(
@@ -23,25 +32,37 @@ pub fn arguments(
 ) -> Result<Vec<String>> {
     let agent = text(&settings.guest)?;
     let mut arguments = machine_arguments(kernel, accelerator);
-    arguments.extend(root_arguments()?);
+    arguments.extend(match &settings.root {
+        None => root_arguments()?,
+        Some(root) => foreign_root_arguments(root, &shared(settings, kernel)?)?,
+    });
     let mut options = device_options(&text(socket)?);
+    if kernel.machine == Machine::Arm64 {
+        options += ARM64_CPU;
+    }
     match accelerator {
         Accelerator::Kvm => {}
         Accelerator::Tcg => options += emulation_options(&settings.qemu_version),
         Accelerator::Counting => {
             options += COUNTING_OPTIONS;
-            options += counting_cpu(&settings.qemu_version);
+            if kernel.machine == Machine::X86_64 {
+                options += counting_cpu(&settings.qemu_version);
+            }
         }
     }
     arguments.push(format!("--qemu-opts={options}"));
+    let prepare = match settings.root {
+        None => "",
+        Some(_) => COPY_ON_WRITE,
+    };
     arguments.extend([
         "--exec".to_owned(),
-        format!("exec '{}' agent", agent.replace('\'', r"'\''")),
+        format!("{prepare}exec '{}' agent", agent.replace('\'', r"'\''")),
         // Without a panic's end QEMU would stay; with --verbose the console reaches us.
         "--append=panic=-1 oops=panic".to_owned(),
         "--verbose".to_owned(),
     ]);
-    if kernel.checks_itself {
+    if kernel.checks_itself && kernel.machine == Machine::X86_64 {
         // While the kernel finds out what the first CPU is, it forgets for a moment that page tables
         // have five levels. An interrupt then touches addresses that KASAN takes for wild.
         arguments.push("--append=no5lvl".to_owned());
@@ -53,7 +74,7 @@ pub fn arguments(
 fn machine_arguments(kernel: &Kernel, accelerator: Accelerator) -> Vec<String> {
     let mut arguments = [
         "--run",
-        Kernel::IMAGE,
+        kernel.machine.image(),
         "--skip-modules",
         "--disable-microvm",
     ]
@@ -66,7 +87,55 @@ fn machine_arguments(kernel: &Kernel, accelerator: Accelerator) -> Vec<String> {
     if accelerator != Accelerator::Kvm {
         arguments.push("--disable-kvm");
     }
+    if kernel.machine == Machine::Arm64 {
+        arguments.extend(["--arch", "arm64"]);
+    }
     arguments.into_iter().map(String::from).collect()
+}
+
+/// What of the host a guest with another root sees, under the same names: the programs, the kernel, the
+/// working directory.
+fn shared(settings: &Settings, kernel: &Kernel) -> Result<Vec<PathBuf>> {
+    let working = env::current_dir().context("cannot find the working directory")?;
+    let directory_of = |file: &Path| file.parent().map(Path::to_owned);
+    let mut all = vec![settings.cache.clone(), working, kernel.directory.clone()];
+    all.extend(directory_of(&settings.guest));
+    all.extend(kernel.module.as_deref().and_then(directory_of));
+    Ok(outermost(all))
+}
+
+/// Leaves out what is inside of another one.
+fn outermost(mut paths: Vec<PathBuf>) -> Vec<PathBuf> {
+    paths.sort();
+    // What is inside comes after what it is in.
+    let mut kept: Vec<PathBuf> = Vec::new();
+    for path in paths {
+        if !kept.iter().any(|outer| path.starts_with(outer)) {
+            kept.push(path);
+        }
+    }
+    kept
+}
+
+/// Another root than the host's, every directory of it copy on write, and places of the host in it.
+fn foreign_root_arguments(root: &Path, shared: &[PathBuf]) -> Result<Vec<String>> {
+    let mut arguments = ["--force-9p", "--root"].map(str::to_owned).to_vec();
+    arguments.extend([text(root)?, "--overlay-rwdir".into(), "/root".into()]);
+    for place in shared {
+        let inside = root.join(place.strip_prefix("/").unwrap_or(place));
+        fs::create_dir_all(&inside)
+            .with_context(|| format!("cannot make {} to mount at", inside.display()))?;
+        let place = text(place)?;
+        // virtme-ng hands the names to a shell, and takes what is around an equals sign apart.
+        ensure!(
+            place
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "/._+-".contains(c)),
+            "{place} has characters that virtme-ng's options cannot have: choose another place"
+        );
+        arguments.extend(["--rodir".to_owned(), format!("{place}={place}")]);
+    }
+    Ok(arguments)
 }
 
 /// The host's file system as the guest's root, every directory of it copy on write.
@@ -165,6 +234,13 @@ pub fn text(path: &Path) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_is_shared_twice() {
+        let paths = |names: &[&str]| names.iter().map(PathBuf::from).collect::<Vec<_>>();
+        let all = paths(&["/b/c/d", "/a", "/b/c", "/b/cd", "/a"]);
+        assert_eq!(outermost(all), paths(&["/a", "/b/c", "/b/cd"]));
+    }
 
     #[test]
     fn options_follow_the_version() {

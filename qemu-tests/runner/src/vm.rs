@@ -25,7 +25,7 @@ use protocol::{
 
 use crate::accelerator::Accelerator;
 use crate::console::Console;
-use crate::settings::{Kernel, Settings};
+use crate::settings::{Kernel, Machine, Settings};
 use crate::virtme::{self, text};
 
 /// From QEMU's start to the agent's first word.
@@ -336,7 +336,7 @@ fn remove_old_logs(cache: &Path) {
 
 /// A job with what commands in the guest expect around them.
 pub fn job(kernel: &Kernel, command: Vec<String>) -> Result<Job> {
-    let mut environment = vec![("PATH".to_owned(), path_in_guest())];
+    let mut environment = vec![("PATH".to_owned(), path_in_guest(kernel.machine))];
     for name in ["HOME", "LANG", "TERM", "USER"] {
         if let Ok(value) = env::var(name) {
             environment.push((name.to_owned(), value));
@@ -365,11 +365,12 @@ pub fn job(kernel: &Kernel, command: Vec<String>) -> Result<Job> {
     })
 }
 
-/// The user's search path; the administrator's programs are found as well.
-fn path_in_guest() -> String {
+/// The user's search path, unless what is found there is another machine's; the administrator's
+/// programs are found as well.
+fn path_in_guest(machine: Machine) -> String {
     let system = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
     match env::var("PATH") {
-        Ok(path) if !path.is_empty() => format!("{path}:{system}"),
+        Ok(path) if !path.is_empty() && machine == Machine::X86_64 => format!("{path}:{system}"),
         _ => system.to_owned(),
     }
 }
