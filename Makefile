@@ -19,6 +19,8 @@
 #: make bench               what events cost, beside the unpatched kernel and eBPF
 #: make clean               delete what was built; the sources and tools stay
 #:
+#: ARCH=arm64               another machine, emulated: kernel, programs and root of arm64 (run, boot, test,
+#:                          bench and what runs for minutes)
 #: STOCK=1                  the unpatched kernel (boot, test)
 #: FLAVOR=debug             another kernel: debug, kcsan, rt, small, no-pid-ns, no-user-ns, no-net-ns,
 #:                          builtin, mainline
@@ -41,7 +43,7 @@ FLAVOR ?= release
 # Variables reach the scripts through the environment, and as they were typed:
 # make would expand the dollar signs of CMD.
 override CMD := $(value CMD)
-export ARGS CHECK CMD FLAVOR JOBS KDIR KDIR_STOCK MEMORY OUT RESULTS SERIES STOCK T TABLE V
+export ARCH ARGS CHECK CMD FLAVOR JOBS KDIR KDIR_STOCK MEMORY OUT RESULTS SERIES STOCK T TABLE V
 
 .PHONY: module run boot fuzz storm cycles execs containers test test-all check bench clean help
 

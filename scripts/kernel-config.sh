@@ -29,6 +29,10 @@ choose_tools() {
 	while read -r variable; do
 		MAKE_VARIABLES+=("$variable")
 	done < <(sed -n 's/^# make: //p' "${FRAGMENTS[@]}")
+	# Programs of the kernel's for the guest find its C library in its root.
+	if [[ $MACHINE != x86_64 ]]; then
+		MAKE_VARIABLES+=(USERCFLAGS="--sysroot=$GUEST_ROOT" USERLDFLAGS="--sysroot=$GUEST_ROOT -fuse-ld=lld-19")
+	fi
 }
 
 # Prints what changes when one of the programs that build is replaced.
@@ -42,9 +46,9 @@ tools_identity() {
 }
 
 # Sets FRAGMENTS, and BASE to the flavor that this one adds to: release, unless it
-# names another one.
+# names another one. What another machine than x86-64 has instead follows each.
 choose_fragments() {
-	local below=$FLAVOR
+	local below=$FLAVOR name
 
 	[[ -e $CONFIGS/$FLAVOR.config ]] ||
 		die "there is no flavor '$FLAVOR': choose one of $(flavors)"
@@ -52,11 +56,13 @@ choose_fragments() {
 	# shellcheck disable=SC2034
 	BASE=$(base_of "$FLAVOR")
 	FRAGMENTS=()
-	while [[ $below != release ]]; do
+	for ((;;)); do
+		name=$CONFIGS/$MACHINE/$below.config
+		[[ ! -e $name ]] || FRAGMENTS=("$name" "${FRAGMENTS[@]}")
 		FRAGMENTS=("$CONFIGS/$below.config" "${FRAGMENTS[@]}")
+		[[ $below != release ]] || break
 		below=$(base_of "$below")
 	done
-	FRAGMENTS=("$CONFIGS/release.config" "${FRAGMENTS[@]}")
 }
 
 flavors() {

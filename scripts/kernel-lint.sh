@@ -101,7 +101,7 @@ document_kernel() {
 # The kernel's make has no rule for a module's documentation: take the command
 # that has compiled it.
 document_module() {
-	local out=${BUILD%/*}/module-$FLAVOR log=$BUILD.rustdoc.log command
+	local out=${BUILD%/*}/module-$NAME log=$BUILD.rustdoc.log command
 
 	command=$(sed -n 's/^savedcmd_[^ ]* := //p' "$out/rust-module/.proc_events_main.o.cmd" |
 		sed -E "s|; .*||; s|^(.*) $RUSTC |\1 ${RUSTDOC:-/usr/bin/rustdoc} |; s/--(remap-path-scope|emit)=[^ ]*//g; s/ (-o|--out-dir) [^ ]+//g")

@@ -15,6 +15,13 @@ PATH=$CACHE/qemu/bin:$PATH:$CACHE/openssh/usr/sbin:$CACHE/clients/bin
 # The kernel that is built, and the folder of its patches in linux-patch/.
 SERIES=${SERIES:-7.3}
 
+# The machine of the VM. What is not of x86-64 has a name of its own in the cache, and
+# everything of x86-64 has the name that it would have without others.
+MACHINE=${ARCH:-x86_64}
+# A kernel's make would take it from the environment, where it says more than the
+# default does.
+[[ $MACHINE != x86_64 ]] || unset ARCH
+
 # Programs and their versions that set-up puts into the cache.
 BINDGEN_VERSION=0.73.2
 VIRTME_NG_VERSION=1.42
@@ -46,6 +53,21 @@ die() {
 
 [[ -d $PROJECT/linux-patch/$SERIES ]] ||
 	die "there is no series for Linux '$SERIES': set SERIES to one of $(cd "$PROJECT/linux-patch" && echo *)"
+
+[[ $MACHINE =~ ^(x86_64|arm64)$ ]] || die "there is no ARCH '$MACHINE': choose x86_64 or arm64"
+
+# The root of an arm64 guest, which set-up makes of Debian's packages.
+GUEST_ROOT=$CACHE/arm64/root
+if [[ $MACHINE == arm64 ]]; then
+	PATH=$CACHE/arm64/qemu/bin:$PATH
+	export PROC_EVENTS_ROOT=$GUEST_ROOT
+fi
+
+# Usage: of_machine NAME
+# Prints what a flavor's NAME is called for the machine: for its directories, logs, counts.
+of_machine() {
+	if [[ $MACHINE == x86_64 ]]; then echo "$1"; else echo "$MACHINE-$1"; fi
+}
 
 # Prints a number of seconds as 7s or 3m07s.
 duration() {
