@@ -36,6 +36,7 @@ mod ids;
 mod io_uring;
 mod kunit;
 mod leaks;
+mod listen;
 mod listeners;
 mod loading;
 pub mod module;
@@ -98,6 +99,7 @@ pub fn all() -> Vec<Test> {
         session_end_threads::TESTS,
         wire_format::TESTS,
         filters::TESTS,
+        listen::TESTS,
         listeners::TESTS,
         counting::TESTS,
         acks::TESTS,

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The guest program's own listener, `proc-events-guest listen`.
+
+use nix::sys::signal::Signal;
+use nix::unistd::setsid;
+use serde_json::Value;
+
+use super::container::{PID, without_proc};
+use super::crowd::{CROWD, crowd};
+use super::programs::Program;
+use super::state::UNKNOWN_TO_STOCK;
+use crate::child::{self, own_pid};
+use crate::harness::{Line, Test, TestResult, expect, expect_eq};
+use crate::test;
+
+pub const TESTS: &[Test] = &[test!(shows_first_the_processes_that_are_there)
+    .not_on_stock(UNKNOWN_TO_STOCK)
+    .covers(&[Line::C21, Line::C55])];
+
+/// The processes that it shows come before the answer to its request, and the events that happen
+/// meanwhile among them. It needs no /proc.
+fn shows_first_the_processes_that_are_there() -> TestResult {
+    let program = std::env::current_exe()?;
+    let program = program.to_string_lossy().into_owned();
+    without_proc(PID, || {
+        crowd(CROWD)?;
+        let options = ["listen", "--state", "--json", "--mask", "sid,exit"];
+        let mut listener = Program::start(&[&[&*program], &options[..]].concat())?;
+        listener.wait_for_line("the answer", |line| of_kind(line, "ack"))?;
+        let mut shown: Vec<i64> = listener
+            .heard()
+            .lines()
+            .filter_map(|line| of_kind(line, "process"))
+            .collect();
+        shown.sort_unstable();
+        let first = i64::from(own_pid());
+        // Nobody else is in the container: its first process, the crowd, and the listener.
+        let expected: Vec<i64> = (first..).take(CROWD + 2).collect();
+        expect_eq("processes", shown, expected)?;
+
+        let leader = child::fork(|| setsid().map_or(1, |_| 0))?;
+        let pid = i64::from(leader.pid().as_raw());
+        leader.wait()?;
+        for kind in ["sid", "exit"] {
+            listener.wait_for_line(kind, |line| {
+                of_kind(line, kind).filter(|subject| *subject == pid)
+            })?;
+        }
+        let said = listener.stop(Signal::SIGTERM)?;
+        let late = said
+            .lines()
+            .skip_while(|line| of_kind(line, "sid").is_none());
+        expect(
+            late.filter_map(|line| of_kind(line, "process")).count() == 0,
+            format!("no process after the answer in:\n{said}"),
+        )
+    })
+}
+
+/// Whose event a line shows, if it is of this kind.
+fn of_kind(line: &str, kind: &str) -> Option<i64> {
+    let event: Value = serde_json::from_str(line).ok()?;
+    (event["kind"] == kind).then(|| event["pid"].as_i64())?
+}
