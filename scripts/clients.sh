@@ -50,7 +50,8 @@ unpack_packages() {
 			-o Dir::Cache::archives="$dir/archives" install --download-only \
 			--no-install-recommends "${@:2}" || return
 	for package in "$dir"/archives/*.deb; do
-		dpkg-deb -x "$package" "$dir" || return
+		# There is none if the system has them all.
+		[[ ! -e $package ]] || dpkg-deb -x "$package" "$dir" || return
 	done
 	rm -rf "$dir/archives"
 }

@@ -66,7 +66,7 @@ const REFUSED: &str = "LISTEN from another network namespace is refused";
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// How long a program may take. Libraries of many files, and Python, take a while to load.
-const PROGRAM_LIMIT: Duration = Duration::from_secs(60);
+const PROGRAM_LIMIT: Duration = Duration::from_secs(110);
 
 /// When programs that can be told give up, so that they can say so.
 const OWN_LIMIT: Duration = Duration::from_secs(50);
@@ -76,6 +76,9 @@ const PLACE: &str = "/run/proc-events-client";
 
 /// A program of this name that set-up provides, or that is there from elsewhere.
 fn in_path(name: &str) -> Result<PathBuf, Failure> {
+    if cfg!(not(target_arch = "x86_64")) {
+        return Err(Failure::skip("set-up provides it for x86-64 only"));
+    }
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
         .map(|directory| directory.join(name))
@@ -149,6 +152,10 @@ NUMBERS = ("parent_pid", "parent_tgid", "child_pid", "child_tgid", "process_pid"
            "exit_code", "exit_signal")
 names = {os.getpid(): "parent"}
 
+def word(name, number):
+    """A process by its name; other numbers as they are."""
+    return str(names.get(number, number) if name.endswith("id") else number)
+
 def tell(events):
     """Whether one of them is the end of the child. Events of others may come in between."""
     ended = False
@@ -156,8 +163,7 @@ def tell(events):
         if event["event"] == "PROC_EVENT_NONE":
             print("answer", event["ack"])
         elif names.get(event.get("child_pid") or event.get("process_pid")) == "child":
-            numbers = [event[name] for name in NUMBERS if name in event.keys()]
-            words = [str(names.get(number, number)) for number in numbers]
+            words = [word(name, event[name]) for name in NUMBERS if name in event.keys()]
             print(event["event"], event["ack"], *words)
             ended = event["event"] == "PROC_EVENT_EXIT"
     return ended
