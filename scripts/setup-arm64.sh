@@ -177,11 +177,14 @@ install_arm64() {
 	[[ -n $(rust_version) ]] ||
 		die "no Rust for arm64: $(rust_package) is not installed as a package of Debian's, whose library for arm64 is fetched; install it, or leave out ARCH=arm64"
 	need_space "$ARM64_MEGABYTES" "setting up for arm64"
+	# The guest has other users, too.
+	umask 022
 	mkdir -p "$CACHE/arm64"
 	if [[ ! -e $(arm64_root_stamp) || ! -e $(arm64_rust_stamp) ]]; then
 		open_arm64_apt
 		[[ -e $(arm64_rust_stamp) ]] ||
-			fetch_arm64 "Rust's library for arm64" "$LOGS/arm64-rust.log" unpack_arm64_rust
+			fetch_arm64 "Rust's library for arm64, of $(rust_package) $(rust_version); if Debian has a newer one, upgrade it" \
+				"$LOGS/arm64-rust.log" unpack_arm64_rust
 		[[ -e $(arm64_root_stamp) ]] ||
 			fetch_arm64 "the root of arm64 guests" "$LOGS/arm64-root.log" unpack_arm64_root
 	fi
