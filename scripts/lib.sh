@@ -18,6 +18,8 @@ SERIES=${SERIES:-7.3}
 # The machine of the VM. What is not of x86-64 has a name of its own in the cache, and
 # everything of x86-64 has the name that it would have without others.
 MACHINE=${ARCH:-x86_64}
+# As the kernel's make calls it.
+[[ $MACHINE != x86 ]] || MACHINE=x86_64
 # A kernel's make would take it from the environment, where it says more than the
 # default does.
 [[ $MACHINE != x86_64 ]] || unset ARCH
@@ -80,22 +82,30 @@ duration() {
 record_result() {
 	local verdict='"passed"'
 
-	[[ $3 == passed ]] || verdict="{\"failed\":\"$3\"}"
-	printf '{"trial":{"name":"%s","verdict":%s}}\n' "$2" "$verdict" >>"$1"
+	[[ $3 == passed ]] || verdict="{\"failed\":$(json_string "$3")}"
+	printf '{"trial":{"name":%s,"verdict":%s}}\n' "$(json_string "$2")" "$verdict" >>"$1"
+}
+
+# A text without control characters.
+json_string() {
+	local text=${1//\\/\\\\}
+
+	printf '"%s"' "${text//\"/\\\"}"
 }
 
 # Usage: count_results [--failed] FILE...
 # Prints "N passed, N failed", or the last number alone, of files of results. Fails if
-# anything failed, or nothing passed. Without the runner, nothing can have passed.
+# anything failed, or nothing passed. Without a runner that can count, something failed.
 count_results() {
-	local runner=$CACHE/target/release/proc-events-vm
+	local count status=0
 
-	if [[ -x $runner ]]; then
-		"$runner" count "$@"
-	else
-		echo "0 passed, 1 failed"
-		return 1
+	count=$("$CACHE/target/release/proc-events-vm" count "$@") || status=$?
+	if ((status > 1)) || [[ -z $count ]]; then
+		count="0 passed, 1 failed" status=1
+		[[ $1 != --failed ]] || count=1
 	fi
+	echo "$count"
+	return "$status"
 }
 
 # Prints a file's path as a reader of the clone would write it.

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::process::Command;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use anyhow::{Context, Result};
@@ -32,6 +33,19 @@ pub fn begin() -> Result<()> {
     // SAFETY: No other thread has been started yet.
     unsafe { env::remove_var(RESULTS_VARIABLE) };
     SINK.store(sink, Ordering::Relaxed);
+    Ok(())
+}
+
+/// Lets a program that takes the place of this one have the records' descriptor.
+pub fn hand_over(command: &mut Command) -> Result<()> {
+    let sink = SINK.load(Ordering::Relaxed);
+    if sink == NONE {
+        return Ok(());
+    }
+    // SAFETY: The descriptor was opened for this, and is never closed.
+    let descriptor = unsafe { BorrowedFd::borrow_raw(sink) };
+    fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::empty())).context(RESULTS_VARIABLE)?;
+    command.env(RESULTS_VARIABLE, sink.to_string());
     Ok(())
 }
 

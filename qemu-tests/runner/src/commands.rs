@@ -70,8 +70,8 @@ pub fn load(
     };
     let accelerator = accelerator::choose(settings, kernel)?;
     let mut file = file.map(ResultsFile::open).transpose()?;
-    let vm = Vm::boot(settings, kernel, accelerator, BOOT_LIMIT)?;
-    let executed = execute(vm, job);
+    let vm = Vm::boot(settings, kernel, accelerator, BOOT_LIMIT);
+    let executed = vm.and_then(|vm| execute(vm, job));
     let (outcome, figures, time) = match &executed {
         Ok(Executed {
             status: 0,

@@ -15,6 +15,9 @@ pub fn run(files: &[PathBuf], failed_alone: bool) -> u8 {
     } else {
         println!("{passed} passed, {failed} failed");
     }
+    if passed == 0 && failed == 0 {
+        eprintln!("proc-events-vm: no trial applies, so nothing is shown: choose other tests");
+    }
     u8::from(failed > 0 || passed == 0)
 }
 

@@ -12,6 +12,9 @@ use protocol::results::{Count, Entry, Outcome, Subject, TestRecord, Trial, names
 use crate::number::shown;
 use crate::test_run::KERNEL_LOG;
 
+/// What scripts/test calls the trial that fails when a run ends early.
+const THE_RUN: &str = "the run";
+
 /// A flavor's results, as `NAME=FILE`.
 #[derive(Clone)]
 pub struct Source {
@@ -38,8 +41,10 @@ struct Flavor {
     tests: Vec<TestRecord>,
     /// How many tests have no result: their machine failed.
     missing: usize,
-    /// Whether the kernel had nothing to complain about.
-    is_clean: bool,
+    /// Whether the kernel had nothing to complain about; none if its machine did not come so far.
+    is_clean: Option<bool>,
+    /// Whether the run ended before all tests had.
+    ended_early: bool,
 }
 
 impl Flavor {
@@ -48,14 +53,18 @@ impl Flavor {
             accelerator: "-".to_owned(),
             tests: Vec::new(),
             missing: 0,
-            is_clean: false,
+            is_clean: None,
+            ended_early: false,
         };
         for entry in entries {
             match entry {
                 Entry::Machine { accelerator } => flavor.accelerator = accelerator,
+                Entry::Trial(trial) if trial.subject.is_none() => {
+                    flavor.ended_early |= trial.name == THE_RUN;
+                }
                 Entry::Trial(trial) if trial.subject != Some(Subject::Ours) => {}
                 Entry::Trial(trial) if trial.name == KERNEL_LOG => {
-                    flavor.is_clean = trial.verdict == Outcome::Passed;
+                    flavor.is_clean = Some(trial.verdict == Outcome::Passed);
                 }
                 Entry::Trial(Trial { result, .. }) => match result {
                     Some(record) => flavor.tests.push(record),
@@ -164,7 +173,15 @@ fn page(flavors: &[(&str, Flavor)], loads: &Flavor) -> String {
         let cell = |flavor: &Flavor| shown(flavor.sum(name));
         text += &row(name, &cell, cell(loads));
     }
-    let messages = |flavor: &Flavor| if flavor.is_clean { "none" } else { "**some**" }.to_owned();
+    if flavors.iter().any(|(_, flavor)| flavor.ended_early) {
+        let ended = |flavor: &Flavor| if flavor.ended_early { "**yes**" } else { "no" }.to_owned();
+        text += &row("ended early", &ended, String::new());
+    }
+    let messages = |flavor: &Flavor| match flavor.is_clean {
+        Some(true) => "none".to_owned(),
+        Some(false) => "**some**".to_owned(),
+        None => "-".to_owned(),
+    };
     text += &row("messages of the kernel", &messages, String::new());
     let minutes = |flavor: &Flavor| {
         let seconds: f64 = flavor.tests.iter().map(|test| test.seconds).sum();

@@ -68,15 +68,17 @@ impl Report {
 
     /// Adds what came of a trial.
     pub fn add(&mut self, trial: Trial) -> Result<()> {
-        let entry = Entry::Trial(trial);
-        if let Some(file) = &mut self.file {
-            file.add(&entry)?;
+        // What cannot be written still counts.
+        self.trials.push(trial.clone());
+        match &mut self.file {
+            Some(file) => file.add(&Entry::Trial(trial)),
+            None => Ok(()),
         }
-        let Entry::Trial(trial) = entry else {
-            unreachable!("it was made above")
-        };
-        self.trials.push(trial);
-        Ok(())
+    }
+
+    /// How many trials ended.
+    pub fn len(&self) -> usize {
+        self.trials.len()
     }
 
     /// How many trials ended in which way.

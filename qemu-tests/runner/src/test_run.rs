@@ -174,8 +174,16 @@ fn run_on(
         test_threads: Some(1),
         ..arguments.clone()
     };
+    let expected = lock(report).len() + trials.len();
     // The report has the trials, and counts them.
     let _ = libtest_mimic::run(&arguments, trials);
+    // One that panicked is not in it.
+    let reported = lock(report).len();
+    ensure!(
+        reported == expected,
+        "{} of {expected} trials are not in the report",
+        expected - reported
+    );
     Ok(())
 }
 

@@ -8,6 +8,8 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use nix::sys::personality::{self, Persona};
 
+use crate::results;
+
 /// Runs this program again without random addresses, so that it lies in each boot where it lay in
 /// the last one. Returns when that is so.
 pub fn without_random_addresses() -> Result<()> {
@@ -16,8 +18,9 @@ pub fn without_random_addresses() -> Result<()> {
         return Ok(());
     }
     personality::set(persona | Persona::ADDR_NO_RANDOMIZE)?;
-    let error = Command::new("/proc/self/exe")
-        .args(env::args_os().skip(1))
-        .exec();
+    let mut again = Command::new("/proc/self/exe");
+    again.args(env::args_os().skip(1));
+    results::hand_over(&mut again)?;
+    let error = again.exec();
     Err(error).context("cannot run this program again without random addresses")
 }
