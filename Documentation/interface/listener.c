@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A listener for process events: shows each session that there is or begins,
- * each process that exits, and what was lost, until it is interrupted.
+ * A listener for process events.  It shows existing and new sessions, processes
+ * that exit, and losses, until it is interrupted.
  *
- * Needs the headers of a kernel that has PROC_CN_FEATURE_STATE:
+ * It needs the headers of a kernel that has PROC_CN_FEATURE_STATE:
  *
  *	cc -I usr/include listener.c -o listener
  */
@@ -22,7 +22,7 @@
 #include <linux/connector.h>
 #include <linux/netlink.h>
 
-/* What this program can't do without. */
+/* The features that this program requires. */
 #define FEATURES (PROC_CN_FEATURE_ACK | PROC_CN_FEATURE_SEQ | \
 		  PROC_CN_FEATURE_SID_ORIGIN | PROC_CN_FEATURE_PROCESSES | \
 		  PROC_CN_FEATURE_IDENTITY | PROC_CN_FEATURE_BATCH | \
@@ -33,20 +33,20 @@
 
 #define ANSWER_LIMIT_MS 1000
 
-/* A session that there is, by its leader. */
+/* An existing session, by its leader. */
 struct session {
 	struct session *next;
 	__u64 process;		/* the leader, by its identity */
 	int pid;
 	bool told;		/* since STATE was sent */
-	bool ended;		/* since STATE was sent: it may be told still */
+	bool ended;		/* since STATE was sent: it may still be told */
 };
 
 struct listener {
 	int sock;
 	__u32 request;		/* number of the last one */
-	bool asked;		/* for the state, which was not told yet */
-	bool lost;		/* something, and the state was not asked for since */
+	bool asked;		/* STATE was sent, and not answered yet */
+	bool lost;		/* events, and STATE was not sent since */
 	__u32 next[MAX_CPUS];	/* number of each CPU's next message */
 	struct session *sessions;
 };
@@ -101,8 +101,8 @@ static void request(struct listener *listener, const void *data, __u16 len)
 }
 
 /*
- * Reads one datagram.  Returns its length, 0 when it is not the kernel's, or -1
- * with errno EAGAIN when there is none at all, ENOBUFS when events were lost.
+ * Reads one datagram.  Returns its length, 0 if it is not from the kernel, or
+ * -1 with errno EAGAIN if there is none, and ENOBUFS if events were lost.
  */
 static ssize_t receive(const struct listener *listener,
 		       union datagram *datagram)
@@ -118,7 +118,7 @@ static ssize_t receive(const struct listener *listener,
 	return len;
 }
 
-/* Copies an event or an answer.  Returns false when it is something else. */
+/* Copies an event or an answer.  Returns false if it is something else. */
 static bool parse(const struct nlmsghdr *header, struct message *message)
 {
 	const struct cn_msg *msg = NLMSG_DATA(header);
@@ -131,7 +131,7 @@ static bool parse(const struct nlmsghdr *header, struct message *message)
 	memset(message, 0, sizeof(*message));
 	message->seq = msg->seq;
 	message->ack = msg->ack;
-	/* In the datagram they are not aligned. */
+	/* They are not aligned in the datagram. */
 	memcpy(&message->event, msg->data, sizeof(message->event));
 	if (header->nlmsg_len >= len + sizeof(message->identity))
 		memcpy(&message->identity, msg->data + sizeof(message->event),
@@ -147,7 +147,7 @@ static bool is_answer(const struct listener *listener,
 	       message->seq == listener->request && message->ack == 1;
 }
 
-/* Asks for events, and makes sure that they come. */
+/* Sends LISTEN, and checks the answer. */
 static void start(struct listener *listener, __u32 mask)
 {
 	struct proc_listen listen = {
@@ -181,13 +181,13 @@ static void start(struct listener *listener, __u32 mask)
 	if (errno)
 		err(EXIT_FAILURE, "cannot listen");
 
-	/* The numbers of the answer's CPU go on from it, all others from 0. */
+	/* The numbers of this CPU start after the answer's, all others at 0. */
 	if (event->cpu < MAX_CPUS)
 		listener->next[event->cpu] = answer.seq + 1;
 	printf("listening, features 0x%x\n", features);
 }
 
-/* Notices what is missing before a message. */
+/* Detects events that were lost before a message. */
 static void check_number(struct listener *listener,
 			 const struct message *message)
 {
@@ -205,7 +205,7 @@ static void check_number(struct listener *listener,
 	}
 }
 
-/* Ends a line with what tells the process from others that get its number. */
+/* Ends a line with the identity of a process, which is never reused. */
 static void show_identity(const struct proc_event_identity *identity)
 {
 	printf(" (pidfd inode %llu, cgroup %llu)\n",
@@ -213,7 +213,7 @@ static void show_identity(const struct proc_event_identity *identity)
 	       (unsigned long long)identity->cgroup);
 }
 
-/* Returns where the session that a process leads is in the list, or its end. */
+/* Returns the place of a leader's session in the list, or the list's end. */
 static struct session **find(struct listener *listener, __u64 process)
 {
 	struct session **at = &listener->sessions;
@@ -223,7 +223,7 @@ static struct session **find(struct listener *listener, __u64 process)
 	return at;
 }
 
-/* Puts a session into the list, if it is not there, and takes it for told. */
+/* Adds a session to the list, if it is not there, and marks it as told. */
 static struct session *add(struct listener *listener, __u64 process, int pid)
 {
 	struct session **at = find(listener, process);
@@ -247,7 +247,7 @@ static void remove_at(struct session **at)
 	free(session);
 }
 
-/* Asks what is there, when nothing is left to read. */
+/* Sends STATE, when nothing is left to read. */
 static void ask(struct listener *listener)
 {
 	const enum proc_cn_mcast_op op = PROC_CN_MCAST_STATE;
@@ -260,7 +260,7 @@ static void ask(struct listener *listener)
 	request(listener, &op, sizeof(op));
 }
 
-/* All was told.  What was not has ended, and that was lost. */
+/* A session that was not told has ended, and its PROC_EVENT_EXIT was lost. */
 static void end_state(struct listener *listener)
 {
 	struct session **at = &listener->sessions;
@@ -290,7 +290,7 @@ static void show_exit(struct listener *listener, const struct message *message)
 		       exit->process_tgid, WEXITSTATUS(exit->exit_code));
 	show_identity(&message->identity);
 
-	/* The state may tell of it still: remember that it has ended. */
+	/* The state may still contain it: remember that it has ended. */
 	if (listener->asked)
 		add(listener, message->identity.process,
 		    exit->process_tgid)->ended = true;
@@ -301,7 +301,7 @@ static void show_exit(struct listener *listener, const struct message *message)
 static void show_answer(struct listener *listener,
 			const struct message *message)
 {
-	/* To an earlier request, which did not get through. */
+	/* It answers an earlier request. */
 	if (!is_answer(listener, message))
 		return;
 
@@ -337,7 +337,7 @@ static void show(struct listener *listener, const struct message *message)
 		show_exit(listener, message);
 		break;
 	case PROC_EVENT_PROCESS:
-		/* Who leads a session gave it its number. */
+		/* A session has the number of its leader. */
 		if (it->session != it->process_tgid)
 			break;
 		if (!*find(listener, process)) {
@@ -351,7 +351,7 @@ static void show(struct listener *listener, const struct message *message)
 	}
 }
 
-/* Goes through a datagram: there is one message in it, or several. */
+/* Goes through the messages of a datagram. */
 static void walk(struct listener *listener, const union datagram *datagram,
 		 ssize_t len)
 {
@@ -367,7 +367,7 @@ static void walk(struct listener *listener, const union datagram *datagram,
 	}
 }
 
-/* Reads all there is, and then makes up for what is not. */
+/* Reads all messages, and then sends STATE if events were lost. */
 static void drain(struct listener *listener)
 {
 	union datagram datagram;
@@ -388,8 +388,8 @@ static void drain(struct listener *listener)
 	}
 
 	/*
-	 * Not before: until the queue is empty, new events are lost, too.  A state
-	 * that was asked for was told by now, unless the kernel had no room.
+	 * Not earlier: until the queue is empty, new events are also lost.  If
+	 * STATE was sent, its answer was read by now, unless the state stopped.
 	 */
 	if (listener->lost || listener->asked)
 		ask(listener);
@@ -404,7 +404,7 @@ int main(void)
 	open_socket(&listener);
 	start(&listener, PROC_EVENT_SID | PROC_EVENT_EXIT);
 
-	/* What was before is told as what was lost. */
+	/* Start as after a loss: with the existing processes. */
 	listener.lost = true;
 	pollfd.fd = listener.sock;
 	for (;;) {

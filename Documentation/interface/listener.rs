@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A listener for process events: shows each session that there is or begins, each process that
-//! exits, and what was lost, until it is interrupted.
+//! A listener for process events. It shows existing and new sessions, processes that exit, and
+//! losses, until it is interrupted.
 //!
 //! Crates: netlink-sys, nix (with feature `poll`), zerocopy (with feature `derive`).
 
@@ -44,7 +44,7 @@ const PROC_CN_LISTEN_IDENTITY: u32 = 0x2;
 const PROC_CN_LISTEN_BATCH: u32 = 0x4;
 const PROC_CN_BATCH_SIZE: usize = 4096;
 
-/// What this program can't do without.
+/// The features that this program requires.
 const FEATURES: u32 = PROC_CN_FEATURE_ACK
     | PROC_CN_FEATURE_SEQ
     | PROC_CN_FEATURE_SID_ORIGIN
@@ -77,7 +77,7 @@ struct Headers {
     flags: u16,
 }
 
-/// What is behind the headers of a request: a `struct proc_listen`.
+/// A `struct proc_listen`, which follows the headers of a request.
 #[derive(Immutable, IntoBytes)]
 #[repr(C)]
 struct Listen {
@@ -88,7 +88,7 @@ struct Listen {
     cgroup_id: u64,
 }
 
-/// A message of the kernel: `struct proc_event` behind the headers, the union in it as words.
+/// A message of the kernel: the headers and a `struct proc_event`, with its union as words.
 #[derive(FromBytes)]
 #[repr(C)]
 struct Message {
@@ -99,7 +99,7 @@ struct Message {
     data: [u32; 6],
 }
 
-/// What follows an event: `struct proc_event_identity`, not aligned. In answers it is 0.
+/// A `struct proc_event_identity`, which follows an event. It is 0 in answers.
 #[derive(Default, FromBytes)]
 #[repr(C)]
 struct Identity {
@@ -110,7 +110,7 @@ struct Identity {
     start_ns: u64,
 }
 
-/// What tells a process from others that get its number.
+/// Distinguishes a process from others that get its number.
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "(pidfd inode {}, cgroup {})", self.process, self.cgroup)
@@ -118,8 +118,8 @@ impl fmt::Display for Identity {
 }
 
 impl Message {
-    /// The messages of a datagram that are of interest: events, and the answers to requests. One is
-    /// behind the other, as `NLMSG_NEXT()` finds them.
+    /// The events and answers in a datagram. Its messages follow each other as `NLMSG_NEXT()` finds
+    /// them.
     fn all(mut datagram: &[u8]) -> impl Iterator<Item = (Self, Identity)> + '_ {
         let bytes = iter::from_fn(move || {
             let (len, _) = u32::read_from_prefix(datagram).ok()?;
@@ -145,14 +145,14 @@ struct Listener {
     socket: Socket,
     /// The number of the last request.
     request: u32,
-    /// The number of each CPU's next message; 0 for a CPU that is not in it.
+    /// The number of each CPU's next message; it is 0 for a CPU that is missing.
     next: HashMap<u32, u32>,
-    /// Whether something was lost, and the state was not asked for since.
+    /// Whether events were lost, and STATE was not sent since.
     lost: bool,
-    /// The sessions that there are, by the identities of their leaders: the number of each, and
-    /// whether it was told since STATE was sent.
+    /// The existing sessions, by the identities of their leaders: the number of each, and whether
+    /// it was told since STATE was sent.
     sessions: HashMap<u64, (u32, bool)>,
-    /// Who has ended since STATE was sent, until it is answered: they may be told still.
+    /// The processes that ended since STATE was sent, until its answer: they may still be told.
     ended: Option<HashSet<u64>>,
 }
 
@@ -198,7 +198,7 @@ impl Listener {
         message.what == PROC_EVENT_NONE && numbers == (self.request, 1)
     }
 
-    /// Asks for events, and makes sure that they come.
+    /// Sends LISTEN, and checks the answer.
     fn start(&mut self, mask: u32) -> Result<()> {
         self.request(&Listen {
             op: PROC_CN_MCAST_LISTEN,
@@ -224,7 +224,7 @@ impl Listener {
             return Err(io::Error::from_raw_os_error(error as i32).into());
         }
 
-        // The numbers of the answer's CPU go on from it, all others from 0.
+        // The numbers of this CPU start after the answer's, all others at 0.
         self.next.insert(answer.cpu, answer.headers.seq + 1);
         println!("listening, features {features:#x}");
         Ok(())
@@ -240,8 +240,8 @@ impl Listener {
         }
     }
 
-    /// Reads one datagram, of which nothing is left when it is not the kernel's. Fails with
-    /// `EAGAIN` when there is none, and with `ENOBUFS` when events were lost.
+    /// Reads one datagram. Returns an empty one if it is not from the kernel. Fails with `EAGAIN`
+    /// if there is none, and with `ENOBUFS` if events were lost.
     fn receive(&self) -> io::Result<Vec<u8>> {
         let mut datagram = Vec::with_capacity(PROC_CN_BATCH_SIZE);
         let (_, sender) = self.socket.recv_from(&mut datagram, MSG_DONTWAIT)?;
@@ -251,7 +251,7 @@ impl Listener {
         Ok(datagram)
     }
 
-    /// Reads all there is, and then makes up for what is not.
+    /// Reads all messages, and then sends STATE if events were lost.
     fn drain(&mut self) -> Result<()> {
         loop {
             match self.receive() {
@@ -270,15 +270,15 @@ impl Listener {
                 Err(error) => return Err(error.into()),
             }
         }
-        // Not before: until the queue is empty, new events are lost, too. A state that was asked
-        // for was told by now, unless the kernel had no room.
+        // Not earlier: until the queue is empty, new events are also lost. If STATE was sent, its
+        // answer was read by now, unless the state stopped.
         if mem::take(&mut self.lost) || self.ended.is_some() {
             self.ask()?;
         }
         Ok(())
     }
 
-    /// Asks what is there, when nothing is left to read.
+    /// Sends STATE, when nothing is left to read.
     fn ask(&mut self) -> io::Result<()> {
         for (_, told) in self.sessions.values_mut() {
             *told = false;
@@ -287,7 +287,7 @@ impl Listener {
         self.request(&PROC_CN_MCAST_STATE)
     }
 
-    /// All was told. What was not has ended, and that was lost.
+    /// A session that was not told has ended, and its `PROC_EVENT_EXIT` was lost.
     fn end_state(&mut self) {
         self.ended = None;
         self.sessions.retain(|_, (leader, told)| {
@@ -298,7 +298,7 @@ impl Listener {
         });
     }
 
-    /// Notices what is missing before a message.
+    /// Detects events that were lost before a message.
     fn check_number(&mut self, message: &Message) {
         if message.cpu == NO_CPU {
             return;
@@ -336,7 +336,7 @@ impl Listener {
                     }
                 }
             }
-            // Who leads a session gave it its number.
+            // A session has the number of its leader.
             (PROC_EVENT_PROCESS, [_, leader, _, _, session, _]) if leader == session => {
                 let ended = self.ended.as_ref();
                 if ended.is_some_and(|ended| ended.contains(&identity.process)) {
@@ -347,7 +347,7 @@ impl Listener {
                     println!("session {session} is there {identity}");
                 }
             }
-            // An answer to an earlier request, which did not get through, is of no interest.
+            // Answers to earlier requests are of no interest.
             (PROC_EVENT_NONE, [error, _, processes, ..]) if self.is_answer(message) => {
                 match error as i32 {
                     0 => {
@@ -368,7 +368,7 @@ fn main() -> Result<()> {
     let mut listener = Listener::open()?;
     listener.start(PROC_EVENT_SID | PROC_EVENT_EXIT)?;
 
-    // What was before is told as what was lost.
+    // Start as after a loss: with the existing processes.
     listener.lost = true;
     loop {
         listener.drain()?;
