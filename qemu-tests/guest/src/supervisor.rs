@@ -1,21 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A small supervisor: it keeps a service running, and leaves alone what detached from it.
+//! A small supervisor: it keeps a service running, and does not touch processes that detached from
+//! it.
 //!
-//! It listens for the begin and the end of sessions. The service gets a session of its own. Who leaves
-//! that session for one of their own has detached: with OpenSSH's server, each login does. When the
-//! service fails, what has not detached is killed, and the service is started again; logins go on. A
-//! service that ends well is not started again: if something detached before, it has put itself into
-//! the background, as daemons do that fork twice.
+//! It listens for the start and the end of sessions. The service gets a session of its own. A
+//! process that leaves this session for a new one has detached: with OpenSSH's server, each login
+//! does. If the service fails, the supervisor kills what has not detached, and restarts the
+//! service; logins continue. If the service exits with status 0, it is not restarted. If a process
+//! detached before, the service has put itself into the background, as daemons do that fork twice.
 //!
-//! When an event is read, the pid in it may be another process's: that of the service which was just
-//! started, say. So processes are told apart by their identities.
+//! When an event is read, its pid may belong to another process, for example to the service that
+//! was just started. So the supervisor distinguishes processes by their identities.
 //!
-//! What it did not hear, it learns from the state: which sessions are there when it is started again,
-//! with a record of those that it knew, and what became of them when events were lost. It reads no
-//! `/proc`. The state tells of a leader until the process has ended, and not only until the end of the
-//! session was reported; so the supervisor hears of the ends of processes, too. Who detached unheard is
-//! known by its parent, if that leads one of the sessions and lives; of others, nothing tells where they
-//! come from.
+//! The state tells what the supervisor missed: which sessions exist when it is restarted, with a
+//! record of those that it knew, and what became of them when events were lost. It does not read
+//! `/proc`. The state contains a session leader until the process has ended, and not only until the
+//! end of the session was reported. So the supervisor also listens for the end of processes. If a
+//! process detached while events were lost, its parent identifies it, if the parent leads one of
+//! the sessions and still exists. Nothing tells where other processes come from.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
@@ -102,9 +103,9 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     }
 }
 
-/// A listener for both ends of sessions, on a kernel that tells all that is needed.
+/// A listener for the start and the end of sessions, on a kernel with the features that it needs.
 fn listen() -> Result<Listener> {
-    // The large buffer needs rights that who runs in a container has not.
+    // The large buffer needs privileges that a process in a container does not have.
     let mut listener = Listener::open().or_else(|_| Listener::open_unprivileged())?;
     let features = identities::listen(&mut listener, MASK)?;
     ensure!(
@@ -117,7 +118,7 @@ fn listen() -> Result<Listener> {
     Ok(listener)
 }
 
-/// Who leads a session: its number, and who it is.
+/// The leader of a session: its number, and its identity.
 type Leaders = BTreeMap<u64, (i32, Identity)>;
 
 fn leaders(picture: &Picture) -> Leaders {
