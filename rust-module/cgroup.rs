@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which cgroup a listener asks for, and which one a task is in: both are nothing where there are
-//! no cgroups.
+//! The cgroup that a listener asks for, and the cgroup of a task. Without `CONFIG_CGROUPS`, the
+//! types are there, but contain no cgroup.
 
 use crate::control::{
     Flags,
@@ -21,10 +21,12 @@ use kernel::{
     task::Task, //
 };
 
-/// Whether the kernel has cgroups.
+/// Whether the kernel has cgroups: `CONFIG_CGROUPS`.
 pub(crate) const HAS_CGROUPS: bool = cfg!(CONFIG_CGROUPS);
 
-/// The cgroup whose events a listener wants, with those below it; or all.
+/// The cgroup whose events a listener wants, together with its descendants; or all cgroups.
+///
+/// It holds a reference on the cgroup.
 #[derive(Clone)]
 pub(crate) struct Scope {
     #[cfg(CONFIG_CGROUPS)]
@@ -32,11 +34,15 @@ pub(crate) struct Scope {
 }
 
 impl Scope {
-    /// What a request asks for.
+    /// Returns the scope that a request asks for.
     ///
     /// # Errors
     ///
-    /// [`ENOENT`] if the current task can see no cgroup of that id in its cgroup namespace.
+    /// [`ENOENT`] if the current task can see no cgroup with this id in its cgroup namespace.
+    ///
+    /// # Context
+    ///
+    /// Process context, as for [`Cgroup::from_id`].
     #[cfg(CONFIG_CGROUPS)]
     pub(crate) fn of(listen: &Listen) -> Result<Self> {
         let cgroup = if listen.flags.contain(Flags::CGROUP) {
@@ -48,6 +54,11 @@ impl Scope {
         Ok(Self { cgroup })
     }
 
+    /// Returns the scope of a request on a kernel without cgroups: all events.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOENT`] if the request has [`Flags::CGROUP`], which is not a known flag here.
     #[cfg(not(CONFIG_CGROUPS))]
     pub(crate) fn of(listen: &Listen) -> Result<Self> {
         if listen.flags.contain(Flags::CGROUP) {
@@ -56,7 +67,7 @@ impl Scope {
         Ok(Self {})
     }
 
-    /// Whether events of tasks in `place` are wanted.
+    /// Returns whether the listener wants events of tasks in `place`.
     #[inline]
     pub(crate) fn has(&self, place: Place<'_>) -> bool {
         #[cfg(CONFIG_CGROUPS)]
@@ -68,7 +79,7 @@ impl Scope {
     }
 }
 
-/// The cgroup that a task is in.
+/// The cgroup that a task is in, found under RCU and valid as long as `'a`. It holds no reference.
 #[derive(Clone, Copy)]
 pub(crate) struct Place<'a> {
     #[cfg(CONFIG_CGROUPS)]
@@ -78,6 +89,7 @@ pub(crate) struct Place<'a> {
 }
 
 impl<'a> Place<'a> {
+    /// Returns the cgroup that a task is in. If the task has exited, this is its last cgroup.
     #[inline]
     pub(crate) fn of(task: &Task, rcu: &'a rcu::Guard) -> Self {
         let _ = task;
@@ -89,7 +101,7 @@ impl<'a> Place<'a> {
         }
     }
 
-    /// The cgroup's id, 0 if there are none.
+    /// Returns the id of the cgroup, which is the inode number of its directory; 0 without cgroups.
     #[inline]
     pub(crate) fn id(self) -> u64 {
         #[cfg(CONFIG_CGROUPS)]

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The handler of the kernel's hooks and of user space's requests.
+//! The handler that the kernel's hooks call, and that gets the requests of user space.
 
 use crate::{
     cgroup::{
@@ -51,18 +51,18 @@ use kernel::{
     task::Task,
 };
 
-/// An event as a message, which says it to one listener after the other.
+/// An event and its message, which is encoded for one listener after the other.
 struct Encoder<'a, E> {
     subject: &'a Subject<'a>,
     event: E,
     rcu: &'a rcu::Guard,
     message: Message,
-    /// Where the subject is, as soon as a listener wants to know.
+    /// The cgroup of the subject, once a listener has needed it.
     place: Option<Place<'a>>,
 }
 
 impl<'a, E: Fn(wire::Ids, &View) -> Event> Encoder<'a, E> {
-    /// The cgroup that the subject is in.
+    /// Returns the cgroup that the subject is in. It is looked up once per event.
     #[inline]
     fn place(&mut self) -> Place<'a> {
         let (task, rcu) = (self.subject.task, self.rcu);
@@ -70,10 +70,11 @@ impl<'a, E: Fn(wire::Ids, &View) -> Event> Encoder<'a, E> {
         *self.place.get_or_insert_with(|| Place::of(task, rcu))
     }
 
-    /// Lets the message say the event to a subscriber, in whose namespace the subject is `pid`.
+    /// Encodes the event for a subscriber. `pid` is the number of the subject in the subscriber's
+    /// pid namespace.
     ///
-    /// Not inlined: most of what it needs would take registers from those who get the message as
-    /// the one before did.
+    /// This is not inlined: most of what it needs would take registers from the path of subscribers
+    /// that get the same message as the subscriber before them.
     #[inline(never)]
     fn encode(&mut self, subscriber: &Subscriber, pid: i32) {
         let Self { subject, rcu, .. } = *self;
@@ -91,18 +92,29 @@ impl<'a, E: Fn(wire::Ids, &View) -> Event> Encoder<'a, E> {
     }
 }
 
-/// Turns what the hooks tell into messages to the listeners.
+/// Turns the calls of the hooks into messages to the listeners.
+///
+/// # Context
+///
+/// The callbacks with a [`Section`] run in that section, under RCU and the local lock of the CPU,
+/// and must not sleep. [`Handler::control`] and [`Handler::gone`] run in process context and may
+/// sleep.
 pub(crate) struct Connector {
     listeners: Arc<Listeners>,
 }
 
 impl Connector {
+    /// Returns a handler that keeps its listeners in `listeners`.
     pub(crate) fn new(listeners: Arc<Listeners>) -> Self {
         Self { listeners }
     }
 
-    /// Sends an event to all subscribers to `kind` who can see its subject. `event` makes it of the
-    /// subject's ids and the receiver's view.
+    /// Sends an event to all subscribers to `kind` that can see its subject. `event` makes the
+    /// event from the numbers of the subject and the view of the receiver.
+    ///
+    /// # Context
+    ///
+    /// In a section. Does not sleep.
     #[inline]
     fn report(
         &self,
@@ -114,10 +126,11 @@ impl Connector {
         self.report_to(section, kind, subject, |_| true, event);
     }
 
-    /// The same, to those alone who are `meant`.
+    /// Does the same, but only for subscribers for which `meant` returns true.
     ///
-    /// An event is looked up once for each pid namespace that can see its subject, whoever else
-    /// listens: its cost grows with those who get it, and with how deep the subject is nested.
+    /// The subscribers are looked up once for each pid namespace that can see the subject. So the
+    /// cost of an event grows with the number of these subscribers, and with how deep the subject's
+    /// pid namespace is nested. Other listeners do not matter.
     #[inline]
     fn report_to(
         &self,
@@ -143,7 +156,7 @@ impl Connector {
             let Some(subscribers) = section.subscribers(namespace) else {
                 continue;
             };
-            // Most of a namespace's listeners have one view and one form, and so get one encoding.
+            // Most listeners of a namespace have the same view and form, and so share an encoding.
             let mut told: Option<(&View, Flags)> = None;
 
             for subscriber in subscribers.to(kind).filter(|subscriber| meant(subscriber)) {
@@ -163,7 +176,8 @@ impl Connector {
         }
     }
 
-    /// Sends the end of a thread or a process with this code and signal, to those who are `meant`.
+    /// Reports the end of a thread or a process to subscribers for which `meant` returns true. The
+    /// code has the format of wait(2). The signal is the one that the parent gets, -1 for none.
     #[inline]
     fn report_exit(
         &self,
@@ -187,7 +201,7 @@ impl Connector {
     }
 }
 
-/// Whether a subscriber wants to hear of threads that begin and end, and not of processes alone.
+/// Returns whether a subscriber wants forks and exits of threads, too, and not only of processes.
 #[inline]
 fn wants_threads(subscriber: &Subscriber) -> bool {
     !subscriber.listen.flags.contain(Flags::PROCESSES)
@@ -334,7 +348,7 @@ impl Handler for Connector {
     fn control(&self, request: &Request<'_, Self>) {
         let result = match Command::parse(request.data, Flags::known(HAS_CGROUPS)) {
             Ok(Command::Listen(listen)) => match self.listeners.listen(request, listen) {
-                // It was acknowledged with the place where its numbers start.
+                // `listen()` has sent the answer, which says where the numbers start.
                 Ok(Before::Silent) => return,
                 Ok(Before::Listening) => Ok(()),
                 Err(error) => Err(error),
@@ -344,7 +358,7 @@ impl Handler for Connector {
                 Ok(())
             }
             Ok(Command::State) => match self.listeners.tell_state(request) {
-                // The answer comes last.
+                // The answer comes after all processes.
                 Ok(()) => return,
                 Err(error) => Err(error),
             },

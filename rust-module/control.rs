@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What user space asks of us.
+//! The requests of user space.
 //!
-//! This file knows nothing of the kernel, and is tested on the host.
+//! This file uses no code of the kernel, and is tested on the host.
 
 use crate::mask::Mask;
 use zerocopy::FromBytes;
@@ -14,90 +14,96 @@ const IGNORE: u32 = 2;
 /// `PROC_CN_MCAST_STATE`.
 const STATE: u32 = 3;
 
-/// What a LISTEN asks for.
+/// The parameters of a LISTEN request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Listen {
-    /// Which events.
+    /// The events that the listener wants.
     pub(crate) mask: Mask,
-    /// In which form.
+    /// The form of the events, and which of them are left out.
     pub(crate) flags: Flags,
-    /// Of which cgroup, with [`Flags::CGROUP`]; else 0.
+    /// The id of the cgroup whose events the listener wants, with [`Flags::CGROUP`]; otherwise 0.
     pub(crate) cgroup_id: u64,
 }
 
-/// `PROC_CN_LISTEN_*`: in which form a listener wants its events, and of whom. All of them are
-/// known.
+/// `PROC_CN_LISTEN_*`: the form in which a listener wants its events, and whose events it wants.
+/// Only known flags are set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Flags(u32);
 
 impl Flags {
-    /// `PROC_CN_LISTEN_PROCESSES`: forks and exits of processes, not of threads.
+    /// `PROC_CN_LISTEN_PROCESSES`: forks and exits of processes only, not of threads.
     pub(crate) const PROCESSES: Flags = Flags(0x1);
-    /// `PROC_CN_LISTEN_IDENTITY`: which process it is, behind each event.
+    /// `PROC_CN_LISTEN_IDENTITY`: a `struct proc_event_identity` follows each event.
     pub(crate) const IDENTITY: Flags = Flags(0x2);
-    /// `PROC_CN_LISTEN_BATCH`: several events in one datagram.
+    /// `PROC_CN_LISTEN_BATCH`: several events may share a datagram.
     pub(crate) const BATCH: Flags = Flags(0x4);
-    /// `PROC_CN_LISTEN_CGROUP`: only events of one cgroup and those below it.
+    /// `PROC_CN_LISTEN_CGROUP`: only events of one cgroup and its descendants.
     pub(crate) const CGROUP: Flags = Flags(0x8);
 
-    /// All that are known; without [`Flags::CGROUP`] where there are no cgroups.
+    /// Returns all known flags. [`Flags::CGROUP`] is known only if the kernel has cgroups.
     pub(crate) const fn known(has_cgroups: bool) -> Self {
         let cgroup = if has_cgroups { Self::CGROUP.0 } else { 0 };
 
         Self(Self::PROCESSES.0 | Self::IDENTITY.0 | Self::BATCH.0 | cgroup)
     }
 
-    /// The flags with these bits, unless one of them is unknown.
+    /// Returns the flags with these bits; [`None`] if a bit is not in `known`.
     fn requested(bits: u32, known: Self) -> Option<Self> {
         (bits & !known.0 == 0).then_some(Self(bits))
     }
 
-    /// The bits of `PROC_CN_LISTEN_*`.
+    /// Returns the bits of `PROC_CN_LISTEN_*`.
     pub(crate) fn bits(self) -> u32 {
         self.0
     }
 
-    /// Whether all of `flags` are set.
+    /// Returns whether all of `flags` are set.
     #[inline]
     pub(crate) fn contain(self, flags: Flags) -> bool {
         self.0 & flags.0 == flags.0
     }
 
-    /// Those that decide what a message to the listener is.
+    /// Returns the flags that determine the form of a message to the listener.
     #[inline]
     pub(crate) fn of_message(self) -> Self {
         Self(self.0 & (Self::IDENTITY.0 | Self::BATCH.0))
     }
 }
 
-/// A request that makes sense.
+/// A valid request: `enum proc_cn_mcast_op` and its parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Command {
-    /// Start to listen, or change what is listened for.
+    /// Make the socket a listener, or change what the listener asks for.
     Listen(Listen),
-    /// Stop listening.
+    /// End the listener.
     Ignore,
-    /// Tell which processes there are.
+    /// Report the existing processes.
     State,
 }
 
-/// The request is not one: unknown, or of the wrong length.
+/// The error for an invalid request: see [`Command::parse`]. The answer to it has `EINVAL`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Malformed;
 
-/// The words of a `struct proc_listen` in front of `cgroup_id`; the last one is reserved.
+/// The words of a `struct proc_listen` before `cgroup_id`. The last one is reserved.
 type ProcListen = [u32; 4];
 
 impl Command {
-    /// Parses the data of a request: an `enum proc_cn_mcast_op`, or a `struct proc_input`, which
-    /// has a mask behind it, or a `struct proc_listen`, which has flags behind that and may become
-    /// longer: what we don't know of it must be 0, as with clone3(2). `known` are the flags that
-    /// are. STATE came with the last form, and has no use for a mask.
+    /// Parses the data of a request. `known` are the known flags. The data has one of three forms:
+    ///
+    /// 1. an `enum proc_cn_mcast_op`
+    /// 2. a `struct proc_input`, which adds a mask
+    /// 3. a `struct proc_listen`, which adds flags and the id of a cgroup. Later versions of the
+    ///    struct may be longer. The bytes after the fields that are known here must be 0, as with
+    ///    clone3(2).
+    ///
+    /// STATE was added with the third form, and does not use a mask, so that it has no second form.
     ///
     /// # Errors
     ///
-    /// [`Malformed`] if the length is none of these, the op or a flag is unknown, or a field is set
-    /// that nothing is known of, or has no use without a flag.
+    /// [`Malformed`] if the length is that of no form, the op or a flag is unknown, or a field is
+    /// not 0 that has to be: the reserved one, the id of the cgroup without [`Flags::CGROUP`], and
+    /// the bytes after the known fields.
     pub(crate) fn parse(data: &[u8], known: Flags) -> Result<Self, Malformed> {
         let (op, bits, flags, cgroup_id) = if let Ok(op) = u32::read_from_bytes(data) {
             (op, 0, 0, 0)
@@ -145,7 +151,7 @@ mod tests {
         words.iter().flat_map(|word| word.to_ne_bytes()).collect()
     }
 
-    /// A `struct proc_listen`.
+    /// Returns the bytes of a `struct proc_listen`.
     fn proc_listen(op: u32, mask: u32, flags: u32, cgroup_id: u64) -> Vec<u8> {
         let mut data = request(&[op, mask, flags, 0]);
 

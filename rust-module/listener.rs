@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! One listener: a socket that asked for process events.
+//! One listener: a socket on which a LISTEN request succeeded.
 
 use crate::{
     cgroup::{
@@ -53,16 +53,22 @@ use kernel::{
     user_namespace::UserNamespace,
 };
 
-/// The namespaces in whose numbers a listener gets its events: those it listened from.
+/// The namespaces that determine the ids and times in a listener's events: those of the task that
+/// sent the first LISTEN.
 pub(crate) struct View {
     pids: ARef<PidNamespace>,
     users: ARef<UserNamespace>,
-    /// What the time namespace adds to `CLOCK_BOOTTIME`, in nanoseconds.
+    /// The offset of `CLOCK_BOOTTIME` in the time namespace, in nanoseconds. It is added with
+    /// wrapping, as it may be negative.
     boottime_offset_ns: u64,
 }
 
 impl View {
-    /// The current task's view.
+    /// Returns the view of the current task.
+    ///
+    /// # Errors
+    ///
+    /// [`ESRCH`] if the current task has no pid namespace.
     fn current() -> Result<Self> {
         Ok(Self {
             pids: current!().active_pid_ns().ok_or(ESRCH)?.into(),
@@ -71,46 +77,49 @@ impl View {
         })
     }
 
-    /// The pid namespace.
+    /// Returns the pid namespace.
     #[inline]
     pub(crate) fn pids(&self) -> &PidNamespace {
         &self.pids
     }
 
-    /// The user namespace.
+    /// Returns the user namespace.
     #[inline]
     pub(crate) fn users(&self) -> &UserNamespace {
         &self.users
     }
 
-    /// Whether it has the same numbers as another view from the same pid namespace.
+    /// Returns whether all ids and times are the same as in `other`, a view from the same pid
+    /// namespace.
     #[inline]
     pub(crate) fn is_alike(&self, other: &Self) -> bool {
         *self.users == *other.users && self.boottime_offset_ns == other.boottime_offset_ns
     }
 
-    /// A time by `CLOCK_BOOTTIME`, in nanoseconds, in this view.
+    /// Converts a time of `CLOCK_BOOTTIME`, in nanoseconds, from the initial time namespace to this
+    /// view.
     pub(crate) fn boottime_ns(&self, time: u64) -> u64 {
         time.wrapping_add(self.boottime_offset_ns)
     }
 
-    /// The number of an id in this view: 0 if it can't be seen, or is of no task any more.
+    /// Returns the number of an id in this view. It is 0 if the id is not visible in the pid
+    /// namespace, or if there is no id, for example because the task was released.
     #[inline]
     pub(crate) fn number(&self, id: Option<&Pid>) -> i32 {
         id.map_or(0, |id| id.nr_ns(&self.pids))
     }
 }
 
-/// What a listener was sent from one CPU.
+/// The counters of a listener for the events of one CPU.
 ///
-/// Written in a [`Section`](kernel::proc_events::Section) on that CPU alone, so that plain loads
-/// and stores are enough; atomic because others may read them meanwhile.
+/// Only that CPU writes them, in a [`Section`](kernel::proc_events::Section), so that relaxed loads
+/// and stores are enough. They are atomic because the listing may read them at any time.
 struct Account {
-    /// The number of the first message.
+    /// The number of the first event.
     first: Atomic<u32>,
-    /// The number of the next message, before it is cut to 32 bits.
+    /// The number of the next event, before it is truncated to 32 bits.
     next: Atomic<u64>,
-    /// How many events found no room or no memory.
+    /// How many events were lost, because there was no room or no memory.
     lost: Atomic<u64>,
 }
 
@@ -123,19 +132,20 @@ impl Account {
         }
     }
 
-    /// Lets the numbers start at `seq`.
+    /// Makes the numbers start at `seq`.
     fn start_at(&self, seq: u32) {
         self.first.store(seq, Relaxed);
         self.next.store(seq.into(), Relaxed);
     }
 
-    /// How many events found no room or no memory.
+    /// Returns how many events were lost, because there was no room or no memory.
     fn lost(&self) -> u64 {
         self.lost.load(Relaxed)
     }
 
-    /// How many events were queued: those that were numbered, and not lost. While events are sent,
-    /// the counters may be of different moments, but not so that there is less than none.
+    /// Returns how many events were queued: the events that took a number and were not lost. While
+    /// events are being sent, the two counters may be from different moments, but the result is
+    /// never below 0.
     fn delivered(&self) -> u64 {
         let numbered = self.next.load(Relaxed) - u64::from(self.first.load(Relaxed));
 
@@ -143,19 +153,29 @@ impl Account {
     }
 }
 
-/// A listener as events find it, with what it asked for last.
+/// What an event finds: a listener with its last request.
+///
+/// The one in a subscription is dropped in a softirq, after a grace period.
 #[derive(Clone)]
 pub(crate) struct Subscriber {
+    /// The listener, which stays the same when it sends LISTEN again.
     pub(crate) listener: Arc<Listener>,
+    /// The mask, flags and cgroup of the last LISTEN.
     pub(crate) listen: Listen,
-    /// Which cgroup `listen` is about.
+    /// The cgroup that `listen` asks for.
     pub(crate) scope: Scope,
 }
 
 impl Subscriber {
+    /// Returns what events are to find of `listener` after it asked for `listen`.
+    ///
     /// # Errors
     ///
-    /// [`ENOENT`] if the current task can see no cgroup of the id that is asked for.
+    /// [`ENOENT`] if the current task can see no cgroup with the id in `listen`.
+    ///
+    /// # Context
+    ///
+    /// Process context, as for [`Scope::of`].
     pub(crate) fn new(listener: Arc<Listener>, listen: Listen) -> Result<Self> {
         Ok(Self {
             listener,
@@ -165,24 +185,38 @@ impl Subscriber {
     }
 }
 
-/// A socket that listens.
+/// A listener.
+///
+/// It holds references on the socket and on the namespaces of its view.
 pub(crate) struct Listener {
     socket: ARef<Socket>,
+    /// The view, which does not change.
     pub(crate) view: View,
-    /// The socket's, for as long as this is a listener.
+    /// The generation that the socket has until the listener ends.
     generation: Generation,
-    /// Who events are from, in the view; [`None`] while that may change.
+    /// The sender of events as this view sees it; [`None`] if that may still change. It changes
+    /// once, when the user namespace gets a root.
     sender: Option<Sender>,
+    /// The counters of each CPU.
     accounts: PerCpu<Account>,
-    /// The user who listened first, against whose limit it counts.
+    /// The user that sent the first LISTEN. The listener counts against the limit of this user.
     user: Kuid,
-    /// The process that listened first, as the initial pid namespace numbers it.
+    /// The id of the process that sent the first LISTEN, in the initial pid namespace.
     process: i32,
+    /// The port id of the socket: `nl_pid` in its address.
     port_id: u32,
 }
 
 impl Listener {
-    /// The listener that a request makes of its socket, with the current task's view. May sleep.
+    /// Makes a listener from the socket of a request, with the view of the current task.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`], or [`ESRCH`] if the current task has no pid namespace.
+    ///
+    /// # Context
+    ///
+    /// Process context. May sleep.
     pub(crate) fn new(request: &Request<'_, Connector>) -> Result<Self> {
         let view = View::current()?;
         let generation = request.socket.generation();
@@ -203,17 +237,19 @@ impl Listener {
         })
     }
 
-    /// Who events are from, where that may change.
+    /// Returns the present sender of events, for a listener whose sender may still change.
     #[cold]
     fn sender_now(&self) -> Sender {
         sender_for(self.view.users(), self.generation).0
     }
 
-    /// Who events are from.
+    /// Returns the sender of events, as the listener sees it.
     pub(crate) fn sender(&self) -> Sender {
         self.sender.unwrap_or_else(|| self.sender_now())
     }
 
+    /// Delivers an event, which may share a datagram with others if `flags` have [`Flags::BATCH`].
+    /// Does not sleep.
     #[inline(always)]
     fn deliver(&self, sender: &Sender, message: &[u8], flags: Flags) -> Result<Delivery> {
         if flags.contain(Flags::BATCH) {
@@ -223,8 +259,12 @@ impl Listener {
         }
     }
 
-    /// Numbers an event of this CPU, sends it in the form that `flags` ask for, and accounts for
-    /// it. In a section, which tells where this CPU's values are.
+    /// Numbers an event of this CPU, sends it in the form that `flags` ask for, and counts it.
+    ///
+    /// # Context
+    ///
+    /// In a [`Section`](kernel::proc_events::Section), whose `cpu_offset()` is `cpu`. Does not
+    /// sleep.
     #[inline(always)]
     pub(crate) fn send(&self, message: &mut Message, flags: Flags, cpu: CpuOffset) {
         let account = self.accounts.at(cpu);
@@ -240,15 +280,15 @@ impl Listener {
             }
         };
 
-        // Two calls, so that each has a length that the compiler knows.
+        // There are two calls, so that the compiler knows the length of the message in each.
         let delivery = if flags.contain(Flags::IDENTITY) {
             self.deliver(sender, message.with_identity(), flags)
         } else {
             self.deliver(sender, message.alone(), flags)
         };
 
-        // What the listener's own filter drops was not to get there, and leaves no gap. Nor was
-        // what it is sent when it is one no more.
+        // An event that the filter of the socket drops takes no number, and so leaves no gap. The
+        // same holds for an event that comes after the listener has ended.
         if delivery.is_ok_and(Delivery::is_unwanted) {
             return;
         }
@@ -258,13 +298,20 @@ impl Listener {
         account.next.store(next.wrapping_add(1), Relaxed);
     }
 
-    /// Whether the socket takes what it is sent: not after a listener that it was ended.
+    /// Returns whether the socket still takes the events of this listener. It does not after the
+    /// listener has ended.
     pub(crate) fn is_current(&self) -> bool {
         self.socket.generation() == self.generation
     }
 
-    /// Acknowledges the request with which this listener starts, and lets the numbers of the CPU
-    /// that it happens on go on from the request's: readers that look for gaps count it in.
+    /// Answers the request that starts this listener. The numbers of the CPU on which this happens
+    /// continue after `seq` of the request, so that readers that look for gaps can count the answer
+    /// in.
+    ///
+    /// # Context
+    ///
+    /// Process context, not in a section, before events find the listener. The buffer of the answer
+    /// is allocated with `GFP_NOWAIT`.
     pub(crate) fn acknowledge_start(&self, request: &Request<'_, Connector>) {
         request.in_section(|section| {
             self.accounts
@@ -275,7 +322,7 @@ impl Listener {
     }
 }
 
-/// A line of the listing in debugfs, before what the listener asked for: see [`LISTING_HEAD`].
+/// A line of the listing in debugfs, up to what the listener asked for: see [`LISTING_HEAD`].
 impl fmt::Display for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let total = |count: fn(&Account) -> u64| -> u64 { self.accounts.iter().map(count).sum() };
@@ -295,13 +342,19 @@ impl fmt::Display for Listener {
     }
 }
 
-/// What the columns of a listener's line are.
+/// The names of the columns in the lines of the listeners.
 pub(crate) const LISTING_HEAD: &str = concat!(
     "   port_id        pid        uid     pid_ns    user_ns     net_ns    delivered         lost",
     "       mask      flags     cgroup"
 );
 
-/// Answers a request: `errno` is positive, or 0 for success.
+/// Answers a request. `errno` is a positive error number, or 0 for success. `cpu` is the CPU whose
+/// numbers start with the answer, or [`NO_CPU`](crate::wire::NO_CPU). `flags` say how to allocate
+/// the buffer.
+///
+/// # Context
+///
+/// The task that sent the request. Does not sleep if `flags` do not allow it.
 pub(crate) fn acknowledge(
     request: &Request<'_, Connector>,
     cpu: u32,
@@ -311,14 +364,14 @@ pub(crate) fn acknowledge(
     let numbers = (request.seq, request.ack);
     let message = Message::answer(numbers, cpu, now_ns(), Event::ack(errno, 0, HAS_CGROUPS));
 
-    // Whoever ends a listener meanwhile.
+    // The answer is queued in any generation of the socket, even if the listener ends meanwhile.
     let (sender, _) = sender_for(&UserNamespace::current(), Generation::ANY);
 
-    // Should it be lost, the requester reads `ENOBUFS`.
+    // If the answer is lost, reading the socket fails with `ENOBUFS`.
     let _ = request.socket.deliver(&sender, message.alone(), flags);
 }
 
-/// The time that messages carry.
+/// Returns the time stamp for a message: `CLOCK_MONOTONIC`, in nanoseconds.
 #[inline]
 pub(crate) fn now_ns() -> u64 {
     Instant::<Monotonic>::now().as_nanos() as u64

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! All listeners, by their sockets: how requests find them, and the listing in debugfs.
+//! All listeners, by their sockets: for requests, and for the listing in debugfs.
 //!
-//! Events don't come here: they find listeners by their [`Subscription`]s. What a request needs is
-//! allocated before the lock is taken, so that nobody waits for another one's memory.
+//! Events do not use this: they find listeners by their [`Subscription`]s. The memory that a
+//! request needs is allocated before the lock is taken, so that no request waits for the memory of
+//! another one. Only the answer that starts a listener is allocated later, with `GFP_NOWAIT`.
 
 use crate::{
     connector::Connector,
@@ -41,32 +42,37 @@ use kernel::{
 /// A listener in the tree.
 struct Listed {
     subscription: Subscription<Connector>,
-    /// Counts it against the limits of its user, while it is one.
+    /// Counts the listener against the limits of its user, until the listener ends.
     _charge: Charge,
 }
 
-/// The listeners, by the addresses of their sockets, which they keep.
+/// What the mutex protects.
 struct Inner {
+    /// The listeners, by the addresses of their sockets. A listener holds a reference on its
+    /// socket, so that no other socket gets the address.
     by_socket: RBTree<usize, Listed>,
+    /// How many listeners are in the tree.
     count: usize,
 }
 
-/// The listeners, each once.
+/// All listeners. Each is in it once.
 #[pin_data]
 pub(crate) struct Listeners {
-    /// Whether who is no administrator of the socket's network namespace may listen.
+    /// Whether a process without `CAP_NET_ADMIN` over the network namespace of its socket may
+    /// listen: the parameter of the module.
     unprivileged: bool,
-    /// Serializes requests and ends.
+    /// Serializes what requests and the ends of sockets change. No event takes this mutex.
     #[pin]
     inner: Mutex<Inner>,
 }
 
-/// What a listener has in [`Inner::by_socket`].
+/// Returns the key of a listener in [`Inner::by_socket`].
 fn key(socket: &Socket) -> usize {
     core::ptr::from_ref(socket) as usize
 }
 
 impl Listeners {
+    /// Returns an initializer for no listeners. `unprivileged` is the parameter of the module.
     pub(crate) fn new(unprivileged: bool) -> impl PinInit<Self> {
         pin_init!(Self {
             unprivileged,
@@ -77,21 +83,31 @@ impl Listeners {
         })
     }
 
-    /// Makes a request's socket a listener, or changes what it asks for. Tells whether it was one
-    /// before; if not, the request was acknowledged.
+    /// Makes the socket of a request a listener, or changes what the listener asks for. Returns
+    /// what the socket was before. If it was no listener, the answer to the request has been sent.
     ///
-    /// On failure nothing has changed. May sleep, but waits for no grace period: an event that is
-    /// being reported meanwhile may still come as it was asked for before.
+    /// On failure, nothing has changed. This does not wait for a grace period: an event that is
+    /// being reported meanwhile may still come in the form that was asked for before.
     ///
     /// # Errors
     ///
-    /// [`EPERM`] for who may not listen, [`EUSERS`] for who has too many listeners, [`ENOMEM`].
+    /// - [`EPERM`] if the socket is no listener yet, and the sender may not listen here
+    ///   (`proc_event_may_view()`, or the parameter of the module).
+    /// - [`EUSERS`] if the socket is no listener yet, and the user already has as many listeners as
+    ///   allowed (`proc_event_charge()`).
+    /// - [`ENOENT`] if the sender can see no cgroup with the id that it asks for.
+    /// - [`ENOMEM`].
+    ///
+    /// # Context
+    ///
+    /// The task that sent the request. May sleep.
     pub(crate) fn listen(
         &self,
         request: &Request<'_, Connector>,
         listen: Listen,
     ) -> Result<Before> {
-        // Another request for this socket may come between looking and doing: then look again.
+        // Another request on this socket may come between the look-up and the change. Then the
+        // look-up is repeated.
         loop {
             let known = self
                 .inner
@@ -110,8 +126,8 @@ impl Listeners {
         }
     }
 
-    /// Has events find what was prepared instead of a listener's former subscription. [`None`] if
-    /// it is no listener.
+    /// Makes events find the prepared subscription instead of the listener's former one. Returns
+    /// [`None`] if the socket is no longer the listener that this was prepared for.
     fn change(
         &self,
         request: &Request<'_, Connector>,
@@ -120,7 +136,7 @@ impl Listeners {
         let mut inner = self.inner.lock();
         let listed = inner.by_socket.get_mut(&key(request.socket))?;
 
-        // It may have ended, and another one begun.
+        // The listener may have ended, and another one may have started on the same socket.
         if !Arc::ptr_eq(
             &listed.subscription.listener().listener,
             &prepared.listener().listener,
@@ -131,7 +147,12 @@ impl Listeners {
         Some(Before::Listening)
     }
 
-    /// Makes the socket a listener. [`None`] if it became one meanwhile.
+    /// Makes the socket a listener. Returns [`None`] if it became one meanwhile, even if that has
+    /// ended.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::listen`].
     fn start(&self, request: &Request<'_, Connector>, listen: Listen) -> Result<Option<Before>> {
         if !request.may_view() || !self.unprivileged && !request.is_from_net_admin() {
             return Err(EPERM);
@@ -142,14 +163,14 @@ impl Listeners {
         let prepared = prepare(request, listener, listen)?;
 
         let mut inner = self.inner.lock();
-        // Or it was one, and ended: its generation is another now.
+        // The socket may also have been a listener that ended: then its generation has changed.
         if inner.by_socket.get(&key(request.socket)).is_some()
             || !prepared.listener().listener.is_current()
         {
             return Ok(None);
         }
 
-        // Acknowledged before the first event can be sent.
+        // The answer is queued before the first event can be sent.
         prepared.listener().listener.acknowledge_start(request);
 
         let listed = Listed {
@@ -163,28 +184,38 @@ impl Listeners {
         Ok(Some(Before::Silent))
     }
 
-    /// Ends the listener that `socket` is, if it is one. Nothing is queued for it after that.
+    /// Ends the listener of `socket`, if there is one. After that, no event is queued for it.
     ///
-    /// Can't fail, allocates nothing and waits for no event that is being reported.
+    /// This cannot fail, allocates nothing, and does not wait for events that are being reported.
+    ///
+    /// # Context
+    ///
+    /// Process context. May sleep, for the mutex only.
     pub(crate) fn end(&self, socket: &Socket) {
         let mut inner = self.inner.lock();
 
         if let Some(listed) = inner.by_socket.remove(&key(socket)) {
             inner.count -= 1;
             drop(listed);
-            // With the lock held, lest the socket listens again before. What events that found the
-            // listener are about to send is dropped.
+            // This is done with the lock held, because otherwise the socket could become a listener
+            // again before. Events that have found the ended listener, but are not queued yet, are
+            // dropped.
             socket.next_generation();
         }
     }
 
-    /// Has the reader of a request's socket be told which processes there are, and then the answer.
-    /// May sleep.
+    /// Starts to report the existing processes to the reader of the socket of a request. The answer
+    /// to the request follows them.
     ///
     /// # Errors
     ///
-    /// [`ENOTCONN`] if the socket is no listener, [`EBUSY`] while it is told so already,
-    /// [`ENOMEM`].
+    /// - [`ENOTCONN`] if the socket is no listener.
+    /// - [`EBUSY`] if an earlier state on this socket has not ended.
+    /// - [`ENOMEM`].
+    ///
+    /// # Context
+    ///
+    /// The task that sent the request. May sleep.
     pub(crate) fn tell_state(&self, request: &Request<'_, Connector>) -> Result {
         let subscriber = self
             .inner
@@ -200,7 +231,7 @@ impl Listeners {
         )?)
     }
 
-    /// The listeners, or some of them, that come after the one with this key, with theirs.
+    /// Returns the next listeners after the key `last`, as many as a [`Piece`] can hold.
     fn some_after(&self, last: usize) -> Piece {
         let mut inner = self.inner.lock();
         let mut piece = Piece::default();
@@ -218,10 +249,10 @@ impl Listeners {
     }
 }
 
-/// A piece of the listing: listeners, their keys and what they asked for.
+/// A piece of the listing: the keys of listeners, the listeners, and what they asked for.
 type Piece = [Option<(usize, Arc<Listener>, Listen)>; 16];
 
-/// The kinds of event, and the bits of a mask that name them.
+/// The kinds of events, and the bits that name them in a mask.
 const KINDS: [(Kind, u32); 10] = [
     (Kind::Fork, bits::FORK),
     (Kind::Exec, bits::EXEC),
@@ -235,7 +266,16 @@ const KINDS: [(Kind, u32); 10] = [
     (Kind::SessionEnd, bits::SESSION_END),
 ];
 
-/// Prepares what events find of a listener.
+/// Prepares a subscription: what events are to find of a listener.
+///
+/// # Errors
+///
+/// [`ENOENT`] as for [`Subscriber::new`], or [`ENOMEM`].
+///
+/// # Context
+///
+/// The task that sent the request, without the mutex. May sleep, and patches code if nobody else
+/// has asked for a kind of event.
 fn prepare(
     request: &Request<'_, Connector>,
     listener: Arc<Listener>,
@@ -253,8 +293,8 @@ fn prepare(
     )
 }
 
-/// The listing in debugfs. It is written in pieces, so that requests don't wait for it: who comes
-/// or goes meanwhile may be in it or not.
+/// The listing in debugfs. It is written in pieces, and the mutex is not held between them, so that
+/// requests do not wait for it. A listener that starts or ends meanwhile may be in it or not.
 impl fmt::Display for Listeners {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut last = 0;

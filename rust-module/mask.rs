@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a listener asks for.
+//! The events that a listener asks for.
 //!
-//! This file knows nothing of the kernel, and is tested on the host.
+//! This file uses no code of the kernel, and is tested on the host.
 
-/// `enum proc_cn_event`: which event a message is, and a bit of a listener's mask.
+/// `enum proc_cn_event`: the type of an event in a message, and the bits of a listener's mask.
 pub(crate) mod bits {
     pub(crate) const FORK: u32 = 0x0000_0001;
     pub(crate) const EXEC: u32 = 0x0000_0002;
@@ -13,22 +13,22 @@ pub(crate) mod bits {
     pub(crate) const SID: u32 = 0x0000_0080;
     pub(crate) const PTRACE: u32 = 0x0000_0100;
     pub(crate) const COMM: u32 = 0x0000_0200;
-    /// Only for those who ask for it by name: it is not in `PROC_EVENT_ALL`.
+    /// Only listeners that name this event get it: it is not in `PROC_EVENT_ALL`.
     pub(crate) const SESSION_END: u32 = 0x0000_0400;
-    /// Not an event, and in no mask: a process that is there.
+    /// This is not an event, and in no mask: the message is about an existing process.
     pub(crate) const PROCESS: u32 = 0x0000_0800;
-    /// Not an event, but a filter for [`EXIT`]: only if the status is not 0.
+    /// This is not an event, but a filter for [`EXIT`]: only exits whose status is not 0.
     pub(crate) const NONZERO_EXIT: u32 = 0x2000_0000;
     pub(crate) const COREDUMP: u32 = 0x4000_0000;
     pub(crate) const EXIT: u32 = 0x8000_0000;
 }
 
-/// The events that a listener wants: at least one.
+/// The events that a listener wants, at least one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mask(u32);
 
 impl Mask {
-    /// All bits that name an event or filter one.
+    /// All bits that name an event or a filter.
     const KNOWN: u32 = bits::FORK
         | bits::EXEC
         | bits::UID
@@ -41,10 +41,11 @@ impl Mask {
         | bits::SESSION_END
         | bits::NONZERO_EXIT;
 
-    /// `PROC_EVENT_ALL`: what a request gets that names no event.
+    /// `PROC_EVENT_ALL`: the mask for a request that names no event.
     pub(crate) const ALL: Mask = Mask(Self::KNOWN & !bits::SESSION_END);
 
-    /// The mask that a request asks for: unknown bits are ignored, and none left means all.
+    /// Returns the mask that a request asks for. Unknown bits are ignored. If no known bit is left,
+    /// the result is [`Mask::ALL`].
     pub(crate) fn requested(bits: u32) -> Self {
         match bits & Self::KNOWN {
             0 => Self::ALL,
@@ -52,12 +53,14 @@ impl Mask {
         }
     }
 
-    /// The bits of `enum proc_cn_event`.
+    /// Returns the bits of `enum proc_cn_event`.
     pub(crate) fn bits(self) -> u32 {
         self.0
     }
 
-    /// Whether a listener with this mask has to be found for an event, by the bit that names it.
+    /// Returns whether an event has to find a listener with this mask. `event` is the bit that
+    /// names the event. For [`bits::EXIT`], [`bits::NONZERO_EXIT`] suffices, and [`Mask::has_exit`]
+    /// decides later.
     pub(crate) fn has(self, event: u32) -> bool {
         match event {
             bits::EXIT => self.0 & (bits::EXIT | bits::NONZERO_EXIT) != 0,
@@ -65,7 +68,8 @@ impl Mask {
         }
     }
 
-    /// Whether it wants to know of an exit with this code, if it does of any.
+    /// Returns whether a listener with this mask wants an exit with this code, if it wants exits at
+    /// all. The code has the format of wait(2).
     #[inline]
     pub(crate) fn has_exit(self, code: i32) -> bool {
         code != 0 || self.0 & bits::EXIT != 0

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Process events: tells user space, over the connector, about fork, exec, id changes, new session
-//! leaders, exit and more.
+//! Process events: reports to user space, over the connector, that processes fork, execute a
+//! program, change their ids, become session leaders, exit and more.
 //!
-//! The kernel's hooks call [`Connector`]; what they tell goes from there to the listeners that
-//! asked for it:
+//! The kernel's hooks call [`Connector`]. From there, an event goes to the listeners that asked for
+//! it:
 //!
-//! hook ([`kernel::proc_events`]) -> task's identity ([`subject`]) -> subscribers of each pid
+//! hook ([`kernel::proc_events`]) -> ids of the task ([`subject`]) -> subscribers in each pid
 //! namespace ([`kernel::proc_events::Subscribers`]) -> encoding ([`wire`]) -> numbering
 //! ([`listener`]) -> delivery ([`kernel::net::connector`]).
 //!
-//! What user space asks for comes in by [`control`] and is kept by [`listeners`]; [`state`] tells
-//! which processes there are.
+//! Requests of user space are parsed by [`control`], and [`listeners`] keeps the listeners.
+//! [`state`] reports the existing processes.
 //!
 //! User-space interface: `include/uapi/linux/cn_proc.h`.
 
@@ -56,7 +56,8 @@ module! {
 struct ProcEvents {
     #[pin]
     _registration: Registration<Connector>,
-    /// `/sys/kernel/debug/proc_events/listeners`: who listens, for root to see.
+    /// `/sys/kernel/debug/proc_events/listeners`: the listing of listeners, which only root can
+    /// read.
     #[pin]
     _listing: debugfs::File<Arc<Listeners>>,
 }

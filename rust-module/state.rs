@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The state: which processes there are, for a listener that starts or has lost events.
+//! The state: the existing processes, for a listener that starts or has lost events.
 //!
-//! A listener that gets FORK and EXIT hears of every process that it can see by the state, by its
+//! A listener that gets FORK and EXIT learns of every process that it can see, by the state, by its
 //! FORK or by both, until the process ends: see [`begin_state`].
 
 use crate::{
@@ -47,34 +47,43 @@ use kernel::{
     },
 };
 
-/// How many ids are looked at in one RCU read-side critical section: with a message for each, that
+/// How many ids are looked at in one RCU read-side critical section. With a message for each, this
 /// takes some microseconds.
 const IDS_AT_ONCE: usize = 64;
 
-/// The processes that a listener can see, by rising numbers, as the reader gets to know them.
+/// A walk over the processes that a listener can see, in ascending order of their numbers. It goes
+/// on as the reader of the socket reads.
+///
+/// The netlink dump of the socket owns it, from the request until the answer was queued or the
+/// socket is closed.
 pub(crate) struct State {
-    /// The listener, and what it asked for when it asked for the state.
+    /// The listener, with its mask, flags and cgroup at the time of the request for the state.
     subscriber: Subscriber,
-    /// The numbers of the request, `seq` and `ack`.
+    /// `seq` and `ack` of the request for the state.
     request: (u32, u32),
-    /// The first number that was not looked at.
+    /// The first number that was not looked at yet.
     next: i32,
-    /// How many processes were told.
+    /// How many processes were reported.
     processes: u32,
 }
 
-/// How far one critical section came.
+/// How far the walk came in one critical section.
 enum Progress {
     /// There are more ids.
     More,
-    /// There is no room in the datagram.
+    /// There is no room for the next message in the datagram.
     Full,
     /// There are no more ids.
     End,
 }
 
 impl State {
-    /// The state for a listener that sent a request.
+    /// Returns the state for a listener that sent a request. Events must find the listener already,
+    /// so that it learns of what changes during the walk.
+    ///
+    /// # Context
+    ///
+    /// Process context, for [`begin_state`], which takes `tasklist_lock` for a moment.
     pub(crate) fn new(request: &Request<'_, Connector>, subscriber: Subscriber) -> Self {
         begin_state();
 
@@ -86,7 +95,8 @@ impl State {
         }
     }
 
-    /// Tells of some processes.
+    /// Puts messages about the next processes into the datagram. It looks at [`IDS_AT_ONCE`] ids at
+    /// most, under RCU, and does not sleep.
     fn tell_some(&mut self, datagram: &mut Datagram<'_>, sender: &Sender) -> Progress {
         let rcu = rcu::read_lock();
 
@@ -113,7 +123,9 @@ impl State {
         Progress::More
     }
 
-    /// What is told of the process with an id, if there is one, and the listener wants to know it.
+    /// Returns the message about the process with this id. `number` is the number of the id in the
+    /// listener's pid namespace. The result is [`None`] if there is no such process, or it has
+    /// ended, or it is not in the listener's cgroup.
     fn message(&self, id: &Pid, number: i32, rcu: &rcu::Guard) -> Option<Message> {
         let Subscriber {
             listener,
@@ -170,7 +182,7 @@ impl Dump for State {
                 Progress::End => break 0,
             }
         };
-        // The answer comes alone, as each does.
+        // The answer has a datagram of its own, as every answer has.
         if !datagram.is_empty() {
             return true;
         }
@@ -178,14 +190,14 @@ impl Dump for State {
         let event = Event::ack(errno, self.processes, HAS_CGROUPS);
         let answer = Message::answer(self.request, NO_CPU, now_ns(), event);
 
-        // There is room in an empty datagram.
+        // An empty datagram has room for the answer.
         let _ = datagram.put(&sender, answer.alone());
         false
     }
 }
 
-/// The task that leads a process, and the ids of its parent; [`None`] if no process has this id, or
-/// it has ended.
+/// Returns the thread group leader of a process, and the ids of its parent; [`None`] if no process
+/// has this id, or the process has ended.
 fn process<'a>(id: &Pid, rcu: &'a rcu::Guard) -> Option<(&'a Task, Ids<'a>)> {
     let mut leader = id.group_leader(rcu)?;
 
@@ -193,7 +205,8 @@ fn process<'a>(id: &Pid, rcu: &'a rcu::Guard) -> Option<(&'a Task, Ids<'a>)> {
         if let Some(parent) = leader.real_parent(rcu) {
             return (!has_ended(leader, rcu)).then(|| (leader, Ids::of(parent, rcu)));
         }
-        // It was just released, with the process or alone: then a thread that execs has its place.
+        // The leader was just released, together with the process or alone. In the latter case, a
+        // thread that called exec has taken its place.
         let successor = id.group_leader(rcu)?;
         if core::ptr::eq(successor, leader) {
             return None;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Whom a message is about.
+//! The subject of a message: the task that it is about.
 
 use crate::{
     cgroup::Place,
@@ -16,14 +16,18 @@ use kernel::{
     task::Task, //
 };
 
-/// The ids of a task, before they are translated for a receiver.
+/// The ids of a task, before they are translated into the numbers that a receiver sees. They are
+/// borrowed under RCU, or from the references that C code holds on them.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Ids<'a> {
+    /// The id of the thread.
     pub(crate) thread: Option<&'a Pid>,
+    /// The id of its thread group.
     pub(crate) group: Option<&'a Pid>,
 }
 
 impl<'a> Ids<'a> {
+    /// Returns the ids of a task: [`None`] for each that was released.
     #[inline]
     pub(crate) fn of(task: &Task, rcu: &'a rcu::Guard) -> Self {
         Self {
@@ -32,7 +36,8 @@ impl<'a> Ids<'a> {
         }
     }
 
-    /// The ids of a task's parent: none if the task was released.
+    /// Returns the ids of the parent of a task (`real_parent`). There are none if the task was
+    /// released.
     #[inline]
     pub(crate) fn of_parent(task: &Task, rcu: &'a rcu::Guard) -> Self {
         match task.real_parent(rcu) {
@@ -41,6 +46,7 @@ impl<'a> Ids<'a> {
         }
     }
 
+    /// Returns the numbers of the ids in a view, 0 for each that is not visible there.
     #[inline]
     pub(crate) fn seen_from(self, view: &View) -> wire::Ids {
         wire::Ids {
@@ -49,24 +55,26 @@ impl<'a> Ids<'a> {
         }
     }
 
-    /// Whether the thread leads its group, and so stands for the process.
+    /// Returns whether the thread is the leader of its thread group, and so stands for the process.
     #[inline]
     pub(crate) fn are_of_leader(self) -> bool {
         self.thread.map(core::ptr::from_ref) == self.group.map(core::ptr::from_ref)
     }
 }
 
-/// Whom an event is about.
+/// The task that an event is about.
 #[derive(Clone, Copy)]
 pub(crate) struct Subject<'a> {
+    /// The ids of the task.
     pub(crate) ids: Ids<'a>,
+    /// The task itself.
     pub(crate) task: &'a Task,
-    /// The parent or tracer, if the event names one.
+    /// The ids of the parent or tracer, if the event names one.
     pub(crate) other: Ids<'a>,
 }
 
 impl<'a> Subject<'a> {
-    /// A task, in an event that names nobody else.
+    /// Returns the subject of an event that names no parent and no tracer.
     #[inline]
     pub(crate) fn new(task: &'a Task, rcu: &'a rcu::Guard) -> Self {
         Self {
@@ -76,22 +84,24 @@ impl<'a> Subject<'a> {
         }
     }
 
-    /// The same, in an event that names somebody else.
+    /// Returns the same subject, for an event that also names a parent or tracer.
     #[inline]
     pub(crate) fn with(self, other: Ids<'a>) -> Self {
         Self { other, ..self }
     }
 
-    /// Which process it is, in a view, and where.
+    /// Returns the identity of the process for receivers with this view. `place` is the cgroup of
+    /// the task.
     pub(crate) fn identity(&self, place: Place<'_>, view: &View, rcu: &rcu::Guard) -> Identity {
         let number = |id: Option<&Pid>| id.map_or(0, Pid::inode_number);
-        // A leader may have been released, when the process has ended.
+        // A leader may have been released, if its process has ended. Then `group_leader()` returns
+        // nothing, but the leader still has its own start time.
         let start_ns = if self.ids.are_of_leader() {
             Some(self.task.start_boottime())
         } else {
             self.task.group_leader(rcu).map(Task::start_boottime)
         };
-        // Who can't be seen has no number.
+        // A parent or tracer that is not visible in the view has no number.
         let other = self.other.group.filter(|id| view.number(Some(id)) != 0);
 
         Identity::new(

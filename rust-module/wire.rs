@@ -2,9 +2,10 @@
 
 //! The messages that listeners read, byte for byte.
 //!
-//! This file knows nothing of the kernel, and is tested on the host. All fields are in the byte
-//! order of the machine, as everything in netlink is. The layouts are those of
-//! `include/uapi/linux/connector.h` and `include/uapi/linux/cn_proc.h`.
+//! This file uses no code of the kernel, and is tested on the host. All fields are in the byte
+//! order of the machine, as usual in netlink. The layouts are those of
+//! `include/uapi/linux/netlink.h`, `include/uapi/linux/connector.h` and
+//! `include/uapi/linux/cn_proc.h`.
 
 use zerocopy::IntoBytes as _;
 use zerocopy_derive::{
@@ -12,31 +13,39 @@ use zerocopy_derive::{
     IntoBytes, //
 };
 
-/// `CN_IDX_PROC`: the connector's index of process events, and the group that listeners see.
+/// `CN_IDX_PROC`: the connector's index of process events, and the group in the sender's address
+/// that listeners see.
 pub(crate) const CN_IDX_PROC: u32 = 1;
 /// `CN_VAL_PROC`: the connector's value of process events.
 const CN_VAL_PROC: u32 = 1;
 
-/// What `PROC_CN_FEATURE_*` this module has: one answer to each request (`ACK`), numbers without
-/// gaps but for losses (`SEQ`), ids as the listener sees them (`NAMESPACES`), what a session leader
-/// left (`SID_ORIGIN`), the end of sessions (`SESSION_END`), events of processes (`PROCESSES`),
-/// which process it is (`IDENTITY`), several events in one datagram (`BATCH`), and which processes
-/// there are (`STATE`).
+/// The `PROC_CN_FEATURE_*` that this module has on all kernels:
+///
+/// - `ACK`: each request gets one answer.
+/// - `SEQ`: a gap in the numbers is a loss.
+/// - `NAMESPACES`: ids are those that the listener sees.
+/// - `SID_ORIGIN`: the event of a new session leader says what the leader left.
+/// - `SESSION_END`: the end of a session leader is an event.
+/// - `PROCESSES`: a listener may ask for forks and exits of processes only.
+/// - `IDENTITY`: a listener may ask for the identity of each process.
+/// - `BATCH`: a listener may ask for several events in one datagram.
+/// - `STATE`: a listener may ask for the existing processes.
 const FEATURES: u32 = 0x1 | 0x2 | 0x4 | 0x8 | 0x10 | 0x20 | 0x40 | 0x80 | 0x200;
-/// `PROC_CN_FEATURE_CGROUP`: events of one cgroup. Where there are cgroups.
+/// `PROC_CN_FEATURE_CGROUP`: a listener may ask for the events of one cgroup. Only kernels with
+/// cgroups have this feature.
 const FEATURE_CGROUP: u32 = 0x100;
 
-/// The `cpu` of a message that has no place in any CPU's numbering.
+/// The `cpu` of a message that takes no number of any CPU.
 pub(crate) const NO_CPU: u32 = u32::MAX;
 
-/// How many words the largest event has.
+/// How many 32-bit words the largest event has.
 const WORDS: usize = 6;
 
-/// A `struct nlmsghdr`, a `struct cn_msg` and a `struct proc_event`, and behind it, for who asked
-/// for it, a `struct proc_event_identity`.
+/// A `struct nlmsghdr`, a `struct cn_msg` and a `struct proc_event`. For listeners that asked for
+/// it, a `struct proc_event_identity` follows.
 ///
-/// The last two are 8-byte aligned in C, but follow headers of 36 bytes: hence the numbers in
-/// bytes.
+/// The last two are 8-byte aligned in C, but follow headers of 36 bytes. That is why the 64-bit
+/// fields are arrays of bytes here.
 #[derive(Immutable, IntoBytes)]
 #[repr(C)]
 pub(crate) struct Message {
@@ -58,7 +67,7 @@ pub(crate) struct Message {
     identity: Identity,
 }
 
-/// Which process a message is about: a `struct proc_event_identity`.
+/// A `struct proc_event_identity`, which says which process a message is about.
 #[derive(Clone, Copy, Default, Immutable, IntoBytes)]
 #[repr(C)]
 pub(crate) struct Identity {
@@ -70,9 +79,12 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    /// The numbers in pidfs of a process, of its thread and of its parent's or tracer's process, 0
-    /// if that can't be seen; the id of its cgroup; and when the process started, by
-    /// `CLOCK_BOOTTIME`.
+    /// Returns an identity:
+    ///
+    /// - `process`, `thread`: the inode numbers of the process and its thread in pidfs
+    /// - `other`: that of the parent's or tracer's process, 0 if it is not visible
+    /// - `cgroup`: the id of the cgroup
+    /// - `start_ns`: when the process started, by `CLOCK_BOOTTIME`, in nanoseconds
     pub(crate) fn new(process: u64, thread: u64, other: u64, cgroup: u64, start_ns: u64) -> Self {
         Self {
             process: process.to_ne_bytes(),
@@ -84,12 +96,13 @@ impl Identity {
     }
 }
 
-/// `NLMSG_DONE`: the type of every message of the connector, but for [`NLMSG_EVENT`].
+/// `NLMSG_DONE`: the type of every message of the connector except [`NLMSG_EVENT`].
 const NLMSG_DONE: u16 = 3;
-/// `NLM_F_MULTI`: the flag of messages that one of type [`NLMSG_DONE`] ends.
+/// `NLM_F_MULTI`: the flag of messages that are followed by one of type [`NLMSG_DONE`], the last
+/// one.
 const NLM_F_MULTI: u16 = 2;
-/// `PROC_CN_NLMSG_EVENT`: the type of events that may share a datagram. Loops over the messages of
-/// a datagram stop at `NLMSG_DONE`.
+/// `PROC_CN_NLMSG_EVENT`: the type of events that may share a datagram. It is not `NLMSG_DONE`,
+/// because loops over the messages of a datagram stop there.
 const NLMSG_EVENT: u16 = 16;
 
 /// The length of the headers in bytes.
@@ -103,7 +116,8 @@ const _: () = assert!(size_of::<Message>() == (HEADERS_LEN + EVENT_LEN + IDENTIT
 const _: () = assert!(size_of::<Identity>() == IDENTITY_LEN as usize);
 
 impl Message {
-    /// A message from a CPU that says nothing yet. `timestamp_ns` is `CLOCK_MONOTONIC`.
+    /// Returns a message from a CPU, without an event yet. `timestamp_ns` is `CLOCK_MONOTONIC`, in
+    /// nanoseconds.
     #[inline]
     pub(crate) fn new(cpu: u32, timestamp_ns: u64) -> Self {
         Self {
@@ -126,21 +140,22 @@ impl Message {
         }
     }
 
-    /// Says what happened, in one receiver's numbers.
+    /// Sets the event, with the numbers that the receiver sees.
     #[inline]
     pub(crate) fn tell(&mut self, event: &Event) {
         self.what = event.what();
         self.event_data = event.words();
     }
 
-    /// Says which process the event is about.
+    /// Sets the identity of the process that the event is about.
     #[inline]
     pub(crate) fn identify(&mut self, identity: Identity) {
         self.identity = identity;
     }
 
-    /// Gives the message the form that a receiver asked for: whether it may share its datagram with
-    /// others, and whether it has an identity.
+    /// Sets the form that a receiver asked for: whether the message may share its datagram with
+    /// others, and whether it has an identity. The form determines the type and the lengths in the
+    /// headers.
     #[inline]
     pub(crate) fn set_form(&mut self, batch: bool, identity: bool) {
         self.nlmsg_type = if batch { NLMSG_EVENT } else { NLMSG_DONE };
@@ -152,26 +167,27 @@ impl Message {
         self.nlmsg_len = (HEADERS_LEN + self.len).into();
     }
 
-    /// The message, if it is to have an identity.
+    /// Returns the bytes of a message whose form has an identity.
     #[inline]
     pub(crate) fn with_identity(&self) -> &[u8] {
         self.as_bytes()
     }
 
-    /// The message, if it is to have none.
+    /// Returns the bytes of a message whose form has no identity.
     #[inline]
     pub(crate) fn alone(&self) -> &[u8] {
         &self.as_bytes()[..usize::from(HEADERS_LEN + EVENT_LEN)]
     }
 
-    /// Gives the message its number for a receiver.
+    /// Sets the number of the message, which depends on the receiver.
     #[inline]
     pub(crate) fn number(&mut self, seq: u32) {
         self.nlmsg_seq = seq;
         self.seq = seq;
     }
 
-    /// The answer to a request with these numbers, a `seq` and an `ack`.
+    /// Returns an answer to a request with this `seq` and this `ack`. Its own `ack` is that of the
+    /// request plus one, with wrapping.
     pub(crate) fn answer(
         (seq, ack): (u32, u32),
         cpu: u32,
@@ -186,22 +202,22 @@ impl Message {
         message
     }
 
-    /// Lets the message be one of several, which an answer ends.
+    /// Marks the message as one of several messages that end with an answer.
     pub(crate) fn set_multipart(&mut self) {
         self.nlmsg_flags = NLM_F_MULTI;
     }
 }
 
-/// A task, by numbers that mean something to the receiver: 0 for what it can't see.
+/// The numbers of a task in the receiver's pid namespace, 0 if the task is not visible there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Ids {
-    /// The thread's id, `gettid(2)`.
+    /// The id of the thread, as from gettid(2).
     pub(crate) pid: i32,
-    /// The thread group's id, `getpid(2)`.
+    /// The id of the thread group, as from getpid(2).
     pub(crate) tgid: i32,
 }
 
-/// What happened. One variant for each struct in the union of `struct proc_event`.
+/// An event, with one variant for each struct in the union of `struct proc_event`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
     /// The answer to a request.
@@ -210,16 +226,16 @@ pub(crate) enum Event {
         errno: u32,
         /// `PROC_CN_FEATURE_*`.
         features: u32,
-        /// How many processes were told before.
+        /// How many processes were reported before the answer.
         processes: u32,
     },
     /// `parent` forked `child`.
     Fork { parent: Ids, child: Ids },
-    /// `process` runs a new program.
+    /// `process` executed a new program.
     Exec { process: Ids },
-    /// A user id of `process` changed; these are the real and the effective one.
+    /// A user id of `process` changed. The event has the real and the effective user id.
     Uid { process: Ids, ruid: u32, euid: u32 },
-    /// A group id of `process` changed; these are the real and the effective one.
+    /// A group id of `process` changed. The event has the real and the effective group id.
     Gid { process: Ids, rgid: u32, egid: u32 },
     /// `process`, a child of `parent`, became a session leader and left `session` and
     /// `process_group`.
@@ -229,26 +245,30 @@ pub(crate) enum Event {
         session: i32,
         process_group: i32,
     },
-    /// `tracer` attached to `process`, or, if all zero, a tracer detached.
+    /// `tracer` attached to `process`. Both numbers of `tracer` are 0 if a tracer detached, or is
+    /// not visible.
     Ptrace { process: Ids, tracer: Ids },
     /// `process` has a new name.
     Comm { process: Ids, comm: [u8; 16] },
     /// `process`, a child of `parent`, dumps core.
     Coredump { process: Ids, parent: Ids },
-    /// `process`, a child of `parent`, exited, with the status of `wait(2)`.
+    /// `process`, a child of `parent`, exited. The code is the status as in wait(2). The signal is
+    /// the one that the parent gets, -1 for none.
     Exit {
         process: Ids,
         exit_code: u32,
         exit_signal: u32,
         parent: Ids,
     },
-    /// `process`, a session leader, ended as a whole, with the status of `wait(2)`.
+    /// `process`, a session leader, ended as a whole. The code is the status as in wait(2). The
+    /// signal is the one that the parent gets, -1 for none.
     SessionEnd {
         process: Ids,
         exit_code: u32,
         exit_signal: u32,
     },
-    /// `process` is there: nothing happened to it.
+    /// `process`, a child of `parent`, exists. This is part of a state, and not something that
+    /// happened to the process.
     Process {
         process: Ids,
         parent: Ids,
@@ -258,8 +278,8 @@ pub(crate) enum Event {
 }
 
 impl Event {
-    /// What the answer to a request says: `errno` is positive, or 0 for success, `processes` how
-    /// many were told.
+    /// Returns the contents of an answer. `errno` is a positive error number, or 0 for success.
+    /// `processes` is how many processes were reported before.
     pub(crate) fn ack(errno: u32, processes: u32, has_cgroups: bool) -> Self {
         let cgroup = if has_cgroups { FEATURE_CGROUP } else { 0 };
 
@@ -270,7 +290,7 @@ impl Event {
         }
     }
 
-    /// The value of `enum proc_cn_event` that says which event this is.
+    /// Returns the type of the event: a value of `enum proc_cn_event`.
     #[inline]
     fn what(&self) -> u32 {
         use crate::mask::bits;
@@ -291,7 +311,8 @@ impl Event {
         }
     }
 
-    /// The fields in the order of the C struct; what is not defined for an event is 0.
+    /// Returns the fields in the order of the C struct. Words that are not defined for an event are
+    /// 0.
     #[inline]
     fn words(&self) -> [u32; WORDS] {
         const fn id(number: i32) -> u32 {
@@ -402,7 +423,7 @@ mod tests {
         u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap())
     }
 
-    /// Checks what all events have in common, and returns the words of the union.
+    /// Checks the fields that are the same in all events, and returns the words of the union.
     fn check_event(event: Event, what: u32) -> Vec<u32> {
         let mut message = Message::new(3, 0x0123_4567_89ab_cdef);
         message.tell(&event);
