@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The files of `rust-module/` that know nothing of the kernel, compiled for the host.
+//! The files of `rust-module/` that use no code of the kernel, compiled for the host.
 //!
-//! Their tests are at their ends: what listeners read (`wire`), what they ask for (`mask`), and how
-//! they ask (`control`). What has to hold for all inputs is in `properties`. In the kernel their functions have callers; here, only the tests.
+//! The unit tests are at the end of each file: for what listeners read (`wire`), the events that
+//! they ask for (`mask`), and their requests (`control`). The properties that hold for all inputs
+//! are in `properties`. Only the tests call the functions here; the callers in the kernel are
+//! missing.
 
 #![allow(dead_code)]
 
-// rustfmt skips what the kernel's rustfmt settings format.
+// The kernel's rustfmt settings apply to these files, so rustfmt skips them here.
 #[path = "../../../rust-module/control.rs"]
 #[rustfmt::skip]
 mod control;

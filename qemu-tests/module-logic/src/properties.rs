@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What has to hold whatever the input, against models that were written for nothing else.
+//! Properties that hold for all inputs. The tests compare the module's code with models that were
+//! written only for that.
 
 use crate::control::{Command, Flags, Listen, Malformed};
 use crate::mask::{bits, Mask};
@@ -9,7 +10,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use zerocopy::{FromBytes, IntoBytes};
 
-/// What is in front of each event in C, field by field.
+/// The headers before each event as C has them, field by field.
 mod layout {
     use zerocopy_derive::FromBytes;
 
@@ -35,14 +36,15 @@ mod layout {
     }
 }
 
-/// Bytes before the union.
+/// How many bytes are before the union.
 const HEADERS: usize = size_of::<layout::Headers>();
 
 fn ids() -> impl Strategy<Value = Ids> {
     any::<(i32, i32)>().prop_map(|(pid, tgid)| Ids { pid, tgid })
 }
 
-/// An event with the words that have to stand in the union, from its start; the rest is zero.
+/// Generates an event, its `what`, and the words that the union has to start with; the rest is
+/// zero.
 fn event() -> impl Strategy<Value = (Event, u32, Vec<u32>)> {
     let words = |numbers: &[i32]| -> Vec<u32> { numbers.iter().map(|word| *word as u32).collect() };
 
@@ -170,7 +172,7 @@ fn event() -> impl Strategy<Value = (Event, u32, Vec<u32>)> {
     ]
 }
 
-/// The headers of a message, `identity` being how many bytes follow the event.
+/// Returns the headers that a message has to have. `identity` is how many bytes follow the event.
 fn headers(
     (kind, identity): (u16, u16),
     (seq, ack): (u32, u32),
@@ -203,8 +205,8 @@ fn headers(
     }
 }
 
-/// A receiver of an event: whether it asked for batches, and what it is told of the process if it asked
-/// for that.
+/// A receiver of an event: whether it asked for batches, and the fields of the identity if it asked
+/// for identities.
 #[derive(Debug)]
 struct Receiver {
     batch: bool,
@@ -221,7 +223,7 @@ const BATCH: u32 = 4;
 /// `PROC_CN_LISTEN_CGROUP`.
 const CGROUP: u32 = 8;
 
-/// Each flag's bit.
+/// The bit of each flag.
 const NAMES: [(u32, Flags); 4] = [
     (1, Flags::PROCESSES),
     (2, Flags::IDENTITY),
@@ -229,7 +231,7 @@ const NAMES: [(u32, Flags); 4] = [
     (CGROUP, Flags::CGROUP),
 ];
 
-/// The bits of the flags that are known on a kernel with cgroups, or without.
+/// Returns the bits of the flags that a kernel with cgroups knows, or one without.
 fn known(has_cgroups: bool) -> u32 {
     if has_cgroups {
         15
@@ -238,7 +240,7 @@ fn known(has_cgroups: bool) -> u32 {
     }
 }
 
-/// A `struct proc_listen` in front of what may follow it.
+/// A `struct proc_listen`, without the bytes that may follow it.
 #[derive(Clone, Copy, Debug)]
 struct ProcListen {
     op: u32,
@@ -249,7 +251,7 @@ struct ProcListen {
 }
 
 impl ProcListen {
-    /// Its bytes, cut or followed by zeros so that they are so many.
+    /// Returns its bytes, truncated or padded with zeros to this length.
     fn padded(self, length: usize) -> Vec<u8> {
         let words = [self.op, self.mask, self.flags, self.reserved];
         let mut data = [words.as_bytes(), self.cgroup_id.as_bytes()].concat();
@@ -259,12 +261,12 @@ impl ProcListen {
     }
 }
 
-/// Usually 0.
+/// Generates 0 in most cases.
 fn mostly_0<T: Arbitrary + Clone + Default>() -> impl Strategy<Value = T> {
     prop_oneof![4 => Just(T::default()), 1 => any::<T>()]
 }
 
-/// A request with flags, which may be right or not.
+/// Generates a request with flags, which may be valid or not.
 fn proc_listen() -> impl Strategy<Value = ProcListen> {
     let flags = prop_oneof![
         4 => 0_u32..16,
@@ -284,7 +286,7 @@ fn proc_listen() -> impl Strategy<Value = ProcListen> {
     )
 }
 
-/// A request that is right on a kernel with cgroups, or without.
+/// Generates a request that is valid on a kernel with cgroups, or on one without.
 fn right(has_cgroups: bool) -> impl Strategy<Value = ProcListen> {
     (1_u32..4, any::<u32>(), 0..=known(has_cgroups), any::<u64>()).prop_map(
         |(op, mask, flags, id)| ProcListen {
@@ -297,13 +299,13 @@ fn right(has_cgroups: bool) -> impl Strategy<Value = ProcListen> {
     )
 }
 
-/// The same, and whether there are cgroups.
+/// Generates a valid request, and whether the kernel has cgroups.
 fn right_anywhere() -> impl Strategy<Value = (bool, ProcListen)> {
     any::<bool>()
         .prop_flat_map(|has_cgroups| right(has_cgroups).prop_map(move |asked| (has_cgroups, asked)))
 }
 
-/// Data of a request: in any of the forms, or in none.
+/// Generates the data of a request in any of the forms, or in none.
 fn request() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         vec(any::<u8>(), 0..64),
@@ -316,7 +318,7 @@ fn request() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-/// What a request asks for, by the bits that it was asked with.
+/// What a request asks for, with the bits of its flags.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Asked {
     Listen {
@@ -328,7 +330,7 @@ enum Asked {
     State,
 }
 
-/// What was made of the data of a request.
+/// Returns what the module's code makes of the data of a request.
 fn parsed(data: &[u8], has_cgroups: bool) -> Result<Asked, Malformed> {
     Command::parse(data, Flags::known(has_cgroups)).map(|command| match command {
         Command::Listen(Listen {
@@ -345,9 +347,9 @@ fn parsed(data: &[u8], has_cgroups: bool) -> Result<Asked, Malformed> {
     })
 }
 
-/// What the data of a request ask for, if they are one.
+/// Returns what the data of a request asks for by the model; [`None`] if it is invalid.
 fn understood(data: &[u8], has_cgroups: bool) -> Option<Asked> {
-    // A byte that is not there is 0.
+    // The model takes a missing byte for 0.
     let byte = |at: usize| data.get(at).copied().unwrap_or(0);
     let word = |at: usize| u32::from_ne_bytes([0, 1, 2, 3].map(|byte_of| byte(at + byte_of)));
     let cgroup_id = u64::from_ne_bytes([16, 17, 18, 19, 20, 21, 22, 23].map(byte));
@@ -372,7 +374,7 @@ fn understood(data: &[u8], has_cgroups: bool) -> Option<Asked> {
     }
 }
 
-/// How often a listener gets an event: it is found once for each kind that it asked for.
+/// Returns how many times a listener gets an event: once, if it asked for this kind.
 fn copies(mask: Mask, bit: u32, failed: bool) -> usize {
     let is_meant = bit != bits::EXIT || mask.has_exit(i32::from(failed));
 
@@ -380,8 +382,8 @@ fn copies(mask: Mask, bit: u32, failed: bool) -> usize {
 }
 
 proptest! {
-    /// Each byte of an event's message has its place, however often the message was used before, and
-    /// in whatever form.
+    /// Each byte of an event's message has its place, even if the message was used before, and in
+    /// all forms.
     #[test]
     fn an_event_is_encoded_as_c_has_it(
         events in vec((event(), vec(receiver(), 1..4)), 1..4),
@@ -420,7 +422,7 @@ proptest! {
         }
     }
 
-    /// An answer has the request's numbers, and nothing of an event.
+    /// An answer has the numbers of the request, and nothing of an event.
     #[test]
     fn an_answer_is_encoded_as_c_has_it(
         seq: u32,
@@ -443,7 +445,7 @@ proptest! {
         prop_assert_eq!(&bytes[HEADERS..], union.as_bytes());
     }
 
-    /// Any bytes are one of the three commands, or none.
+    /// Any bytes are one of the three commands, or an invalid request.
     #[test]
     fn a_request_is_understood_by_its_length_and_fields(data in request(), has_cgroups: bool) {
         let understood = understood(&data, has_cgroups).ok_or(Malformed);
@@ -451,8 +453,8 @@ proptest! {
         prop_assert_eq!(parsed(&data, has_cgroups), understood);
     }
 
-    /// The third form asks for what the second does, with its flags and its cgroup. Zeros behind it add
-    /// nothing.
+    /// The third form asks for the same as the second one, with its flags and its cgroup. Zeros
+    /// after it change nothing.
     #[test]
     fn zeros_ask_for_nothing((has_cgroups, asked) in right_anywhere(), more in 0_usize..200) {
         prop_assume!(asked.op != 3);
@@ -470,8 +472,8 @@ proptest! {
         prop_assert_eq!(parsed(&asked.padded(24 + more), has_cgroups), expected);
     }
 
-    /// Each bit of the flags and behind them is refused, but for those of known flags, and of a cgroup's
-    /// id that is asked for.
+    /// Each bit of the flags and after them is refused, except for those of known flags, and of the
+    /// id of a cgroup with its flag.
     #[test]
     fn a_bit_without_a_meaning_is_refused(
         (has_cgroups, asked) in right_anywhere(),
@@ -491,7 +493,7 @@ proptest! {
         prop_assert_eq!(parsed(&wrong, has_cgroups), Err(Malformed));
     }
 
-    /// Flags are what they were asked for as.
+    /// The parsed flags are those of the request.
     #[test]
     fn flags_are_those_that_were_asked_for(asked in right(true)) {
         let data = ProcListen { op: 1, ..asked }.padded(24);
@@ -505,7 +507,7 @@ proptest! {
         }
     }
 
-    /// A listener gets what it asked for once, and nothing else.
+    /// A listener gets each event that it asked for once, and no other event.
     #[test]
     fn who_asked_gets_an_event_once(requested: u32, kind in 0_usize..10, failed: bool) {
         const KINDS: [u32; 10] = [
