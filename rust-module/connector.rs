@@ -14,6 +14,7 @@ use crate::{
     listener::{
         acknowledge,
         now_ns,
+        Encoding,
         Subscriber,
         View, //
     },
@@ -157,21 +158,18 @@ impl Connector {
                 continue;
             };
             // Most listeners of a namespace have the same view and form, and so share an encoding.
-            let mut told: Option<(&View, Flags)> = None;
+            let mut encoded = Encoding::NONE;
 
             for subscriber in subscribers.to(kind).filter(|subscriber| meant(subscriber)) {
-                let view = &subscriber.listener.view;
                 let flags = subscriber.listen.flags;
-                let form = flags.of_message();
-
                 if flags.contain(Flags::CGROUP) && !subscriber.scope.has(encoder.place()) {
                     continue;
                 }
-                if !told.is_some_and(|(told, as_form)| as_form == form && told.is_alike(view)) {
+                if subscriber.encoding != encoded {
                     encoder.encode(subscriber, pid);
-                    told = Some((view, form));
+                    encoded = subscriber.encoding;
                 }
-                subscriber.listener.send(&mut encoder.message, form, cpu);
+                subscriber.listener.send(&mut encoder.message, flags, cpu);
             }
         }
     }

@@ -63,10 +63,14 @@ impl Flags {
         self.0 & flags.0 == flags.0
     }
 
-    /// Returns the flags that determine the form of a message to the listener.
-    #[inline]
-    pub(crate) fn of_message(self) -> Self {
-        Self(self.0 & (Self::IDENTITY.0 | Self::BATCH.0))
+    /// The highest number of a form.
+    pub(crate) const FORM_MAX: usize = 3;
+
+    /// Returns a number for the form of a message to the listener, which two flags determine.
+    pub(crate) fn form(self) -> usize {
+        const { assert!((Self::IDENTITY.0 | Self::BATCH.0) >> 1 == 3) };
+
+        (self.0 >> 1) as usize & Self::FORM_MAX
     }
 }
 

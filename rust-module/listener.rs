@@ -89,13 +89,6 @@ impl View {
         &self.users
     }
 
-    /// Returns whether all ids and times are the same as in `other`, a view from the same pid
-    /// namespace.
-    #[inline]
-    pub(crate) fn is_alike(&self, other: &Self) -> bool {
-        *self.users == *other.users && self.boottime_offset_ns == other.boottime_offset_ns
-    }
-
     /// Converts a time of `CLOCK_BOOTTIME`, in nanoseconds, from the initial time namespace to this
     /// view.
     pub(crate) fn boottime_ns(&self, time: u64) -> u64 {
@@ -153,6 +146,36 @@ impl Account {
     }
 }
 
+/// What determines, within a pid namespace, how a listener's events are encoded: subscribers get
+/// the same bytes if these are equal.
+///
+/// Events compare it for each subscriber, so it is as small as it can be. It holds as long as the
+/// view exists.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Encoding {
+    /// The address of the user namespace, and in its low bits the flags of the message's form.
+    users_and_form: usize,
+    boottime_offset_ns: u64,
+}
+
+impl Encoding {
+    /// The encoding of no listener.
+    pub(crate) const NONE: Self = Self {
+        users_and_form: 0,
+        boottime_offset_ns: 0,
+    };
+
+    fn new(view: &View, flags: Flags) -> Self {
+        const { assert!(align_of::<UserNamespace>() > Flags::FORM_MAX) };
+
+        let users = core::ptr::from_ref(view.users()) as usize;
+        Self {
+            users_and_form: users | flags.form(),
+            boottime_offset_ns: view.boottime_offset_ns,
+        }
+    }
+}
+
 /// What an event finds: a listener with its last request.
 ///
 /// The one in a subscription is dropped in a softirq, after a grace period.
@@ -164,6 +187,8 @@ pub(crate) struct Subscriber {
     pub(crate) listen: Listen,
     /// The cgroup that `listen` asks for.
     pub(crate) scope: Scope,
+    /// The encoding of its events.
+    pub(crate) encoding: Encoding,
 }
 
 impl Subscriber {
@@ -178,9 +203,10 @@ impl Subscriber {
     /// Process context, as for [`Scope::of`].
     pub(crate) fn new(listener: Arc<Listener>, listen: Listen) -> Result<Self> {
         Ok(Self {
+            scope: Scope::of(&listen)?,
+            encoding: Encoding::new(&listener.view, listen.flags),
             listener,
             listen,
-            scope: Scope::of(&listen)?,
         })
     }
 }

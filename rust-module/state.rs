@@ -131,6 +131,7 @@ impl State {
             listener,
             listen,
             scope,
+            ..
         } = &self.subscriber;
         let view = &listener.view;
         let (leader, parent) = process(id, rcu)?;
