@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
 #
-# What scripts/mutants and scripts/planted share: to break the module, or the
-# series, in a clone.
+# Shared by scripts/mutants and scripts/planted: breaks the module or the series in a
+# clone.
 
 # shellcheck source=scripts/clone.sh
 . "$PROJECT/scripts/clone.sh"
 
 # Usage: is_of_kernel FILE
-# The kernel's files are in folders, those of the module are not.
+# Files of the kernel have a directory in their path, files of the module do not.
 is_of_kernel() {
 	[[ $1 == */* ]]
 }
 
-# Edits a file of the module or, by one more patch, of the kernel; fails if that
-# changes nothing.
+# Edits a file of the module, or a file of the kernel by adding a patch. Fails if the
+# edit changes nothing.
 # Usage: break_file FILE SED...
 break_file() {
 	git -C "$clone" clean --quiet --force
@@ -40,7 +40,7 @@ break_kernel() {
 	! cmp --quiet "$a" "$b" || return
 	{
 		printf 'From: nobody <nobody@localhost>\nSubject: [PATCH] break it\n\n---\n'
-		# Its status says that the two differ.
+		# git diff fails because the two files differ.
 		(cd "$scratch" && git diff --no-index --no-prefix "a/$file" "b/$file") || true
 	} >"$patch"
 }

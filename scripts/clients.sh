@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash disable=SC2016  # $clients is a wrapper's own
 #
-# Part of scripts/setup: programs and libraries of others that listen for process
-# events, for the tests in the VM (qemu-tests/guest/src/tests/others.rs). Those that
-# no package of the system has, or that would bring much along, are put into
-# $CLIENTS, and found by way of $CLIENTS/bin; nothing of it runs on this machine.
+# Part of scripts/setup: programs and libraries of other projects that use process
+# events, for the tests in the VM (qemu-tests/guest/src/tests/others.rs). Those that no
+# package of the system contains, or whose packages have many dependencies, are put into
+# $CLIENTS, and are found through $CLIENTS/bin. None of them runs on this machine.
 #
-# Left out, because no package has it: LTP's cn_pec.
+# cn_pec of LTP is left out, because no package contains it.
 
 CLIENTS=$CACHE/clients
 
 # Usage: has_client NAME [VERSION]
-# One that is in the path from elsewhere is as good, unless its version is ours to say.
+# A client that is elsewhere in the path is as good, unless VERSION is given.
 has_client() {
 	if (($# == 1)); then PATH=$PATH:/usr/sbin:/sbin command -v "$1" >/dev/null; else
 		[[ -x $CLIENTS/bin/$1 && -e $CLIENTS/$1/.version-$2 ]]
@@ -26,8 +26,8 @@ clients_missing() {
 }
 
 # Usage: add_client NAME COMMAND
-# Makes $CLIENTS/bin/NAME run a command, for which $clients is the directory of all of
-# them: in a container it has another name.
+# Makes $CLIENTS/bin/NAME run a command. In the command, $clients is the directory of
+# all clients, which has another name in a container.
 add_client() {
 	mkdir -p "$CLIENTS/bin" &&
 		cat >"$CLIENTS/bin/$1.new" <<-END &&
@@ -40,7 +40,8 @@ add_client() {
 }
 
 # Usage: unpack_packages DIR PACKAGE...
-# Unpacks packages and what they need and this system lacks, and installs nothing.
+# Unpacks packages and those of their dependencies that this system lacks. Installs
+# nothing.
 unpack_packages() {
 	local dir=$1 package
 
@@ -50,14 +51,14 @@ unpack_packages() {
 			-o Dir::Cache::archives="$dir/archives" install --download-only \
 			--no-install-recommends "${@:2}" || return
 	for package in "$dir"/archives/*.deb; do
-		# There is none if the system has them all.
+		# There is no such file if the system has all packages.
 		[[ ! -e $package ]] || dpkg-deb -x "$package" "$dir" || return
 	done
 	rm -rf "$dir/archives"
 }
 
-# Of the libraries, what the program really loads: others come by way of dependencies,
-# and are large.
+# Copies only those libraries that the program really loads. Others are there because of
+# dependencies, and are large.
 make_stress_ng() {
 	local packages=$CLIENTS/packages libraries to=$CLIENTS/stress-ng
 
@@ -73,9 +74,9 @@ make_stress_ng() {
 		add_client stress-ng 'LD_LIBRARY_PATH=$clients/stress-ng/lib exec "$clients/stress-ng/stress-ng"'
 }
 
-# The package has the library's tests; Go itself is not kept. The library opens a socket
-# of each of these protocols, also for who wants process events alone. The tests' kernels
-# have the first one.
+# The package contains the tests of the library. Go itself is not kept. The library
+# opens a socket of each protocol in SupportedNlFamilies, even for a program that only
+# wants process events. The kernels of the tests have only the first of these protocols.
 make_netlink_go_test() {
 	local packages=$CLIENTS/packages to=$CLIENTS/netlink-go-test go library
 
@@ -114,7 +115,7 @@ make_pyroute2() {
 		touch "$to/.version-$PYROUTE2_VERSION"
 }
 
-# The crate's integration tests, as it is published: built in its own source.
+# The integration tests of the crate as published, built in its own source.
 make_proc_connector_test() {
 	local to=$CLIENTS/proc-connector-test build=$CLIENTS/build source
 
@@ -138,7 +139,7 @@ make_proc_connector_test() {
 }
 
 # Usage: get_client WHAT FROM LOG COMMAND
-# FROM is the program that fetches it.
+# FROM is the program that downloads WHAT.
 get_client() {
 	local what=$1 from=$2 log=$LOGS/$3.log
 
@@ -155,7 +156,7 @@ needs_apt() {
 
 install_clients() {
 	clients_missing || return 0
-	# Others than their maker read them: containers do.
+	# Other users than the one that made the files read them, in containers.
 	umask 022
 	if ! has_client stress-ng || ! has_client netlink-go-test; then
 		needs_apt stress-ng "stress-ng"

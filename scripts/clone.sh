@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
 #
-# What scripts/mutants, scripts/planted and scripts/patches share: a clone of the
-# project in which the module, or the series, is another one, and a tree of the
-# kernel to build it in, which is not the one that others use.
+# Shared by scripts/mutants, scripts/planted and scripts/patches: a clone of the project
+# with a changed module or series, and a separate kernel tree to build it in.
 
 # Usage: make_clone TREE
-# Sets scratch, clone, and source, the patched kernel. All goes at the end, and
-# what scripts/kernel built with --tree TREE.
+# Sets scratch, clone, and source, which is the patched kernel. The clone is deleted at
+# the end, with the tree that scripts/kernel made for --tree TREE.
 make_clone() {
 	work_tree=$1
 	source=$("$PROJECT/scripts/kernel" source)

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
 #
-# Part of scripts/kernel: chooses the programs and the options, and sees to it
-# that the kernel takes them.
+# Part of scripts/kernel: chooses the programs and the options, and makes sure that the
+# kernel uses them.
 
 CONFIGS=$PROJECT/qemu-tests/config
 
-# Every make must be told the programs: where one of them is missing, the kernel
-# turns CONFIG_RUST off without a word.
+# Every make needs the programs as arguments: if one of them is missing, the kernel
+# turns CONFIG_RUST off without a message.
 kernel_make() {
 	make -C "$SOURCE" O="$BUILD" "${MAKE_VARIABLES[@]}" "$@"
 }
@@ -25,17 +25,18 @@ choose_tools() {
 		KBUILD_BUILD_USER=proc-events KBUILD_BUILD_HOST=localhost
 	)
 	if [[ ${V:-} == 1 ]]; then MAKE_VARIABLES+=(V=1); fi
-	# A flavor may ask for more, such as another compiler.
+	# A flavor may set more variables, such as another compiler.
 	while read -r variable; do
 		MAKE_VARIABLES+=("$variable")
 	done < <(sed -n 's/^# make: //p' "${FRAGMENTS[@]}")
-	# Programs of the kernel's for the guest find its C library in its root.
+	# The kernel's programs for the guest find the C library of the guest in its
+	# root.
 	if [[ $MACHINE != x86_64 ]]; then
 		MAKE_VARIABLES+=(USERCFLAGS="--sysroot=$GUEST_ROOT" USERLDFLAGS="--sysroot=$GUEST_ROOT -fuse-ld=lld-19")
 	fi
 }
 
-# Prints what changes when one of the programs that build is replaced.
+# Prints text that changes when one of the programs for the build is replaced.
 tools_identity() {
 	local tool
 
@@ -45,14 +46,15 @@ tools_identity() {
 	done
 }
 
-# Sets FRAGMENTS, and BASE to the flavor that this one adds to: release, unless it
-# names another one. What another machine than x86-64 has instead follows each.
+# Sets FRAGMENTS, and BASE to the flavor that this flavor is on top of: release, unless
+# it names another one. For another machine than x86-64, each fragment is followed by
+# the fragment of that machine.
 choose_fragments() {
 	local below=$FLAVOR name
 
 	[[ -e $CONFIGS/$FLAVOR.config ]] ||
 		die "there is no flavor '$FLAVOR': choose one of $(flavors)"
-	# For scripts/kernel.
+	# scripts/kernel uses it.
 	# shellcheck disable=SC2034
 	BASE=$(base_of "$FLAVOR")
 	FRAGMENTS=()
@@ -78,15 +80,15 @@ base_of() {
 	echo "${base:-release}"
 }
 
-# Prints the options of the series that this source does not know: the stock kernel's,
-# or one with the first patches of the series.
+# Prints the options of the series that this source does not know. These are missing in
+# the stock kernel, and in a kernel with only the first patches of the series.
 unknown_options() {
 	sed -nE 's/^(# )?CONFIG_(PROC_EVENTS_[A-Z]+)(=| is not set$).*/\2/p' "${FRAGMENTS[@]}" | sort -u |
 		grep -vxFf <(sed -n 's/^config //p' "$SOURCE/drivers/connector/Kconfig") || true
 }
 
-# Prints what the fragments ask for and the configuration does not give; of an
-# option named twice the last word counts.
+# Prints the options that the fragments set and the configuration does not have. If an
+# option is named twice, the last value counts.
 lost_options() {
 	local unknown
 
@@ -108,13 +110,13 @@ lost_options() {
 }
 
 write_config() {
-	# merge_config.sh leaves its own files in the current directory.
+	# merge_config.sh leaves files in the current directory.
 	cd "$BUILD" && kernel_make tinyconfig &&
 		"$SOURCE/scripts/kconfig/merge_config.sh" -m -O "$BUILD" "$BUILD/.config" "${FRAGMENTS[@]}" &&
 		kernel_make olddefconfig
 }
 
-# What the kernel itself says about why Rust cannot be used, on one line.
+# Prints on one line why Rust cannot be used, as the kernel's build says it.
 rust_verdict() {
 	kernel_make rustavailable 2>&1 | sed -n 's/^\*\*\* *//p' | grep -v -e '^$' -e Documentation -e '^on how to' | sed 's| See output and docs below for details:||' |
 		paste -sd' ' | cut -c1-400

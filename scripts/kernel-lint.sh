@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
 #
-# Part of scripts/kernel: what sparse, W=1 and rustdoc say of the code in the
-# series. Nothing is run again that was run on the same series.
+# Part of scripts/kernel: the messages of sparse, W=1 and rustdoc for the code in the
+# series. What has run on the same series is not run again.
 
-# Prints the files that the series touches and whose names match.
+# Prints the files that the series touches and whose names match the pattern.
 touched_files() {
 	cat "${PATCHES[@]}" | git apply --numstat | cut -f3 | grep -E "$1" | sort -u
 }
 
 # Usage: once STAMP COMMAND...
-# Runs COMMAND, unless it has succeeded on this series with these programs.
+# Runs COMMAND, unless it has already succeeded on this series with these programs.
 once() {
 	local stamp=$1 key
 	shift
@@ -24,8 +24,8 @@ once() {
 	echo "$key" >"$stamp"
 }
 
-# A build without Rust, of a few files only. The hooks are there without it only to see
-# whether they compile.
+# Sets up a build without Rust, of a few files only. Without Rust, the hooks are built
+# only with CONFIG_COMPILE_TEST, to check that they compile.
 set_up_lint() {
 	mkdir -p "$BUILD"
 	cat >"$BUILD/no-rust.config" <<-END
@@ -48,8 +48,8 @@ make_sparse() {
 		mv sparse "$CACHE/sparse/"
 }
 
-# Sets SPARSE: the system's one or, where that is missing or too old for the
-# kernel, as in Debian 12 and 13, a newer one from the source.
+# Sets SPARSE to the system's sparse or, if that is missing or too old for the kernel,
+# as in Debian 12 and 13, to a newer one that is built from source.
 choose_sparse() {
 	local otherwise="or install a newer sparse yourself"
 
@@ -62,19 +62,19 @@ choose_sparse() {
 	rm -rf "$APT"
 }
 
-# Writes to $BUILD/messages what is said of the C files that the series touches.
+# Writes the messages about the C files that the series touches to $BUILD/messages.
 lint_files() {
 	local objects file
 
 	set_up_lint
-	# Those that the series adds are not there without it.
+	# Files that the series adds do not exist in the stock kernel.
 	mapfile -t objects < <(touched_files '\.c$' | grep -vE '^(rust|Documentation)/' |
 		while read -r file; do [[ ! -e $SOURCE/$file ]] || echo "${file%c}o"; done)
 	(cd "$BUILD" && rm -f "${objects[@]}")
 	long_step "compiling with sparse and W=1 ($TITLE)" far_unknown "$BUILD.log" \
 		kernel_make C=1 W=1 CHECK="$SPARSE" "${objects[@]}" ||
 		explain_failure "$BUILD.log" "compiling with sparse and W=1"
-	# Lines move: only what is said of which file counts.
+	# Lines move, so the messages are compared without line numbers.
 	sed -nE 's/^(\.\.\/)?([^ :]+):[0-9]+:[0-9]+: (warning|error)/\2: \3/p' "$BUILD.log" |
 		sort >"$BUILD/messages"
 }
@@ -87,8 +87,8 @@ lint() {
 	echo "$BUILD/messages"
 }
 
-# Documents the kernel's crates, and fails if that says anything of a file that
-# the series touches.
+# Runs rustdoc on the kernel's crates. Fails if there is a message about a file that the
+# series touches.
 document_kernel() {
 	local log=$BUILD.rustdoc.log
 
@@ -98,8 +98,8 @@ document_kernel() {
 		die "rustdoc complains of the abstractions: see $log"
 }
 
-# The kernel's make has no rule for a module's documentation: take the command
-# that has compiled it.
+# The kernel's make has no rule for the documentation of a module, so this changes the
+# command that compiled the module.
 document_module() {
 	local out=${BUILD%/*}/module-$NAME log=$BUILD.rustdoc.log command
 

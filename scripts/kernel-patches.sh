@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
 #
-# Part of scripts/kernel: brings the series into the fetched source, or into a
-# tree of the user's.
+# Part of scripts/kernel: applies the series to the fetched source, or to a tree of the
+# user.
 
 PATCH_DIR=$PROJECT/linux-patch/$SERIES
 
-# git am must not need the user's name, and the same series gives the same
-# commit.
+# With these, git am does not need the user's name, and the same series always gives the
+# same commit.
 export GIT_COMMITTER_NAME=proc-events GIT_COMMITTER_EMAIL=proc-events@localhost
 
 read_series() {
@@ -17,8 +17,8 @@ read_series() {
 }
 
 # Usage: apply_series TREE NAME
-# Applies the series with git am, or leaves the tree as it was and says which
-# patch does not fit, and where.
+# Applies the series with git am. On failure, leaves the tree as it was, and says which
+# patch does not apply, and in which file.
 apply_series() {
 	local dir=$1 name=$2 log=$LOGS/am.log patch file
 
@@ -31,8 +31,8 @@ apply_series() {
 	die "$(shown "$patch") does not apply to $name: ${file:-$(head -n1 "$log")}"
 }
 
-# Makes the commit that is stock plus the series, in a work tree that has only
-# the files the series touches.
+# Makes a commit with stock and the series, in a work tree that has only the files that
+# the series touches.
 commit_series() {
 	local scratch=$TREE/series
 
@@ -47,8 +47,8 @@ commit_series() {
 	git_in "$TREE/stock" worktree remove --force "$scratch"
 }
 
-# Brings SOURCE to the series as it is now. Files that did not change keep their
-# time stamps, so that little is built again.
+# Updates SOURCE to the present series. Files that did not change keep their time
+# stamps, so that little is built again.
 patch_source() {
 	local ref=refs/series/$SERIES_HASH updating=$SOURCE.updating commit force=()
 
@@ -60,8 +60,8 @@ patch_source() {
 	if [[ $(git_in "$SOURCE" rev-parse HEAD) == "$commit" && ! -e $updating ]]; then
 		return
 	fi
-	# A run killed below leaves a half-updated tree and git's lock behind.
-	# Anything else that differs was edited by somebody: keep it.
+	# A run that was killed below leaves a partly updated tree and the lock of git
+	# behind. Any other difference was made by a person, and is kept.
 	if [[ -e $updating ]]; then
 		force=(--force)
 		rm -f "$(git_in "$SOURCE" rev-parse --path-format=absolute --git-path index.lock)"
@@ -74,7 +74,7 @@ patch_source() {
 	rm "$updating"
 }
 
-# The rest is about trees that are not ours.
+# The functions below are for trees of the user.
 
 check_tree() {
 	local dir=$1 variable=$2
@@ -104,7 +104,7 @@ already_patched() {
 		GIT_CEILING_DIRECTORIES=${1%/*} git_in "$1" apply --reverse --check 2>/dev/null
 }
 
-# Sees to it that the user's tree has the series.
+# Makes sure that the user's tree has the series.
 patch_tree() {
 	local dir=$1 version
 

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
 #
-# Part of scripts/kernel: fetches the kernel's source and makes it a git
+# Part of scripts/kernel: fetches the kernel's source, and turns it into a git
 # repository with two work trees, stock and patched.
 
-# Debian's suite with the sources of all series. It keeps the older ones for a while.
+# Debian's suite with the sources of all series. It keeps older sources for a while.
 SUITE=trixie-backports
 
-# Measured: what the steps leave in the cache, and some to spare.
+# The measured sizes of what the steps leave in the cache, with a margin.
 DOWNLOAD_MEGABYTES=400
 SOURCE_MEGABYTES=5000
 
@@ -19,7 +19,7 @@ download_package() {
 	cd "$APT/package" && private_apt download "linux-source-$SERIES"
 }
 
-# Fetches the Debian package with the source into $APT/package.
+# Downloads the Debian package with the source into $APT/package.
 download_source() {
 	local otherwise="or give a $SERIES source tree with KDIR="
 
@@ -70,9 +70,9 @@ checkout_patched() {
 		git_in "$TREE/stock" worktree move "$TREE/patched.new" "$TREE/patched"
 }
 
-# Makes the repository and its two work trees. Each appears under its name only
-# when it is complete. The patched tree is there before anything is built, so no
-# build of one tree looks out of date in the other.
+# Makes the repository and its two work trees. Each gets its name only when it is
+# complete. The patched tree is made before anything is built, so that a copy of a build
+# of one tree does not look out of date in the other.
 fetch_source() {
 	if [[ ! -d $TREE ]]; then
 		need_space $((DOWNLOAD_MEGABYTES + SOURCE_MEGABYTES)) "the kernel's source"
@@ -105,8 +105,8 @@ copy_tree() {
 		git_in "$TREE/stock" worktree move "$SOURCE.new" "$SOURCE"
 }
 
-# Makes SOURCE, another work tree like the patched one. It is copied and not
-# checked out, so that what was built there does not look out of date.
+# Makes SOURCE, another work tree like the patched one. It is copied and not checked
+# out, so that a copy of a build does not look out of date.
 copy_patched() {
 	need_space "$SOURCE_MEGABYTES" "another tree"
 	rm -rf "$SOURCE.new"

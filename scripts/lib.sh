@@ -1,30 +1,32 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash disable=SC2034
 #
-# What the scripts share: where things live, messages, progress of long steps,
-# the lock of the cache. Sourced, never run. Standard output belongs to results
-# (a path, a count): everything said to the user goes to standard error.
+# Shared by the scripts: the places of files, messages, the progress of long steps, and
+# the lock of the cache. This file is sourced, never run. Standard output is only for
+# results (a path, a count). All messages to the user go to standard error.
 
 PROJECT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 CACHE=${PROC_EVENTS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/proc-events}
 LOGS=$CACHE/log
 
-# What set-up unpacks and does not install is found like everything else.
+# Programs that the set-up unpacks instead of installing them are found through the
+# path, too.
 PATH=$CACHE/qemu/bin:$PATH:$CACHE/openssh/usr/sbin:$CACHE/clients/bin
 
-# The kernel that is built, and the folder of its patches in linux-patch/.
+# The kernel series that is built, which is also the directory of its patches in
+# linux-patch/.
 SERIES=${SERIES:-7.3}
 
-# The machine of the VM. What is not of x86-64 has a name of its own in the cache, and
-# everything of x86-64 has the name that it would have without others.
+# The machine of the VM. Files in the cache that are not for x86-64 have the machine in
+# their names.
 MACHINE=${ARCH:-x86_64}
-# As the kernel's make calls it.
+# The kernel's make calls it x86.
 [[ $MACHINE != x86 ]] || MACHINE=x86_64
-# A kernel's make would take it from the environment, where it says more than the
-# default does.
+# The kernel's make would take ARCH from the environment, where it has another meaning
+# than no ARCH.
 [[ $MACHINE != x86_64 ]] || unset ARCH
 
-# Programs and their versions that set-up puts into the cache.
+# The versions of the programs that the set-up puts into the cache.
 BINDGEN_VERSION=0.73.2
 VIRTME_NG_VERSION=1.42
 SPHINX_VERSION=9.0.4
@@ -34,11 +36,11 @@ PROC_CONNECTOR_VERSION=0.3.0
 # Another run may be doing a whole build from nothing.
 LOCK_LIMIT_SECONDS=7200
 
-# The variables of a make that calls us are meant for it, not for the kernel's
-# make or for cargo.
+# If make runs a script, its variables are for that make, and not for the kernel's make
+# or for cargo.
 unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES
 
-# Our own git repositories must not depend on the user's settings (hooks,
+# The git repositories of the scripts must not depend on the user's settings (hooks,
 # signing, line ends, background repacking).
 export GIT_CONFIG_NOSYSTEM=1 GIT_CONFIG_GLOBAL=/dev/null
 
@@ -58,7 +60,7 @@ die() {
 
 [[ $MACHINE =~ ^(x86_64|arm64)$ ]] || die "there is no ARCH '$MACHINE': choose x86_64 or arm64"
 
-# The root of an arm64 guest, which set-up makes of Debian's packages.
+# The root of an arm64 guest, which the set-up makes from Debian's packages.
 GUEST_ROOT=$CACHE/arm64/root
 if [[ $MACHINE == arm64 ]]; then
 	PATH=$CACHE/arm64/qemu/bin:$PATH
@@ -66,7 +68,8 @@ if [[ $MACHINE == arm64 ]]; then
 fi
 
 # Usage: of_machine NAME
-# Prints what a flavor's NAME is called for the machine: for its directories, logs, counts.
+# Prints the name of a flavor for the machine, which is used for directories, logs and
+# counts.
 of_machine() {
 	if [[ $MACHINE == x86_64 ]]; then echo "$1"; else echo "$MACHINE-$1"; fi
 }
@@ -77,8 +80,8 @@ duration() {
 }
 
 # Usage: record_result FILE NAME VERDICT
-# Adds a result to a file of results, see qemu-tests/protocol/src/results.rs. VERDICT
-# is "passed", or why it failed, in plain words.
+# Adds a result to a file of results, see qemu-tests/protocol/src/results.rs. VERDICT is
+# "passed", or says why the trial failed.
 record_result() {
 	local verdict='"passed"'
 
@@ -86,7 +89,7 @@ record_result() {
 	printf '{"trial":{"name":%s,"verdict":%s}}\n' "$(json_string "$2")" "$verdict" >>"$1"
 }
 
-# A text without control characters.
+# Prints a text without control characters as a string of JSON.
 json_string() {
 	local text=${1//\\/\\\\}
 
@@ -94,8 +97,9 @@ json_string() {
 }
 
 # Usage: count_results [--failed] FILE...
-# Prints "N passed, N failed", or the last number alone, of files of results. Fails if
-# anything failed, or nothing passed. Without a runner that can count, something failed.
+# Prints "N passed, N failed" for files of results, or only the second number. Fails if
+# anything failed, or nothing passed. If there is no runner that can count, this counts
+# as one failure.
 count_results() {
 	local count status=0
 
@@ -108,24 +112,24 @@ count_results() {
 	return "$status"
 }
 
-# Prints a file's path as a reader of the clone would write it.
+# Prints the path of a file relative to the clone.
 shown() {
 	printf '%s' "${1#"$PROJECT"/}"
 }
 
-# Sleeps without a child process: a killed child would keep our standard error
-# open, and a pipeline behind us would wait for it.
+# Sleeps without a child process. A child that outlives this script would keep standard
+# error open, and a pipeline would wait for it.
 pause() {
 	read -rt "$1" <> <(:) || true
 }
 
 TICKER=
 
-# How often a step is reported on where that takes a line each.
+# How often the progress of a step is reported where each report takes a line.
 REPORT_SECONDS=10
 
-# Reports on a step until it is stopped: every second on a terminal, in place;
-# else every ten seconds, on a line of its own.
+# Reports the progress of a step until it is stopped: on a terminal every second, in
+# place; otherwise every ten seconds, on a line of its own.
 ticker() {
 	local what=$1 far=$2 owner=$$ line last
 
@@ -150,10 +154,10 @@ stop_ticker() {
 }
 
 # Usage: watched WHAT FAR LOG COMMAND...
-# Runs COMMAND with its output in LOG. Meanwhile says WHAT, what the function
-# FAR prints about how far it is, how long it has been, and was the last time. V=1 shows the whole
-# output instead. COMMAND runs in a subshell, and where errexit is off: a
-# function joins its commands with &&.
+# Runs COMMAND with its output in LOG. Meanwhile, prints WHAT, the progress as the
+# function FAR prints it, how long the step has taken so far, and how long it took the
+# last time. V=1 shows the whole output instead. COMMAND runs in a subshell with errexit
+# off, so a function has to join its commands with &&.
 watched() {
 	local what=$1 far=$2 log=$3 status=0 start=$EPOCHSECONDS
 	shift 3
@@ -168,7 +172,8 @@ watched() {
 	TICKER=$!
 	("$@") >"$log" 2>&1 || status=$?
 	stop_ticker
-	# A shorter time found all but done, and says nothing of one that is reported on.
+	# If a step was shorter, it had almost nothing to do, and its time does not help
+	# to estimate a step that is reported.
 	if ((status == 0 && EPOCHSECONDS - start >= REPORT_SECONDS)); then
 		remember_seconds "$what" $((EPOCHSECONDS - start))
 	fi
@@ -176,8 +181,8 @@ watched() {
 }
 
 # Usage: long_step WHAT FAR LOG COMMAND...
-# The same, with WHAT announced at the start, and its time at the end. A failure
-# is the caller's to explain.
+# Like watched, but announces WHAT at the start, and prints the time at the end. The
+# caller has to explain a failure.
 long_step() {
 	local start=$EPOCHSECONDS
 
@@ -186,7 +191,7 @@ long_step() {
 	say "$1: done in $(duration $((EPOCHSECONDS - start)))"
 }
 
-# Prints the file with the seconds that a step took the last time.
+# Prints the path of the file with the seconds that a step took the last time.
 seconds_file() {
 	echo "$CACHE/seconds/${1//[^A-Za-z0-9.]/-}"
 }
@@ -202,13 +207,13 @@ last_seconds() {
 	cat "$(seconds_file "$1")" 2>/dev/null
 }
 
-# For steps that cannot tell how far they are.
+# The progress of steps that do not know their progress.
 far_unknown() {
 	echo "running"
 }
 
-# Whether a log shows that the network, not the command, is at fault. Who gets as
-# far as a certificate that does not fit has a network.
+# Returns whether a log shows that the network is the cause of a failure, and not the
+# command. A program that sees a wrong certificate does have a network.
 network_trouble() {
 	! grep -qi certificate "$1" && grep -qiE 'could not (resolve|connect)|temporary failure|failed to (establish|fetch|connect|download)|unable to (connect|fetch)|connection (refused|failed|timed out)|network is unreachable|spurious network error|download of .* failed|max retries exceeded' "$1"
 }
@@ -224,7 +229,7 @@ need_space() {
 		die "not enough disk space for $2: $CACHE has $free MB free, $1 MB are needed; free some or set PROC_EVENTS_CACHE to a directory with more"
 }
 
-# Makes the cache, refusing places that the kernel's make cannot use.
+# Makes the cache. Refuses places that the kernel's make cannot use.
 make_cache() {
 	[[ $CACHE != *[[:space:]:]* ]] ||
 		die "'$CACHE' contains a space or a colon, which the kernel's build cannot handle: set PROC_EVENTS_CACHE to another directory"
@@ -234,8 +239,8 @@ make_cache() {
 	LOGS=$CACHE/log
 }
 
-# One run at a time changes the cache. The lock goes away with the process and
-# its children, so a killed run leaves none behind.
+# Only one run at a time changes the cache. The lock ends with the process and its
+# children, so that a killed run leaves none behind.
 lock_cache() {
 	exec {LOCK}>"$CACHE/lock"
 	flock -n "$LOCK" && return
@@ -244,20 +249,20 @@ lock_cache() {
 		die "another run has been using $CACHE for $(duration $LOCK_LIMIT_SECONDS): see 'fuser -v $CACHE/lock'"
 }
 
-# Lets others use the cache again.
+# Lets other runs use the cache again.
 unlock_cache() {
 	exec {LOCK}>&-
 }
 
-# Whether STOCK= asks for the unpatched kernel.
+# Returns whether STOCK= asks for the unpatched kernel.
 stock_wanted() {
 	[[ ${STOCK:-0} != 0 ]]
 }
 
 # Usage: flavor_has OPTION FLAVOR
-# Whether a flavor asks for CONFIG_PROC_EVENTS_OPTION=y beyond what release does. With
-# BROADCAST it is as the stock kernel, with RUST it has the handler built in: neither has
-# a module.
+# Returns whether a flavor sets CONFIG_PROC_EVENTS_OPTION=y in its own configuration,
+# which is in addition to release. With BROADCAST, the kernel behaves like the stock
+# kernel. With RUST, the handler is built in. Neither has a module.
 flavor_has() {
 	grep -qsx "CONFIG_PROC_EVENTS_$1=y" "$PROJECT/qemu-tests/config/$2.config"
 }

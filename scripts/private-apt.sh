@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
 #
-# Part of scripts/kernel and scripts/setup: packages of a newer suite, through an
-# apt directory of its own: the suite never gets into the system's apt.
+# Part of scripts/kernel and scripts/setup: fetches packages of a newer suite with an
+# apt directory of its own, so that the system's apt never learns of the suite.
 
 APT=$CACHE/apt
 
@@ -12,7 +12,7 @@ private_apt() {
 		-o Dir::Cache="$APT/cache" -o APT::Update::Error-Mode=any "$@"
 }
 
-# Prints the mirror that the system's apt uses for its release.
+# Prints the mirror that the system's apt uses for the release of the system.
 debian_mirror() {
 	local codename
 
@@ -24,8 +24,9 @@ debian_mirror() {
 }
 
 # Usage: open_private_apt TYPE SUITE OTHERWISE
-# Reads the lists of a suite's packages (TYPE deb) or their sources (deb-src), and
-# makes $APT/package for them. OTHERWISE says what else the user can do.
+# Reads the lists of the packages of a suite (TYPE deb) or of their sources (deb-src),
+# and makes the directory $APT/package for them. OTHERWISE says what else the user can
+# do.
 open_private_apt() {
 	local type=$1 suite=$2 otherwise=$3 mirror
 
@@ -35,7 +36,7 @@ open_private_apt() {
 	mkdir -p "$APT"/{lists,cache,package}
 	mirror=$(debian_mirror)
 	if [[ -z $mirror ]]; then
-		# The system's own lists were never fetched, or were cleaned away.
+		# The system's own lists were never fetched, or were deleted.
 		long_step "asking which mirror to use" far_unknown "$LOGS/apt-mirror.log" \
 			apt-get -q -o APT::Sandbox::User=root -o Dir::State::lists="$APT/lists" update || true
 		mirror=$(debian_mirror -o Dir::State::lists="$APT/lists")

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
 #
-# Part of scripts/setup: what ARCH=arm64 needs besides. All of it is unpacked into the
-# cache, nothing is installed: Debian's packages for arm64 of which the guest's root is
-# made, the standard library of this machine's Rust for arm64, and QEMU's emulator.
+# Part of scripts/setup: what ARCH=arm64 needs in addition. Everything is unpacked into
+# the cache, and nothing is installed: Debian's packages for arm64, of which the root of
+# the guest is made, the standard library for arm64 of this machine's Rust, and QEMU for
+# arm64.
 
-# Measured, and some to spare.
+# The measured size, with a margin.
 ARM64_MEGABYTES=1500
 
-# What tests and commands in the guest run, and what programs for it are linked with.
-# What these need comes along.
+# The packages that tests and commands in the guest use, and those that programs for the
+# guest are linked with. Their dependencies are added.
 ARM64_PACKAGES=(
 	base-files base-passwd bash coreutils dash findutils gawk grep hostname iproute2
 	kmod libc-bin login mount passwd perl-base procps sed sysvinit-utils util-linux
@@ -19,7 +20,8 @@ ARM64_PACKAGES=(
 )
 if debian_12; then ARM64_PACKAGES+=(libgcc-12-dev); else ARM64_PACKAGES+=(libgcc-14-dev); fi
 
-# Prints the file that says what the root was made of: another list makes it again.
+# Prints the path of a file whose name depends on the list of packages: if the list
+# changes, the root is made again.
 arm64_root_stamp() {
 	echo "$GUEST_ROOT/.proc-events-$(printf '%s ' "${ARM64_PACKAGES[@]}" | sha256sum | cut -c1-16)"
 }
@@ -27,7 +29,7 @@ arm64_root_stamp() {
 ARM64_RUST=$CACHE/arm64/rust
 ARM64_QEMU=$CACHE/arm64/qemu
 
-# apt as a machine has it whose packages are arm64's, and that has none of them yet.
+# Runs apt as on a machine with packages for arm64, and with none of them installed.
 arm64_apt() {
 	apt-get -q -o APT::Architecture=arm64 -o APT::Architectures=arm64 -o APT::Sandbox::User=root \
 		-o Dir::Etc::sourcelist="$APT/sources.list" -o Dir::Etc::sourceparts=/dev/null \
@@ -36,7 +38,8 @@ arm64_apt() {
 }
 
 # Usage: open_arm64_apt
-# Reads the lists of arm64's packages in the suites that this machine's packages are from.
+# Reads the lists of packages for arm64 in the suites that the packages of this machine
+# are from.
 open_arm64_apt() {
 	local suites suite otherwise="or leave out ARCH=arm64"
 
@@ -70,8 +73,8 @@ fetch_arm64() {
 	}
 }
 
-# Directories that are links into /usr are so before anything is unpacked: a package
-# may have files in either.
+# Makes the directories that are links into /usr before anything is unpacked, because a
+# package may have files in either place.
 make_root_layout() {
 	local directory
 
@@ -82,8 +85,8 @@ make_root_layout() {
 	chmod 1777 "$1/tmp" "$1/var/tmp"
 }
 
-# What packages' scripts would do, as far as it is needed: users, and names that are
-# alternatives.
+# Does what the scripts of the packages would do, as far as it is needed: adds users,
+# and names that are alternatives.
 complete_root() {
 	local root=$1
 
@@ -110,7 +113,7 @@ unpack_arm64_root() {
 		dpkg-deb --fsys-tarfile "$package" |
 			tar -x --keep-directory-symlink --no-same-owner -C "$new" || return
 	done
-	# Nobody reads them in the guest.
+	# No program reads these files in the guest.
 	rm -rf "$new"/usr/share/{doc,man,locale,info}
 	complete_root "$new" &&
 		touch "$new/$(basename "$(arm64_root_stamp)")" &&
@@ -118,7 +121,7 @@ unpack_arm64_root() {
 		mv "$new" "$GUEST_ROOT"
 }
 
-# Prints the package of this machine's Rust, as Debian has it.
+# Prints the name of Debian's package with this machine's Rust.
 rust_package() {
 	if debian_12; then echo rustc-web; else echo rustc; fi
 }
@@ -128,7 +131,7 @@ rust_version() {
 	dpkg-query -W -f '${Version}' "$(rust_package)" 2>/dev/null
 }
 
-# The library has to be of the very compiler.
+# The library has to be of exactly the same version as the compiler.
 arm64_rust_stamp() {
 	echo "$ARM64_RUST/.version-$(rust_version)"
 }
@@ -147,8 +150,8 @@ unpack_arm64_rust() {
 		mv "$ARM64_RUST.new" "$ARM64_RUST"
 }
 
-# QEMU for arm64 is of the suite that the one for x86-64 is from, whose libraries it
-# takes.
+# QEMU for arm64 is from the same suite as the one for x86-64, because it uses the
+# libraries of that.
 unpack_arm64_qemu() {
 	local new=$ARM64_QEMU.new
 
@@ -177,7 +180,7 @@ install_arm64() {
 	[[ -n $(rust_version) ]] ||
 		die "no Rust for arm64: $(rust_package) is not installed as a package of Debian's, whose library for arm64 is fetched; install it, or leave out ARCH=arm64"
 	need_space "$ARM64_MEGABYTES" "setting up for arm64"
-	# The guest has other users, too.
+	# The guest also has other users.
 	umask 022
 	mkdir -p "$CACHE/arm64"
 	if [[ ! -e $(arm64_root_stamp) || ! -e $(arm64_rust_stamp) ]]; then
