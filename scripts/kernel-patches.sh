@@ -84,7 +84,7 @@ check_tree() {
 		die "$variable=$dir is not a kernel source tree (no Kconfig, or no version in its Makefile)"
 	fi
 	[[ ! -e $dir/.config && ! -e $dir/include/config ]] ||
-		die "$variable=$dir holds a build: run 'make -C $dir mrproper' (this saves your .config nowhere), or give a clean tree"
+		die "$variable=$dir holds a build: run 'make -C $dir mrproper' (this deletes its .config), or give a clean tree"
 }
 
 tree_version() {

@@ -48,7 +48,7 @@ open_arm64_apt() {
 	suites=$(apt-get indextargets --format '$(CREATED_BY) $(ORIGIN) $(COMPONENT) $(REPO_URI) $(RELEASE)' |
 		sed -n 's/^Packages Debian main //p' | sort -u)
 	[[ -n $suites ]] ||
-		die "apt knows no suite of Debian's: run 'apt-get update' as root, $otherwise"
+		die "apt knows no suite of Debian: run 'apt-get update' as root, $otherwise"
 	rm -rf "$APT"
 	mkdir -p "$APT"/{lists,cache,package}
 	: >"$APT/status"
@@ -178,7 +178,7 @@ arm64_is_missing() {
 install_arm64() {
 	arm64_is_missing || return 0
 	[[ -n $(rust_version) ]] ||
-		die "no Rust for arm64: $(rust_package) is not installed as a package of Debian's, whose library for arm64 is fetched; install it, or leave out ARCH=arm64"
+		die "no Rust for arm64: Debian's package $(rust_package) is not installed, and only that has a library for arm64 to fetch; install it, or leave out ARCH=arm64"
 	need_space "$ARM64_MEGABYTES" "setting up for arm64"
 	# The guest also has other users.
 	umask 022

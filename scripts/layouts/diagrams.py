@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: GPL-2.0
 """The diagrams of messages in a document: boxes made of +, - and |, with offsets at their margins.
 
-A diagram's first line has the offsets of its columns. The borders above each row have
-the row's offset on the left, where it is said, and where the row ends, on the right. To the
-right of a row may stand the struct that begins in it, or the member of event_data that is meant.
-A box that is open at the end of a row goes on where the next row is open at its start.
+The first line of a diagram has the offsets of its columns. The border above a row may have the
+offset of the row on the left, and the end of the row above on the right. To the right of a row
+may be the name of the struct that begins in it, or of the member of event_data that it shows. A
+box that is open at the end of a row continues where the next row is open at its start.
 """
 
 import re
 from typing import NamedTuple
 
 HEADING = re.compile(r"^PROC_EVENT_\w+ \(0x")
-# Names of fields that a box is too narrow for.
+# Short names for fields whose names are too long for their box.
 SHORT = {"type": "nlmsg_type", "op": "mcast_op", "mask": "event_type"}
 MEMBERS = {"uid": "id", "gid": "id"}
 
 
 class Diagram(NamedTuple):
-    """A diagram's lines, the first one's number in the document, and the heading above it."""
+    """The lines of a diagram, the number of the first one, and the headings above the diagram."""
     first: int
     lines: list
     headings: list
@@ -72,12 +72,12 @@ class Grid:
         self.problems.append((self.first + 1 + index, what))
 
     def column(self, at):
-        """The byte in a row that a character's place stands for, or None."""
+        """The byte in a row that the position of a character stands for, or None."""
         byte, rest = divmod((at - self.left) * self.width, self.characters)
         return None if rest else byte
 
     def rows(self):
-        """Finds each line's row; checks the offsets at the margins."""
+        """Finds the row of each line, and checks the offsets at the margins."""
         self.row_of = []
         row, content = self.start, False
         for index, line in enumerate(self.lines):
@@ -93,10 +93,10 @@ class Grid:
                 self.problem(index, f"this row starts at {row}, not at {margin[1]}")
             total = re.search(r"\+\s+(\d+)$", line)
             if total:
-                # The border is that below the row which ends there.
+                # This border is below the row that ends there.
                 end = row - self.width + self.column(total.start())
                 if int(total[1]) != end:
-                    self.problem(index, f"what ends there has {end} bytes, not {total[1]}")
+                    self.problem(index, f"the row above ends at {end}, not {total[1]}")
 
     def is_border(self, index, at):
         line = self.lines[index]
@@ -109,20 +109,20 @@ class Grid:
         return "-" in (line[at - 1:at], line[at + 1:at + 2], character) or at == self.left
 
     def boxes(self):
-        """The boxes, those that go on in the next row as one."""
+        """The boxes. A box that continues in the next row is one box."""
         seen, regions = set(), []
         for index, row in enumerate(self.row_of):
             for at in range(self.left + 1, self.right):
                 if row is not None and (index, at) not in seen and not self.is_border(index, at):
                     region = self.region(index, at)
                     seen |= region
-                    # What reaches the last border's line is the paper beside a short row.
+                    # A region that reaches the last border is the empty space beside a short row.
                     if all(index < len(self.lines) - 1 for index, _ in region):
                         regions.append(self.box(region))
         return self.joined(regions)
 
     def region(self, index, at):
-        """The places that are not parted by borders."""
+        """The positions that no border separates from each other."""
         region, left = set(), [(index, at)]
         while left:
             index, at = left.pop()
@@ -146,7 +146,7 @@ class Grid:
                     first = 0
                 end = self.column(places[-1] + 1)
                 if first is None or end is None:
-                    self.problem(index, f"a box that is no whole bytes: {text.strip()}")
+                    self.problem(index, f"a box without whole bytes: {text.strip()}")
                     first = end = 0
                 bytes_of_rows |= set(range(row + first, row + end))
         line = min(index for index, _ in region)
@@ -154,11 +154,11 @@ class Grid:
         if not bytes_of_rows:
             return Box(name, line, 0, 0)
         if len(bytes_of_rows) != max(bytes_of_rows) + 1 - min(bytes_of_rows):
-            self.problem(line, f"a box whose bytes are apart: {name}")
+            self.problem(line, f"a box whose bytes are not adjacent: {name}")
         return Box(name, line, min(bytes_of_rows), max(bytes_of_rows) + 1)
 
     def joined(self, boxes):
-        """Joins the box at an open end of a row with that at the open start of the next."""
+        """Joins the box at the open end of a row with the one at the open start of the next."""
         boxes = sorted(boxes, key=lambda box: box.offset)
         whole = []
         for box in boxes:
@@ -170,7 +170,7 @@ class Grid:
         return whole
 
     def remarks(self):
-        """What stands to the right: structs, and members of event_data."""
+        """The names on the right: structs, and members of event_data."""
         return [remark for line in self.lines
                 for remark in re.findall(r"struct \w+$|\.\w+$", line[self.right + 1:])]
 
@@ -182,7 +182,7 @@ def events_of(headings):
 
 
 def not_drawn(text, structs):
-    """The members of event_data that no diagram shows: answers have one in another section."""
+    """The members of event_data that no diagram shows. The one of answers is in another section."""
     drawn = {"ack"}
     for diagram in diagrams(text):
         if HEADING.match(diagram.headings[0]):
@@ -200,7 +200,7 @@ def fields_of(diagram, grid, structs, constants):
                 yield field._replace(offset=event + field.offset)
         return
     remarks = grid.remarks()
-    # What follows an event is drawn without it.
+    # A struct that follows an event is drawn without the event.
     base = event + structs["proc_event"].size if follows_event(grid) else 0
     members = [remark[1:] for remark in remarks if remark.startswith(".")]
     for name in [remark.split()[1] for remark in remarks if remark.startswith("struct ")]:
@@ -222,15 +222,15 @@ def follows_event(grid):
 
 
 class Shown(NamedTuple):
-    """What a box may show beside fields: a union as a whole."""
+    """A whole union, which a box may show instead of fields."""
     path: tuple
     offset: int
     size: int
 
 
 def place(name, field):
-    """Where a field is under this name in a box, as offset and end; None if that is not its name.
-    A box may show a slice of an array."""
+    """The offset and end of a field, if a box with this name shows it; otherwise None. A box may
+    show a slice of an array."""
     part = re.fullmatch(r"(\w+)\[(\d+)\.\.(\d+)\]", name)
     if part and part[1] == field.path[-1]:
         return field.offset + int(part[2]), field.offset + int(part[3]) + 1
@@ -241,7 +241,7 @@ def place(name, field):
 
 
 def value_problem(box, number, field, total, constants, structs):
-    """What is wrong with a number in a box, if something is."""
+    """The problem with a number in a box, or None."""
     payload = total - constants["NLMSG_HDRLEN"] - structs["cn_msg"].size
     expected = {"nlmsg_len": total, "len": payload, "nlmsg_type": constants["NLMSG_DONE"],
                 "idx": constants["CN_IDX_PROC"], "val": constants["CN_VAL_PROC"]}
@@ -252,11 +252,11 @@ def value_problem(box, number, field, total, constants, structs):
 
 
 def check(diagram, structs, constants):
-    """What is wrong with a diagram: line numbers, and what."""
+    """The problems of a diagram, with line numbers."""
     grid = Grid(diagram)
     fields = list(fields_of(diagram, grid, structs, constants))
     if not fields:
-        return [*grid.problems, (diagram.first, "a diagram of no struct that is known")]
+        return [*grid.problems, (diagram.first, "a diagram of no known struct")]
     total = constants["NLMSG_HDRLEN"] + structs["cn_msg"].size + structs["proc_event"].size
     if any("mcast_op" in field.path for field in fields):
         total += structs["proc_listen"].size - structs["proc_event"].size

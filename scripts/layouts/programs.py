@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""The layouts that a program in Rust writes down itself, since it includes no header."""
+"""The layouts that a program in Rust defines itself, because it includes no header."""
 
 import re
 
@@ -12,8 +12,8 @@ FIELD = re.compile(r"^    (\w+): (?:\[(\w+); (\d+)\]|(\w+)),$", re.MULTILINE)
 
 
 def parsed(text):
-    """The structs of a program: fields as (name, offset, size, line), and size. All of it has the
-    alignment of u32 or less, and no padding."""
+    """The structs of a program: fields as (name, offset, size, line), and size. All fields
+    have the alignment of u32 or less, and there is no padding."""
     structs = {}
     for struct in STRUCT.finditer(text):
         fields, offset = [], 0
@@ -31,7 +31,7 @@ def parsed(text):
 
 
 def check(text, structs, constants):
-    """What is wrong with the structs Headers, Listen and Message: line numbers, and what."""
+    """The problems of the structs Headers, Listen and Message, with line numbers."""
     base, in_c = 0, {}
     for name in ("nlmsghdr", "cn_msg"):
         for field in structs[name].fields:

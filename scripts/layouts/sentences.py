@@ -2,17 +2,17 @@
 """The lengths and offsets that sentences of a document state.
 
 Each number of 2 and more has to be a length or an offset that a pattern knows, and is
-compared, or one that is known to be none.
+compared, or a number that is known to be something else.
 """
 
 import re
 
-# Not versions, hexadecimal numbers, or what is a part of a name.
+# Does not match versions, hexadecimal numbers, and parts of names.
 NUMBER = re.compile(r"(?<![\w.,/=*$-])\d+(?:,\d{3})*(?![\w.]*\w)")
 
 # In the patterns, a space stands for any white space.
 
-# Sentences with lengths and offsets, and what their numbers are.
+# Sentences with lengths and offsets, and the meanings of their numbers.
 LENGTHS = [
     (r"The length of the request: (\d+) without a mask, (\d+) with one, (\d+) with a",
      ["request without mask", "request with mask", "request with flags"]),
@@ -39,7 +39,7 @@ LENGTHS = [
     (r"``event_data``, (\d+) bytes at offset (\d+)", ["event_data", "offset of event_data"]),
 ]
 
-# Numbers that are none.
+# Numbers that are no lengths and no offsets.
 OTHERS = [
     r"\(\d\)",                          # sections of the manual
     r"^\s*\d+\.\s",                     # items of a list
@@ -50,7 +50,7 @@ OTHERS = [
     r"forkstat [^`]*",                  # a command
     r"Since 2005",
     r"Debian 12 or 13", r"about 8 GB",
-    # What the kernel counts in a receive buffer: its own memory, as measured.
+    # The memory that the kernel counts in a receive buffer, as measured.
     r"On x86-64 these are 256 and 704 bytes, together 960",
     r"960 bytes on x86-64",
     r"default of 212,992 bytes holds 221",
@@ -63,7 +63,7 @@ OTHERS = [
     r"136 bytes for each of 32 events, or about 89 bytes for each of 49 without an identity",
     r"default receive buffer then holds about 1,500 events of a burst",
     r"With an identity, these are 221 and about 1,500",
-    # What netlink may allocate for a datagram of a dump, twice, and its own memory.
+    # Twice the largest buffer of netlink for a datagram of a dump, and the kernel's own memory.
     r"receive buffer,? of less than 80 KiB",
     r"On 32-bit machines", r"on 32-bit machines",
     r"24 for each possible CPU",        # of the module's own memory, by the threat model
@@ -72,7 +72,7 @@ OTHERS = [
 
 
 def expected(structs, constants):
-    """What the compiler says of each length and offset, from the start of the message."""
+    """Each length and offset as the compiler has it, from the start of the message."""
     payload = constants["NLMSG_HDRLEN"] + structs["cn_msg"].size
     event, request, listen = structs["proc_event"], structs["proc_input"], structs["proc_listen"]
     identity = structs["proc_event_identity"]
@@ -96,14 +96,14 @@ def expected(structs, constants):
 
 
 def blank(match):
-    """The same number of lines and characters, without words."""
+    """Blank text with the same number of lines and characters."""
     return re.sub(r"[^\n]", " ", match[0])
 
 
 def prose(name, text):
-    """A document without code, at the same lines."""
+    """A document with its code replaced by blanks, so that line numbers stay the same."""
     if name.endswith(".rst"):
-        # Literal blocks and those of directives.
+        # These are literal blocks, and the blocks of directives.
         return re.sub(r"(?<=::\n)(?:\n|  .*\n)+", blank, text)
     if name.endswith(".md"):
         return re.sub(r"^```.*?^```$", blank, text, flags=re.MULTILINE | re.DOTALL)
@@ -126,8 +126,8 @@ def line_of(text, at):
 
 
 def check(name, text, structs, constants, used):
-    """What is wrong with the numbers of a document: line numbers, and what. Adds the patterns that
-    matched to USED."""
+    """The problems of the numbers in a document, with line numbers. Adds the patterns that matched
+    to USED."""
     text = prose(name, text)
     lengths = expected(structs, constants)
     explained = set()
@@ -145,10 +145,10 @@ def check(name, text, structs, constants, used):
             explained |= set(range(*match.span()))
     for number in NUMBER.finditer(text):
         if int(number[0].replace(",", "")) > 1 and number.start() not in explained:
-            yield line_of(text, number.start()), f"{number[0]}: nothing here says what it is"
+            yield line_of(text, number.start()), f"{number[0]}: no pattern says what it is"
 
 
 def unused(used):
-    """The patterns that no document has."""
+    """The patterns that match nothing in any document."""
     return [pattern for pattern, _ in LENGTHS if pattern not in used] + \
            [pattern for pattern in OTHERS if pattern not in used]

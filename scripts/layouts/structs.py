@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Where the fields of the interface's structs are, as the compiler puts them."""
+"""The offsets of the fields of the interface's structs, as the compiler chooses them."""
 
 import re
 import subprocess
@@ -10,7 +10,7 @@ from typing import NamedTuple
 INCLUDES = ["sys/socket.h", "linux/netlink.h", "linux/connector.h", "linux/cn_proc.h"]
 STRUCTS = ["nlmsghdr", "cn_msg", "proc_input", "proc_listen", "proc_event",
            "proc_event_identity"]
-# NLMSG_HDRLEN is what a program has between the start of a message and what it carries.
+# NLMSG_HDRLEN is the distance between the start of a message and its payload.
 CONSTANTS = ["NLMSG_HDRLEN", "NLMSG_DONE", "CN_IDX_PROC", "CN_VAL_PROC",
              "PROC_CN_BATCH_SIZE"]
 
@@ -32,7 +32,7 @@ class Struct(NamedTuple):
     size: int
 
     def offset(self, member):
-        """Where the member starts that is a field, or the struct or union around some."""
+        """The offset of a member, which is a field, or a struct or union with fields."""
         return min(field.offset for field in self.fields if member in field.path)
 
     def under(self, member):
@@ -49,7 +49,7 @@ def parse(text):
                 name, fields = start[1], []
             open_at.append(len(fields))
         elif end := END.match(line):
-            # What was in it has its name in front.
+            # The name of a struct or union is put before those of the fields in it.
             first = open_at.pop()
             fields[first:] = [Field((end[1], *field.path), *field[1:]) for field in fields[first:]]
         elif field := FIELD.match(line):
@@ -62,7 +62,7 @@ def parse(text):
 
 
 def compiled(headers):
-    """The structs by name, and the constants, as a program has them that includes HEADERS."""
+    """The structs by name, and the constants, as in a program that includes HEADERS."""
     includes = "".join(f"#include <{include}>\n" for include in INCLUDES)
     values = "".join(f"char value_{name}[{name}];\n" for name in CONSTANTS)
     instances = "".join(f"struct {name} a_{name};\n" for name in STRUCTS)
@@ -70,7 +70,7 @@ def compiled(headers):
         compiled_file = Path(directory, "structs.o")
         subprocess.run(["gcc", "-g", "-isystem", headers, "-xc", "-", "-c", "-o", compiled_file],
                        input=includes + values + instances, text=True, check=True)
-        # One at a time: pahole prints them in its own order, and drops those that it does not find.
+        # Runs pahole for one at a time: it prints structs in its own order, and skips missing ones.
         layouts = {}
         for name in STRUCTS:
             command = ["pahole", "--expand_types", "--class_name", name, compiled_file]
@@ -81,5 +81,5 @@ def compiled(headers):
     constants = {name: int(size, 16) for size, name in
                  re.findall(r"^\w+ (\w+) \w value_(\w+)$", symbols, re.MULTILINE)}
     missing = set(STRUCTS) - set(layouts) | set(CONSTANTS) - set(constants)
-    assert not missing, f"neither pahole nor nm says anything of {missing}"
+    assert not missing, f"neither pahole nor nm found {missing}"
     return layouts, constants
