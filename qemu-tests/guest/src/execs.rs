@@ -26,7 +26,7 @@ use crate::listener::Listener;
 use crate::patience;
 use crate::proc_stat::has_ended;
 use crate::results;
-use crate::tests::container::{Container, PID, available, keep_mounts, mount_own_proc};
+use crate::support::container::{Container, PID, available, keep_mounts, mount_own_proc};
 use crate::tests::session_end_threads::end_thread;
 use crate::wire::{Event, Task, mask};
 

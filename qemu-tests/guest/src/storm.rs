@@ -26,7 +26,7 @@ use crate::listener::Listener;
 use crate::listing::Listing;
 use crate::patience;
 use crate::stress::{cpus, execute_true, pin};
-use crate::tests::container::{Container, PID};
+use crate::support::container::{Container, PID};
 use crate::wire::{BATCH, LISTEN, mask, proc_listen};
 
 /// How much is to happen.

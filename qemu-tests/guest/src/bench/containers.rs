@@ -9,13 +9,15 @@ use protocol::bench::{Operation, Situation, THOUSANDS};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::bench::crowd::Crowd;
-use crate::bench::measure::{Measured, measure, repeated};
-use crate::bench::operations::rename;
-use crate::bench::{CROWDS, missing, tell};
+use super::CROWDS;
+use super::crowd::Crowd;
+use super::measure::{Measured, measure, repeated};
+use super::missing;
+use super::operations::rename;
+use super::tell;
 use crate::child::allow_descriptors;
 use crate::harness::Failure;
-use crate::tests::container::{ALL, Container, PID};
+use crate::support::container::{ALL, Container, PID};
 use crate::wire::mask;
 
 /// Measures a rename in a container, with no listener and with more and more of them, each in a

@@ -5,12 +5,12 @@
 use anyhow::{Result, anyhow};
 use protocol::bench::{MOST_UNREAD, Operation, Situation, WITH_FLAGS};
 
-use crate::bench::crowd::Crowd;
-use crate::bench::missing;
-use crate::bench::rounds::Rounds;
-use crate::bench::worker::Worker;
+use super::crowd::Crowd;
+use super::missing;
+use super::rounds::Rounds;
+use super::worker::Worker;
 use crate::listing;
-use crate::tests::cgroup::Group;
+use crate::support::cgroup::Group;
 use crate::wire::{CGROUP, LISTEN, mask, proc_listen_in};
 
 /// How many figures there are of each flag.

@@ -15,16 +15,18 @@ use nix::libc;
 use nix::sched::{CloneFlags, unshare};
 use protocol::bench::{Line, POPULATIONS, Picture, Situation};
 
-use crate::bench::batches::request;
-use crate::bench::clock::instructions;
-use crate::bench::containers::run_in;
-use crate::bench::measure::{Times, repeated};
-use crate::bench::reader::{Reader, Tally};
-use crate::bench::{LINGER, missing, say};
+use super::LINGER;
+use super::batches::request;
+use super::clock::instructions;
+use super::containers::run_in;
+use super::measure::{Times, repeated};
+use super::missing;
+use super::reader::{Reader, Tally};
+use super::say;
 use crate::harness::TestResult;
 use crate::listener::Listener;
 use crate::listing;
-use crate::tests::container::{Container, PID, keep_mounts, mount_own_proc};
+use crate::support::container::{Container, PID, keep_mounts, mount_own_proc};
 use crate::wire::{PROCESS, STATE, mask};
 
 /// The forms in which the kernel tells it.

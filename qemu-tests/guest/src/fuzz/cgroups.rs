@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::harness::{Failure, TestResult};
-use crate::tests::cgroup::{Group, are_there, line_of};
+use crate::support::cgroup::{Group, are_there, line_of};
 use crate::wire::{BATCH, CGROUP, IDENTITY, PROCESSES};
 
 /// Those of the unified hierarchy. A kernel without CONFIG_CGROUPS has none.

@@ -12,8 +12,8 @@ use super::reading::Reading;
 use super::tally::Tally;
 use crate::harness::{TestResult, expect_eq};
 use crate::listener::Listener;
-use crate::tests::container::{self, Handover};
-use crate::tests::scenario::{comm, mark};
+use crate::support::container::{self, Handover};
+use crate::support::scenario::{comm, mark};
 use crate::wire::CN_PROC;
 
 /// Sockets at one time.

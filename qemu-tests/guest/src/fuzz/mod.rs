@@ -29,7 +29,7 @@ use crate::harness::{Failure, TestResult, expect, expect_eq};
 use crate::listing::Listing;
 use crate::patience;
 use crate::results;
-use crate::tests::container::{
+use crate::support::container::{
     ALL, Container, NET, PID, USER, available, lacking, status, succeed,
 };
 use crate::tests::namespaces_lifetimes::Account;

@@ -23,9 +23,9 @@ use crate::harness::{Failure, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::listing::{Line, Listing, open};
 use crate::patience;
-use crate::socket_filter::keep_bytes;
 use crate::stress::cpus;
-use crate::tests::scenario::own_task;
+use crate::support::scenario::own_task;
+use crate::support::socket_filter::keep_bytes;
 use crate::wire::{
     CN_PROC, ConnectorHeader, Event, EventBody, IGNORE, Identity, MESSAGE_SIZE, NLM_F_MULTI,
     NLMSG_DONE, NLMSG_EVENT, NO_CPU, NetlinkHeader, PROCESS, Received, Task, mask,

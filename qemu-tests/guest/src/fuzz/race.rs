@@ -23,7 +23,7 @@ use super::requests::Expected;
 use super::tally::Tally;
 use crate::harness::{Failure, TestResult, expect, expect_eq};
 use crate::listener::{Listener, ListenerError};
-use crate::tests::container::{self, Handover};
+use crate::support::container::{self, Handover};
 use crate::wire::{CGROUP, CN_PROC, Event, IDENTITY, Received};
 
 const THREADS: usize = 4;

@@ -17,7 +17,9 @@ use super::program::any_message;
 use super::tally::Tally;
 use crate::child::{self, Gate};
 use crate::harness::{Failure, TestResult, expect};
-use crate::tests::container::{self, ALL, Container, Handover, NET, PID, USER, available, status};
+use crate::support::container::{
+    self, ALL, Container, Handover, NET, PID, USER, available, status,
+};
 use crate::wire::{CGROUP, LISTEN, mask, proc_listen_in};
 
 const SENDERS: usize = 2;

@@ -9,12 +9,12 @@ use nix::errno::Errno;
 use nix::unistd::setsid;
 use zerocopy::IntoBytes;
 
-use super::cgroup;
-use super::scenario::{in_child, in_self};
 use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
 use crate::patience;
-use crate::socket_filter::keep_bytes_slowly;
+use crate::support::cgroup;
+use crate::support::scenario::{in_child, in_self};
+use crate::support::socket_filter::keep_bytes_slowly;
 use crate::test;
 use crate::wire::{Event, IGNORE, LISTEN, Received, mask};
 

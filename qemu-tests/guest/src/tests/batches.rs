@@ -15,18 +15,18 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::socket::{MsgFlags, MultiHeaders, recv, recvmmsg, recvmsg, setsockopt, sockopt};
 use nix::unistd::{pipe, read};
 
-use super::container::{self, Container, FIRST_ID, PID, succeed};
 use super::credentials::{NOBODY_KNOWN, OVERFLOW_ID, ROOT, Sender, map, receive, unmapped};
 use super::numbers::{missing, number};
-use super::scenario::{every_kind, mark};
 use crate::child::{self, Gate};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::listing::Listing;
 use crate::patience;
 use crate::results;
-use crate::socket_filter::keep_bytes;
 use crate::stress::{cpus, pin};
+use crate::support::container::{self, Container, FIRST_ID, PID, succeed};
+use crate::support::scenario::{every_kind, mark};
+use crate::support::socket_filter::keep_bytes;
 use crate::test;
 use crate::wire::{
     BATCH, BATCH_SIZE, Event, LISTEN, MESSAGE_SIZE, NLMSG_DONE, NLMSG_EVENT, Received, mask,
@@ -188,7 +188,7 @@ fn events_are_those_that_others_get_alone() -> TestResult {
     let mut alone = Listener::listen(mask::ALL | mask::SESSION_END)?;
     let (pid, _) = every_kind(&mut Listener::listen_all()?)?;
     let is_its = |received: &Received| received.event.subject().tgid == pid;
-    let has_exit = |received: &Received| super::scenario::is_exit(received, pid);
+    let has_exit = |received: &Received| crate::support::scenario::is_exit(received, pid);
     let mut taken = Vec::new();
     for listener in [&mut batches, &mut alone] {
         let mut events = listener.take_through("EXIT", has_exit)?;
@@ -603,7 +603,7 @@ fn a_listener_in_a_container_gets_batches() -> TestResult {
         let got = datagrams(&listener)?;
         expect(got.len() < 10, "events that share datagrams")?;
         expect_all(&got.concat(), &first, 100)?;
-        let own = super::scenario::own_task();
+        let own = crate::support::scenario::own_task();
         let is_own = |received: &Received| received.event.subject() == own;
         expect(got.concat().iter().all(is_own), "its own numbers")
     })?;

@@ -20,22 +20,22 @@ use nix::sys::ptrace;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, execv};
 
-use super::cgroup::Group;
-use super::container::{
-    self, ALL, Container, FIRST_ID, events, expect_exactly, require, status, succeed,
-};
-use super::exec_scene::await_zombie;
 use super::fork_complete::{CLONE_INTO_CGROUP, arguments};
 use super::numbers::{first_numbers, missing};
-use super::scenario::{comm, every_kind, mark, own_task, take_through_exit};
 use super::session_end_threads::end_thread;
 use crate::child::{self, Gate, own_tid};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
-use crate::kernel_log::Log;
 use crate::listener::{EVENT_LIMIT, Listener};
 use crate::listing::Listing;
 use crate::patience;
 use crate::stress::{cpus, pin};
+use crate::support::cgroup::Group;
+use crate::support::container::{
+    self, ALL, Container, FIRST_ID, events, expect_exactly, require, status, succeed,
+};
+use crate::support::exec_variants::await_zombie;
+use crate::support::kernel_log::Log;
+use crate::support::scenario::{comm, every_kind, mark, own_task, take_through_exit};
 use crate::test;
 use crate::wire::{
     BATCH, CGROUP, Event, IDENTITY, LISTEN, NLMSG_EVENT, PROCESSES, Received, Task, mask,

@@ -10,11 +10,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, setsid};
 
-use super::cgroup::Group;
-use super::container::{status, succeed};
-use super::programs::Program;
 use crate::child;
 use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
+use crate::support::cgroup::Group;
+use crate::support::container::{status, succeed};
+use crate::support::program::Program;
 use crate::test;
 
 pub const TESTS: &[Test] = &[test!(events_are_shown_with_the_groups_that_they_are_from)

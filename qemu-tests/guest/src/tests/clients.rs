@@ -12,10 +12,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, getpid, mkfifo};
 
-use super::programs::Program;
 use crate::child;
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::stress::{cpus, pin};
+use crate::support::program::Program;
 use crate::test;
 
 pub const TESTS: &[Test] = &[

@@ -4,10 +4,10 @@
 use std::fs;
 use std::thread;
 
-use super::scenario::{comm, events_of, in_child, in_self, mark, own_task};
 use crate::child::{self, Gate, own_pid, own_tid};
 use crate::harness::{Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
+use crate::support::scenario::{comm, events_of, in_child, in_self, mark, own_task};
 use crate::test;
 use crate::wire::{Event, Task, mask};
 

@@ -15,11 +15,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use protocol::BUILD_VARIABLE;
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::container::{ALL, Container, Handover, NET};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
-use crate::kernel_log::Log;
 use crate::listener::Listener;
 use crate::patience;
+use crate::support::container::{ALL, Container, Handover, NET};
+use crate::support::kernel_log::Log;
 use crate::test;
 use crate::wire::{ConnectorHeader, NLMSG_DONE, NetlinkHeader, RequestHeader};
 

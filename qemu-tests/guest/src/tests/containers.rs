@@ -9,16 +9,16 @@ use clap::Args;
 use nix::sys::signal::Signal;
 use nix::sys::sysinfo::sysinfo;
 
-use super::container::{Container, NET, PID, expect_exactly, open, succeed};
 use super::counting::expect_count;
 use super::namespaces_lifetimes::Account;
 use crate::child::{self, Gate, allow_descriptors, own_pid};
-use crate::fault_injection::Setting;
 use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
 use crate::listing::Listing;
 use crate::patience;
 use crate::results;
+use crate::support::container::{Container, NET, PID, expect_exactly, open, succeed};
+use crate::support::fault_injection::Setting;
 use crate::test;
 use crate::wire::{Event, LISTEN, Task, mask};
 
@@ -191,7 +191,7 @@ fn listen_in(most: usize) -> Result<usize, Failure> {
     for (group, begin) in groups().zip(&cues.begin) {
         (0..group).try_for_each(|_| begin.open(0))?;
         (0..group).try_for_each(|_| cues.done.pass_within(cues.limit).map(drop))?;
-        events.extend(super::container::events(&mut outside)?);
+        events.extend(crate::support::container::events(&mut outside)?);
     }
     expect_accounts(count)?;
     expect_all_outside(&events, &firsts)?;

@@ -7,10 +7,10 @@ use std::{env, fs, process};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use nix::sys::signal::{Signal, raise};
 
-use super::scenario::{own_task, take_through_exit};
 use crate::child::{self, own_pid};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
+use crate::support::scenario::{own_task, take_through_exit};
 use crate::test;
 use crate::wire::{Event, Task};
 

@@ -16,11 +16,11 @@ use nix::sys::socket::{
 use nix::sys::wait::WaitStatus;
 use nix::unistd::{dup2_stdin, dup2_stdout, execv, pipe, read};
 
-use super::scenario::{ListeningChild, in_self, mark, own_task};
 use crate::child::{self, Gate};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::listing::{self, Listing};
+use crate::support::scenario::{ListeningChild, in_self, mark, own_task};
 use crate::test;
 use crate::wire::{CN_PROC, Event, IGNORE, LISTEN, mask};
 

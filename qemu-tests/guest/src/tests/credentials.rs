@@ -13,15 +13,15 @@ use nix::sys::socket::{
 };
 use nix::unistd::{Gid, Pid, Uid, setresgid, setresuid};
 
-use super::container::{
-    ALL, Container, FIRST_ID, Handover, NET, PID, USER, become_nobody_in, open, require, status,
-    succeed,
-};
 use super::module::Changed;
-use super::scenario::mark;
 use crate::child::{self, Child, Gate};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
+use crate::support::container::{
+    ALL, Container, FIRST_ID, Handover, NET, PID, USER, become_nobody_in, open, require, status,
+    succeed,
+};
+use crate::support::scenario::mark;
 use crate::test;
 use crate::wire::{Event, IGNORE, LISTEN, MESSAGE_SIZE, Received, mask};
 

@@ -8,14 +8,14 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpgrp, getpid, getsid, setsid};
 
-use super::cgroup;
-use super::container::{PID, without_proc};
-use super::programs::Program;
 use crate::child::{self, Gate};
-use crate::fault_injection::Setting;
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::identities;
 use crate::stress::{cpus, pin};
+use crate::support::cgroup;
+use crate::support::container::{PID, without_proc};
+use crate::support::fault_injection::Setting;
+use crate::support::program::Program;
 use crate::test;
 
 pub const TESTS: &[Test] = &[

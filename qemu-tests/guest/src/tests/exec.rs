@@ -7,10 +7,10 @@ use std::thread;
 use nix::errno::Errno;
 use nix::unistd::execv;
 
-use super::scenario::{events_of, in_child, take_through_exit};
 use crate::child;
 use crate::harness::{Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
+use crate::support::scenario::{events_of, in_child, take_through_exit};
 use crate::test;
 use crate::wire::{Event, Task, mask};
 

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::container::{self, PID};
-use super::exec_scene::{self, Caller, FirstThread, Outcome, Place, Played, Variant};
-use super::scenario::own_task;
 use super::session_end::end;
 use crate::execs::{self, Options};
 use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
+use crate::support::container::{self, PID};
+use crate::support::exec_variants::{self, Caller, FirstThread, Outcome, Place, Played, Variant};
+use crate::support::scenario::own_task;
 use crate::test;
 use crate::wire::{Event, Task};
 
@@ -125,7 +125,7 @@ fn expect_all(outcome: Outcome, callers: &[Caller], bystanders: &[usize]) -> Tes
 }
 
 fn expect_variant(variant: Variant) -> TestResult {
-    let played = exec_scene::play(variant)?;
+    let played = exec_variants::play(variant)?;
     expect_told("outside", variant, &played.outside)?;
     match &played.inside {
         Some(inside) => expect_told("inside", variant, inside),
@@ -173,7 +173,7 @@ fn settled(event: Event, variant: Variant, played: &Played) -> Event {
         } => {
             let meanwhile = variant.caller == Caller::Other(FirstThread::EndsMeanwhile)
                 && played.caller() == Some(task.pid)
-                && code == exec_scene::FIRST_STATUS << 8;
+                && code == exec_variants::FIRST_STATUS << 8;
             Event::Exit {
                 task,
                 // Whether the first thread ended by itself or by exec, the kernel alone knows.
@@ -204,7 +204,9 @@ fn promised(variant: Variant, played: &Played) -> Result<Vec<Vec<Event>>, Failur
             (Outcome::FailsAtOnce, _) => status,
             (Outcome::Killed, _) if called => status,
             // What ends with the caller's old number is the first thread.
-            (_, Caller::Other(FirstThread::EndedBefore)) if called => exec_scene::FIRST_STATUS << 8,
+            (_, Caller::Other(FirstThread::EndedBefore)) if called => {
+                exec_variants::FIRST_STATUS << 8
+            }
             _ => 0,
         };
         let tgid = played.pid;
@@ -246,7 +248,7 @@ fn the_ends_name_the_parent_of_the_process() -> TestResult {
             traced: false,
             place: Place::Ordinary,
         };
-        let played = exec_scene::play(variant)?.outside;
+        let played = exec_variants::play(variant)?.outside;
         let ends = played.told.iter().filter_map(|event| match event {
             Event::Exit { task, parent, .. } => Some((task.pid, *parent)),
             _ => None,

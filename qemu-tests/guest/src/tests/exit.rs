@@ -9,10 +9,10 @@ use nix::libc;
 use nix::sys::signal::{SigHandler, Signal, kill, signal};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 
-use super::scenario::{in_child, is_exit, own_task};
 use crate::child::{self, Child, Gate, own_tid};
 use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
+use crate::support::scenario::{in_child, is_exit, own_task};
 use crate::test;
 use crate::wire::{Event, Task, mask};
 

@@ -12,14 +12,14 @@ use nix::sys::signal::{SigHandler, Signal, kill, signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, pause};
 
-use super::container::{status, succeed};
-use super::exec_scene::{await_zombie, reap};
 use super::exec_threads::FIRST_THREAD;
-use super::scenario::{is_exit, mark, own_task, take_through_exit, take_through_mark};
 use super::session_end_threads::end_thread;
 use crate::child::{self, Child, Gate};
 use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
+use crate::support::container::{status, succeed};
+use crate::support::exec_variants::{await_zombie, reap};
+use crate::support::scenario::{is_exit, mark, own_task, take_through_exit, take_through_mark};
 use crate::test;
 use crate::wire::{Event, Received, Task, mask};
 

@@ -16,12 +16,12 @@ use zerocopy::IntoBytes;
 use super::counting::expect_count;
 use super::module::{self, Changed};
 use super::numbers::{missing, number};
-use super::scenario::{mark, own_task};
-use crate::fault_injection::{FailNth, NoPages, QuietConsole, has_checkers, tell};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::{Listener, ListenerError};
 use crate::listing::{self, Listing};
 use crate::stress::{cpus, pin};
+use crate::support::fault_injection::{FailNth, NoPages, QuietConsole, has_checkers, tell};
+use crate::support::scenario::{mark, own_task};
 use crate::test;
 use crate::wire::{BATCH, BATCH_SIZE, CN_PROC, Event, IGNORE, LISTEN, Received, mask, proc_listen};
 

@@ -3,10 +3,12 @@
 
 use nix::unistd::setsid;
 
-use super::scenario::{every_kind, in_child, in_self, is_exit, mark, own_task, take_through_exit};
 use crate::child;
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
+use crate::support::scenario::{
+    every_kind, in_child, in_self, is_exit, mark, own_task, take_through_exit,
+};
 use crate::test;
 use crate::wire::{Event, IGNORE, LISTEN, Received, mask};
 

@@ -7,10 +7,10 @@ use nix::libc;
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
-use super::scenario::{Scene, events_of, in_child, own_task};
 use crate::child::{self, own_tid};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
+use crate::support::scenario::{Scene, events_of, in_child, own_task};
 use crate::test;
 use crate::wire::{Event, Task, mask};
 
@@ -95,7 +95,7 @@ fn comes_before_any_event_of_the_child() -> TestResult {
     let mut listener = Listener::listen_all()?;
     let child = child::fork(|| 0)?;
     let pid = child.pid().as_raw();
-    let messages = super::scenario::take_through_exit(&mut listener, pid)?;
+    let messages = crate::support::scenario::take_through_exit(&mut listener, pid)?;
     child.wait()?;
     let kinds: Vec<_> = messages
         .iter()

@@ -14,13 +14,13 @@ use nix::libc;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use super::cgroup::{self, Group};
-use super::container::{status, succeed};
-use super::perf::Records;
-use super::priority::{run_first, share_a_cpu};
 use crate::child::{self, Gate, pidfd};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
+use crate::support::cgroup::{self, Group};
+use crate::support::container::{status, succeed};
+use crate::support::perf::Records;
+use crate::support::scheduling::{run_first, share_a_cpu};
 use crate::test;
 use crate::wire::{Event, Task, mask};
 

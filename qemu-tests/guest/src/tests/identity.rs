@@ -24,13 +24,9 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Gid, Pid, Uid, execv, setgid, setsid, setuid};
 
-use super::by_proc::cgroup_of;
-use super::cgroup::Group;
-use super::container::{Container, Handover, PID, open, status, succeed};
 use super::containers::{ALL_LIMIT, is_room};
 use super::fork_complete::{CLONE_INTO_CGROUP, arguments, clone3};
 use super::numbers::{missing, number as seq_of};
-use super::scenario::{every_kind, is_exit, mark, own_task, take_through_exit};
 use super::session_end::fork_as;
 use crate::child::{self, Child, Gate, allow_descriptors, own_pid, own_tid, pidfd};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
@@ -38,6 +34,10 @@ use crate::identities;
 use crate::listener::{EVENT_LIMIT, Listener};
 use crate::patience;
 use crate::proc_stat::{Stat, TICK};
+use crate::support::cgroup::Group;
+use crate::support::container::{Container, Handover, PID, open, status, succeed};
+use crate::support::procfs::cgroup_of;
+use crate::support::scenario::{every_kind, is_exit, mark, own_task, take_through_exit};
 use crate::test;
 use crate::wire::{
     BATCH, Event, IDENTITY, IDENTITY_MESSAGE_SIZE, Identity, LISTEN, MESSAGE_SIZE, NLMSG_DONE,

@@ -6,9 +6,9 @@
 
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid, setresgid, setresuid};
 
-use super::scenario::in_child;
 use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
+use crate::support::scenario::in_child;
 use crate::test;
 use crate::wire::{Event, mask};
 

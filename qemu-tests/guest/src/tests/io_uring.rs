@@ -9,10 +9,10 @@ use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode};
 use nix::libc;
 
-use super::scenario::mark;
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::patience;
+use crate::support::scenario::mark;
 use crate::test;
 use crate::wire::{BATCH, BATCH_SIZE, Event, Received, mask};
 

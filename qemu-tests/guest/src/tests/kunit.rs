@@ -10,7 +10,6 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::WaitStatus;
 
-use super::container::status;
 use super::counting::expect_count;
 use super::loading::Modprobe;
 use super::module::Changed;
@@ -19,6 +18,7 @@ use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::patience;
 use crate::stress::{cpus, pin};
+use crate::support::container::status;
 use crate::test;
 use crate::wire::{Event, IGNORE, LISTEN, mask};
 

@@ -3,10 +3,10 @@
 
 use nix::unistd::setsid;
 
-use super::scenario::{ListeningChild, in_child, in_self, mark, own_task};
 use crate::child;
 use crate::harness::{Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
+use crate::support::scenario::{ListeningChild, in_child, in_self, mark, own_task};
 use crate::test;
 use crate::wire::{Event, LISTEN, mask};
 

@@ -11,14 +11,14 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, getpid, mkfifo};
 
-use super::container::{ALL, Container, open};
 use super::counting::expect_count;
 use super::module::{self, Changed};
-use super::scenario::{in_self, mark};
 use crate::child::{self, has_ended, pidfd};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::patience;
+use crate::support::container::{ALL, Container, open};
+use crate::support::scenario::{in_self, mark};
 use crate::test;
 use crate::wire::{Event, IGNORE, LISTEN, Received, mask};
 use zerocopy::IntoBytes;

@@ -11,12 +11,12 @@ use nix::errno::Errno;
 use nix::kmod::{DeleteModuleFlags, ModuleInitFlags, delete_module, finit_module};
 use protocol::MODULE_VARIABLE;
 
-use super::scenario::{ListeningChild, in_self, mark, own_task};
 use crate::child::{self, Gate};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::listing;
 use crate::stress::{cpus, pin};
+use crate::support::scenario::{ListeningChild, in_self, mark, own_task};
 use crate::test;
 use crate::wire::mask;
 

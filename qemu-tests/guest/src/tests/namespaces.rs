@@ -12,14 +12,14 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Gid, Uid, execv, getpgrp, getsid, setresgid, setresuid, setsid};
 
-use super::container::{
-    ALL, Container, FIRST_ID, Handover, NET, PID, USER, events, expect_exactly, numbers_at, open,
-    status, succeed,
-};
-use super::scenario::{comm, every_kind, mark, own_task};
 use crate::child::{self, Gate, own_tid};
 use crate::harness::{Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
+use crate::support::container::{
+    ALL, Container, FIRST_ID, Handover, NET, PID, USER, events, expect_exactly, numbers_at, open,
+    status, succeed,
+};
+use crate::support::scenario::{comm, every_kind, mark, own_task};
 use crate::test;
 use crate::wire::{Event, LISTEN, Left, Task, mask};
 

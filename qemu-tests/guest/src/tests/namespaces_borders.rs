@@ -10,14 +10,14 @@ use nix::sys::signal::{SigHandler, Signal, raise, signal};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Gid, Pid, Uid, getpgrp, getsid, setresgid, setresuid, setsid};
 
-use super::container::{
-    ALL, Container, FIRST_ID, Handover, IDS, NET, PID, USER, expect_exactly, numbers_at, open,
-    require, sleep, status, succeed,
-};
-use super::scenario::{comm, mark, own_task};
 use crate::child::{self, Gate, own_pid};
 use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
+use crate::support::container::{
+    ALL, Container, FIRST_ID, Handover, IDS, NET, PID, USER, expect_exactly, numbers_at, open,
+    require, sleep, status, succeed,
+};
+use crate::support::scenario::{comm, mark, own_task};
 use crate::test;
 use crate::wire::{Event, LISTEN, Left, Task, mask};
 

@@ -13,16 +13,16 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::wait::WaitStatus;
 use nix::unistd::setsid;
 
-use super::container::{
-    Container, Handover, NET, PID, USER, open, require, sleep, status, succeed,
-};
 use super::counting::expect_count;
 use super::module::Changed;
-use super::slabs;
 use crate::child::{self, Child, Gate};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::patience;
+use crate::support::container::{
+    Container, Handover, NET, PID, USER, open, require, sleep, status, succeed,
+};
+use crate::support::slabs;
 use crate::test;
 use crate::wire::{LISTEN, mask};
 

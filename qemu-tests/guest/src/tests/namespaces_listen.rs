@@ -9,14 +9,14 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
 use zerocopy::IntoBytes;
 
-use super::container::{
-    ALL, Container, Handover, NET, PID, USER, become_nobody_in, events, expect_exactly, lacking,
-    open, require, status, succeed,
-};
-use super::scenario::{comm, every_kind, mark, own_task};
 use crate::child::{self, Gate};
 use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
+use crate::support::container::{
+    ALL, Container, Handover, NET, PID, USER, become_nobody_in, events, expect_exactly, lacking,
+    open, require, status, succeed,
+};
+use crate::support::scenario::{comm, every_kind, mark, own_task};
 use crate::test;
 use crate::wire::{Event, LISTEN, Task, mask};
 

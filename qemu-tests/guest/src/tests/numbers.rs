@@ -9,14 +9,14 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::setsid;
 use zerocopy::IntoBytes;
 
-use super::scenario::mark;
 use crate::child;
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::listing::Listing;
 use crate::patience;
-use crate::socket_filter::keep_bytes;
 use crate::stress::{cpus, pin};
+use crate::support::scenario::mark;
+use crate::support::socket_filter::keep_bytes;
 use crate::test;
 use crate::wire::{Event, LISTEN, Received, mask};
 

@@ -17,15 +17,15 @@ use nix::libc;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, execv, pipe, setsid};
 
-use super::container::events;
-use super::exec_scene::{self, Caller, FirstThread, Outcome, Place, Variant};
-use super::priority::run_first;
-use super::scenario::{mark, own_task, take_through_exit, take_through_mark};
 use super::session_end::{UNKNOWN, end, fork_as, status_of};
 use crate::child::{self, Gate};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::patience;
+use crate::support::container::events;
+use crate::support::exec_variants::{self, Caller, FirstThread, Outcome, Place, Variant};
+use crate::support::scenario::{mark, own_task, take_through_exit, take_through_mark};
+use crate::support::scheduling::run_first;
 use crate::test;
 use crate::wire::{Event, Received, Task, mask};
 
@@ -89,7 +89,7 @@ fn threads_that_exec_ends_are_told_before_it() -> TestResult {
             traced: false,
             place: Place::Ordinary,
         };
-        let played = exec_scene::play(variant)?.outside;
+        let played = exec_variants::play(variant)?.outside;
         let exec = played
             .told
             .iter()

@@ -16,11 +16,11 @@ use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::setsid;
 
-use super::container::{ALL, Container, keep_mounts, mount_own_proc};
-use super::programs::Program;
 use crate::child::{self, own_pid};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::patience;
+use crate::support::container::{ALL, Container, keep_mounts, mount_own_proc};
+use crate::support::program::Program;
 use crate::test;
 
 pub const TESTS: &[Test] = &[

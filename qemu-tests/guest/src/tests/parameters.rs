@@ -12,16 +12,16 @@ use nix::sys::sysinfo::sysinfo;
 use nix::sys::wait::WaitStatus;
 use nix::unistd::{Gid, Uid, setresgid, setresuid};
 
-use super::container::{ALL, Container, require, succeed};
 use super::counting::expect_count;
 use super::module::Changed;
-use super::scenario::{in_self, mark};
 use crate::child::{self, Gate, own_pid};
-use crate::fault_injection::Setting;
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::listing::{self, Listing};
 use crate::patience;
+use crate::support::container::{ALL, Container, require, succeed};
+use crate::support::fault_injection::Setting;
+use crate::support::scenario::{in_self, mark};
 use crate::test;
 use crate::wire::{Event, LISTEN, mask};
 

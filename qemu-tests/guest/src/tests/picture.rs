@@ -13,15 +13,9 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::sysinfo::sysinfo;
 use nix::unistd::{Pid, setsid};
 
-use super::by_proc::{in_container, living_in_proc};
-use super::container::{ALL, Container, PID, sleep, status, without_proc};
-use super::crowd::{CROWD, crowd, start};
 use super::state::UNKNOWN_TO_STOCK;
 use super::state_limits::{is_without_memory, listen_and_read_little};
-use super::told::{RARE, listen, state};
-use super::unrest::{NUMBERS, Unrest};
 use crate::child::{self, Gate};
-use crate::fault_injection::{FailNth, Setting, has_checkers};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::identities;
 use crate::listener::Listener;
@@ -29,6 +23,12 @@ use crate::patience;
 use crate::picture::{FLAGS, MASK, Picture};
 use crate::results;
 use crate::stress::cpus;
+use crate::support::background_load::{NUMBERS, Unrest};
+use crate::support::container::{ALL, Container, PID, sleep, status, without_proc};
+use crate::support::fault_injection::{FailNth, Setting, has_checkers};
+use crate::support::idle_processes::{CROWD, crowd, start};
+use crate::support::procfs::{in_container, living_in_proc};
+use crate::support::state_dump::{RARE, listen, state};
 use crate::test;
 use crate::wire::{BATCH, IGNORE, LISTEN, PROCESSES, proc_listen};
 

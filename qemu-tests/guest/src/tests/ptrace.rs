@@ -6,10 +6,10 @@ use nix::sys::ptrace::{self, Options};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use super::scenario::{events_of, in_self, own_task};
 use crate::child::{self, Gate};
 use crate::harness::{Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
+use crate::support::scenario::{events_of, in_self, own_task};
 use crate::test;
 use crate::wire::{Event, Task, mask};
 

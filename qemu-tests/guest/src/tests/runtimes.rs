@@ -15,9 +15,9 @@ use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, setsid};
 use serde_json::json;
 
-use super::container::{ALL, Container, status, succeed};
 use crate::child::{self, Gate, own_pid};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::support::container::{ALL, Container, status, succeed};
 use crate::test;
 
 pub const TESTS: &[Test] = &[

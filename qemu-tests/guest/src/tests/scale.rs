@@ -12,16 +12,16 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{pause, pipe};
 
-use super::cgroup::Group;
 use super::counting::{expect_count, pass_on, unix_pair};
-use super::scenario::{in_self, mark};
 use crate::child::{self, Gate, allow_descriptors};
-use crate::fault_injection::has_checkers;
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::listing::{self, Listing};
 use crate::patience;
 use crate::results;
+use crate::support::cgroup::Group;
+use crate::support::fault_injection::has_checkers;
+use crate::support::scenario::{in_self, mark};
 use crate::test;
 use crate::wire::{IGNORE, LISTEN, mask};
 

@@ -15,13 +15,13 @@ use nix::sys::signal::{SigHandler, Signal, raise, signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpgrp, getsid, setpgid, setsid};
 
-use super::container::events;
-use super::scenario::{every_kind, own_task, take_through_exit};
 use crate::child::{self, Child};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::listing::Listing;
 use crate::patience;
+use crate::support::container::events;
+use crate::support::scenario::{every_kind, own_task, take_through_exit};
 use crate::test;
 use crate::wire::{Event, LISTEN, Left, Received, Task, mask};
 

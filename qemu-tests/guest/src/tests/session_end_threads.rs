@@ -9,11 +9,11 @@ use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::execv;
 
-use super::container::events;
 use super::session_end::{SESSIONS, UNKNOWN, begin, end, lead, status_of};
 use crate::child::{Child, Gate};
 use crate::harness::{Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
+use crate::support::container::events;
 use crate::test;
 use crate::wire::mask;
 

@@ -7,9 +7,9 @@ use std::thread;
 use nix::errno::Errno;
 use nix::unistd::{Pid, getpgrp, getsid, setpgid, setsid};
 
-use super::scenario::{events_of, in_child, own_task, take_through_exit};
 use crate::harness::{Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
+use crate::support::scenario::{events_of, in_child, own_task, take_through_exit};
 use crate::test;
 use crate::wire::{Event, Left, Task, mask};
 

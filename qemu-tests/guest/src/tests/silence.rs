@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::scenario::mark;
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::{Listener, ListenerError};
 use crate::patience;
-use crate::socket_filter::keep_bytes_slowly;
 use crate::stress::{cpus, pin};
+use crate::support::scenario::mark;
+use crate::support::socket_filter::keep_bytes_slowly;
 use crate::test;
 use crate::wire::{BATCH, CN_PROC, IGNORE, LISTEN, mask, proc_listen};
 

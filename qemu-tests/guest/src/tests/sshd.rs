@@ -17,10 +17,10 @@ use nix::sched::CloneFlags;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getsid};
 
-use super::container::{ALL, Container, PID, keep_mounts, mount_own_proc};
-use super::programs::Program;
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::patience;
+use crate::support::container::{ALL, Container, PID, keep_mounts, mount_own_proc};
+use crate::support::program::Program;
 use crate::test;
 
 pub const TESTS: &[Test] = &[

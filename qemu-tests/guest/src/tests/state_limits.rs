@@ -15,24 +15,24 @@ use nix::sys::wait::WaitStatus;
 use nix::unistd::setsid;
 use zerocopy::IntoBytes;
 
-use super::by_proc::in_container;
-use super::cgroup;
-use super::container::{
-    self, ALL, Container, FIRST_ID, Handover, NET, PID, USER, sleep, status, succeed,
-};
 use super::counting::expect_count;
 use super::credentials::{ROOT, Sender, receive};
-use super::crowd::{CROWD, crowd};
 use super::module::{self, Changed};
 use super::namespaces_lifetimes::Account;
-use super::scenario::mark;
 use super::state::UNKNOWN_TO_STOCK;
-use super::told::{ACK, RARE, SEQ, Told, ask, listen, state};
 use crate::child::{self, Child, Gate};
-use crate::fault_injection::FailNth;
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::{Listener, ListenerError};
 use crate::listing::{self, Listing};
+use crate::support::cgroup;
+use crate::support::container::{
+    self, ALL, Container, FIRST_ID, Handover, NET, PID, USER, sleep, status, succeed,
+};
+use crate::support::fault_injection::FailNth;
+use crate::support::idle_processes::{CROWD, crowd};
+use crate::support::procfs::in_container;
+use crate::support::scenario::mark;
+use crate::support::state_dump::{ACK, RARE, SEQ, Told, ask, listen, state};
 use crate::test;
 use crate::wire::{
     BATCH, BATCH_SIZE, CGROUP, CN_PROC, Event, IDENTITY, LISTEN, MESSAGE_SIZE, PROCESSES, Received,

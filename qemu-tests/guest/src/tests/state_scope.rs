@@ -14,20 +14,22 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, execv, setsid};
 
-use super::by_proc::{events_of_proc, identity_of, in_container};
-use super::cgroup::Group;
-use super::container::{Container, Handover, PID, keep_mounts, mount_own_proc, sleep, status};
-use super::crowd::{crowd, start};
-use super::exec_scene::{await_zombie, reap};
-use super::scenario::own_task;
 use super::session_end_threads::end_thread;
 use super::state::{UNKNOWN_TO_STOCK, root_of};
-use super::told::{RARE, listen, listen_in, state};
 use crate::child::{self, Gate, own_pid, own_tid, pidfd};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::{EVENT_LIMIT, Listener};
 use crate::patience;
 use crate::proc_stat::Stat;
+use crate::support::cgroup::Group;
+use crate::support::container::{
+    Container, Handover, PID, keep_mounts, mount_own_proc, sleep, status,
+};
+use crate::support::exec_variants::{await_zombie, reap};
+use crate::support::idle_processes::{crowd, start};
+use crate::support::procfs::{events_of_proc, identity_of, in_container};
+use crate::support::scenario::own_task;
+use crate::support::state_dump::{RARE, listen, listen_in, state};
 use crate::test;
 use crate::wire::{CGROUP, Event, IDENTITY, Task, mask};
 

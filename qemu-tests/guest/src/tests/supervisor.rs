@@ -24,12 +24,12 @@ use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getsid, mkfifo, setsid};
 
-use super::container::{ALL, Container, PID, require, succeed, without_proc};
-use super::programs::Program;
 use crate::child::{self, own_pid};
-use crate::fault_injection::Setting;
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::patience;
+use crate::support::container::{ALL, Container, PID, require, succeed, without_proc};
+use crate::support::fault_injection::Setting;
+use crate::support::program::Program;
 use crate::test;
 
 pub const TESTS: &[Test] = &[

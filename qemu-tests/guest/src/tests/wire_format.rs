@@ -5,9 +5,9 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 
-use super::scenario::{every_kind, in_child, in_self, mark, own_task};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
+use crate::support::scenario::{every_kind, in_child, in_self, mark, own_task};
 use crate::test;
 use crate::wire::{CN_PROC, MESSAGE_SIZE, NLMSG_DONE, Received, mask};
 

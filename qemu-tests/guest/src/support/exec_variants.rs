@@ -19,15 +19,15 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, dup2_stdin, execv, fexecve, pause, setsid};
 
-use super::container::{Handover, open};
-use super::priority::{preempt_others, share_a_cpu};
-use super::scenario::{is_exit, take_through_exit};
-use super::session_end_threads::end_thread;
+use super::scheduling::{preempt_others, share_a_cpu};
 use crate::child::{self, Child, Gate};
 use crate::harness::{Failure, TestResult, expect, expect_eq};
 use crate::listener::{EVENT_LIMIT, Listener};
 use crate::patience;
 use crate::proc_stat::Stat;
+use crate::support::container::{Handover, open};
+use crate::support::scenario::{is_exit, take_through_exit};
+use crate::tests::session_end_threads::end_thread;
 use crate::wire::{Event, LISTEN, Received, mask};
 
 /// What becomes of the exec.
@@ -279,7 +279,9 @@ fn start(variant: Variant, function: impl FnOnce() -> TestResult) -> nix::Result
         Place::FirstOfNamespace => libc::CLONE_NEWPID,
         Place::Ordinary | Place::LeadsSession => 0,
     };
-    child::clone_with(flags | libc::SIGCHLD, || super::container::status(function))
+    child::clone_with(flags | libc::SIGCHLD, || {
+        crate::support::container::status(function)
+    })
 }
 
 /// What the process does.
@@ -300,7 +302,7 @@ fn act(variant: Variant, gates: &Gates) -> TestResult {
         let Caller::Other(first) = variant.caller else {
             return call(variant, gates, &meanwhile);
         };
-        scope.spawn(|| super::container::status(|| call(variant, gates, &meanwhile)));
+        scope.spawn(|| crate::support::container::status(|| call(variant, gates, &meanwhile)));
         match first {
             // Until the others have ended, which they don't.
             FirstThread::Waits => {}

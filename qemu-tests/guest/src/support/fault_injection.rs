@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::mman::{MlockAllFlags, mlockall};
 
+use super::kernel_log::Log;
 use crate::harness::{Failure, TestResult, expect};
-use crate::kernel_log::Log;
 use crate::results;
 use protocol::results::names;
 

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The library of the tests, the fuzzer, the loads and the benchmark: what they do to processes, and
+//! how they compare what a listener receives.
+
+pub mod background_load;
+pub mod cgroup;
+pub mod container;
+pub mod exec_variants;
+pub mod fault_injection;
+pub mod idle_processes;
+pub mod kernel_log;
+pub mod perf;
+pub mod procfs;
+pub mod program;
+pub mod scenario;
+pub mod scheduling;
+pub mod slabs;
+pub mod socket_filter;
+pub mod state_dump;
