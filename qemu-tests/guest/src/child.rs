@@ -13,7 +13,7 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, gettid, pipe};
+use nix::unistd::{ForkResult, Pid, execv, gettid, pipe};
 
 use crate::patience;
 
@@ -208,4 +208,9 @@ pub fn own_pid() -> i32 {
 /// This thread's id as events have it.
 pub fn own_tid() -> i32 {
     gettid().as_raw()
+}
+
+/// Becomes a program that does nothing.
+pub fn execute_true() -> nix::Result<()> {
+    execv(c"/bin/true", &[c"true"]).map(drop)
 }

@@ -16,7 +16,7 @@ use crate::listener::Listener;
 use crate::listing::Listing;
 use crate::patience;
 use crate::results;
-use crate::tests::module;
+use crate::support::module;
 use crate::wire::{LISTEN, mask};
 use protocol::results::names;
 

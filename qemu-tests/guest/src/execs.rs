@@ -27,7 +27,7 @@ use crate::patience;
 use crate::proc_stat::has_ended;
 use crate::results;
 use crate::support::container::{Container, PID, available, keep_mounts, mount_own_proc};
-use crate::tests::session_end_threads::end_thread;
+use crate::support::threads::end_thread;
 use crate::wire::{Event, Task, mask};
 
 /// How much is to happen.

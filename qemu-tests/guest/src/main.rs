@@ -16,6 +16,7 @@ mod agent;
 mod bench;
 mod cgroup_paths;
 mod child;
+mod cpus;
 mod cycles;
 mod demo;
 mod describe;

@@ -20,12 +20,12 @@ use nix::unistd::{Gid, Uid, pipe, setresgid, setresuid, setsid};
 use serde::{Deserialize, Serialize};
 
 use crate::account::{Account, Sum, read};
-use crate::child::{self, Child};
+use crate::child::{self, Child, execute_true};
+use crate::cpus::{cpus, pin};
 use crate::harness::{Failure, TestResult};
 use crate::listener::Listener;
 use crate::listing::Listing;
 use crate::patience;
-use crate::stress::{cpus, execute_true, pin};
 use crate::support::container::{Container, PID};
 use crate::wire::{BATCH, LISTEN, mask, proc_listen};
 

@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
-use nix::unistd::{Pid, execv, setsid};
+use nix::unistd::{Pid, setsid};
 
 use crate::account::{Account, Sum, read};
-use crate::child::{self, Child, Gate};
+use crate::child::{self, Child, Gate, execute_true};
+use crate::cpus::{cpus, pin};
 use crate::listener::{Listener, ListenerError};
 use crate::listing::{Line, Listing};
 use crate::patience;
@@ -259,11 +259,6 @@ fn raise_events(cpu: usize, stop: Instant) -> Result<u64> {
     Ok(raised)
 }
 
-/// Becomes a program that does nothing.
-pub fn execute_true() -> nix::Result<()> {
-    execv(c"/bin/true", &[c"true"]).map(drop)
-}
-
 /// Starts, changes and ends listeners in many threads, also two at one socket.
 fn churn(threads: usize, stop: Instant) -> Result<u64> {
     let operations = AtomicU64::new(0);
@@ -350,19 +345,4 @@ fn kill_listeners(stop: Instant) -> Result<u64> {
 fn kill_and_reap(pid: Pid) -> nix::Result<()> {
     kill(pid, Signal::SIGKILL)?;
     waitpid(pid, None).map(drop)
-}
-
-/// The CPUs of the guest.
-pub fn cpus() -> nix::Result<Vec<usize>> {
-    let set = nix::sched::sched_getaffinity(Pid::from_raw(0))?;
-    Ok((0..CpuSet::count())
-        .filter(|cpu| set.is_set(*cpu).unwrap_or(false))
-        .collect())
-}
-
-/// Lets this thread run on one CPU only.
-pub fn pin(cpu: usize) -> nix::Result<()> {
-    let mut set = CpuSet::new();
-    set.set(cpu)?;
-    sched_setaffinity(Pid::from_raw(0), &set)
 }

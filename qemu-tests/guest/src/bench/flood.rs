@@ -11,11 +11,11 @@ use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use protocol::bench::{Flood, Situation};
 
-use crate::bench::batches::request;
-use crate::bench::reader::{Reader, Tally};
+use super::batches::request;
+use super::reader::{Reader, Tally};
 use crate::child::{self, Gate};
+use crate::cpus::pin;
 use crate::listener::Listener;
-use crate::stress::pin;
 use crate::wire::mask;
 
 /// How long a flood is if nothing is lost.

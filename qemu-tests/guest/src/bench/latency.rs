@@ -7,8 +7,8 @@ use nix::time::{ClockId, clock_gettime};
 use protocol::bench::Latency;
 
 use crate::child::{self, Gate};
+use crate::cpus::pin;
 use crate::listener::Listener;
-use crate::stress::pin;
 use crate::wire::{LISTEN, mask};
 
 /// Events, of which the median counts.

@@ -20,10 +20,10 @@ use crate::bench::measure::{Measured, Times, measure};
 use crate::bench::rounds::Rounds;
 use crate::bench::worker::Worker;
 use crate::child::allow_descriptors;
+use crate::cpus::{cpus, pin};
 use crate::listener::Listener;
 use crate::listing;
 use crate::results;
-use crate::stress::{cpus, pin};
 use crate::wire::{LISTEN, mask};
 use protocol::results::Record;
 

@@ -29,10 +29,9 @@ use crate::harness::{Failure, TestResult, expect, expect_eq};
 use crate::listing::Listing;
 use crate::patience;
 use crate::results;
-use crate::support::container::{
-    ALL, Container, NET, PID, USER, available, lacking, status, succeed,
-};
-use crate::tests::namespaces_lifetimes::Account;
+use crate::support::container::{ALL, Container, NET, PID, USER, available, lacking};
+use crate::support::namespace_user::NamespaceUser;
+use crate::support::process::{status, succeed};
 use corpus::Corpus;
 use coverage::{Coverage, Functions, Kcov};
 use peer::Surroundings;
@@ -161,8 +160,8 @@ pub fn run(options: &Options) -> TestResult {
     };
     println!("fuzz: seed {seed}, {} workers, {guide}", options.workers);
     // A user whose namespaces can be counted.
-    let account = match lacking(ALL) {
-        None => Some(Account::new()?),
+    let user = match lacking(ALL) {
+        None => Some(NamespaceUser::new()?),
         Some(option) => {
             println!("fuzz: the kernel has no {option}, so namespaces are not counted");
             None
@@ -190,11 +189,11 @@ pub fn run(options: &Options) -> TestResult {
                 if index / 2 % 2 > 0 {
                     surroundings.cgroups.enter()?;
                 }
-                match (index % 2, &account) {
+                match (index % 2, &user) {
                     (0, _) => work(),
-                    (_, Some(account)) => {
+                    (_, Some(user)) => {
                         let apart = || Container::start(PID | NET, work)?.finish();
-                        succeed(account.spawn(apart)?)
+                        succeed(user.spawn(apart)?)
                     }
                     (_, None) => Container::start(some_kinds(), work)?.finish(),
                 }
@@ -212,9 +211,9 @@ pub fn run(options: &Options) -> TestResult {
     let tally = followed?;
     workers.into_iter().try_for_each(expect_end)?;
     expect_nobody()?;
-    let none_is_left = match account {
-        Some(account) => {
-            account.expect_nothing_left()?;
+    let none_is_left = match user {
+        Some(user) => {
+            user.expect_nothing_left()?;
             ", no namespace is left"
         }
         None => "",

@@ -19,11 +19,11 @@ use super::own_namespace;
 use super::reading::{Read, Reading};
 use super::requests::{Expected, Requests};
 use super::tally::Tally;
+use crate::cpus::cpus;
 use crate::harness::{Failure, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::listing::{Line, Listing, open};
 use crate::patience;
-use crate::stress::cpus;
 use crate::support::scenario::own_task;
 use crate::support::socket_filter::keep_bytes;
 use crate::wire::{

@@ -17,9 +17,8 @@ use super::program::any_message;
 use super::tally::Tally;
 use crate::child::{self, Gate};
 use crate::harness::{Failure, TestResult, expect};
-use crate::support::container::{
-    self, ALL, Container, Handover, NET, PID, USER, available, status,
-};
+use crate::support::container::{self, ALL, Container, Handover, NET, PID, USER, available};
+use crate::support::process::{self, status};
 use crate::wire::{CGROUP, LISTEN, mask, proc_listen_in};
 
 const SENDERS: usize = 2;
@@ -77,7 +76,7 @@ pub fn run(mut random: Rng, surroundings: &Surroundings, tally: &mut Tally) -> T
             })?
             .into_pid();
         }
-        container::sleep()
+        process::sleep()
     })?;
     for _ in 0..random.u32(1..=SIGNS) {
         count(told.pass()?, tally)?;

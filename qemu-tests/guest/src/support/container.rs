@@ -2,8 +2,7 @@
 //! Containers: processes in namespaces of their own.
 
 use std::fs;
-use std::io::{IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use netlink_sys::Socket;
@@ -13,18 +12,16 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg,
-    sendmsg, socketpair,
-};
-use nix::sys::wait::WaitStatus;
-use nix::unistd::{Gid, Pid, Uid, pause, setgroups, setresgid, setresuid};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::unistd::{Gid, Pid, Uid, setgroups, setresgid, setresuid};
 
 use crate::child::{self, Child, Gate};
 use crate::harness::{Failure, TestResult, expect_eq};
 use crate::listener::{EVENT_LIMIT, Listener};
 use crate::patience;
-use crate::wire::{Event, LISTEN, Received, Task};
+use crate::support::descriptors::{receive_descriptor, send_descriptors};
+use crate::support::process::{sleep, status, succeed};
+use crate::wire::{LISTEN, Task};
 
 /// The kinds of namespaces that a kernel may lack: what /proc calls them, and the option.
 const KINDS: [(CloneFlags, &str, &str); 3] = [
@@ -291,32 +288,6 @@ pub fn without_proc(kinds: CloneFlags, function: impl FnOnce() -> TestResult) ->
     .finish()
 }
 
-/// The exit status of a process that runs a function, which tells what failed.
-pub fn status(function: impl FnOnce() -> TestResult) -> i32 {
-    match function() {
-        Ok(()) => 0,
-        Err(failure) => {
-            eprintln!("in process {}: {failure}", child::own_pid());
-            1
-        }
-    }
-}
-
-/// Waits for a process, which has to succeed.
-#[track_caller]
-pub fn succeed(process: Child) -> TestResult {
-    let pid = process.pid();
-    let ended = process.wait()?;
-    expect_eq("the end of a process", ended, WaitStatus::Exited(pid, 0))
-}
-
-/// Waits to be killed.
-pub fn sleep() -> TestResult {
-    loop {
-        pause();
-    }
-}
-
 /// The numbers, on each level from the reader's on, of the thread that many levels below which has
 /// this number there.
 pub fn numbers_at(depth: usize, inner: i32) -> Result<Vec<i32>, Failure> {
@@ -374,15 +345,7 @@ impl Handover {
 
     /// Hands over a listener's socket.
     pub fn send(&self, listener: &Listener) -> TestResult {
-        let descriptors = [listener.as_fd().as_raw_fd()];
-        sendmsg::<()>(
-            self.sender.as_raw_fd(),
-            &[IoSlice::new(&[0])],
-            &[ControlMessage::ScmRights(&descriptors)],
-            MsgFlags::empty(),
-            None,
-        )?;
-        Ok(())
+        send_descriptors(&self.sender, &[listener.as_fd().as_raw_fd()])
     }
 
     /// Waits for the next listener of a container, which may end before it hands over one.
@@ -401,56 +364,21 @@ impl Handover {
         if poll(&mut readable, PollTimeout::ZERO)? == 0 {
             return Err(Failure::new("no listener was handed over"));
         }
-        let mut byte = [0];
-        let mut data = [IoSliceMut::new(&mut byte)];
-        let mut space = nix::cmsg_space!([RawFd; 1]);
-        let message = recvmsg::<()>(
-            self.receiver.as_raw_fd(),
-            &mut data,
-            Some(&mut space),
-            MsgFlags::MSG_CMSG_CLOEXEC,
-        )?;
-        for control in message.cmsgs()? {
-            if let ControlMessageOwned::ScmRights(descriptors) = control {
-                if let [descriptor] = descriptors.as_slice() {
-                    // SAFETY: The kernel made the descriptor for this process, and nobody else
-                    // knows of it.
-                    let descriptor = unsafe { OwnedFd::from_raw_fd(*descriptor) };
-                    // SAFETY: It is a socket, whose ownership goes over.
-                    let socket = unsafe { Socket::from_raw_fd(descriptor.into_raw_fd()) };
-                    return Ok(Listener::from(socket));
-                }
-            }
-        }
-        Err(Failure::new("a message came without a listener"))
+        let descriptor = receive_descriptor(&self.receiver)?;
+        // SAFETY: It is a socket, whose ownership goes over.
+        let socket = unsafe { Socket::from_raw_fd(descriptor.into_raw_fd()) };
+        Ok(Listener::from(socket))
     }
 }
 
-/// Waits for all of these events, and expects no other one that is `ours` to have come.
-#[track_caller]
-pub fn expect_exactly(
-    who: &str,
-    listener: &mut Listener,
-    expected: &[Event],
-    ours: impl Fn(&Event) -> bool,
-) -> TestResult {
-    for event in expected {
-        listener.wait_for(&format!("{who}: {event:?}"), |received| {
-            received.event == *event
-        })?;
-    }
-    let more = events(listener)?.into_iter().filter(ours).collect();
-    expect_eq(&format!("{who}: further events"), more, vec![])
+/// A process in a user and a pid namespace of its own, whose ids are not mapped yet.
+pub fn unmapped(function: impl FnOnce() -> TestResult) -> Result<Child, Failure> {
+    require(USER | PID)?;
+    let flags = (USER | PID).bits() | libc::SIGCHLD;
+    Ok(child::clone_with(flags, || status(function))?)
 }
 
-/// The events that have come, without acknowledgements.
-pub fn events(listener: &mut Listener) -> Result<Vec<Event>, Failure> {
-    let messages = listener.take_queued()?;
-    Ok(without_acks(&messages))
-}
-
-/// The events among messages.
-pub fn without_acks(messages: &[Received]) -> Vec<Event> {
-    let events = messages.iter().map(|received| received.event);
-    events.filter(|event| event.bit() != 0).collect()
+/// Maps the user or the group ids of a process's user namespace.
+pub fn map(pid: Pid, kind: &str, map: &str) -> TestResult {
+    Ok(fs::write(format!("/proc/{pid}/{kind}_map"), map)?)
 }

@@ -8,7 +8,6 @@ use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -16,18 +15,16 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::ptrace;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, dup2_stdin, execv, fexecve, pause, setsid};
 
+use super::container::{Handover, open};
+use super::scenario::{is_exit, take_through_exit};
 use super::scheduling::{preempt_others, share_a_cpu};
+use super::threads::end_thread;
 use crate::child::{self, Child, Gate};
 use crate::harness::{Failure, TestResult, expect, expect_eq};
-use crate::listener::{EVENT_LIMIT, Listener};
-use crate::patience;
-use crate::proc_stat::Stat;
-use crate::support::container::{Handover, open};
-use crate::support::scenario::{is_exit, take_through_exit};
-use crate::tests::session_end_threads::end_thread;
+use crate::listener::Listener;
+use crate::support::threads::{await_zombie, reap, reap_all};
 use crate::wire::{Event, LISTEN, Received, mask};
 
 /// What becomes of the exec.
@@ -280,7 +277,7 @@ fn start(variant: Variant, function: impl FnOnce() -> TestResult) -> nix::Result
         Place::Ordinary | Place::LeadsSession => 0,
     };
     child::clone_with(flags | libc::SIGCHLD, || {
-        crate::support::container::status(function)
+        crate::support::process::status(function)
     })
 }
 
@@ -302,7 +299,7 @@ fn act(variant: Variant, gates: &Gates) -> TestResult {
         let Caller::Other(first) = variant.caller else {
             return call(variant, gates, &meanwhile);
         };
-        scope.spawn(|| crate::support::container::status(|| call(variant, gates, &meanwhile)));
+        scope.spawn(|| crate::support::process::status(|| call(variant, gates, &meanwhile)));
         match first {
             // Until the others have ended, which they don't.
             FirstThread::Waits => {}
@@ -420,62 +417,6 @@ fn direct(variant: Variant, gates: &Gates, process: Child, outside: &mut Witness
     outside.keep(messages);
     marker.wait()?;
     Ok(())
-}
-
-/// Waits for the end of a child or tracee; its status.
-pub fn reap(pid: Pid) -> Result<u32, Failure> {
-    reap_all(&[pid])
-}
-
-/// Waits for the ends of children or tracees, which may wait for one another to be reaped; the status
-/// of the last one that is named. What stops a tracee does not concern it.
-fn reap_all(pids: &[Pid]) -> Result<u32, Failure> {
-    let limit = patience::deadline(EVENT_LIMIT);
-    let mut left = pids.to_vec();
-    let mut last = 0;
-    while !left.is_empty() {
-        let mut lives = Vec::new();
-        for pid in left {
-            let status = match waitpid(pid, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG))? {
-                WaitStatus::Exited(_, status) => (status as u32) << 8,
-                WaitStatus::Signaled(_, signal, _) => signal as u32,
-                stopped => {
-                    if let WaitStatus::Stopped(_, signal) = stopped {
-                        ptrace::cont(pid, signal)?;
-                    }
-                    lives.push(pid);
-                    continue;
-                }
-            };
-            if pids.last() == Some(&pid) {
-                last = status;
-            }
-        }
-        left = lives;
-        expect(
-            left.is_empty() || Instant::now() < limit,
-            format!("the ends of {left:?}"),
-        )?;
-        thread::yield_now();
-    }
-    Ok(last)
-}
-
-/// Waits until a task of /proc (its first thread, if it is a process) has ended and is not reaped.
-pub fn await_zombie(task: &str) -> TestResult {
-    let limit = patience::deadline(EVENT_LIMIT);
-    loop {
-        let stat = Stat::of(task)?;
-        if stat.state == 'Z' {
-            return Ok(());
-        }
-        expect(
-            Instant::now() < limit,
-            format!("{task} to end, got {stat:?}"),
-        )?;
-        // Nothing tells it to who is not the parent.
-        thread::yield_now();
-    }
 }
 
 /// A program that is found to have an impossible address when the old program is gone.

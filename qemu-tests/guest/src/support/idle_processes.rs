@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Processes that are there and do nothing, until they are killed.
 
+use super::process::{sleep, status};
 use crate::child::{self, Gate};
 use crate::harness::{Failure, TestResult};
-use crate::support::container::{sleep, status};
 
 /// So many that a state with them takes several datagrams.
 pub const CROWD: usize = 150;

@@ -4,16 +4,26 @@
 
 pub mod background_load;
 pub mod cgroup;
+pub mod clone3;
 pub mod container;
+pub mod descriptors;
 pub mod exec_variants;
 pub mod fault_injection;
 pub mod idle_processes;
 pub mod kernel_log;
+pub mod modprobe;
+pub mod module;
+pub mod namespace_user;
 pub mod perf;
+pub mod process;
 pub mod procfs;
 pub mod program;
 pub mod scenario;
 pub mod scheduling;
+pub mod sender;
+pub mod sequence;
+pub mod sessions;
 pub mod slabs;
 pub mod socket_filter;
 pub mod state_dump;
+pub mod threads;

@@ -16,6 +16,7 @@ use nix::unistd::{Gid, Uid, execv, setgid, setsid, setuid};
 use crate::child::{self, Child, Gate, own_pid, own_tid};
 use crate::harness::{Failure, TestResult, expect, expect_eq};
 use crate::listener::Listener;
+use crate::listing::{self, Listing};
 use crate::wire::{Event, Received, Task};
 
 /// Names of the marks around what is tested.
@@ -198,4 +199,53 @@ pub fn every_kind(listener: &mut Listener) -> Result<(i32, Vec<Received>), Failu
     let aborted = matches!(ended, WaitStatus::Signaled(_, Signal::SIGABRT, _));
     expect(aborted, format!("the child to abort, got {ended:?}"))?;
     Ok((pid.as_raw(), messages))
+}
+
+/// Expects so many listeners.
+///
+/// The stock kernel does not tell how many there are. But there, a bound socket gets events as
+/// soon as anybody is counted, so that 0 can be told from more.
+#[track_caller]
+pub fn expect_count(expected: usize) -> TestResult {
+    if listing::is_there() {
+        let listing = Listing::read()?;
+        expect_eq("lines of listeners", listing.lines.len(), listing.count)?;
+        expect_eq("listeners", listing.count, expected)?;
+    }
+    if expected == 0 {
+        let mut silent = Listener::open()?;
+        mark("unheard")?;
+        let heard = silent.take_queued()?.len();
+        expect_eq("messages while nobody listens", heard, 0)?;
+    }
+    Ok(())
+}
+
+/// Waits for all of these events, and expects no other one that is `ours` to have come.
+#[track_caller]
+pub fn expect_exactly(
+    who: &str,
+    listener: &mut Listener,
+    expected: &[Event],
+    ours: impl Fn(&Event) -> bool,
+) -> TestResult {
+    for event in expected {
+        listener.wait_for(&format!("{who}: {event:?}"), |received| {
+            received.event == *event
+        })?;
+    }
+    let more = events(listener)?.into_iter().filter(ours).collect();
+    expect_eq(&format!("{who}: further events"), more, vec![])
+}
+
+/// The events that have come, without acknowledgements.
+pub fn events(listener: &mut Listener) -> Result<Vec<Event>, Failure> {
+    let messages = listener.take_queued()?;
+    Ok(without_acks(&messages))
+}
+
+/// The events among messages.
+pub fn without_acks(messages: &[Received]) -> Vec<Event> {
+    let events = messages.iter().map(|received| received.event);
+    events.filter(|event| event.bit() != 0).collect()
 }

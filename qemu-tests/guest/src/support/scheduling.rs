@@ -5,7 +5,7 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::mman::{MlockAllFlags, mlockall};
 
-use crate::stress::{cpus, pin};
+use crate::cpus::{cpus, pin};
 
 /// Lets the calling thread, and those that it makes, run on the first CPU only.
 pub fn share_a_cpu() -> nix::Result<()> {

@@ -1,19 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
 //! A state as a listener reads it, datagram by datagram, and checks of what all of them have in common.
 
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv};
 use zerocopy::IntoBytes;
 
 use super::container;
 use crate::harness::{Failure, TestResult, expect, expect_eq};
-use crate::listener::Listener;
+use crate::listener::{Listener, ListenerError};
 use crate::patience;
 use crate::proc_stat::TICK;
 use crate::wire::{
     CN_PROC, Event, FEATURE_STATE, IDENTITY_MESSAGE_SIZE, Identity, LISTEN, MESSAGE_SIZE, Message,
     NLM_F_MULTI, NLMSG_DONE, NLMSG_EVENT, NO_CPU, PROCESS, Received, STATE, Task, mask,
-    proc_listen_in,
+    proc_listen, proc_listen_in,
 };
 
 /// The numbers of a request.
@@ -221,4 +224,30 @@ pub fn state(listener: &Listener) -> Result<Told, Failure> {
     let told = Told::default().finish(listener)?;
     expect_eq("err", told.err(), Some(0))?;
     Ok(told)
+}
+
+/// A listener whose answer was read with a buffer that is just large enough, so that the kernel makes no
+/// larger datagrams.
+pub fn listen_and_read_little(mask: u32, flags: u32) -> Result<Listener, Failure> {
+    let listener = container::open()?;
+    listener.request(&proc_listen(LISTEN, mask, flags))?;
+    let mut bytes = [0; MESSAGE_SIZE];
+    let length = recv(
+        listener.as_fd().as_raw_fd(),
+        &mut bytes,
+        MsgFlags::MSG_DONTWAIT,
+    )?;
+    expect_eq("bytes of an answer", length, MESSAGE_SIZE)?;
+    Ok(listener)
+}
+
+/// Whether a request was refused, or not even sent, for want of memory.
+pub fn is_without_memory(error: &ListenerError) -> bool {
+    let ListenerError::System(_, error) = error else {
+        return false;
+    };
+    let errno = error.raw_os_error();
+    [Errno::ENOMEM, Errno::ENOBUFS]
+        .map(|errno| Some(errno as i32))
+        .contains(&errno)
 }

@@ -15,17 +15,18 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::socket::{MsgFlags, MultiHeaders, recv, recvmmsg, recvmsg, setsockopt, sockopt};
 use nix::unistd::{pipe, read};
 
-use super::credentials::{NOBODY_KNOWN, OVERFLOW_ID, ROOT, Sender, map, receive, unmapped};
-use super::numbers::{missing, number};
 use crate::child::{self, Gate};
+use crate::cpus::{cpus, pin};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::listing::Listing;
 use crate::patience;
 use crate::results;
-use crate::stress::{cpus, pin};
-use crate::support::container::{self, Container, FIRST_ID, PID, succeed};
+use crate::support::container::{self, Container, FIRST_ID, PID, map, unmapped};
+use crate::support::process::succeed;
 use crate::support::scenario::{every_kind, mark};
+use crate::support::sender::{NOBODY_KNOWN, OVERFLOW_ID, ROOT, Sender, receive};
+use crate::support::sequence::{cpu_and_seq, missing};
 use crate::support::socket_filter::keep_bytes;
 use crate::test;
 use crate::wire::{
@@ -111,7 +112,7 @@ fn listen(listener: Listener) -> Result<(Listener, BTreeMap<u32, u32>), Failure>
         return Err(Failure::new(format!("one answer, got {answer:?}")));
     };
     expect_eq("answer", answer.event, Event::Ack { err: 0 })?;
-    let (cpu, seq) = number(answer);
+    let (cpu, seq) = cpu_and_seq(answer);
     Ok((listener, BTreeMap::from([(cpu, seq.wrapping_add(1))])))
 }
 
@@ -177,7 +178,7 @@ fn an_event_can_be_read_at_once() -> TestResult {
         let got = datagrams(&listener)?;
         expect_eq("datagrams", lengths(&got), vec![1])?;
         expect_all(&got[0], &first, 1)?;
-        let (cpu, seq) = number(&got[0][0]);
+        let (cpu, seq) = cpu_and_seq(&got[0][0]);
         first.insert(cpu, seq.wrapping_add(1));
     }
     Ok(())
@@ -311,7 +312,7 @@ fn a_datagram_that_was_peeked_at_stays_as_it_is() -> TestResult {
 fn a_buffer_that_is_too_small_is_told() -> TestResult {
     let (listener, mut first) = batches()?;
     let mut next = |received: &Received| {
-        let (cpu, seq) = number(received);
+        let (cpu, seq) = cpu_and_seq(received);
         first.insert(cpu, seq.wrapping_add(1)).unwrap_or_default()
     };
     pin(cpus()?[0])?;
@@ -330,12 +331,12 @@ fn a_buffer_that_is_too_small_is_told() -> TestResult {
     )?;
     expect_eq("bytes", message.bytes, MESSAGE_SIZE + 10)?;
     let event = Received::decode(&bytes[..MESSAGE_SIZE], (0, 1)).map_err(Failure::new)?;
-    expect_eq("number", number(&event).1, next(&event))?;
+    expect_eq("number", cpu_and_seq(&event).1, next(&event))?;
     // The rest of the datagram is lost, and seen in the numbers.
     rename(1)?;
     let after = datagrams(&listener)?.concat();
     expect_eq("events after it", after.len(), 1)?;
-    let gap = number(&after[0]).1.wrapping_sub(next(&after[0]));
+    let gap = cpu_and_seq(&after[0]).1.wrapping_sub(next(&after[0]));
     expect_eq("missing numbers", gap, 3)
 }
 
@@ -517,7 +518,7 @@ fn who_is_woken_once_gets_all_that_is_there() -> TestResult {
         let events = datagrams(&listener)?.concat();
         expect_all(&events, &first, 1 + round % 7)?;
         for received in &events {
-            let (cpu, seq) = number(received);
+            let (cpu, seq) = cpu_and_seq(received);
             first.insert(cpu, seq.wrapping_add(1));
         }
         let count = epoll.wait(&mut woken, EpollTimeout::ZERO)?;
@@ -567,9 +568,9 @@ fn readers_on_all_cpus_get_each_event_once() -> TestResult {
                 Ok(length) => {
                     let seen = Received::decode_all(&bytes[..length], (0, 1));
                     let seen = seen.map_err(Failure::new)?;
-                    let first = number(&seen[0]);
+                    let first = cpu_and_seq(&seen[0]);
                     let follow = seen.iter().zip(0u32..).all(|(received, index)| {
-                        number(received) == (first.0, first.1.wrapping_add(index))
+                        cpu_and_seq(received) == (first.0, first.1.wrapping_add(index))
                     });
                     expect(follow, format!("events in a row, got {seen:?}"))?;
                 }

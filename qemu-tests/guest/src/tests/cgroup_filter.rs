@@ -20,22 +20,22 @@ use nix::sys::ptrace;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, execv};
 
-use super::fork_complete::{CLONE_INTO_CGROUP, arguments};
-use super::numbers::{first_numbers, missing};
-use super::session_end_threads::end_thread;
 use crate::child::{self, Gate, own_tid};
+use crate::cpus::{cpus, pin};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::{EVENT_LIMIT, Listener};
 use crate::listing::Listing;
 use crate::patience;
-use crate::stress::{cpus, pin};
 use crate::support::cgroup::Group;
-use crate::support::container::{
-    self, ALL, Container, FIRST_ID, events, expect_exactly, require, status, succeed,
-};
-use crate::support::exec_variants::await_zombie;
+use crate::support::clone3::{CLONE_INTO_CGROUP, arguments};
+use crate::support::container::{self, ALL, Container, FIRST_ID, require};
 use crate::support::kernel_log::Log;
-use crate::support::scenario::{comm, every_kind, mark, own_task, take_through_exit};
+use crate::support::process::{status, succeed};
+use crate::support::scenario::{
+    comm, events, every_kind, expect_exactly, mark, own_task, take_through_exit, without_acks,
+};
+use crate::support::sequence::{first_numbers, missing};
+use crate::support::threads::{await_zombie, end_thread};
 use crate::test;
 use crate::wire::{
     BATCH, CGROUP, Event, IDENTITY, LISTEN, NLMSG_EVENT, PROCESSES, Received, Task, mask,
@@ -372,7 +372,7 @@ fn heard_through_exit(
     pid: i32,
 ) -> Result<Vec<(&'static str, Task)>, Failure> {
     let messages = take_through_exit(listener, pid)?;
-    let events = container::without_acks(&messages);
+    let events = without_acks(&messages);
     let told = events.iter().map(|event| (event.kind(), event.subject()));
     Ok(told.collect())
 }

@@ -13,7 +13,7 @@ use nix::unistd::{Pid, setsid};
 use crate::child;
 use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
 use crate::support::cgroup::Group;
-use crate::support::container::{status, succeed};
+use crate::support::process::{status, succeed};
 use crate::support::program::Program;
 use crate::test;
 

@@ -13,8 +13,8 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Pid, getpid, mkfifo};
 
 use crate::child;
+use crate::cpus::{cpus, pin};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
-use crate::stress::{cpus, pin};
 use crate::support::program::Program;
 use crate::test;
 

@@ -9,16 +9,17 @@ use clap::Args;
 use nix::sys::signal::Signal;
 use nix::sys::sysinfo::sysinfo;
 
-use super::counting::expect_count;
-use super::namespaces_lifetimes::Account;
 use crate::child::{self, Gate, allow_descriptors, own_pid};
 use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
 use crate::listing::Listing;
 use crate::patience;
 use crate::results;
-use crate::support::container::{Container, NET, PID, expect_exactly, open, succeed};
+use crate::support::container::{Container, NET, PID, open};
 use crate::support::fault_injection::Setting;
+use crate::support::namespace_user::NamespaceUser;
+use crate::support::process::succeed;
+use crate::support::scenario::{expect_count, expect_exactly};
 use crate::test;
 use crate::wire::{Event, LISTEN, Task, mask};
 
@@ -151,12 +152,12 @@ pub fn is_room() -> nix::Result<bool> {
 /// Starts up to so many containers, lets each listen and raise events, and expects each listener's
 /// own and nothing left. Tells how many there were.
 fn listen_in(most: usize) -> Result<usize, Failure> {
-    let account = Account::new()?;
+    let user = NamespaceUser::new()?;
     let cues = Cues::new(most)?;
     // A number that is no process's says that there are no more.
     const NO_MORE: i32 = 0;
     let made = Gate::new()?;
-    let maker = account.spawn(|| {
+    let maker = user.spawn(|| {
         let mut containers = Vec::new();
         while containers.len() < most && is_room()? {
             let group = containers.len() / CONTAINERS;
@@ -191,7 +192,7 @@ fn listen_in(most: usize) -> Result<usize, Failure> {
     for (group, begin) in groups().zip(&cues.begin) {
         (0..group).try_for_each(|_| begin.open(0))?;
         (0..group).try_for_each(|_| cues.done.pass_within(cues.limit).map(drop))?;
-        events.extend(crate::support::container::events(&mut outside)?);
+        events.extend(crate::support::scenario::events(&mut outside)?);
     }
     expect_accounts(count)?;
     expect_all_outside(&events, &firsts)?;
@@ -202,7 +203,7 @@ fn listen_in(most: usize) -> Result<usize, Failure> {
     expect_count(1)?;
     drop(outside);
     expect_count(0)?;
-    account.expect_nothing_left()?;
+    user.expect_nothing_left()?;
     Ok(count)
 }
 

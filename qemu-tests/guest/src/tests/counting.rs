@@ -2,25 +2,22 @@
 //! The count (C27): how many sockets listen at this moment, however they came to, or ceased to.
 
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd};
 use std::sync::Barrier;
-use std::{io, thread};
+use std::thread;
 
 use netlink_sys::{Socket, SocketAddr};
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg,
-    sendmsg, socketpair,
-};
 use nix::sys::wait::WaitStatus;
 use nix::unistd::{dup2_stdin, dup2_stdout, execv, pipe, read};
 
 use crate::child::{self, Gate};
-use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::harness::{Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
-use crate::listing::{self, Listing};
-use crate::support::scenario::{ListeningChild, in_self, mark, own_task};
+use crate::listing;
+use crate::support::descriptors::{receive_descriptor, send_descriptors, unix_pair};
+use crate::support::scenario::{ListeningChild, expect_count, in_self, mark, own_task};
 use crate::test;
 use crate::wire::{CN_PROC, Event, IGNORE, LISTEN, mask};
 
@@ -90,26 +87,6 @@ pub const TESTS: &[Test] = &[
 const NO_COUNT: &str = "its count is not told, and what was ever left counted hides it";
 const LEAK: &str = "a listener that goes without IGNORE is counted for ever";
 
-/// Expects so many listeners.
-///
-/// The stock kernel does not tell how many there are. But there, a bound socket gets events as
-/// soon as anybody is counted, so that 0 can be told from more.
-#[track_caller]
-pub fn expect_count(expected: usize) -> TestResult {
-    if listing::is_there() {
-        let listing = Listing::read()?;
-        expect_eq("lines of listeners", listing.lines.len(), listing.count)?;
-        expect_eq("listeners", listing.count, expected)?;
-    }
-    if expected == 0 {
-        let mut silent = Listener::open()?;
-        mark("unheard")?;
-        let heard = silent.take_queued()?.len();
-        expect_eq("messages while nobody listens", heard, 0)?;
-    }
-    Ok(())
-}
-
 fn expect_own_event(listener: &mut Listener) -> TestResult {
     mark("heard")?;
     listener.wait_for(
@@ -165,58 +142,19 @@ fn binding_without_the_group_ends_a_listener() -> TestResult {
     expect_count(0)
 }
 
-/// Passes descriptors on in one message, 253 at most.
-pub fn pass_on(to: &OwnedFd, passed: &[RawFd]) -> TestResult {
-    let data = [io::IoSlice::new(b"x")];
-    let rights = [ControlMessage::ScmRights(passed)];
-    sendmsg::<()>(to.as_raw_fd(), &data, &rights, MsgFlags::empty(), None)?;
-    Ok(())
-}
-
-fn take_over(from: &OwnedFd) -> Result<OwnedFd, Failure> {
-    let mut byte = [0];
-    let mut data = [io::IoSliceMut::new(&mut byte)];
-    let mut space = nix::cmsg_space!([RawFd; 1]);
-    let message = recvmsg::<()>(
-        from.as_raw_fd(),
-        &mut data,
-        Some(&mut space),
-        MsgFlags::MSG_CMSG_CLOEXEC,
-    )?;
-    for rights in message.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(descriptors) = rights {
-            if let [descriptor] = descriptors.as_slice() {
-                // SAFETY: The kernel just made this descriptor for us alone.
-                return Ok(unsafe { OwnedFd::from_raw_fd(*descriptor) });
-            }
-        }
-    }
-    Err(Failure::new("no descriptor came"))
-}
-
-/// Two sockets that are connected.
-pub fn unix_pair() -> nix::Result<(OwnedFd, OwnedFd)> {
-    socketpair(
-        AddressFamily::Unix,
-        SockType::Stream,
-        None,
-        SockFlag::SOCK_CLOEXEC,
-    )
-}
-
 fn a_socket_passed_on_listens_until_its_last_holder_closes_it() -> TestResult {
     let (ours, theirs) = unix_pair()?;
     let (taken, close) = (Gate::new()?, Gate::new()?);
     // Forked before there is a listener: only the message can bring it there.
     let holder = child::fork(|| {
-        let held = take_over(&theirs);
+        let held = receive_descriptor(&theirs);
         let kept = held.is_ok() && taken.open(0).is_ok() && close.pass().is_ok();
         drop(held);
         let closed = kept && taken.open(0).is_ok() && close.pass().is_ok();
         i32::from(!closed)
     })?;
     let listener = Listener::listen_all()?;
-    pass_on(&ours, &[listener.as_fd().as_raw_fd()])?;
+    send_descriptors(&ours, &[listener.as_fd().as_raw_fd()])?;
     taken.pass()?;
     drop(listener);
     expect_count(usize::from(listing::is_there()))?;
@@ -231,7 +169,7 @@ fn a_socket_passed_on_listens_until_its_last_holder_closes_it() -> TestResult {
 fn a_socket_in_flight_listens_until_its_message_is_dropped() -> TestResult {
     let (ours, theirs) = unix_pair()?;
     let listener = Listener::listen_all()?;
-    pass_on(&ours, &[listener.as_fd().as_raw_fd()])?;
+    send_descriptors(&ours, &[listener.as_fd().as_raw_fd()])?;
     drop(listener);
     expect_count(usize::from(listing::is_there()))?;
     drop(theirs);

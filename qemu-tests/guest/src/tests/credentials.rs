@@ -2,26 +2,20 @@
 //! Whom messages are from, as who asks for it with SO_PASSCRED is told (C48): process 0, and root of
 //! the listener's user namespace; an answer, of the requester's.
 
-use std::fs;
-use std::io::IoSliceMut;
-use std::os::fd::{AsFd, AsRawFd};
-
 use nix::errno::Errno;
-use nix::libc;
-use nix::sys::socket::{
-    ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg, setsockopt, sockopt,
-};
-use nix::unistd::{Gid, Pid, Uid, setresgid, setresuid};
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::unistd::{Gid, Uid, setresgid, setresuid};
 
-use super::module::Changed;
-use crate::child::{self, Child, Gate};
+use crate::child::{self, Gate};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::support::container::{
-    ALL, Container, FIRST_ID, Handover, NET, PID, USER, become_nobody_in, open, require, status,
-    succeed,
+    ALL, Container, FIRST_ID, Handover, NET, USER, become_nobody_in, map, open, require, unmapped,
 };
+use crate::support::module::ModuleGuard;
+use crate::support::process::{status, succeed};
 use crate::support::scenario::mark;
+use crate::support::sender::{NOBODY_KNOWN, OVERFLOW_ID, ROOT, Sender, receive};
 use crate::test;
 use crate::wire::{Event, IGNORE, LISTEN, MESSAGE_SIZE, Received, mask};
 
@@ -55,21 +49,10 @@ pub const TESTS: &[Test] = &[
 
 const IGNORED: &str = "LISTEN from another pid or network namespace is ignored or refused";
 
-/// What an id that has no number in a user namespace is shown as.
-pub const OVERFLOW_ID: u32 = 65534;
-
 /// An operation that there is not.
 const UNKNOWN: u32 = 9;
 
-/// The sender's pid, uid and gid.
-pub type Sender = (i32, u32, u32);
-
-/// Root of the reader's user namespace.
-pub const ROOT: Sender = (0, 0, 0);
 const OUTER_ROOT: Sender = (0, FIRST_ID, FIRST_ID);
-/// Whose ids are not mapped in the reader's user namespace.
-pub const NOBODY_KNOWN: Sender = (0, OVERFLOW_ID, OVERFLOW_ID);
-
 /// A socket that is told who its messages are from.
 fn told() -> Result<Listener, Failure> {
     let socket = open()?;
@@ -85,38 +68,6 @@ fn read(socket: &Listener) -> Result<Vec<(Event, Sender)>, Failure> {
         messages.push((received.event, sender));
     }
     Ok(messages)
-}
-
-/// Takes the next datagram, if there is one, into a buffer of this size; and who it is from, as a
-/// socket is told that asked for it.
-pub fn receive(socket: &Listener, room: usize) -> Result<Option<(Vec<u8>, Sender)>, Failure> {
-    let mut bytes = vec![0; room];
-    let mut data = [IoSliceMut::new(&mut bytes)];
-    let mut space = nix::cmsg_space!(libc::ucred);
-    let message = recvmsg::<()>(
-        socket.as_fd().as_raw_fd(),
-        &mut data,
-        Some(&mut space),
-        MsgFlags::MSG_DONTWAIT,
-    );
-    let (length, sender) = match message {
-        Err(Errno::EAGAIN) => return Ok(None),
-        message => {
-            let message = message?;
-            let sender = message.cmsgs()?.find_map(|control| match control {
-                ControlMessageOwned::ScmCredentials(sender) => Some(sender),
-                _ => None,
-            });
-            (message.bytes, sender)
-        }
-    };
-    let sender = sender.ok_or_else(|| Failure::new("a message came without its sender"))?;
-    bytes.truncate(length);
-    Ok(Some((bytes, numbers(&sender))))
-}
-
-fn numbers(sender: &UnixCredentials) -> Sender {
-    (sender.pid(), sender.uid(), sender.gid())
 }
 
 /// Expects one answer among the messages that are there, and at least one event, all of them from
@@ -187,18 +138,6 @@ fn messages_in_a_container_are_from_its_root() -> TestResult {
     })?;
     // Whoever holds the socket outside knows that root by another number.
     expect_answer_and_event(&handover.receive()?, OUTER_ROOT)
-}
-
-/// A process in a user and a pid namespace of its own, whose ids are not mapped yet.
-pub fn unmapped(function: impl FnOnce() -> TestResult) -> Result<Child, Failure> {
-    require(USER | PID)?;
-    let flags = (USER | PID).bits() | libc::SIGCHLD;
-    Ok(child::clone_with(flags, || status(function))?)
-}
-
-/// Maps the user or the group ids of a process's user namespace.
-pub fn map(pid: Pid, kind: &str, map: &str) -> TestResult {
-    Ok(fs::write(format!("/proc/{pid}/{kind}_map"), map)?)
 }
 
 fn messages_where_0_is_not_mapped_are_from_the_overflow_id() -> TestResult {
@@ -314,7 +253,7 @@ fn a_refusal_in_a_sandbox_is_from_its_root() -> TestResult {
 fn a_refusal_without_a_module_is_from_the_requesters_root() -> TestResult {
     const ENODEV: u32 = Errno::ENODEV as u32;
     let container = Container::idle(ALL)?;
-    let _unloaded = Changed::unloaded()?;
+    let _unloaded = ModuleGuard::unloaded()?;
     expect_answer(&told()?, &[IGNORE], ENODEV, ROOT)?;
     let handover = Handover::new()?;
     container.run(|| {

@@ -9,9 +9,9 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpgrp, getpid, getsid, setsid};
 
 use crate::child::{self, Gate};
+use crate::cpus::{cpus, pin};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::identities;
-use crate::stress::{cpus, pin};
 use crate::support::cgroup;
 use crate::support::container::{PID, without_proc};
 use crate::support::fault_injection::Setting;

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::session_end::end;
 use crate::execs::{self, Options};
 use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
 use crate::support::container::{self, PID};
 use crate::support::exec_variants::{self, Caller, FirstThread, Outcome, Place, Played, Variant};
 use crate::support::scenario::own_task;
+use crate::support::sessions::end;
 use crate::test;
 use crate::wire::{Event, Task};
 

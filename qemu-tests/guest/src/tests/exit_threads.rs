@@ -13,13 +13,12 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, pause};
 
 use super::exec_threads::FIRST_THREAD;
-use super::session_end_threads::end_thread;
 use crate::child::{self, Child, Gate};
 use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
-use crate::support::container::{status, succeed};
-use crate::support::exec_variants::{await_zombie, reap};
+use crate::support::process::{status, succeed};
 use crate::support::scenario::{is_exit, mark, own_task, take_through_exit, take_through_mark};
+use crate::support::threads::{await_zombie, end_thread, reap};
 use crate::test;
 use crate::wire::{Event, Received, Task, mask};
 

@@ -13,15 +13,15 @@ use nix::kmod::{ModuleInitFlags, finit_module};
 use nix::sys::socket::{MsgFlags, recv};
 use zerocopy::IntoBytes;
 
-use super::counting::expect_count;
-use super::module::{self, Changed};
-use super::numbers::{missing, number};
+use crate::cpus::{cpus, pin};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::{Listener, ListenerError};
 use crate::listing::{self, Listing};
-use crate::stress::{cpus, pin};
 use crate::support::fault_injection::{FailNth, NoPages, QuietConsole, has_checkers, tell};
-use crate::support::scenario::{mark, own_task};
+use crate::support::module;
+use crate::support::module::ModuleGuard;
+use crate::support::scenario::{expect_count, mark, own_task};
+use crate::support::sequence::{cpu_and_seq, missing};
 use crate::test;
 use crate::wire::{BATCH, BATCH_SIZE, CN_PROC, Event, IGNORE, LISTEN, Received, mask, proc_listen};
 
@@ -251,7 +251,7 @@ fn listening_again_without_memory_changes_nothing() -> TestResult {
     let [answer, events @ ..] = messages.as_slice() else {
         return Err(Failure::new("no answer"));
     };
-    let (cpu, seq) = number(answer);
+    let (cpu, seq) = cpu_and_seq(answer);
     expect_eq("events", events.len(), marks)?;
     let missing = missing(events, &[(cpu, seq.wrapping_add(1))].into())?;
     expect_eq("missing numbers", missing, 0)
@@ -403,7 +403,7 @@ fn expect_losses(enobufs: u64, request: &[u32]) -> TestResult {
         listener.socket().set_no_enobufs(enobufs == 0)?;
         listener.request(request)?;
         mark("begins the count")?;
-        let first = read(&mut listener)?.messages.last().map(number);
+        let first = read(&mut listener)?.messages.last().map(cpu_and_seq);
         let (_, seq) = first.ok_or_else(|| Failure::new("no event came"))?;
         listeners.push(Victim {
             listener,
@@ -475,7 +475,7 @@ impl Victim {
     fn expect_next(&mut self, received: &Received) -> TestResult {
         self.seq = self.seq.wrapping_add(1);
         self.delivered += 1;
-        expect_eq("number", number(received).1, self.seq)
+        expect_eq("number", cpu_and_seq(received).1, self.seq)
     }
 
     /// Reads an event, or the ENOBUFS in its place, and another one after it; 1 if one was lost.
@@ -509,7 +509,7 @@ fn expect_balance_without_pages(flags: u32) -> TestResult {
     listener.socket().set_no_enobufs(true)?;
     listener.request(&proc_listen(LISTEN, mask::COMM, flags))?;
     let answer = read(&mut listener)?.messages.pop();
-    let (cpu, seq) = number(&answer.ok_or_else(|| Failure::new("no answer"))?);
+    let (cpu, seq) = cpu_and_seq(&answer.ok_or_else(|| Failure::new("no answer"))?);
     let mut marks = 0;
     let lost = |listener: &Listener| -> Result<u64, Failure> {
         Ok(Listing::of(listener.port_id()?)?.lost)
@@ -546,7 +546,7 @@ fn loading_without_memory_leaves_nothing() -> TestResult {
     let mut console = QuietConsole::new()?;
     let mut refused = 0;
     for nth in 1.. {
-        let changed = Changed::unloaded()?;
+        let changed = ModuleGuard::unloaded()?;
         let file = File::open(module::path()?)?;
         let (loaded, failed) =
             faults.run(nth, || finit_module(&file, c"", ModuleInitFlags::empty()))?;

@@ -18,8 +18,9 @@ use crate::child::{self, Gate, pidfd};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::support::cgroup::{self, Group};
-use crate::support::container::{status, succeed};
+use crate::support::clone3::{CLONE_INTO_CGROUP, End, arguments, clone3};
 use crate::support::perf::Records;
+use crate::support::process::{status, succeed};
 use crate::support::scheduling::{run_first, share_a_cpu};
 use crate::test;
 use crate::wire::{Event, Task, mask};
@@ -48,12 +49,6 @@ const ROUNDS: i32 = 5;
 
 /// How long a child that shares its parent's memory waits for its end, in milliseconds.
 const STAY_LIMIT: i32 = 10_000;
-
-/// What libc's constant has no room for.
-pub const CLONE_INTO_CGROUP: u64 = 1 << 33;
-
-/// What waits for the end of a child.
-pub type End = Box<dyn FnOnce() -> TestResult>;
 
 /// When it is looked.
 #[derive(Clone, Copy, PartialEq)]
@@ -277,21 +272,6 @@ fn perf_has_recorded_the_fork() -> TestResult {
             _ => Ok(()),
         },
     )
-}
-
-/// clone3(2)'s arguments for a process that its parent waits for.
-pub fn arguments(flags: u64) -> libc::clone_args {
-    // SAFETY: All fields are numbers, which may be 0.
-    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
-    arguments.flags = flags;
-    arguments.exit_signal = libc::SIGCHLD as u64;
-    arguments
-}
-
-/// A process that waits until it may end, made by clone3(2).
-pub fn clone3(arguments: &libc::clone_args, leave: &Gate) -> Result<End, Failure> {
-    let child = child::clone3(arguments, || i32::from(leave.pass().is_err()))?;
-    Ok(Box::new(|| succeed(child)))
 }
 
 fn the_pidfd_of_clone_pidfd_is_open() -> TestResult {

@@ -25,9 +25,6 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Gid, Pid, Uid, execv, setgid, setsid, setuid};
 
 use super::containers::{ALL_LIMIT, is_room};
-use super::fork_complete::{CLONE_INTO_CGROUP, arguments, clone3};
-use super::numbers::{missing, number as seq_of};
-use super::session_end::fork_as;
 use crate::child::{self, Child, Gate, allow_descriptors, own_pid, own_tid, pidfd};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::identities;
@@ -35,9 +32,13 @@ use crate::listener::{EVENT_LIMIT, Listener};
 use crate::patience;
 use crate::proc_stat::{Stat, TICK};
 use crate::support::cgroup::Group;
-use crate::support::container::{Container, Handover, PID, open, status, succeed};
+use crate::support::clone3::{CLONE_INTO_CGROUP, arguments, clone3};
+use crate::support::container::{Container, Handover, PID, open};
+use crate::support::process::{status, succeed};
 use crate::support::procfs::cgroup_of;
 use crate::support::scenario::{every_kind, is_exit, mark, own_task, take_through_exit};
+use crate::support::sequence::{cpu_and_seq, missing};
+use crate::support::sessions::fork_as;
 use crate::test;
 use crate::wire::{
     BATCH, Event, IDENTITY, IDENTITY_MESSAGE_SIZE, Identity, LISTEN, MESSAGE_SIZE, NLMSG_DONE,
@@ -980,7 +981,7 @@ fn each_listener_gets_the_form_that_it_asked_for() -> TestResult {
 fn listening_again_begins_and_ends_it_without_a_gap() -> TestResult {
     let mut listener = Listener::listen(mask::COMM)?;
     let answer = listener.wait_for("the answer", |received| received.event.bit() == 0)?;
-    let (cpu, seq) = seq_of(&answer);
+    let (cpu, seq) = cpu_and_seq(&answer);
     let first = BTreeMap::from([(cpu, seq.wrapping_add(1))]);
     let mut events = Vec::new();
     for flags in [IDENTITY, 0, IDENTITY | BATCH, BATCH, IDENTITY, IDENTITY] {

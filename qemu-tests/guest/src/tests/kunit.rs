@@ -10,15 +10,15 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::WaitStatus;
 
-use super::counting::expect_count;
-use super::loading::Modprobe;
-use super::module::Changed;
 use crate::child::{self, Gate};
+use crate::cpus::{cpus, pin};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::patience;
-use crate::stress::{cpus, pin};
-use crate::support::container::status;
+use crate::support::modprobe::Modprobe;
+use crate::support::module::ModuleGuard;
+use crate::support::process::status;
+use crate::support::scenario::expect_count;
 use crate::test;
 use crate::wire::{Event, IGNORE, LISTEN, mask};
 
@@ -109,7 +109,7 @@ fn rust_proc_events_runs_again_while_requests_come_in() -> TestResult {
         return Err(Failure::skip("the kernel has no CONFIG_KUNIT_DEBUGFS"));
     }
     let _modprobe = Modprobe::none()?;
-    let unloaded = Changed::unloaded()?;
+    let unloaded = ModuleGuard::unloaded()?;
     let cpus = cpus()?;
     let met = Gate::new()?;
     let mut requesters = Vec::new();

@@ -7,9 +7,9 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use super::module::Changed;
 use crate::harness::{Failure, Line, Test, TestResult, expect};
 use crate::listener::Listener;
+use crate::support::module::ModuleGuard;
 use crate::test;
 
 /// Runs last.
@@ -33,7 +33,7 @@ fn nothing_is_leaked() -> TestResult {
     }
     drop(Listener::listen_all()?);
     leaks_nothing("with the module")?;
-    let _unloaded = Changed::unloaded()?;
+    let _unloaded = ModuleGuard::unloaded()?;
     leaks_nothing("without the module")
 }
 

@@ -1,24 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Listening while there is no handler (C33): the kernel asks for the module, and answers anyway.
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::fs::{self};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
-use nix::unistd::{Pid, getpid, mkfifo};
+use nix::unistd::{Pid, mkfifo};
 
-use super::counting::expect_count;
-use super::module::{self, Changed};
 use crate::child::{self, has_ended, pidfd};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::patience;
 use crate::support::container::{ALL, Container, open};
-use crate::support::scenario::{in_self, mark};
+use crate::support::modprobe::Modprobe;
+use crate::support::module;
+use crate::support::module::ModuleGuard;
+use crate::support::scenario::{expect_count, in_self, mark};
 use crate::test;
 use crate::wire::{Event, IGNORE, LISTEN, Received, mask};
 use zerocopy::IntoBytes;
@@ -49,58 +48,6 @@ pub const TESTS: &[Test] = &[
 
 const NO_MODULE: &str = "cn_proc is built in, there is no module";
 
-const MODPROBE: &str = "/proc/sys/kernel/modprobe";
-
-/// Another program in modprobe(8)'s place, until this is dropped.
-pub struct Modprobe {
-    before: String,
-    directory: PathBuf,
-}
-
-impl Modprobe {
-    /// No program: nobody loads a module.
-    pub fn none() -> Result<Self, Failure> {
-        let modprobe = Self::set("exit 1")?;
-        fs::write(MODPROBE, "\n")?;
-        Ok(modprobe)
-    }
-
-    /// A program that writes its arguments to a file, and then runs a line of shell.
-    fn set(line: &str) -> Result<Self, Failure> {
-        let before = fs::read_to_string(MODPROBE)?.trim_end().to_owned();
-        let directory = PathBuf::from(format!("/run/proc-events-test-{}", getpid()));
-        fs::create_dir(&directory)?;
-        let modprobe = Self { before, directory };
-        let (program, calls) = (modprobe.directory.join("modprobe"), modprobe.calls_file());
-        let script = format!("#!/bin/sh\necho \"$*\" >>{}\n{line}\n", calls.display());
-        fs::write(&program, script)?;
-        fs::set_permissions(&program, Permissions::from_mode(0o755))?;
-        fs::write(&calls, "")?;
-        fs::write(MODPROBE, program.as_os_str().as_encoded_bytes())?;
-        Ok(modprobe)
-    }
-
-    fn calls_file(&self) -> PathBuf {
-        self.directory.join("calls")
-    }
-
-    /// The arguments of each call.
-    fn calls(&self) -> Result<Vec<String>, Failure> {
-        let calls = fs::read_to_string(self.calls_file())?;
-        Ok(calls.lines().map(str::to_owned).collect())
-    }
-}
-
-impl Drop for Modprobe {
-    fn drop(&mut self) {
-        let restored = fs::write(MODPROBE, &self.before);
-        let removed = fs::remove_dir_all(&self.directory);
-        if let Err(error) = restored.and(removed) {
-            eprintln!("{MODPROBE} is not as before: {error}");
-        }
-    }
-}
-
 const SEQ: u32 = 42;
 const ACK: u32 = 77;
 const ENODEV: u32 = Errno::ENODEV as u32;
@@ -126,7 +73,7 @@ fn expect_answer(listener: &mut Listener, words: &[u32], err: u32) -> Result<Rec
 }
 
 fn listen_loads_the_module() -> TestResult {
-    let _changed = Changed::unloaded()?;
+    let _changed = ModuleGuard::unloaded()?;
     let modprobe = Modprobe::set(&format!("exec insmod {}", module::path()?))?;
     let mut listener = Listener::open()?;
     expect_answer(&mut listener, &[LISTEN, mask::COMM], 0)?;
@@ -141,7 +88,7 @@ fn listen_loads_the_module() -> TestResult {
 }
 
 fn listen_without_a_module_is_answered_enodev() -> TestResult {
-    let _changed = Changed::unloaded()?;
+    let _changed = ModuleGuard::unloaded()?;
     let modprobe = Modprobe::set("exit 1")?;
     let mut listener = Listener::open()?;
     for words in [&[LISTEN][..], &[LISTEN, mask::SID]] {
@@ -155,7 +102,7 @@ fn listen_without_a_module_is_answered_enodev() -> TestResult {
 }
 
 fn other_requests_without_a_module_are_answered_enodev_and_load_nothing() -> TestResult {
-    let _changed = Changed::unloaded()?;
+    let _changed = ModuleGuard::unloaded()?;
     let modprobe = Modprobe::set("exit 1")?;
     let mut listener = Listener::open()?;
     for words in [&[IGNORE][..], &[IGNORE, mask::SID], &[99]] {
@@ -165,7 +112,7 @@ fn other_requests_without_a_module_are_answered_enodev_and_load_nothing() -> Tes
 }
 
 fn a_socket_that_was_refused_may_listen_later() -> TestResult {
-    let changed = Changed::unloaded()?;
+    let changed = ModuleGuard::unloaded()?;
     let modprobe = Modprobe::set("exit 1")?;
     let mut listener = Listener::open()?;
     expect_answer(&mut listener, &[LISTEN], ENODEV)?;
@@ -180,7 +127,7 @@ fn a_socket_that_was_refused_may_listen_later() -> TestResult {
 
 /// Without any right outside: as anybody's socket(2) makes the kernel load a protocol.
 fn listen_in_a_container_loads_the_module() -> TestResult {
-    let _changed = Changed::unloaded()?;
+    let _changed = ModuleGuard::unloaded()?;
     let modprobe = Modprobe::set(&format!("exec insmod {}", module::path()?))?;
     Container::idle(ALL)?.run(|| {
         let mut listener = open()?;
@@ -192,14 +139,14 @@ fn listen_in_a_container_loads_the_module() -> TestResult {
 }
 
 fn listen_in_a_container_without_a_module_is_answered_enodev() -> TestResult {
-    let _changed = Changed::unloaded()?;
+    let _changed = ModuleGuard::unloaded()?;
     let modprobe = Modprobe::set("exit 1")?;
     Container::idle(ALL)?.run(|| expect_answer(&mut open()?, &[LISTEN], ENODEV).map(drop))?;
     expect_eq("calls of modprobe", modprobe.calls()?.len(), 1)
 }
 
 fn who_waits_for_the_module_can_be_killed() -> TestResult {
-    let _changed = Changed::unloaded()?;
+    let _changed = ModuleGuard::unloaded()?;
     let modprobe = Modprobe::set("echo $$ >${0%/*}/started; exec sleep 1000")?;
     let started = modprobe.directory.join("started");
     mkfifo(&started, Mode::S_IRWXU)?;

@@ -16,10 +16,10 @@ use crate::child::{self, Gate, own_tid};
 use crate::harness::{Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::support::container::{
-    ALL, Container, FIRST_ID, Handover, NET, PID, USER, events, expect_exactly, numbers_at, open,
-    status, succeed,
+    ALL, Container, FIRST_ID, Handover, NET, PID, USER, numbers_at, open,
 };
-use crate::support::scenario::{comm, every_kind, mark, own_task};
+use crate::support::process::{status, succeed};
+use crate::support::scenario::{comm, events, every_kind, expect_exactly, mark, own_task};
 use crate::test;
 use crate::wire::{Event, LISTEN, Left, Task, mask};
 

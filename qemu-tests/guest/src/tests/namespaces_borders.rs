@@ -14,10 +14,10 @@ use crate::child::{self, Gate, own_pid};
 use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
 use crate::support::container::{
-    ALL, Container, FIRST_ID, Handover, IDS, NET, PID, USER, expect_exactly, numbers_at, open,
-    require, sleep, status, succeed,
+    ALL, Container, FIRST_ID, Handover, IDS, NET, PID, USER, numbers_at, open, require,
 };
-use crate::support::scenario::{comm, mark, own_task};
+use crate::support::process::{sleep, status, succeed};
+use crate::support::scenario::{comm, expect_exactly, mark, own_task};
 use crate::test;
 use crate::wire::{Event, LISTEN, Left, Task, mask};
 

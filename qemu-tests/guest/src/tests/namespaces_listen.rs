@@ -13,10 +13,10 @@ use crate::child::{self, Gate};
 use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
 use crate::support::container::{
-    ALL, Container, Handover, NET, PID, USER, become_nobody_in, events, expect_exactly, lacking,
-    open, require, status, succeed,
+    ALL, Container, Handover, NET, PID, USER, become_nobody_in, lacking, open, require,
 };
-use crate::support::scenario::{comm, every_kind, mark, own_task};
+use crate::support::process::{status, succeed};
+use crate::support::scenario::{comm, events, every_kind, expect_exactly, mark, own_task};
 use crate::test;
 use crate::wire::{Event, LISTEN, Task, mask};
 

@@ -10,15 +10,16 @@ use nix::unistd::setsid;
 use zerocopy::IntoBytes;
 
 use crate::child;
+use crate::cpus::{cpus, pin};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::listing::Listing;
 use crate::patience;
-use crate::stress::{cpus, pin};
 use crate::support::scenario::mark;
+use crate::support::sequence::{cpu_and_seq, missing, next_after};
 use crate::support::socket_filter::keep_bytes;
 use crate::test;
-use crate::wire::{Event, LISTEN, Received, mask};
+use crate::wire::{LISTEN, Received, mask};
 
 pub const TESTS: &[Test] = &[
     test!(each_listener_and_cpu_counts_on_its_own)
@@ -51,12 +52,6 @@ pub const TESTS: &[Test] = &[
         .covers(&[Line::C6, Line::C19]),
 ];
 
-/// Where a message was numbered, and how.
-pub fn number(received: &Received) -> (u32, u32) {
-    let message = &received.message;
-    (message.body.cpu, message.connector.seq)
-}
-
 /// Raises this many COMM events on each CPU, by turns.
 fn rename_on_each_cpu(times: usize) -> nix::Result<()> {
     for cpu in cpus()? {
@@ -74,42 +69,10 @@ fn rename_on(cpu: usize, times: usize) -> nix::Result<()> {
     nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &before)
 }
 
-/// The numbers that are missing between the first one of each CPU, as given, and its last.
-pub fn missing(messages: &[Received], first: &BTreeMap<u32, u32>) -> Result<u64, Failure> {
-    let mut next = first.clone();
-    let mut missing = 0;
-    for received in messages {
-        let (cpu, seq) = number(received);
-        let next = next.entry(cpu).or_insert(0);
-        let gap = seq.wrapping_sub(*next);
-        expect(
-            gap < 1 << 31,
-            format!("CPU {cpu} to go on from {next}, not back to {seq}"),
-        )?;
-        missing += u64::from(gap);
-        *next = seq.wrapping_add(1);
-    }
-    Ok(missing)
-}
-
-/// The answer to a listener's first request, which is there and says that it listens: with which
-/// number the answer's CPU goes on.
-pub fn first_numbers(listener: &mut Listener) -> Result<BTreeMap<u32, u32>, Failure> {
-    let answer = listener.wait_for("the answer", |received| received.event.bit() == 0)?;
-    expect_eq("answer", answer.event, Event::Ack { err: 0 })?;
-    Ok(goes_on(&answer))
-}
-
-/// The number with which the CPU of an answer goes on.
-fn goes_on(answer: &Received) -> BTreeMap<u32, u32> {
-    let (cpu, seq) = number(answer);
-    BTreeMap::from([(cpu, seq.wrapping_add(1))])
-}
-
 /// Starts a listener, takes the answer, and tells which number the answer's CPU goes on with.
 fn listen(listener: &mut Listener, mask: u32) -> Result<BTreeMap<u32, u32>, Failure> {
     listener.send([LISTEN, mask].as_bytes(), SEQ, 0)?;
-    Ok(goes_on(&answer(listener)?))
+    Ok(next_after(&answer(listener)?))
 }
 
 fn answer(listener: &mut Listener) -> Result<Received, Failure> {
@@ -158,16 +121,16 @@ fn the_first_answer_starts_the_count_of_its_cpu() -> TestResult {
         let answer = answer(&mut listener)?;
         expect_eq(
             "the answer's CPU and seq",
-            number(&answer),
+            cpu_and_seq(&answer),
             (cpu as u32, SEQ),
         )?;
         rename_on(cpu, 4)?;
-        let numbers: Vec<_> = listener.take_queued()?.iter().map(number).collect();
+        let numbers: Vec<_> = listener.take_queued()?.iter().map(cpu_and_seq).collect();
         let expected = (1..=4).map(|step| (cpu as u32, SEQ.wrapping_add(step)));
         expect_eq("CPUs and seqs", numbers, expected.collect())?;
         for other in cpus()?.into_iter().filter(|other| *other != cpu) {
             rename_on(other, 2)?;
-            let numbers: Vec<_> = listener.take_queued()?.iter().map(number).collect();
+            let numbers: Vec<_> = listener.take_queued()?.iter().map(cpu_and_seq).collect();
             let expected = vec![(other as u32, 0), (other as u32, 1)];
             expect_eq("CPUs and seqs elsewhere", numbers, expected)?;
         }
@@ -184,7 +147,11 @@ fn other_answers_take_no_number() -> TestResult {
         events.extend(listener.take_queued()?);
         listener.send(words.as_bytes(), 7, 0)?;
         let answer = answer(&mut listener)?;
-        expect_eq("the answer's CPU and seq", number(&answer), (NO_CPU, 7))?;
+        expect_eq(
+            "the answer's CPU and seq",
+            cpu_and_seq(&answer),
+            (NO_CPU, 7),
+        )?;
     }
     rename_on_each_cpu(1)?;
     events.extend(listener.take_queued()?);
@@ -193,7 +160,7 @@ fn other_answers_take_no_number() -> TestResult {
     listener.ignore()?;
     expect_eq(
         "CPU of the last answer",
-        number(&answer(&mut listener)?).0,
+        cpu_and_seq(&answer(&mut listener)?).0,
         NO_CPU,
     )
 }
@@ -226,7 +193,7 @@ fn listen_and_begin(listener: &mut Listener) -> Result<BTreeMap<u32, u32>, Failu
     let mut messages = listener.take_queued()?;
     messages.retain(|received| received.event.bit() != 0);
     expect_eq("events at the beginning", messages.len(), cpus()?.len())?;
-    let numbers = messages.iter().map(number);
+    let numbers = messages.iter().map(cpu_and_seq);
     Ok(numbers
         .map(|(cpu, seq)| (cpu, seq.wrapping_add(1)))
         .collect())

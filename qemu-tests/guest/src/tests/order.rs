@@ -17,15 +17,15 @@ use nix::libc;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, execv, pipe, setsid};
 
-use super::session_end::{UNKNOWN, end, fork_as, status_of};
+use super::session_end::UNKNOWN;
 use crate::child::{self, Gate};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::patience;
-use crate::support::container::events;
 use crate::support::exec_variants::{self, Caller, FirstThread, Outcome, Place, Variant};
-use crate::support::scenario::{mark, own_task, take_through_exit, take_through_mark};
+use crate::support::scenario::{events, mark, own_task, take_through_exit, take_through_mark};
 use crate::support::scheduling::run_first;
+use crate::support::sessions::{end, fork_as, status_of};
 use crate::test;
 use crate::wire::{Event, Received, Task, mask};
 

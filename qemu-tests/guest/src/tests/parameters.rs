@@ -12,16 +12,16 @@ use nix::sys::sysinfo::sysinfo;
 use nix::sys::wait::WaitStatus;
 use nix::unistd::{Gid, Uid, setresgid, setresuid};
 
-use super::counting::expect_count;
-use super::module::Changed;
 use crate::child::{self, Gate, own_pid};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::listing::{self, Listing};
 use crate::patience;
-use crate::support::container::{ALL, Container, require, succeed};
+use crate::support::container::{ALL, Container, require};
 use crate::support::fault_injection::Setting;
-use crate::support::scenario::{in_self, mark};
+use crate::support::module::ModuleGuard;
+use crate::support::process::succeed;
+use crate::support::scenario::{expect_count, in_self, mark};
 use crate::test;
 use crate::wire::{Event, LISTEN, mask};
 
@@ -147,7 +147,7 @@ fn everybody_may_listen_by_default() -> TestResult {
 }
 
 fn unprivileged_zero_refuses_users() -> TestResult {
-    let _changed = Changed::with(c"unprivileged=0")?;
+    let _changed = ModuleGuard::with(c"unprivileged=0")?;
     as_user(USER, || {
         let (mut refused, err) = listen()?;
         expect_eq("answer", err, EPERM)?;
@@ -159,7 +159,7 @@ fn unprivileged_zero_refuses_users() -> TestResult {
 }
 
 fn unprivileged_zero_leaves_root_alone() -> TestResult {
-    let _changed = Changed::with(c"unprivileged=0")?;
+    let _changed = ModuleGuard::with(c"unprivileged=0")?;
     let (mut listener, err) = listen()?;
     expect_eq("answer", err, 0)?;
     expect_listening(&mut listener)

@@ -14,21 +14,21 @@ use nix::sys::sysinfo::sysinfo;
 use nix::unistd::{Pid, setsid};
 
 use super::state::UNKNOWN_TO_STOCK;
-use super::state_limits::{is_without_memory, listen_and_read_little};
 use crate::child::{self, Gate};
+use crate::cpus::cpus;
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::identities;
 use crate::listener::Listener;
 use crate::patience;
 use crate::picture::{FLAGS, MASK, Picture};
 use crate::results;
-use crate::stress::cpus;
 use crate::support::background_load::{NUMBERS, Unrest};
-use crate::support::container::{ALL, Container, PID, sleep, status, without_proc};
+use crate::support::container::{ALL, Container, PID, without_proc};
 use crate::support::fault_injection::{FailNth, Setting, has_checkers};
 use crate::support::idle_processes::{CROWD, crowd, start};
+use crate::support::process::{sleep, status};
 use crate::support::procfs::{in_container, living_in_proc};
-use crate::support::state_dump::{RARE, listen, state};
+use crate::support::state_dump::{RARE, is_without_memory, listen, listen_and_read_little, state};
 use crate::test;
 use crate::wire::{BATCH, IGNORE, LISTEN, PROCESSES, proc_listen};
 

@@ -22,23 +22,22 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, execv, pause, pipe, setsid};
 
 use super::exit_threads::{end_at_once, try_wait};
-use super::fork_complete::{arguments, clone3};
-use super::numbers::{first_numbers, missing};
-use super::session_end::{CORE_FLAG, code_of, status_of};
-use super::session_end_threads::{end_in_turn, end_thread};
-use crate::child::{self, Child, Gate, own_pid, own_tid};
+use crate::child::{self, Child, Gate, execute_true, own_pid, own_tid};
+use crate::cpus::{cpus, pin};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::{EVENT_LIMIT, Listener};
 use crate::listing::Listing;
 use crate::patience;
 use crate::results;
-use crate::stress::{cpus, execute_true, pin};
-use crate::support::container::{
-    self, ALL, Container, Handover, PID, events, sleep, status, succeed,
-};
-use crate::support::exec_variants::{FirstThread, await_zombie, reap};
+use crate::support::clone3::{arguments, clone3};
+use crate::support::container::{self, ALL, Container, Handover, PID};
+use crate::support::exec_variants::FirstThread;
 use crate::support::fault_injection::has_checkers;
-use crate::support::scenario::{events_of, is_exit, mark, own_task, take_through_exit};
+use crate::support::process::{sleep, status, succeed};
+use crate::support::scenario::{events, events_of, is_exit, mark, own_task, take_through_exit};
+use crate::support::sequence::{first_numbers, missing};
+use crate::support::sessions::{CORE_FLAG, code_of, status_of};
+use crate::support::threads::{await_zombie, end_in_turn, end_thread, reap};
 use crate::test;
 use crate::wire::{BATCH, Event, LISTEN, PROCESSES, Received, Task, mask, proc_listen};
 

@@ -12,14 +12,13 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::getpid;
 use zerocopy::IntoBytes;
 
-use super::counting::expect_count;
 use crate::child::{self, pidfd};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::listing::{self, Listing};
 use crate::support::cgroup::{self, Group};
-use crate::support::container::{status, succeed};
-use crate::support::scenario::{mark, own_task};
+use crate::support::process::{status, succeed};
+use crate::support::scenario::{expect_count, mark, own_task};
 use crate::test;
 use crate::wire::{
     BATCH, CGROUP, Event, IDENTITY, IGNORE, LISTEN, NLMSG_DONE, NLMSG_EVENT, PROCESSES, Received,

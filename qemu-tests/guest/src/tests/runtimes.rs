@@ -17,7 +17,8 @@ use serde_json::json;
 
 use crate::child::{self, Gate, own_pid};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
-use crate::support::container::{ALL, Container, status, succeed};
+use crate::support::container::{ALL, Container};
+use crate::support::process::{status, succeed};
 use crate::test;
 
 pub const TESTS: &[Test] = &[

@@ -9,16 +9,15 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sched::{CloneFlags, setns, unshare};
 
-use super::counting::expect_count;
 use crate::child::{self, own_pid};
 use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
 use crate::listing::{self, Listing};
 use crate::support::container::{
-    ALL, Container, Handover, NET, PID, USER, become_nobody_in, become_root_as, events,
-    expect_exactly, open, require, sleep, status, succeed,
+    ALL, Container, Handover, NET, PID, USER, become_nobody_in, become_root_as, open, require,
 };
-use crate::support::scenario::{comm, mark, own_task};
+use crate::support::process::{sleep, status, succeed};
+use crate::support::scenario::{comm, events, expect_count, expect_exactly, mark, own_task};
 use crate::test;
 use crate::wire::{Event, IGNORE, LISTEN, Task, mask};
 

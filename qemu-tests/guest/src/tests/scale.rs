@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{pause, pipe};
 
-use super::counting::{expect_count, pass_on, unix_pair};
 use crate::child::{self, Gate, allow_descriptors};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
@@ -20,8 +19,9 @@ use crate::listing::{self, Listing};
 use crate::patience;
 use crate::results;
 use crate::support::cgroup::Group;
+use crate::support::descriptors::{send_descriptors, unix_pair};
 use crate::support::fault_injection::has_checkers;
-use crate::support::scenario::{in_self, mark};
+use crate::support::scenario::{expect_count, in_self, mark};
 use crate::test;
 use crate::wire::{IGNORE, LISTEN, mask};
 
@@ -145,8 +145,8 @@ struct Garbage {
 impl Garbage {
     fn with(passed: &[RawFd]) -> Result<Self, Failure> {
         let (ours, theirs) = unix_pair()?;
-        pass_on(&ours, passed)?;
-        pass_on(&ours, &[theirs.as_raw_fd()])?;
+        send_descriptors(&ours, passed)?;
+        send_descriptors(&ours, &[theirs.as_raw_fd()])?;
         Ok(Self {
             _ours: ours,
             _theirs: theirs,

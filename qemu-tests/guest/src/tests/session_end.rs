@@ -5,25 +5,27 @@
 //! to come has come, and "once" and "none" need no further proof.
 
 use std::fs;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use std::{env, process};
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use nix::sys::signal::{SigHandler, Signal, raise, signal};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, getpgrp, getsid, setpgid, setsid};
+use nix::sys::wait::waitpid;
+use nix::unistd::{Pid, setpgid};
 
 use crate::child::{self, Child};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::listing::Listing;
 use crate::patience;
-use crate::support::container::events;
-use crate::support::scenario::{every_kind, own_task, take_through_exit};
+use crate::support::scenario::{events, every_kind, take_through_exit};
+use crate::support::sessions::{
+    CORE_FLAG, SESSIONS, begin, end, fork_as, lead, lead_here, status_of,
+};
 use crate::test;
-use crate::wire::{Event, LISTEN, Left, Received, Task, mask};
+use crate::wire::{Event, LISTEN, Received, Task, mask};
 
 pub const TESTS: &[Test] = &[
     test!(comes_once_when_a_session_leader_ends)
@@ -59,64 +61,6 @@ pub const TESTS: &[Test] = &[
 
 /// Why the unpatched kernel fails.
 pub const UNKNOWN: &str = "there is no such event";
-
-/// What a follower of sessions asks for.
-pub const SESSIONS: u32 = mask::SID | mask::SESSION_END;
-
-/// Bit of a status that tells that a core was written.
-pub const CORE_FLAG: u32 = 0x80;
-
-/// Starts a child that leads a session of its own, and ends with what the function returns.
-pub fn lead(function: impl FnOnce() -> i32) -> nix::Result<Child> {
-    child::fork(|| lead_here(function))
-}
-
-fn lead_here(function: impl FnOnce() -> i32) -> i32 {
-    match setsid() {
-        Ok(_) => function(),
-        Err(_) => 1,
-    }
-}
-
-/// Waits for a child's end; its status as wait(2) has it.
-pub fn status_of(child: Child) -> Result<u32, Failure> {
-    let ended = waitpid(child.into_pid(), Some(WaitPidFlag::__WALL))?;
-    code_of(ended).ok_or_else(|| Failure::new(format!("expected an end, got {ended:?}")))
-}
-
-/// A status as wait(2) has it, if it is that of an end.
-pub fn code_of(ended: WaitStatus) -> Option<u32> {
-    match ended {
-        WaitStatus::Exited(_, status) => Some((status as u32) << 8),
-        WaitStatus::Signaled(_, signal, core) => {
-            Some(signal as u32 | if core { CORE_FLAG } else { 0 })
-        }
-        _ => None,
-    }
-}
-
-/// The begin of a session that this process's child leads.
-pub fn begin(pid: i32) -> Result<Event, Failure> {
-    let parent = own_task();
-    Ok(Event::Sid {
-        task: Task::leader(pid),
-        left: Left {
-            parent_pid: parent.pid,
-            parent_tgid: parent.tgid,
-            session: getsid(None)?.as_raw(),
-            process_group: getpgrp().as_raw(),
-        },
-    })
-}
-
-/// The end of a session whose leader was forked.
-pub fn end(pid: i32, code: u32) -> Event {
-    Event::SessionEnd {
-        task: Task::leader(pid),
-        code,
-        signal: Signal::SIGCHLD as u32,
-    }
-}
 
 fn comes_once_when_a_session_leader_ends() -> TestResult {
     let mut listener = Listener::listen(SESSIONS)?;
@@ -193,32 +137,6 @@ fn comes_for_a_leader_that_nobody_waits_for() -> TestResult {
     await_no_children()?;
     let expected = vec![begin(pid)?, end(pid, 3 << 8)];
     expect_eq("events", events(&mut listener)?, expected)
-}
-
-/// Forks a child with a pid of the caller's choice, as soon as that is free.
-pub fn fork_as(pid: i32, deadline: Instant, function: impl FnOnce() -> i32) -> TestResult {
-    // SAFETY: All-zero fields ask for nothing.
-    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
-    arguments.exit_signal = libc::SIGCHLD as u64;
-    arguments.set_tid = (&raw const pid) as u64;
-    arguments.set_tid_size = 1;
-    loop {
-        // SAFETY: The child has its own copy of the memory, as after fork(2).
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_clone3,
-                &raw const arguments,
-                size_of::<libc::clone_args>(),
-            )
-        };
-        match Errno::result(result) {
-            Ok(0) => child::exit(function),
-            Ok(_) => return Ok(()),
-            // Nothing tells when a number becomes free.
-            Err(Errno::EEXIST) if Instant::now() < deadline => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
 }
 
 /// Sessions are known by their leaders' numbers, so the end of one must not be reported after the

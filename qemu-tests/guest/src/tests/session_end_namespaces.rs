@@ -6,14 +6,15 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use nix::unistd::setsid;
 
-use super::session_end::{SESSIONS, UNKNOWN, end, lead, status_of};
-use super::session_end_threads::{await_end_of_thread, end_thread_as};
+use super::session_end::UNKNOWN;
 use crate::child::{self, Gate};
 use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
-use crate::support::container::{
-    ALL, Container, Handover, NET, PID, events, expect_exactly, numbers_at, open, sleep, succeed,
-};
+use crate::support::container::{ALL, Container, Handover, NET, PID, numbers_at, open};
+use crate::support::process::{sleep, succeed};
+use crate::support::scenario::{events, expect_exactly};
+use crate::support::sessions::{SESSIONS, end, lead, status_of};
+use crate::support::threads::{await_end_of_thread, end_thread_as};
 use crate::test;
 use crate::wire::{Event, LISTEN, Left, Task};
 

@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 //! SESSION_END of processes with threads: once, whichever thread is the last (C17).
 
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
-use nix::errno::Errno;
-use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::execv;
 
-use super::session_end::{SESSIONS, UNKNOWN, begin, end, lead, status_of};
+use super::session_end::UNKNOWN;
 use crate::child::{Child, Gate};
 use crate::harness::{Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
-use crate::support::container::events;
+use crate::support::scenario::events;
+use crate::support::sessions::{SESSIONS, begin, end, lead, status_of};
+use crate::support::threads::{
+    await_end_of_thread, end_in_turn, end_thread, end_thread_as, status_of_thread,
+};
 use crate::test;
 use crate::wire::mask;
 
@@ -38,65 +39,6 @@ pub const TESTS: &[Test] = &[
         .stock_fails(UNKNOWN),
 ];
 
-/// How long a thread may wait for another one.
-static PATIENCE: libc::timespec = libc::timespec {
-    tv_sec: 10,
-    tv_nsec: 0,
-};
-
-/// The threads of a process, each by a word that is 1 until it ended: the kernel clears it then,
-/// see set_tid_address(2). The thread counts as gone by that time.
-static RUNNING: [AtomicU32; 3] = [const { AtomicU32::new(1) }; 3];
-
-/// Ends the calling thread alone.
-pub fn end_thread(status: i32) -> ! {
-    // SAFETY: No frame of this thread holds what others need.
-    unsafe { libc::syscall(libc::SYS_exit, status) };
-    unreachable!("exit(2) does not return")
-}
-
-/// Ends the calling thread alone, and has the end told by its word.
-pub fn end_thread_as(index: usize, status: i32) -> ! {
-    // SAFETY: The word lives as long as the process.
-    unsafe { libc::syscall(libc::SYS_set_tid_address, RUNNING[index].as_ptr()) };
-    end_thread(status)
-}
-
-/// Waits until a thread ended; ends the process if it does not.
-pub fn await_end_of_thread(index: usize) {
-    let word = &RUNNING[index];
-    while word.load(Ordering::Acquire) != 0 {
-        // SAFETY: The word and the time live as long as the process.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_futex,
-                word.as_ptr(),
-                libc::FUTEX_WAIT,
-                1,
-                &raw const PATIENCE,
-            )
-        };
-        if Errno::result(result) == Err(Errno::ETIMEDOUT) {
-            eprintln!("thread {index} does not end");
-            std::process::exit(1);
-        }
-    }
-}
-
-/// The status of a process whose last thread was this one.
-fn status(index: usize) -> i32 {
-    10 + index as i32
-}
-
-/// Ends the thread of this index when the one before it in the order ended.
-pub fn end_in_turn(order: [usize; 3], index: usize) -> ! {
-    let turn = order.iter().position(|other| *other == index);
-    if let Some(before) = turn.and_then(|turn| turn.checked_sub(1)) {
-        await_end_of_thread(order[before]);
-    }
-    end_thread_as(index, status(index))
-}
-
 fn comes_when_the_last_thread_ends_in_any_order() -> TestResult {
     let mut listener = Listener::listen(SESSIONS)?;
     let orders = [
@@ -114,7 +56,7 @@ fn comes_when_the_last_thread_ends_in_any_order() -> TestResult {
             }
             end_in_turn(order, 0)
         })?;
-        let code = (status(order[2]) as u32) << 8;
+        let code = (status_of_thread(order[2]) as u32) << 8;
         expect_session(&mut listener, leader, code)?;
     }
     Ok(())
@@ -133,9 +75,9 @@ fn comes_once_when_threads_end_at_once() -> TestResult {
     for _ in 0..50 {
         let leader = lead(|| {
             for index in 1..4 {
-                thread::spawn(move || end_thread(status(index)));
+                thread::spawn(move || end_thread(status_of_thread(index)));
             }
-            end_thread(status(0))
+            end_thread(status_of_thread(0))
         })?;
         let pid = leader.pid().as_raw();
         // Which of them was the last, the kernel alone knows.

@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::cpus::{cpus, pin};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::{Listener, ListenerError};
 use crate::patience;
-use crate::stress::{cpus, pin};
 use crate::support::scenario::mark;
 use crate::support::socket_filter::keep_bytes_slowly;
 use crate::test;

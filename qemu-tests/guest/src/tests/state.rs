@@ -15,22 +15,22 @@ use nix::sched::{CloneFlags, sched_getaffinity, sched_setaffinity, unshare};
 use nix::sys::socket::{MsgFlags, recv};
 use nix::unistd::{Pid, setpgid, setsid};
 
-use super::numbers::{first_numbers, missing};
-use super::session_end::fork_as;
 use crate::child::{self, Gate, own_pid, own_tid};
+use crate::cpus::{cpus, pin};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::{EVENT_LIMIT, Listener};
 use crate::listing::Listing;
 use crate::patience;
 use crate::proc_stat::{Stat, TICK};
-use crate::stress::{cpus, pin};
 use crate::support::cgroup::Group;
-use crate::support::container::{sleep, status, succeed};
 use crate::support::idle_processes::{CROWD, crowd, start};
+use crate::support::process::{sleep, status, succeed};
 use crate::support::procfs::{
     cgroup_of, events_of_proc, identity_of, in_container, living_in_proc,
 };
 use crate::support::scenario::{mark, own_task};
+use crate::support::sequence::{first_numbers, missing};
+use crate::support::sessions::fork_as;
 use crate::support::socket_filter::keep_bytes;
 use crate::support::state_dump::{RARE, Told, ask, is_answer, listen, state};
 use crate::test;

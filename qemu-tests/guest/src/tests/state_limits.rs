@@ -15,28 +15,28 @@ use nix::sys::wait::WaitStatus;
 use nix::unistd::setsid;
 use zerocopy::IntoBytes;
 
-use super::counting::expect_count;
-use super::credentials::{ROOT, Sender, receive};
-use super::module::{self, Changed};
-use super::namespaces_lifetimes::Account;
 use super::state::UNKNOWN_TO_STOCK;
 use crate::child::{self, Child, Gate};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
-use crate::listener::{Listener, ListenerError};
+use crate::listener::Listener;
 use crate::listing::{self, Listing};
 use crate::support::cgroup;
-use crate::support::container::{
-    self, ALL, Container, FIRST_ID, Handover, NET, PID, USER, sleep, status, succeed,
-};
+use crate::support::container::{self, ALL, Container, FIRST_ID, Handover, NET, PID, USER};
 use crate::support::fault_injection::FailNth;
 use crate::support::idle_processes::{CROWD, crowd};
+use crate::support::module::{self, ModuleGuard};
+use crate::support::namespace_user::NamespaceUser;
+use crate::support::process::{sleep, status, succeed};
 use crate::support::procfs::in_container;
-use crate::support::scenario::mark;
-use crate::support::state_dump::{ACK, RARE, SEQ, Told, ask, listen, state};
+use crate::support::scenario::{expect_count, mark};
+use crate::support::sender::{ROOT, Sender, receive};
+use crate::support::state_dump::{
+    ACK, RARE, SEQ, Told, ask, is_without_memory, listen, listen_and_read_little, state,
+};
 use crate::test;
 use crate::wire::{
-    BATCH, BATCH_SIZE, CGROUP, CN_PROC, Event, IDENTITY, LISTEN, MESSAGE_SIZE, PROCESSES, Received,
-    STATE, mask, proc_listen, proc_listen_in,
+    BATCH, BATCH_SIZE, CGROUP, CN_PROC, Event, IDENTITY, LISTEN, PROCESSES, Received, STATE, mask,
+    proc_listen, proc_listen_in,
 };
 
 pub const TESTS: &[Test] = &[
@@ -366,11 +366,11 @@ fn a_state_keeps_the_module_until_its_answer_or_the_close() -> TestResult {
     begin(&listener)?;
     listener.ignore()?;
     expect_references(1)?;
-    let refused = Changed::unloaded().is_err();
+    let refused = ModuleGuard::unloaded().is_err();
     expect(refused, "unloading to be refused while a state is told")?;
     drop(listener);
     expect_references(0)?;
-    drop(Changed::unloaded()?);
+    drop(ModuleGuard::unloaded()?);
     // And one whose listener goes with it.
     let listener = listen(RARE, 0)?;
     begin(&listener)?;
@@ -489,7 +489,7 @@ fn the_smallest_buffer_has_room_for_it() -> TestResult {
     })
 }
 
-/// A container of an account, with a crowd and a listener for whom a state has begun.
+/// A container of a user, with a crowd and a listener for whom a state has begun.
 struct Tenant {
     maker: Child,
     leave: Gate,
@@ -498,9 +498,9 @@ struct Tenant {
 }
 
 impl Tenant {
-    fn new(account: &Account) -> Result<Self, Failure> {
+    fn new(user: &NamespaceUser) -> Result<Self, Failure> {
         let (begun, leave, handover) = (Gate::new()?, Gate::new()?, Handover::new()?);
-        let maker = account.spawn(|| {
+        let maker = user.spawn(|| {
             // What is counted has to be made here.
             unshare(USER)?;
             let container = Container::start(PID | NET, || {
@@ -525,13 +525,13 @@ impl Tenant {
 }
 
 fn a_namespace_that_ends_in_the_middle_ends_it() -> TestResult {
-    let account = Account::new()?;
+    let user = NamespaceUser::new()?;
     let Tenant {
         maker,
         leave,
         listener,
         told,
-    } = Tenant::new(&account)?;
+    } = Tenant::new(&user)?;
     leave.open(0)?;
     succeed(maker)?;
     let told = told.finish(&listener)?;
@@ -543,14 +543,14 @@ fn a_namespace_that_ends_in_the_middle_ends_it() -> TestResult {
     expect_count(1)?;
     drop(listener);
     expect_count(0)?;
-    account.expect_nothing_left()
+    user.expect_nothing_left()
 }
 
 fn states_that_were_given_up_leave_no_namespace() -> TestResult {
     const ROUNDS: usize = 6;
-    let account = Account::new()?;
+    let user = NamespaceUser::new()?;
     for round in 0..ROUNDS {
-        let tenant = Tenant::new(&account)?;
+        let tenant = Tenant::new(&user)?;
         // The listener goes before the namespace, or the socket goes with it, or after it.
         if round % 3 == 0 {
             tenant.listener.ignore()?;
@@ -562,7 +562,7 @@ fn states_that_were_given_up_leave_no_namespace() -> TestResult {
         expect_count(0)?;
         expect_references(0)?;
     }
-    account.expect_nothing_left()
+    user.expect_nothing_left()
 }
 
 /// Reads a state as a socket does that is told who messages are from, and expects all of them to be
@@ -597,32 +597,6 @@ fn it_is_from_root_of_the_listeners_users() -> TestResult {
     expect_all_from(&handover.receive_from(&container)?, OUTER_ROOT)?;
     crowd(CROWD)?;
     expect_all_from(&told()?, ROOT)
-}
-
-/// A listener whose answer was read with a buffer that is just large enough, so that the kernel makes no
-/// larger datagrams.
-pub fn listen_and_read_little(mask: u32, flags: u32) -> Result<Listener, Failure> {
-    let listener = container::open()?;
-    listener.request(&proc_listen(LISTEN, mask, flags))?;
-    let mut bytes = [0; MESSAGE_SIZE];
-    let length = recv(
-        listener.as_fd().as_raw_fd(),
-        &mut bytes,
-        MsgFlags::MSG_DONTWAIT,
-    )?;
-    expect_eq("bytes of an answer", length, MESSAGE_SIZE)?;
-    Ok(listener)
-}
-
-/// Whether a request was refused, or not even sent, for want of memory.
-pub fn is_without_memory(error: &ListenerError) -> bool {
-    let ListenerError::System(_, error) = error else {
-        return false;
-    };
-    let errno = error.raw_os_error();
-    [Errno::ENOMEM, Errno::ENOBUFS]
-        .map(|errno| Some(errno as i32))
-        .contains(&errno)
 }
 
 /// Lets one allocation after the other fail when the state is asked for: there has to be something to be

@@ -14,7 +14,6 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, execv, setsid};
 
-use super::session_end_threads::end_thread;
 use super::state::{UNKNOWN_TO_STOCK, root_of};
 use crate::child::{self, Gate, own_pid, own_tid, pidfd};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
@@ -22,14 +21,13 @@ use crate::listener::{EVENT_LIMIT, Listener};
 use crate::patience;
 use crate::proc_stat::Stat;
 use crate::support::cgroup::Group;
-use crate::support::container::{
-    Container, Handover, PID, keep_mounts, mount_own_proc, sleep, status,
-};
-use crate::support::exec_variants::{await_zombie, reap};
+use crate::support::container::{Container, Handover, PID, keep_mounts, mount_own_proc};
 use crate::support::idle_processes::{crowd, start};
+use crate::support::process::{sleep, status};
 use crate::support::procfs::{events_of_proc, identity_of, in_container};
 use crate::support::scenario::own_task;
 use crate::support::state_dump::{RARE, listen, listen_in, state};
+use crate::support::threads::{await_zombie, end_thread, reap};
 use crate::test;
 use crate::wire::{CGROUP, Event, IDENTITY, Task, mask};
 

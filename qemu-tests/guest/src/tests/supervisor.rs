@@ -27,8 +27,9 @@ use nix::unistd::{Pid, getsid, mkfifo, setsid};
 use crate::child::{self, own_pid};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::patience;
-use crate::support::container::{ALL, Container, PID, require, succeed, without_proc};
+use crate::support::container::{ALL, Container, PID, require, without_proc};
 use crate::support::fault_injection::Setting;
+use crate::support::process::succeed;
 use crate::support::program::Program;
 use crate::test;
 

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Loading and unloading the kernel module.
+
+use std::env;
+use std::ffi::CStr;
+use std::fs::File;
+
+use nix::errno::Errno;
+use nix::kmod::{DeleteModuleFlags, ModuleInitFlags, delete_module, finit_module};
+use nix::sys::signal::{Signal, kill};
+use protocol::MODULE_VARIABLE;
+
+use crate::child::{self, Gate};
+use crate::cpus::{cpus, pin};
+use crate::harness::{Failure, TestResult, expect, expect_eq};
+use crate::listener::Listener;
+use crate::listing;
+use crate::support::scenario::{in_self, mark, own_task};
+
+/// Skips a test of the module if the handler is no module.
+#[track_caller]
+pub fn needed() -> TestResult {
+    if listing::is_built_in() {
+        return Err(Failure::skip(
+            "the handler is built in: nobody loads or unloads it",
+        ));
+    }
+    Ok(())
+}
+
+/// The module's file.
+pub fn path() -> Result<String, Failure> {
+    needed()?;
+    env::var(MODULE_VARIABLE)
+        .map_err(|_| Failure::new(format!("{MODULE_VARIABLE} does not name the module")))
+}
+
+pub fn load() -> Result<(), Failure> {
+    load_with(c"")
+}
+
+fn load_with(parameters: &CStr) -> Result<(), Failure> {
+    let file = File::open(path()?)?;
+    Ok(finit_module(file, parameters, ModuleInitFlags::empty())?)
+}
+
+/// The module unloaded, or loaded with other parameters, until this is dropped.
+///
+/// Nobody may listen when it starts, and when it ends.
+pub struct ModuleGuard(());
+
+impl ModuleGuard {
+    /// Unloads it.
+    pub fn unloaded() -> Result<Self, Failure> {
+        needed()?;
+        unload()?;
+        Ok(Self(()))
+    }
+
+    /// Loads it with these parameters.
+    pub fn with(parameters: &CStr) -> Result<Self, Failure> {
+        let changed = Self::unloaded()?;
+        load_with(parameters)?;
+        Ok(changed)
+    }
+}
+
+impl Drop for ModuleGuard {
+    fn drop(&mut self) {
+        // ENOENT: it is not loaded. If it can't be unloaded, it can't be loaded either.
+        let _ = unload();
+        if let Err(failure) = load() {
+            eprintln!("the module is not loaded as before: {failure}");
+        }
+    }
+}
+
+pub fn unload() -> nix::Result<()> {
+    delete_module(c"proc_events", DeleteModuleFlags::O_NONBLOCK)
+}
+
+/// Unloads the module, loads it again, and expects events.
+pub fn reload() -> TestResult {
+    needed()?;
+    unload()?;
+    load()?;
+    expect_own_events(&mut Listener::listen_all()?)
+}
+
+pub fn expect_own_events(listener: &mut Listener) -> TestResult {
+    let messages = in_self(listener, || Ok(mark("heard")?))?;
+    let own = messages
+        .iter()
+        .filter(|received| received.event.subject() == own_task());
+    // The event and the mark after it.
+    expect_eq("number of own events", own.count(), 2)
+}
+
+/// Loads and unloads it so many times while others fork, rename and exit on all CPUs.
+pub fn reload_under_load(rounds: usize) -> TestResult {
+    needed()?;
+    let mut busy = Vec::new();
+    for cpu in cpus()? {
+        let started = Gate::new()?;
+        busy.push(child::fork(|| raise_events(cpu, &started))?);
+        started.pass()?;
+    }
+    for _ in 0..rounds {
+        let listener = Listener::listen_all()?;
+        let refused = unload();
+        expect(
+            matches!(refused, Err(Errno::EBUSY | Errno::EAGAIN)),
+            format!("EBUSY or EAGAIN, got {refused:?}"),
+        )?;
+        drop(listener);
+        reload()?;
+    }
+    for child in busy {
+        kill(child.pid(), Signal::SIGKILL)?;
+        child.wait()?;
+    }
+    Ok(())
+}
+
+/// Forks, renames and exits on a CPU until it is killed.
+fn raise_events(cpu: usize, started: &Gate) -> i32 {
+    if pin(cpu).is_err() || started.open(0).is_err() {
+        return 1;
+    }
+    loop {
+        let child = child::fork(|| i32::from(mark("busy").is_err()));
+        if !child.is_ok_and(|child| child.wait().is_ok()) {
+            return 1;
+        }
+    }
+}

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: GPL-2.0
+//! A user whose namespaces can be counted.
+//!
+//! The kernel tells whether a namespace is gone by the number of namespaces that it lets a user have:
+//! with a limit of one, another one can be made only when no other is left, however hidden it is.
+
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::wait::WaitStatus;
+
+use crate::child::{self, Child};
+use crate::harness::{Failure, TestResult, expect};
+use crate::patience;
+use crate::support::container::{Container, NET, PID, USER, require};
+
+/// How long the kernel may take to free namespaces: it does so after grace periods, in a work
+/// queue.
+pub const FREE_LIMIT: Duration = Duration::from_secs(15);
+
+/// How often to look whether it did.
+pub const GLANCE: Duration = Duration::from_millis(10);
+
+/// Exit status of a process that was refused a namespace.
+const REFUSED_STATUS: i32 = 2;
+
+/// What may be made while namespaces are not counted.
+const MANY: u32 = 1000;
+
+/// What is counted.
+const COUNTED: CloneFlags = USER.union(PID).union(NET);
+
+/// A user who makes namespaces, and whose namespaces can be counted.
+pub struct NamespaceUser {
+    users: Container,
+}
+
+impl NamespaceUser {
+    /// A user without namespaces.
+    pub fn new() -> Result<Self, Failure> {
+        require(COUNTED)?;
+        Ok(Self {
+            users: Container::idle(USER)?,
+        })
+    }
+
+    /// Runs a function in a new process of that user.
+    pub fn spawn(&self, function: impl FnOnce() -> TestResult) -> Result<Child, Failure> {
+        self.users.spawn(function)
+    }
+
+    fn allow(&self, number: u32) -> TestResult {
+        self.users.run(|| {
+            for kind in ["user", "pid", "net"] {
+                let file = format!("/proc/sys/user/max_{kind}_namespaces");
+                fs::write(file, number.to_string())?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Whether that user has no namespace now.
+    fn is_empty(&self) -> Result<bool, Failure> {
+        let attempt = child::fork(|| {
+            let made = self.users.enter(USER).map(|()| unshare(COUNTED));
+            match made {
+                Ok(Ok(())) => 0,
+                Ok(Err(Errno::ENOSPC)) => REFUSED_STATUS,
+                _ => 1,
+            }
+        })?;
+        match attempt.wait()? {
+            WaitStatus::Exited(_, 0) => Ok(true),
+            WaitStatus::Exited(_, REFUSED_STATUS) => Ok(false),
+            ended => Err(Failure::new(format!("cannot make namespaces: {ended:?}"))),
+        }
+    }
+
+    /// Expects the user to have namespaces.
+    pub fn expect_namespaces(&self) -> TestResult {
+        self.allow(1)?;
+        let is_empty = self.is_empty()?;
+        self.allow(MANY)?;
+        expect(!is_empty, "namespaces that are still in use to be counted")
+    }
+
+    /// Waits until all namespaces of the user are gone.
+    pub fn expect_nothing_left(&self) -> TestResult {
+        self.allow(1)?;
+        let limit = patience::stretched(FREE_LIMIT);
+        let deadline = Instant::now() + limit;
+        while !self.is_empty()? {
+            let in_time = Instant::now() < deadline;
+            expect(in_time, format!("namespaces to be free in {limit:?}"))?;
+            thread::sleep(GLANCE);
+        }
+        self.allow(MANY)
+    }
+}

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Children that lead sessions, what is told of them, and the statuses with which children end.
+
+use std::time::Instant;
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{getpgrp, getsid, setsid};
+
+use crate::child::{self, Child};
+use crate::harness::{Failure, TestResult};
+use crate::support::scenario::own_task;
+use crate::wire::{Event, Left, Task, mask};
+
+/// What a follower of sessions asks for.
+pub const SESSIONS: u32 = mask::SID | mask::SESSION_END;
+
+/// Bit of a status that tells that a core was written.
+pub const CORE_FLAG: u32 = 0x80;
+
+/// Starts a child that leads a session of its own, and ends with what the function returns.
+pub fn lead(function: impl FnOnce() -> i32) -> nix::Result<Child> {
+    child::fork(|| lead_here(function))
+}
+
+pub fn lead_here(function: impl FnOnce() -> i32) -> i32 {
+    match setsid() {
+        Ok(_) => function(),
+        Err(_) => 1,
+    }
+}
+
+/// Waits for a child's end; its status as wait(2) has it.
+pub fn status_of(child: Child) -> Result<u32, Failure> {
+    let ended = waitpid(child.into_pid(), Some(WaitPidFlag::__WALL))?;
+    code_of(ended).ok_or_else(|| Failure::new(format!("expected an end, got {ended:?}")))
+}
+
+/// A status as wait(2) has it, if it is that of an end.
+pub fn code_of(ended: WaitStatus) -> Option<u32> {
+    match ended {
+        WaitStatus::Exited(_, status) => Some((status as u32) << 8),
+        WaitStatus::Signaled(_, signal, core) => {
+            Some(signal as u32 | if core { CORE_FLAG } else { 0 })
+        }
+        _ => None,
+    }
+}
+
+/// The begin of a session that this process's child leads.
+pub fn begin(pid: i32) -> Result<Event, Failure> {
+    let parent = own_task();
+    Ok(Event::Sid {
+        task: Task::leader(pid),
+        left: Left {
+            parent_pid: parent.pid,
+            parent_tgid: parent.tgid,
+            session: getsid(None)?.as_raw(),
+            process_group: getpgrp().as_raw(),
+        },
+    })
+}
+
+/// The end of a session whose leader was forked.
+pub fn end(pid: i32, code: u32) -> Event {
+    Event::SessionEnd {
+        task: Task::leader(pid),
+        code,
+        signal: Signal::SIGCHLD as u32,
+    }
+}
+
+/// Forks a child with a pid of the caller's choice, as soon as that is free.
+pub fn fork_as(pid: i32, deadline: Instant, function: impl FnOnce() -> i32) -> TestResult {
+    // SAFETY: All-zero fields ask for nothing.
+    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+    arguments.exit_signal = libc::SIGCHLD as u64;
+    arguments.set_tid = (&raw const pid) as u64;
+    arguments.set_tid_size = 1;
+    loop {
+        // SAFETY: The child has its own copy of the memory, as after fork(2).
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_clone3,
+                &raw const arguments,
+                size_of::<libc::clone_args>(),
+            )
+        };
+        match Errno::result(result) {
+            Ok(0) => child::exit(function),
+            Ok(_) => return Ok(()),
+            // Nothing tells when a number becomes free.
+            Err(Errno::EEXIST) if Instant::now() < deadline => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}

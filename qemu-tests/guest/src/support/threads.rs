@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: GPL-2.0
+//! How single threads end, and how others wait for that.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::ptrace;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use crate::harness::{Failure, TestResult, expect};
+use crate::listener::EVENT_LIMIT;
+use crate::patience;
+use crate::proc_stat::Stat;
+
+/// How long a thread may wait for another one.
+static WAIT_LIMIT: libc::timespec = libc::timespec {
+    tv_sec: 10,
+    tv_nsec: 0,
+};
+
+/// The threads of a process, each by a word that is 1 until it ended: the kernel clears it then,
+/// see set_tid_address(2). The thread counts as gone by that time.
+static RUNNING: [AtomicU32; 3] = [const { AtomicU32::new(1) }; 3];
+
+/// Ends the calling thread alone.
+pub fn end_thread(status: i32) -> ! {
+    // SAFETY: No frame of this thread holds what others need.
+    unsafe { libc::syscall(libc::SYS_exit, status) };
+    unreachable!("exit(2) does not return")
+}
+
+/// Ends the calling thread alone, and has the end told by its word.
+pub fn end_thread_as(index: usize, status: i32) -> ! {
+    // SAFETY: The word lives as long as the process.
+    unsafe { libc::syscall(libc::SYS_set_tid_address, RUNNING[index].as_ptr()) };
+    end_thread(status)
+}
+
+/// Waits until a thread ended; ends the process if it does not.
+pub fn await_end_of_thread(index: usize) {
+    let word = &RUNNING[index];
+    while word.load(Ordering::Acquire) != 0 {
+        // SAFETY: The word and the time live as long as the process.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_futex,
+                word.as_ptr(),
+                libc::FUTEX_WAIT,
+                1,
+                &raw const WAIT_LIMIT,
+            )
+        };
+        if Errno::result(result) == Err(Errno::ETIMEDOUT) {
+            eprintln!("thread {index} does not end");
+            std::process::exit(1);
+        }
+    }
+}
+
+/// The status of a process whose last thread was this one.
+pub fn status_of_thread(index: usize) -> i32 {
+    10 + index as i32
+}
+
+/// Ends the thread of this index when the one before it in the order ended.
+pub fn end_in_turn(order: [usize; 3], index: usize) -> ! {
+    let turn = order.iter().position(|other| *other == index);
+    if let Some(before) = turn.and_then(|turn| turn.checked_sub(1)) {
+        await_end_of_thread(order[before]);
+    }
+    end_thread_as(index, status_of_thread(index))
+}
+
+/// Waits for the end of a child or tracee; its status.
+pub fn reap(pid: Pid) -> Result<u32, Failure> {
+    reap_all(&[pid])
+}
+
+/// Waits for the ends of children or tracees, which may wait for one another to be reaped; the status
+/// of the last one that is named. What stops a tracee does not concern it.
+pub fn reap_all(pids: &[Pid]) -> Result<u32, Failure> {
+    let limit = patience::deadline(EVENT_LIMIT);
+    let mut left = pids.to_vec();
+    let mut last = 0;
+    while !left.is_empty() {
+        let mut lives = Vec::new();
+        for pid in left {
+            let status = match waitpid(pid, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG))? {
+                WaitStatus::Exited(_, status) => (status as u32) << 8,
+                WaitStatus::Signaled(_, signal, _) => signal as u32,
+                stopped => {
+                    if let WaitStatus::Stopped(_, signal) = stopped {
+                        ptrace::cont(pid, signal)?;
+                    }
+                    lives.push(pid);
+                    continue;
+                }
+            };
+            if pids.last() == Some(&pid) {
+                last = status;
+            }
+        }
+        left = lives;
+        expect(
+            left.is_empty() || Instant::now() < limit,
+            format!("the ends of {left:?}"),
+        )?;
+        thread::yield_now();
+    }
+    Ok(last)
+}
+
+/// Waits until a task of /proc (its first thread, if it is a process) has ended and is not reaped.
+pub fn await_zombie(task: &str) -> TestResult {
+    let limit = patience::deadline(EVENT_LIMIT);
+    loop {
+        let stat = Stat::of(task)?;
+        if stat.state == 'Z' {
+            return Ok(());
+        }
+        expect(
+            Instant::now() < limit,
+            format!("{task} to end, got {stat:?}"),
+        )?;
+        // Nothing tells it to who is not the parent.
+        thread::yield_now();
+    }
+}
