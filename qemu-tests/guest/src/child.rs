@@ -15,7 +15,7 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, execv, gettid, pipe};
 
-use crate::patience;
+use crate::timeouts;
 
 /// How long the other side of a handshake may take.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
@@ -174,7 +174,7 @@ impl Gate {
 
     /// Waits until the gate is opened; the number that was handed over.
     pub fn pass(&self) -> io::Result<i32> {
-        self.pass_within(patience::stretched(HANDSHAKE_LIMIT))
+        self.pass_within(timeouts::scaled(HANDSHAKE_LIMIT))
     }
 
     /// As [`Self::pass`], when the other side has much to do first.

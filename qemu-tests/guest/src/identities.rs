@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 
 use crate::child;
 use crate::listener::{EVENT_LIMIT, Listener};
-use crate::patience;
+use crate::timeouts;
 use crate::wire::{Event, IDENTITY, LISTEN, proc_listen};
 
 /// `PROC_CN_FEATURE_IDENTITY`.
@@ -22,7 +22,7 @@ pub const FEATURE: u32 = 0x40;
 /// [`FEATURE`], events come as on older kernels.
 pub fn listen(listener: &mut Listener, mask: u32) -> Result<u32> {
     listener.request(&[LISTEN, mask])?;
-    let answer = listener.receive(patience::deadline(EVENT_LIMIT))?;
+    let answer = listener.receive(timeouts::deadline(EVENT_LIMIT))?;
     let Some(answer) = answer.filter(|answer| answer.event.bit() == 0) else {
         bail!("this kernel does not answer requests: it is too old");
     };

@@ -14,7 +14,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::dup;
 use zerocopy::IntoBytes;
 
-use crate::patience;
+use crate::timeouts;
 use crate::wire::{
     BATCH_SIZE, CGROUP, CN_PROC, ConnectorHeader, Event, IGNORE, LISTEN, NLMSG_DONE, NetlinkHeader,
     Received, RequestHeader, STATE, proc_listen, proc_listen_in,
@@ -254,7 +254,7 @@ impl Listener {
         what: &str,
         wanted: impl Fn(&Received) -> bool,
     ) -> Result<Received, ListenerError> {
-        self.wait_until(what, patience::deadline(EVENT_LIMIT), wanted)
+        self.wait_until(what, timeouts::deadline(EVENT_LIMIT), wanted)
     }
 
     /// Waits for the first message that is wanted, until a deadline. The others stay.
@@ -286,7 +286,7 @@ impl Listener {
         what: &str,
         wanted: impl Fn(&Received) -> bool,
     ) -> Result<Vec<Received>, ListenerError> {
-        let deadline = patience::deadline(EVENT_LIMIT);
+        let deadline = timeouts::deadline(EVENT_LIMIT);
         let mut taken = Vec::new();
         while let Some(received) = self.receive(deadline)? {
             taken.push(received);

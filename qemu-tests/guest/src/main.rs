@@ -7,36 +7,32 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use harness::{Conclusion, Report};
+use loads::{containers, cycles, execs, storm, stress};
 use protocol::TEST_KILLED;
 use report::{Ktap, Records};
-use tests::containers;
 
-mod account;
 mod agent;
 mod bench;
 mod cgroup_paths;
 mod child;
 mod cpus;
-mod cycles;
 mod demo;
 mod describe;
-mod execs;
 mod fuzz;
 mod harness;
 mod identities;
 mod listen;
 mod listener;
 mod listing;
-mod patience;
+mod loads;
 mod picture;
 mod proc_stat;
 mod report;
 mod results;
-mod storm;
-mod stress;
 mod supervisor;
 mod support;
 mod tests;
+mod timeouts;
 mod wire;
 
 /// Runs inside the virtual machine that proc-events-vm boots.
@@ -64,7 +60,7 @@ enum Command {
         time_factor: u32,
         /// What to multiply the limits within tests with, on a kernel that checks itself.
         #[arg(long, default_value_t = 1)]
-        patience: u32,
+        kernel_time_factor: u32,
         /// Full names of the tests to run; without any, all of them.
         names: Vec<String>,
     },
@@ -107,10 +103,10 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::List { json } => list(json).map(|()| ExitCode::SUCCESS),
         Command::Test {
             time_factor,
-            patience,
+            kernel_time_factor,
             names,
         } => {
-            patience::set(patience);
+            timeouts::set_factor(kernel_time_factor);
             let report: &mut dyn Report = if results::are_wanted() {
                 &mut Records
             } else {

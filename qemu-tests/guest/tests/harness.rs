@@ -16,14 +16,14 @@ use protocol::results::{Outcome, TestRecord};
 mod child;
 #[path = "../src/harness.rs"]
 mod harness;
-#[path = "../src/patience.rs"]
-mod patience;
 #[path = "../src/proc_stat.rs"]
 mod proc_stat;
 #[path = "../src/report.rs"]
 mod report;
 #[path = "../src/results.rs"]
 mod results;
+#[path = "../src/timeouts.rs"]
+mod timeouts;
 
 /// Where [`fails`] finds out that it does.
 const FAILING_LINE: u32 = 44;

@@ -91,7 +91,7 @@ impl Session {
         let mut vm = Vm::boot(&self.settings, &self.kernel, self.accelerator, BOOT_LIMIT)?;
         let mut command = vec![self.settings.guest.to_string_lossy().into_owned()];
         command.extend(["test".into(), "--time-factor".into()]);
-        command.extend([self.factor.to_string(), "--patience".into()]);
+        command.extend([self.factor.to_string(), "--kernel-time-factor".into()]);
         command.push(self.kernel.time_factor().to_string());
         command.extend_from_slice(names);
         vm.start(Job {

@@ -48,7 +48,7 @@ const POWER_OFF_LIMIT: Duration = Duration::from_secs(60);
 const LOG_AGE_LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How often a wait looks whether QEMU still lives.
-const GLANCE: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// How often a long wait says that it goes on.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
@@ -176,7 +176,7 @@ impl Vm {
     fn wait_for_agent(&mut self, started: Instant, limit: Duration) -> Result<()> {
         let mut next_progress = started + PROGRESS_INTERVAL;
         loop {
-            match self.messages.recv_timeout(GLANCE) {
+            match self.messages.recv_timeout(POLL_INTERVAL) {
                 Ok(Ok(FromGuest::Hello)) => {
                     self.last_heard = Instant::now();
                     return Ok(());
@@ -217,7 +217,7 @@ impl Vm {
     /// before the deadline.
     pub fn next_until(&mut self, deadline: Instant) -> Result<Option<FromGuest>> {
         loop {
-            match self.messages.recv_timeout(GLANCE) {
+            match self.messages.recv_timeout(POLL_INTERVAL) {
                 Ok(Ok(FromGuest::Heartbeat)) => self.last_heard = Instant::now(),
                 Ok(Ok(FromGuest::Failed(reason))) => return Err(self.failure(reason)),
                 Ok(Ok(message)) => {
@@ -258,7 +258,7 @@ impl Vm {
                 let limit = POWER_OFF_LIMIT.as_secs();
                 return Err(self.failure(format!("the guest did not power off in {limit} s")));
             }
-            thread::sleep(GLANCE / 4);
+            thread::sleep(POLL_INTERVAL / 4);
         }
         let Some(console) = self.console.take() else {
             return Ok(());
@@ -424,8 +424,8 @@ impl Socket {
         let deadline = Instant::now() + QEMU_START_LIMIT;
         loop {
             let mut descriptors = [PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)];
-            let glance = PollTimeout::try_from(GLANCE).unwrap_or(PollTimeout::MAX);
-            if poll(&mut descriptors, glance)? > 0 {
+            let interval = PollTimeout::try_from(POLL_INTERVAL).unwrap_or(PollTimeout::MAX);
+            if poll(&mut descriptors, interval)? > 0 {
                 return Ok(self.listener.accept()?.0);
             }
             if let Some(status) = guard.try_wait()? {

@@ -10,7 +10,7 @@ use protocol::bench::{MANY, Many};
 
 use crate::bench::crowd::Crowd;
 use crate::child::{self, Gate, allow_descriptors};
-use crate::patience;
+use crate::timeouts;
 use crate::wire::{LISTEN, mask};
 
 /// How long it may take until all of them listen.
@@ -27,7 +27,7 @@ pub fn run() -> Result<Many> {
         1
     })?;
     let milliseconds = ready
-        .pass_within(patience::stretched(LIMIT))
+        .pass_within(timeouts::scaled(LIMIT))
         .context("the process with many listeners")?;
     let started = Instant::now();
     kill(process.pid(), Signal::SIGKILL)?;

@@ -27,11 +27,11 @@ use serde::{Deserialize, Serialize};
 use crate::child::{self, Child};
 use crate::harness::{Failure, TestResult, expect, expect_eq};
 use crate::listing::Listing;
-use crate::patience;
 use crate::results;
 use crate::support::container::{ALL, Container, NET, PID, USER, available, lacking};
 use crate::support::namespace_user::NamespaceUser;
 use crate::support::process::{status, succeed};
+use crate::timeouts;
 use corpus::Corpus;
 use coverage::{Coverage, Functions, Kcov};
 use peer::Surroundings;
@@ -392,7 +392,7 @@ fn follow(reader: &OwnedFd, started: Instant) -> Result<Tally, Failure> {
     let mut total = Tally::default();
     let mut progress = Instant::now();
     let mut news = vec![0; NEWS_LIMIT];
-    let silence = patience::stretched(SILENCE_LIMIT);
+    let silence = timeouts::scaled(SILENCE_LIMIT);
     let limit = PollTimeout::try_from(silence).unwrap_or(PollTimeout::MAX);
     loop {
         if poll(&mut [PollFd::new(reader.as_fd(), PollFlags::POLLIN)], limit)? == 0 {

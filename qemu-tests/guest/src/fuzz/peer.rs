@@ -23,9 +23,9 @@ use crate::cpus::cpus;
 use crate::harness::{Failure, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::listing::{Line, Listing, open};
-use crate::patience;
 use crate::support::scenario::own_task;
 use crate::support::socket_filter::keep_bytes;
+use crate::timeouts;
 use crate::wire::{
     CN_PROC, ConnectorHeader, Event, EventBody, IGNORE, Identity, MESSAGE_SIZE, NLM_F_MULTI,
     NLMSG_DONE, NLMSG_EVENT, NO_CPU, NetlinkHeader, PROCESS, Received, Task, mask,
@@ -491,7 +491,7 @@ impl Peer {
         tally: &mut Tally,
     ) -> TestResult {
         let port_id = self.socket()?.port_id()?;
-        let limit = patience::deadline(COUNT_LIMIT);
+        let limit = timeouts::deadline(COUNT_LIMIT);
         let (lines, before) = loop {
             self.drain(surroundings, tally)?;
             let before = self.events;

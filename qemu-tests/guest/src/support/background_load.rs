@@ -19,7 +19,7 @@ use super::threads::end_thread;
 use crate::child::{self, Child, Gate, own_pid};
 use crate::cpus::{cpus, pin};
 use crate::harness::{Failure, TestResult};
-use crate::patience;
+use crate::timeouts;
 
 /// How many processes live at most for each CPU, and how many of those that have ended wait to be
 /// reaped.
@@ -54,7 +54,7 @@ impl Cues {
         if poll(&mut asked, PollTimeout::ZERO)? > 0 {
             self.rest.pass()?;
             self.resting.open(0)?;
-            self.go_on.pass_within(patience::stretched(LIMIT))?;
+            self.go_on.pass_within(timeouts::scaled(LIMIT))?;
         }
         Ok(())
     }

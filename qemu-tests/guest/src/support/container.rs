@@ -18,9 +18,9 @@ use nix::unistd::{Gid, Pid, Uid, setgroups, setresgid, setresuid};
 use crate::child::{self, Child, Gate};
 use crate::harness::{Failure, TestResult, expect_eq};
 use crate::listener::{EVENT_LIMIT, Listener};
-use crate::patience;
 use crate::support::descriptors::{receive_descriptor, send_descriptors};
 use crate::support::process::{sleep, status, succeed};
+use crate::timeouts;
 use crate::wire::{LISTEN, Task};
 
 /// The kinds of namespaces that a kernel may lack: what /proc calls them, and the option.
@@ -351,7 +351,7 @@ impl Handover {
     /// Waits for the next listener of a container, which may end before it hands over one.
     pub fn receive_from(&self, container: &Container) -> Result<Listener, Failure> {
         let limit =
-            PollTimeout::try_from(patience::stretched(EVENT_LIMIT)).unwrap_or(PollTimeout::MAX);
+            PollTimeout::try_from(timeouts::scaled(EVENT_LIMIT)).unwrap_or(PollTimeout::MAX);
         let mut sources = [&self.receiver, &container.pidfd]
             .map(|source| PollFd::new(source.as_fd(), PollFlags::POLLIN));
         poll(&mut sources, limit)?;

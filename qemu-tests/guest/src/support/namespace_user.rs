@@ -14,15 +14,15 @@ use nix::sys::wait::WaitStatus;
 
 use crate::child::{self, Child};
 use crate::harness::{Failure, TestResult, expect};
-use crate::patience;
 use crate::support::container::{Container, NET, PID, USER, require};
+use crate::timeouts;
 
 /// How long the kernel may take to free namespaces: it does so after grace periods, in a work
 /// queue.
 pub const FREE_LIMIT: Duration = Duration::from_secs(15);
 
 /// How often to look whether it did.
-pub const GLANCE: Duration = Duration::from_millis(10);
+pub const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Exit status of a process that was refused a namespace.
 const REFUSED_STATUS: i32 = 2;
@@ -90,12 +90,12 @@ impl NamespaceUser {
     /// Waits until all namespaces of the user are gone.
     pub fn expect_nothing_left(&self) -> TestResult {
         self.allow(1)?;
-        let limit = patience::stretched(FREE_LIMIT);
+        let limit = timeouts::scaled(FREE_LIMIT);
         let deadline = Instant::now() + limit;
         while !self.is_empty()? {
             let in_time = Instant::now() < deadline;
             expect(in_time, format!("namespaces to be free in {limit:?}"))?;
-            thread::sleep(GLANCE);
+            thread::sleep(POLL_INTERVAL);
         }
         self.allow(MANY)
     }

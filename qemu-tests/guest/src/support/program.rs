@@ -14,14 +14,14 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, pipe};
 
 use crate::harness::Failure;
-use crate::patience;
 use crate::proc_stat::Stat;
+use crate::timeouts;
 
 /// How long a program may take to say what it has to.
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// How often a state is looked at that nobody tells.
-const INTERVAL: Duration = Duration::from_millis(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// A running program, with its output and errors as one text.
 pub struct Program {
@@ -65,7 +65,7 @@ impl Program {
     /// Waits until it says this, after what was waited for before.
     #[track_caller]
     pub fn wait_for(&mut self, what: &str) -> Result<(), Failure> {
-        let deadline = patience::deadline(LIMIT);
+        let deadline = timeouts::deadline(LIMIT);
         loop {
             if let Some(at) = self.text[self.seen..].find(what) {
                 self.seen += at + what.len();
@@ -84,7 +84,7 @@ impl Program {
         what: &str,
         wanted: impl Fn(&str) -> Option<T>,
     ) -> Result<T, Failure> {
-        let deadline = patience::deadline(LIMIT);
+        let deadline = timeouts::deadline(LIMIT);
         loop {
             while let Some(length) = self.text[self.seen..].find('\n') {
                 let found = wanted(&self.text[self.seen..self.seen + length]);
@@ -122,12 +122,12 @@ impl Program {
     /// request then, for it does not sleep in between.
     #[track_caller]
     pub fn wait_until_it_listens(&self) -> Result<(), Failure> {
-        let deadline = patience::deadline(LIMIT);
+        let deadline = timeouts::deadline(LIMIT);
         while !(has_socket(self.pid())? && sleeps(self.pid())?) {
             if Instant::now() > deadline {
                 return Err(self.failure("does not listen"));
             }
-            thread::sleep(INTERVAL);
+            thread::sleep(POLL_INTERVAL);
         }
         Ok(())
     }
@@ -141,7 +141,7 @@ impl Program {
     /// As [`Self::wait`], for what takes longer.
     #[track_caller]
     pub fn wait_within(mut self, limit: Duration) -> Result<(String, bool), Failure> {
-        let deadline = patience::deadline(limit);
+        let deadline = timeouts::deadline(limit);
         while self.read(deadline)? {}
         if Instant::now() >= deadline {
             return Err(self.failure("did not end"));

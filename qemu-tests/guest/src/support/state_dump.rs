@@ -11,8 +11,8 @@ use zerocopy::IntoBytes;
 use super::container;
 use crate::harness::{Failure, TestResult, expect, expect_eq};
 use crate::listener::{Listener, ListenerError};
-use crate::patience;
 use crate::proc_stat::TICK;
+use crate::timeouts;
 use crate::wire::{
     CN_PROC, Event, FEATURE_STATE, IDENTITY_MESSAGE_SIZE, Identity, LISTEN, MESSAGE_SIZE, Message,
     NLM_F_MULTI, NLMSG_DONE, NLMSG_EVENT, NO_CPU, PROCESS, Received, STATE, Task, mask,
@@ -80,7 +80,7 @@ impl Told {
     /// Reads on to the answer, and checks all of it.
     #[track_caller]
     pub fn finish(mut self, listener: &Listener) -> Result<Self, Failure> {
-        let limit = patience::deadline(STATE_LIMIT);
+        let limit = timeouts::deadline(STATE_LIMIT);
         while self.answer.is_none() {
             self.read(listener)?;
             expect(Instant::now() < limit, "the end of a state")?;

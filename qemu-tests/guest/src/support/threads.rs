@@ -13,8 +13,8 @@ use nix::unistd::Pid;
 
 use crate::harness::{Failure, TestResult, expect};
 use crate::listener::EVENT_LIMIT;
-use crate::patience;
 use crate::proc_stat::Stat;
+use crate::timeouts;
 
 /// How long a thread may wait for another one.
 static WAIT_LIMIT: libc::timespec = libc::timespec {
@@ -83,7 +83,7 @@ pub fn reap(pid: Pid) -> Result<u32, Failure> {
 /// Waits for the ends of children or tracees, which may wait for one another to be reaped; the status
 /// of the last one that is named. What stops a tracee does not concern it.
 pub fn reap_all(pids: &[Pid]) -> Result<u32, Failure> {
-    let limit = patience::deadline(EVENT_LIMIT);
+    let limit = timeouts::deadline(EVENT_LIMIT);
     let mut left = pids.to_vec();
     let mut last = 0;
     while !left.is_empty() {
@@ -116,7 +116,7 @@ pub fn reap_all(pids: &[Pid]) -> Result<u32, Failure> {
 
 /// Waits until a task of /proc (its first thread, if it is a process) has ended and is not reaped.
 pub fn await_zombie(task: &str) -> TestResult {
-    let limit = patience::deadline(EVENT_LIMIT);
+    let limit = timeouts::deadline(EVENT_LIMIT);
     loop {
         let stat = Stat::of(task)?;
         if stat.state == 'Z' {

@@ -11,11 +11,11 @@ use zerocopy::IntoBytes;
 
 use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
-use crate::patience;
 use crate::support::cgroup;
 use crate::support::scenario::{in_child, in_self};
 use crate::support::socket_filter::keep_bytes_slowly;
 use crate::test;
+use crate::timeouts;
 use crate::wire::{Event, IGNORE, LISTEN, Received, mask};
 
 pub const TESTS: &[Test] = &[
@@ -66,7 +66,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 const UNKNOWN: u32 = 4;
 
 fn answer(listener: &mut Listener) -> Result<Received, Failure> {
-    let deadline = patience::deadline(ANSWER_LIMIT);
+    let deadline = timeouts::deadline(ANSWER_LIMIT);
     Ok(listener.wait_until("answer", deadline, |received| received.event.bit() == 0)?)
 }
 

@@ -20,7 +20,6 @@ use crate::cpus::{cpus, pin};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::listing::Listing;
-use crate::patience;
 use crate::results;
 use crate::support::container::{self, Container, FIRST_ID, PID, map, unmapped};
 use crate::support::process::succeed;
@@ -29,6 +28,7 @@ use crate::support::sender::{NOBODY_KNOWN, OVERFLOW_ID, ROOT, Sender, receive};
 use crate::support::sequence::{cpu_and_seq, missing};
 use crate::support::socket_filter::keep_bytes;
 use crate::test;
+use crate::timeouts;
 use crate::wire::{
     BATCH, BATCH_SIZE, Event, LISTEN, MESSAGE_SIZE, NLMSG_DONE, NLMSG_EVENT, Received, mask,
     proc_listen,
@@ -542,7 +542,7 @@ fn readers_on_all_cpus_get_each_event_once() -> TestResult {
         i32::from(raised.is_err())
     })?;
     // Renames of this process's threads would be events, too: they have no names.
-    let deadline = patience::deadline(Duration::from_secs(40));
+    let deadline = timeouts::deadline(Duration::from_secs(40));
     let count = std::sync::atomic::AtomicUsize::new(0);
     let relaxed = std::sync::atomic::Ordering::Relaxed;
     let is_over = || count.load(relaxed) >= EVENTS || Instant::now() > deadline;

@@ -25,7 +25,6 @@ use crate::cpus::{cpus, pin};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::{EVENT_LIMIT, Listener};
 use crate::listing::Listing;
-use crate::patience;
 use crate::support::cgroup::Group;
 use crate::support::clone3::{CLONE_INTO_CGROUP, arguments};
 use crate::support::container::{self, ALL, Container, FIRST_ID, require};
@@ -37,6 +36,7 @@ use crate::support::scenario::{
 use crate::support::sequence::{first_numbers, missing};
 use crate::support::threads::{await_zombie, end_thread};
 use crate::test;
+use crate::timeouts;
 use crate::wire::{
     BATCH, CGROUP, Event, IDENTITY, LISTEN, NLMSG_EVENT, PROCESSES, Received, Task, mask,
     proc_listen, proc_listen_in,
@@ -395,7 +395,7 @@ struct Told {
 
 /// Takes what comes until these processes and all their descendants have ended.
 fn take_lives(listener: &mut Listener, roots: &[Task]) -> Result<Told, Failure> {
-    let deadline = patience::deadline(EVENT_LIMIT);
+    let deadline = timeouts::deadline(EVENT_LIMIT);
     let mut family: BTreeSet<i32> = roots.iter().map(|task| task.tgid).collect();
     let mut alive = family.clone();
     let mut told = Told::default();
@@ -818,7 +818,7 @@ fn dying(cgroup: &Cgroup) -> Result<u32, Failure> {
 const GONE_LIMIT: Duration = Duration::from_secs(10);
 
 fn expect_gone(cgroup: &Cgroup) -> TestResult {
-    let limit = patience::deadline(GONE_LIMIT);
+    let limit = timeouts::deadline(GONE_LIMIT);
     loop {
         let dying = dying(cgroup)?;
         if dying == 0 {
@@ -1189,7 +1189,7 @@ fn a_cgroup_that_is_removed_meanwhile_is_found_or_not() -> TestResult {
     let cgroups = Cgroups::new()?;
     let mut listener = Listener::open()?;
     let moment = Moment::default();
-    let deadline = patience::deadline(MOMENTS_LIMIT);
+    let deadline = timeouts::deadline(MOMENTS_LIMIT);
     let asked = thread::scope(|scope| -> Result<u64, Failure> {
         let maker = scope.spawn(|| {
             let made = moment.come_and_go(&cgroups.inside.0, ROUNDS, deadline);
@@ -1246,7 +1246,7 @@ fn processes_of_a_cgroup_come_with_identities_and_in_batches() -> TestResult {
     }
     // In the order in which they came, with their datagrams.
     let mut datagrams = Vec::new();
-    let deadline = patience::deadline(EVENT_LIMIT);
+    let deadline = timeouts::deadline(EVENT_LIMIT);
     let has_all = |datagrams: &[Vec<Received>]| {
         let messages = datagrams.concat();
         let ends = messages.iter().filter(|one| one.event.bit() == mask::EXIT);

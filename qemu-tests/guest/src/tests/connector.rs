@@ -17,10 +17,10 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
-use crate::patience;
 use crate::support::container::{ALL, Container, Handover, NET};
 use crate::support::kernel_log::Log;
 use crate::test;
+use crate::timeouts;
 use crate::wire::{ConnectorHeader, NLMSG_DONE, NetlinkHeader, RequestHeader};
 
 pub const TESTS: &[Test] = &[
@@ -122,7 +122,7 @@ fn next_number(member: &mut Listener, deadline: Instant) -> Result<Option<u32>, 
 fn expect_messages(member: &mut Listener) -> TestResult {
     let mut numbers = Vec::new();
     for _ in 0..2 {
-        let number = next_number(member, patience::deadline(MESSAGE_LIMIT))?;
+        let number = next_number(member, timeouts::deadline(MESSAGE_LIMIT))?;
         numbers.push(number.ok_or_else(|| Failure::new("cn_test sent nothing"))?);
     }
     expect_eq("the second number", numbers[1], numbers[0] + 1)

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use crate::cycles::{kill_listeners, repeat};
 use crate::harness::{Line, Test, TestResult};
+use crate::loads::cycles::{kill_listeners, repeat};
 use crate::test;
 use protocol::results::names;
 

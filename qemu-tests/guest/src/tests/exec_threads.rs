@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::execs::{self, Options};
 use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
+use crate::loads::execs::{self, Options};
 use crate::support::container::{self, PID};
 use crate::support::exec_variants::{self, Caller, FirstThread, Outcome, Place, Played, Variant};
 use crate::support::scenario::own_task;

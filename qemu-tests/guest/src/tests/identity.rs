@@ -24,12 +24,11 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Gid, Pid, Uid, execv, setgid, setsid, setuid};
 
-use super::containers::{ALL_LIMIT, is_room};
 use crate::child::{self, Child, Gate, allow_descriptors, own_pid, own_tid, pidfd};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::identities;
 use crate::listener::{EVENT_LIMIT, Listener};
-use crate::patience;
+use crate::loads::containers::{ALL_LIMIT, is_room};
 use crate::proc_stat::{Stat, TICK};
 use crate::support::cgroup::Group;
 use crate::support::clone3::{CLONE_INTO_CGROUP, arguments, clone3};
@@ -40,6 +39,7 @@ use crate::support::scenario::{every_kind, is_exit, mark, own_task, take_through
 use crate::support::sequence::{cpu_and_seq, missing};
 use crate::support::sessions::fork_as;
 use crate::test;
+use crate::timeouts;
 use crate::wire::{
     BATCH, Event, IDENTITY, IDENTITY_MESSAGE_SIZE, Identity, LISTEN, MESSAGE_SIZE, NLMSG_DONE,
     NLMSG_EVENT, Received, mask, proc_listen,
@@ -571,7 +571,7 @@ fn boottime() -> Result<u64, Failure> {
 fn grow_old() -> TestResult {
     const TICKS: u64 = 5;
     let start = Stat::of("self")?.start;
-    let limit = patience::deadline(EVENT_LIMIT);
+    let limit = timeouts::deadline(EVENT_LIMIT);
     while boottime()? < start + TICKS {
         expect(Instant::now() < limit, "the clock to go on")?;
         thread::yield_now();
@@ -838,7 +838,7 @@ fn a_late_end_is_told_from_the_begin_of_who_has_the_pid_now() -> TestResult {
     // Nobody has it.
     let gone = pidfd(pid).map(drop);
     expect_eq("opening it", gone, Err(Errno::ESRCH))?;
-    fork_as(pid.as_raw(), patience::deadline(EVENT_LIMIT), || {
+    fork_as(pid.as_raw(), timeouts::deadline(EVENT_LIMIT), || {
         i32::from(go.pass().is_err())
     })?;
     let new = number(pid.as_raw())?;
@@ -1054,7 +1054,7 @@ impl Groups {
 
 impl Drop for Groups {
     fn drop(&mut self) {
-        let limit = patience::deadline(EVENT_LIMIT);
+        let limit = timeouts::deadline(EVENT_LIMIT);
         for directory in &self.made {
             // A task is in its group for a moment after it was reaped, and nothing tells when it is
             // not any more.
@@ -1094,7 +1094,7 @@ fn two_hundred_containers_are_told_apart_by_their_cgroups() -> TestResult {
         let container = Container::start(PID, || {
             fs::write(directory.join("cgroup.procs"), "0")?;
             ready.open(0)?;
-            begin.pass_within(patience::stretched(ALL_LIMIT))?;
+            begin.pass_within(timeouts::scaled(ALL_LIMIT))?;
             (0..FORKS).try_for_each(|_| succeed(child::fork(|| 0)?))
         })?;
         ready.pass()?;

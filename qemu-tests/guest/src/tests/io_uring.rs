@@ -11,9 +11,9 @@ use nix::libc;
 
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
-use crate::patience;
 use crate::support::scenario::mark;
 use crate::test;
+use crate::timeouts;
 use crate::wire::{BATCH, BATCH_SIZE, Event, Received, mask};
 
 pub const TESTS: &[Test] = &[
@@ -71,7 +71,7 @@ impl Reader {
 
     /// The datagram that was asked for.
     fn complete(&mut self) -> Result<Vec<Received>, Failure> {
-        let limit = patience::stretched(LIMIT);
+        let limit = timeouts::scaled(LIMIT);
         let limit = Timespec::new().sec(limit.as_secs());
         let arguments = SubmitArgs::new().timespec(&limit);
         self.ring.submitter().submit_with_args(1, &arguments)?;

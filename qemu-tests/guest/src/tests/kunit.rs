@@ -14,12 +14,12 @@ use crate::child::{self, Gate};
 use crate::cpus::{cpus, pin};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
-use crate::patience;
 use crate::support::modprobe::Modprobe;
 use crate::support::module::ModuleGuard;
 use crate::support::process::status;
 use crate::support::scenario::expect_count;
 use crate::test;
+use crate::timeouts;
 use crate::wire::{Event, IGNORE, LISTEN, mask};
 
 pub const TESTS: &[Test] = &[
@@ -117,7 +117,7 @@ fn rust_proc_events_runs_again_while_requests_come_in() -> TestResult {
         requesters.push(child::fork(|| status(|| send_requests(*cpu, &met)))?);
     }
     pin(cpus[0])?;
-    let deadline = patience::deadline(RUNS_LIMIT);
+    let deadline = timeouts::deadline(RUNS_LIMIT);
     // On one CPU, a request in that moment is too much to ask for.
     let (mut runs, mut is_met) = (0, cpus.len() == 1);
     while runs < RUNS || !is_met {

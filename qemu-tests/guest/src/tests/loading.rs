@@ -12,13 +12,13 @@ use nix::unistd::{Pid, mkfifo};
 use crate::child::{self, has_ended, pidfd};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
-use crate::patience;
 use crate::support::container::{ALL, Container, open};
 use crate::support::modprobe::Modprobe;
 use crate::support::module;
 use crate::support::module::ModuleGuard;
 use crate::support::scenario::{expect_count, in_self, mark};
 use crate::test;
+use crate::timeouts;
 use crate::wire::{Event, IGNORE, LISTEN, Received, mask};
 use zerocopy::IntoBytes;
 
@@ -57,7 +57,7 @@ const NO_CPU: u32 = u32::MAX;
 #[track_caller]
 fn expect_answer(listener: &mut Listener, words: &[u32], err: u32) -> Result<Received, Failure> {
     listener.send(words.as_bytes(), SEQ, ACK)?;
-    let deadline = patience::deadline(Duration::from_secs(2));
+    let deadline = timeouts::deadline(Duration::from_secs(2));
     let answer = listener.wait_until("answer", deadline, |received| received.event.bit() == 0)?;
     expect_eq("answer", answer.event, Event::Ack { err })?;
     let connector = answer.message.connector;
@@ -155,7 +155,7 @@ fn who_waits_for_the_module_can_be_killed() -> TestResult {
     let loading = fs::read_to_string(&started)?;
     let end = pidfd(waiting.pid())?;
     kill(waiting.pid(), Signal::SIGKILL)?;
-    let ended = has_ended(&end, patience::stretched(Duration::from_secs(2)))?;
+    let ended = has_ended(&end, timeouts::scaled(Duration::from_secs(2)))?;
     kill(Pid::from_raw(loading.trim_end().parse()?), Signal::SIGKILL)?;
     waiting.wait()?;
     expect(ended, "the killed process to end before modprobe does")

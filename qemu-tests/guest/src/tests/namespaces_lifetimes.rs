@@ -10,14 +10,14 @@ use nix::unistd::setsid;
 use crate::child::{self, Child, Gate};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
-use crate::patience;
 use crate::support::container::{Container, Handover, NET, PID, USER, open};
 use crate::support::module::ModuleGuard;
-use crate::support::namespace_user::{FREE_LIMIT, GLANCE, NamespaceUser};
+use crate::support::namespace_user::{FREE_LIMIT, NamespaceUser, POLL_INTERVAL};
 use crate::support::process::{sleep, status, succeed};
 use crate::support::scenario::expect_count;
 use crate::support::slabs;
 use crate::test;
+use crate::timeouts;
 use crate::wire::{LISTEN, mask};
 
 pub const TESTS: &[Test] = &[
@@ -208,7 +208,7 @@ fn namespaces_that_are_gone_left_no_sockets() -> TestResult {
     let before = slabs::objects()?;
     round()?;
     // A namespace is gone for its user before the memory of all that was in it is free.
-    let deadline = patience::deadline(FREE_LIMIT);
+    let deadline = timeouts::deadline(FREE_LIMIT);
     loop {
         let (name, more) = slabs::objects()?.most_more_than(&before);
         if more < NAMESPACES / 2 {
@@ -217,6 +217,6 @@ fn namespaces_that_are_gone_left_no_sockets() -> TestResult {
         let in_time = Instant::now() < deadline;
         let what = format!("{name} not to grow with {NAMESPACES} namespaces, got {more} more");
         expect(in_time, what)?;
-        thread::sleep(GLANCE);
+        thread::sleep(POLL_INTERVAL);
     }
 }

@@ -14,11 +14,11 @@ use crate::cpus::{cpus, pin};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::listing::Listing;
-use crate::patience;
 use crate::support::scenario::mark;
 use crate::support::sequence::{cpu_and_seq, missing, next_after};
 use crate::support::socket_filter::keep_bytes;
 use crate::test;
+use crate::timeouts;
 use crate::wire::{LISTEN, Received, mask};
 
 pub const TESTS: &[Test] = &[
@@ -76,7 +76,7 @@ fn listen(listener: &mut Listener, mask: u32) -> Result<BTreeMap<u32, u32>, Fail
 }
 
 fn answer(listener: &mut Listener) -> Result<Received, Failure> {
-    let deadline = patience::deadline(Duration::from_secs(2));
+    let deadline = timeouts::deadline(Duration::from_secs(2));
     Ok(listener.wait_until("the answer", deadline, |received| received.event.bit() == 0)?)
 }
 

@@ -21,12 +21,12 @@ use super::session_end::UNKNOWN;
 use crate::child::{self, Gate};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
-use crate::patience;
 use crate::support::exec_variants::{self, Caller, FirstThread, Outcome, Place, Variant};
 use crate::support::scenario::{events, mark, own_task, take_through_exit, take_through_mark};
 use crate::support::scheduling::run_first;
 use crate::support::sessions::{end, fork_as, status_of};
 use crate::test;
+use crate::timeouts;
 use crate::wire::{Event, Received, Task, mask};
 
 pub const TESTS: &[Test] = &[
@@ -132,7 +132,7 @@ fn an_end_may_be_told_when_the_number_is_used_again() -> TestResult {
     };
     expect_eq("events", events(&mut listener)?, vec![forked])?;
     // Nothing but this thread runs, and the number is free.
-    fork_as(pid.as_raw(), patience::deadline(Duration::ZERO), || 4)?;
+    fork_as(pid.as_raw(), timeouts::deadline(Duration::ZERO), || 4)?;
     expect_eq("events", events(&mut listener)?, vec![forked])?;
     expect_eq("wait", waitpid(pid, None)?, WaitStatus::Exited(pid, 4))?;
     let first = take_through_exit(&mut listener, pid.as_raw())?;

@@ -18,10 +18,10 @@ use nix::unistd::setsid;
 
 use crate::child::{self, own_pid};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
-use crate::patience;
 use crate::support::container::{ALL, Container, keep_mounts, mount_own_proc};
 use crate::support::program::Program;
 use crate::test;
+use crate::timeouts;
 
 pub const TESTS: &[Test] = &[
     test!(pyroute2_follows_a_process)
@@ -208,7 +208,7 @@ fn pyroute2_follows_a_process_in_a_container() -> TestResult {
 /// Its test expects fork, exec and exit of a process that it makes, with the numbers that it knows
 /// itself.
 fn vishvananda_netlink(program: &Path) -> TestResult {
-    let limit = format!("{}s", patience::stretched(OWN_LIMIT).as_secs());
+    let limit = format!("{}s", timeouts::scaled(OWN_LIMIT).as_secs());
     let said = run(
         program,
         &[
@@ -306,7 +306,7 @@ fn proc_filter_shows_what_it_asked_for_in_a_container() -> TestResult {
 const EVENTS: u64 = 50;
 
 fn stress_ng(program: &Path) -> TestResult {
-    let limit = patience::stretched(OWN_LIMIT).as_secs().to_string();
+    let limit = timeouts::scaled(OWN_LIMIT).as_secs().to_string();
     let events = EVENTS.to_string();
     let said = run(
         program,

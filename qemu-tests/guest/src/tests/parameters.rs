@@ -16,13 +16,13 @@ use crate::child::{self, Gate, own_pid};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::listing::{self, Listing};
-use crate::patience;
 use crate::support::container::{ALL, Container, require};
 use crate::support::fault_injection::Setting;
 use crate::support::module::ModuleGuard;
 use crate::support::process::succeed;
 use crate::support::scenario::{expect_count, in_self, mark};
 use crate::test;
+use crate::timeouts;
 use crate::wire::{Event, LISTEN, mask};
 
 pub const TESTS: &[Test] = &[
@@ -111,7 +111,7 @@ fn listen() -> Result<(Listener, u32), Failure> {
 
 fn listen_on(listener: &mut Listener) -> Result<u32, Failure> {
     listener.request(&[LISTEN, mask::COMM])?;
-    let deadline = patience::deadline(Duration::from_secs(2));
+    let deadline = timeouts::deadline(Duration::from_secs(2));
     let answer = listener.wait_until("answer", deadline, |received| received.event.bit() == 0)?;
     match answer.event {
         Event::Ack { err } => Ok(err),

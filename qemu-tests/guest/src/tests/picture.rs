@@ -19,7 +19,6 @@ use crate::cpus::cpus;
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::identities;
 use crate::listener::Listener;
-use crate::patience;
 use crate::picture::{FLAGS, MASK, Picture};
 use crate::results;
 use crate::support::background_load::{NUMBERS, Unrest};
@@ -30,6 +29,7 @@ use crate::support::process::{sleep, status};
 use crate::support::procfs::{in_container, living_in_proc};
 use crate::support::state_dump::{RARE, is_without_memory, listen, listen_and_read_little, state};
 use crate::test;
+use crate::timeouts;
 use crate::wire::{BATCH, IGNORE, LISTEN, PROCESSES, proc_listen};
 
 pub const TESTS: &[Test] = &[
@@ -119,7 +119,7 @@ impl Follower {
     /// Reads until the picture is exact.
     #[track_caller]
     fn complete(&mut self) -> TestResult {
-        let limit = patience::deadline(EXACT_LIMIT);
+        let limit = timeouts::deadline(EXACT_LIMIT);
         let is_exact = self.picture.complete(&mut self.listener, limit)?;
         expect(is_exact, "an exact picture")
     }
@@ -127,7 +127,7 @@ impl Follower {
     /// Reads so many messages.
     #[track_caller]
     fn read(&mut self, count: usize) -> TestResult {
-        let limit = patience::deadline(EXACT_LIMIT);
+        let limit = timeouts::deadline(EXACT_LIMIT);
         for _ in 0..count {
             let received = self.picture.read(&mut self.listener, limit)?;
             expect(received.is_some(), "events of the unrest")?;
@@ -141,7 +141,7 @@ impl Follower {
     /// A picture that is wrong is so for ever.
     #[track_caller]
     fn expect_exact(&mut self) -> TestResult {
-        let limit = patience::deadline(EXACT_LIMIT);
+        let limit = timeouts::deadline(EXACT_LIMIT);
         loop {
             let is_exact = self.picture.catch_up(&mut self.listener, limit)?;
             expect(is_exact, "an exact picture")?;
@@ -426,7 +426,7 @@ fn it_is_completed_although_memory_was_missing() -> TestResult {
     for nth in 1.. {
         let mut listener = listen_and_read_little(MASK, FLAGS)?;
         let mut picture = Picture::default();
-        let limit = patience::deadline(EXACT_LIMIT);
+        let limit = timeouts::deadline(EXACT_LIMIT);
         let (first, failed) = faults.run(nth, || picture.complete(&mut listener, limit))?;
         let is_exact = match first {
             Err(error) if failed && is_without_memory(&error) => {

@@ -27,7 +27,6 @@ use crate::cpus::{cpus, pin};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::{EVENT_LIMIT, Listener};
 use crate::listing::Listing;
-use crate::patience;
 use crate::results;
 use crate::support::clone3::{arguments, clone3};
 use crate::support::container::{self, ALL, Container, Handover, PID};
@@ -39,6 +38,7 @@ use crate::support::sequence::{first_numbers, missing};
 use crate::support::sessions::{CORE_FLAG, code_of, status_of};
 use crate::support::threads::{await_zombie, end_in_turn, end_thread, reap};
 use crate::test;
+use crate::timeouts;
 use crate::wire::{BATCH, Event, LISTEN, PROCESSES, Received, Task, mask, proc_listen};
 
 pub const TESTS: &[Test] = &[
@@ -566,7 +566,7 @@ fn failures_are_those_of_processes() -> TestResult {
 
 /// Waits until the calling thread is the only one of its process.
 fn await_only_thread() -> TestResult {
-    let limit = patience::deadline(EVENT_LIMIT);
+    let limit = timeouts::deadline(EVENT_LIMIT);
     while fs::read_dir("/proc/self/task")?.count() > 1 {
         expect(Instant::now() < limit, "the other threads to end")?;
         // Nothing tells it.
@@ -843,7 +843,7 @@ fn listening_again_loses_no_process() -> TestResult {
         pids
     };
     // The last ends may come when the maker has waited for them.
-    let deadline = patience::deadline(EVENT_LIMIT);
+    let deadline = timeouts::deadline(EVENT_LIMIT);
     while of_children(&messages, mask::EXIT).len() < CHILDREN && Instant::now() < deadline {
         messages.extend(listener.receive(deadline)?);
     }
@@ -866,7 +866,7 @@ const GROWTH: Duration = Duration::from_secs(40);
 const TREES_LIMIT: Duration = Duration::from_secs(20);
 
 /// How often to look whether the trees are over.
-const GLANCE: Duration = Duration::from_millis(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Threads of a process that has some, its first one among them.
 const THREADS: usize = 3;
@@ -1153,7 +1153,7 @@ fn grow() -> TestResult {
     };
     let started = Instant::now();
     let until = started + GROWTH;
-    let limit = until + patience::stretched(TREES_LIMIT);
+    let limit = until + timeouts::scaled(TREES_LIMIT);
     let count = cpus()?.len();
     let mut planters = Vec::new();
     for seed in 0..count {
@@ -1164,7 +1164,7 @@ fn grow() -> TestResult {
     }
     for planter in planters {
         let end = child::pidfd(planter.pid())?;
-        while !child::has_ended(&end, GLANCE)? {
+        while !child::has_ended(&end, POLL_INTERVAL)? {
             forest.read()?;
             expect(Instant::now() < limit, "the trees to end")?;
         }
@@ -1177,7 +1177,7 @@ fn grow() -> TestResult {
     let pid = marker.pid();
     expect_eq("status", status_of(marker)?, 77 << 8)?;
     forest.reports.send(WaitStatus::Exited(pid, 77))?;
-    let deadline = patience::deadline(EVENT_LIMIT);
+    let deadline = timeouts::deadline(EVENT_LIMIT);
     let (wrong, lives) = loop {
         forest.read()?;
         let (wrong, lives) = forest.compare()?;

@@ -16,13 +16,13 @@ use crate::child::{self, Gate, allow_descriptors};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::listing::{self, Listing};
-use crate::patience;
 use crate::results;
 use crate::support::cgroup::Group;
 use crate::support::descriptors::{send_descriptors, unix_pair};
 use crate::support::fault_injection::has_checkers;
 use crate::support::scenario::{expect_count, in_self, mark};
 use crate::test;
+use crate::timeouts;
 use crate::wire::{IGNORE, LISTEN, mask};
 
 pub const TESTS: &[Test] = &[
@@ -110,7 +110,7 @@ fn time_of_end(words: Option<&[u32]>) -> Result<Duration, Failure> {
 fn expect_no_waiting(what: &str, silent: Duration, listening: Duration) -> TestResult {
     results::figure("seconds with sockets", silent.as_secs_f64());
     results::figure("seconds with listeners", listening.as_secs_f64());
-    let at_most = silent + patience::stretched(EACH * MANY as u32);
+    let at_most = silent + timeouts::scaled(EACH * MANY as u32);
     expect(
         listening <= at_most,
         format!("{what} to take {at_most:?} at most, got {listening:?}"),
@@ -179,7 +179,7 @@ fn time_behind_garbage(words: Option<&[u32]>) -> Result<Duration, Failure> {
 /// Expects that no listener is left. A worker closes them, in an order of its own, and tells nobody
 /// when it has done so.
 fn expect_none_in_time() -> TestResult {
-    let deadline = patience::deadline(CLOSED_LIMIT);
+    let deadline = timeouts::deadline(CLOSED_LIMIT);
     while listing::is_there() {
         let left = Listing::read()?.count;
         if left == 0 {
@@ -334,7 +334,7 @@ fn a_listener_is_charged_to_its_cgroup() -> TestResult {
                 .and_then(|()| sockets(count, words));
             i32::from(made.is_err() || ready.open(0).is_err() || done.pass().is_err())
         })?;
-        ready.pass_within(patience::stretched(LONG / 4))?;
+        ready.pass_within(timeouts::scaled(LONG / 4))?;
         let charged = group.memory()?;
         done.open(0)?;
         process.wait()?;

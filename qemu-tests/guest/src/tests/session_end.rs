@@ -19,12 +19,12 @@ use crate::child::{self, Child};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::listing::Listing;
-use crate::patience;
 use crate::support::scenario::{events, every_kind, take_through_exit};
 use crate::support::sessions::{
     CORE_FLAG, SESSIONS, begin, end, fork_as, lead, lead_here, status_of,
 };
 use crate::test;
+use crate::timeouts;
 use crate::wire::{Event, LISTEN, Received, Task, mask};
 
 pub const TESTS: &[Test] = &[
@@ -143,7 +143,7 @@ fn comes_for_a_leader_that_nobody_waits_for() -> TestResult {
 /// begin of the next one with the same number.
 fn comes_before_the_number_is_used_again() -> TestResult {
     const SESSIONS_IN_A_ROW: usize = 300;
-    let deadline = patience::deadline(Duration::from_secs(20));
+    let deadline = timeouts::deadline(Duration::from_secs(20));
     let mut listener = Listener::listen(SESSIONS)?;
     ignore_children()?;
     let pid = lead(|| 0)?.into_pid().as_raw();

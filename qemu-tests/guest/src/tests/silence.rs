@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use crate::cpus::{cpus, pin};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::{Listener, ListenerError};
-use crate::patience;
 use crate::support::scenario::mark;
 use crate::support::socket_filter::keep_bytes_slowly;
 use crate::test;
+use crate::timeouts;
 use crate::wire::{BATCH, CN_PROC, IGNORE, LISTEN, mask, proc_listen};
 
 pub const TESTS: &[Test] = &[
@@ -97,7 +97,7 @@ impl Other {
 
     /// Waits until all events are queued that had begun.
     fn settle(&self) -> TestResult {
-        let deadline = patience::deadline(EVENTS_LIMIT);
+        let deadline = timeouts::deadline(EVENTS_LIMIT);
         let wanted = self.raised.load(Ordering::Acquire) + LATER;
         while self.raised.load(Ordering::Acquire) < wanted {
             expect(Instant::now() < deadline, "events on the other CPU")?;

@@ -18,10 +18,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getsid};
 
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
-use crate::patience;
 use crate::support::container::{ALL, Container, PID, keep_mounts, mount_own_proc};
 use crate::support::program::Program;
 use crate::test;
+use crate::timeouts;
 
 pub const TESTS: &[Test] = &[
     test!(logins_survive_their_server_under_a_supervisor)
@@ -227,7 +227,7 @@ impl Login {
     fn expect_answer(&mut self) -> TestResult {
         const WORD: &[u8] = b"alive\n";
         self.input.write_all(WORD)?;
-        let deadline = patience::deadline(ANSWER_LIMIT);
+        let deadline = timeouts::deadline(ANSWER_LIMIT);
         let mut answer = Vec::new();
         while answer.len() < WORD.len() {
             let left = deadline.saturating_duration_since(Instant::now());

@@ -20,7 +20,6 @@ use crate::cpus::{cpus, pin};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::{EVENT_LIMIT, Listener};
 use crate::listing::Listing;
-use crate::patience;
 use crate::proc_stat::{Stat, TICK};
 use crate::support::cgroup::Group;
 use crate::support::idle_processes::{CROWD, crowd, start};
@@ -34,6 +33,7 @@ use crate::support::sessions::fork_as;
 use crate::support::socket_filter::keep_bytes;
 use crate::support::state_dump::{RARE, Told, ask, is_answer, listen, state};
 use crate::test;
+use crate::timeouts;
 use crate::wire::{BATCH, BATCH_SIZE, CN_PROC, Event, IDENTITY, PROCESSES, Received, Task, mask};
 
 pub const TESTS: &[Test] = &[
@@ -127,7 +127,7 @@ fn the_parent_is_the_thread_that_forked() -> TestResult {
         end.open(0)?;
         let tid = thread.join().expect("forking does not panic")?;
         // Its children are given away before it is gone.
-        let limit = patience::deadline(EVENT_LIMIT);
+        let limit = timeouts::deadline(EVENT_LIMIT);
         while Path::new("/proc/self/task").join(tid.to_string()).exists() {
             expect(Instant::now() < limit, "the end of a thread")?;
             thread::yield_now();
@@ -193,7 +193,7 @@ fn processes_come_by_rising_numbers() -> TestResult {
     const NUMBERS: [i32; 5] = [900, 300, 700, 301, 500];
     in_container(|| {
         for pid in NUMBERS {
-            fork_as(pid, patience::deadline(EVENT_LIMIT), || status(sleep))?;
+            fork_as(pid, timeouts::deadline(EVENT_LIMIT), || status(sleep))?;
         }
         let told = state(&listen(RARE, 0)?)?;
         expect_eq("numbers", told.pids(), vec![1, 300, 301, 500, 700, 900])

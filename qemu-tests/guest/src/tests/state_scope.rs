@@ -18,7 +18,6 @@ use super::state::{UNKNOWN_TO_STOCK, root_of};
 use crate::child::{self, Gate, own_pid, own_tid, pidfd};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::{EVENT_LIMIT, Listener};
-use crate::patience;
 use crate::proc_stat::Stat;
 use crate::support::cgroup::Group;
 use crate::support::container::{Container, Handover, PID, keep_mounts, mount_own_proc};
@@ -29,6 +28,7 @@ use crate::support::scenario::own_task;
 use crate::support::state_dump::{RARE, listen, listen_in, state};
 use crate::support::threads::{await_zombie, end_thread, reap};
 use crate::test;
+use crate::timeouts;
 use crate::wire::{CGROUP, Event, IDENTITY, Task, mask};
 
 pub const TESTS: &[Test] = &[
@@ -175,7 +175,7 @@ fn whoever_asks_the_numbers_are_the_listeners() -> TestResult {
 /// Waits until all of a child has ended, and leaves it unreaped.
 fn await_end(pid: i32) -> TestResult {
     let end = pidfd(Pid::from_raw(pid))?;
-    let ended = child::has_ended(&end, patience::stretched(EVENT_LIMIT))?;
+    let ended = child::has_ended(&end, timeouts::scaled(EVENT_LIMIT))?;
     expect(ended, format!("{pid} to end"))
 }
 
@@ -307,7 +307,7 @@ fn states_while_running(listener: &Listener) -> Result<usize, Failure> {
         runners.push(start_runner(&go)?);
     }
     (0..RUNNERS).try_for_each(|_| go.open(0))?;
-    let limit = patience::deadline(EVENT_LIMIT);
+    let limit = timeouts::deadline(EVENT_LIMIT);
     let (mut states, mut running) = (0, BTreeSet::new());
     while running.len() < RUNNERS {
         let told = state(listener)?;

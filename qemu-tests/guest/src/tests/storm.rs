@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::harness::{Line, Test, TestResult};
-use crate::storm::{self, Options};
+use crate::loads::storm::{self, Options};
 use crate::test;
 
 pub const TESTS: &[Test] = &[test!(each_event_is_read_or_counted_as_lost)

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::harness::{Failure, Line, Test, TestResult};
-use crate::stress::{self, Options};
+use crate::loads::stress::{self, Options};
 use crate::test;
 
 pub const TESTS: &[Test] = &[test!(accounts_balance_while_listeners_come_and_go)

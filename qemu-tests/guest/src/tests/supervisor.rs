@@ -26,12 +26,12 @@ use nix::unistd::{Pid, getsid, mkfifo, setsid};
 
 use crate::child::{self, own_pid};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
-use crate::patience;
 use crate::support::container::{ALL, Container, PID, require, without_proc};
 use crate::support::fault_injection::Setting;
 use crate::support::process::succeed;
 use crate::support::program::Program;
 use crate::test;
+use crate::timeouts;
 
 pub const TESTS: &[Test] = &[
     test!(a_strangers_end_is_not_that_of_the_service_with_its_number)
@@ -165,7 +165,7 @@ fn kill_unreaped(pid: i32) -> TestResult {
     let pid = Pid::from_raw(pid);
     let pidfd = child::pidfd(pid)?;
     kill(pid, Signal::SIGKILL)?;
-    let ended = child::has_ended(&pidfd, patience::stretched(END_LIMIT))?;
+    let ended = child::has_ended(&pidfd, timeouts::scaled(END_LIMIT))?;
     expect(ended, format!("{pid} to end"))
 }
 
@@ -234,7 +234,7 @@ impl Pipe {
     fn detach_unheard(&self, child: i32) -> TestResult {
         self.open()?;
         let child = Pid::from_raw(child);
-        let deadline = patience::deadline(END_LIMIT);
+        let deadline = timeouts::deadline(END_LIMIT);
         while getsid(Some(child))? != child {
             expect(Instant::now() < deadline, format!("{child} to detach"))?;
             thread::sleep(INTERVAL);

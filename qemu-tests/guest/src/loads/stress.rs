@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Many listeners come and go while others fork, execute, lead sessions and exit on all CPUs.
 //!
-//! At the end nobody is counted who is gone, and the account of each listener that stayed balances:
-//! what was sent to it is what it read, and what the kernel calls lost is what its numbers miss.
+//! At the end no listener is counted that is gone, and the account of each listener that stayed
+//! balances: what was sent to it is what it read, and what the kernel calls lost is what its numbers miss.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -15,12 +15,12 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, setsid};
 
-use crate::account::{Account, Sum, read};
+use super::counted_listener::{Comparison, CountedListener, read, settle};
 use crate::child::{self, Child, Gate, execute_true};
 use crate::cpus::{cpus, pin};
 use crate::listener::{Listener, ListenerError};
 use crate::listing::{Line, Listing};
-use crate::patience;
+use crate::timeouts;
 use crate::wire::{BATCH, IGNORE, LISTEN, mask, proc_listen};
 
 /// How much is to happen.
@@ -53,14 +53,14 @@ const OVERRUN: usize = 2;
 /// Room of a listener that overruns, in bytes.
 const SMALL_BUFFER: usize = 4096;
 
-/// In which of the rounds of reading they read.
-const SELDOM: usize = 10;
+/// The last ones read in one of so many rounds.
+const SLOW_ROUNDS: usize = 10;
 
 /// Workers beside those that raise events: two with threads, one that kills.
 const OTHER_WORKERS: usize = 3;
 
-/// How long a listener in a process of its own lives before it is killed.
-const LIFE: Duration = Duration::from_millis(20);
+/// How long a listener in a process of its own runs before it is killed.
+const LISTENER_TIME: Duration = Duration::from_millis(20);
 
 /// How long the last events may take to come.
 const SETTLE_LIMIT: Duration = Duration::from_secs(5);
@@ -78,26 +78,26 @@ pub fn run(options: &Options) -> Result<()> {
             listener.socket().set_rx_buf_sz(SMALL_BUFFER as u32)?;
         }
         listener.request(&proc_listen(LISTEN, mask, flags))?;
-        staying.push(Account::new(listener, mask)?);
+        staying.push(CountedListener::new(listener, mask)?);
     }
     let stop = Instant::now() + Duration::from_secs(options.seconds);
     let (raised, operated) = (Gate::new()?, Gate::new()?);
     let mut workers = Vec::new();
     // Forked before any thread is started here.
     for cpu in &cpus {
-        workers.push(child::fork(|| report(&raised, raise_events(*cpu, stop)))?);
+        workers.push(child::fork(|| {
+            send_report(&raised, raise_events(*cpu, stop))
+        })?);
     }
     for _ in 1..OTHER_WORKERS {
         workers.push(child::fork(|| {
-            report(&operated, churn(options.threads, stop))
+            send_report(&operated, churn(options.threads, stop))
         })?);
     }
-    workers.push(child::fork(|| report(&operated, kill_listeners(stop)))?);
-    read_until(
-        &mut staying,
-        &workers,
-        stop + patience::stretched(END_LIMIT),
-    )?;
+    workers.push(child::fork(|| {
+        send_report(&operated, kill_listeners(stop))
+    })?);
+    read_until(&mut staying, &workers, stop + timeouts::scaled(END_LIMIT))?;
     for worker in workers {
         let ended = worker.wait()?;
         ensure!(
@@ -120,7 +120,10 @@ pub fn run(options: &Options) -> Result<()> {
         tally.raised += 2;
         read(&mut staying)?;
     }
-    settle(&mut staying, &tally)
+    settle(&mut staying, SETTLE_LIMIT, |staying| {
+        compare(staying, &tally)
+    })?
+    .report("stress")
 }
 
 /// What the workers did.
@@ -133,14 +136,14 @@ struct Tally {
 }
 
 /// Reads for the listeners that stay until all workers have ended.
-fn read_until(staying: &mut [Account], workers: &[Child], limit: Instant) -> Result<()> {
+fn read_until(staying: &mut [CountedListener], workers: &[Child], limit: Instant) -> Result<()> {
     let mut rounds = 0;
     for worker in workers {
         let end = child::pidfd(worker.pid())?;
         while !child::has_ended(&end, Duration::from_millis(50))? {
             // The last ones read seldom: they overrun, again and again.
             rounds += 1;
-            let reading = match rounds % SELDOM {
+            let reading = match rounds % SLOW_ROUNDS {
                 0 => staying.len(),
                 _ => staying.len() - OVERRUN,
             };
@@ -151,64 +154,45 @@ fn read_until(staying: &mut [Account], workers: &[Child], limit: Instant) -> Res
     Ok(())
 }
 
-/// Prints the kernel's accounts beside ours, and fails unless they balance.
-///
-/// The EXIT of a child may come a moment after its parent has waited for it: until then an account
-/// may not balance. One that is wrong never does.
-fn settle(staying: &mut [Account], tally: &Tally) -> Result<()> {
-    let limit = patience::deadline(SETTLE_LIMIT);
-    let (figures, sum, wrong) = loop {
-        read(staying)?;
-        let (figures, sum, wrong) = compare(staying, tally)?;
-        if wrong.is_empty() || Instant::now() > limit {
-            break (figures, sum, wrong);
-        }
-        thread::yield_now();
-    };
-    for line in figures {
-        println!("stress: {line}");
-    }
-    sum.tell();
-    ensure!(
-        wrong.is_empty(),
-        "accounts do not balance: {}",
-        wrong.join("; ")
-    );
-    Ok(())
-}
-
-/// The accounts, what they add up to, and what is wrong with them.
-fn compare(staying: &[Account], tally: &Tally) -> Result<(Vec<String>, Sum, Vec<String>)> {
-    let mut sum = Sum::default();
+/// Compares the kernel's accounts with what the listeners read.
+fn compare(staying: &[CountedListener], tally: &Tally) -> Result<Comparison> {
     let Listing { count, .. } = Listing::read()?;
     let Tally { raised, operations } = tally;
-    let mut figures = vec![
+    let lines = vec![
         format!("{raised} new sessions and programs, {operations} operations of listeners"),
         format!("{count} listeners at the end"),
     ];
-    let mut wrong = Vec::new();
+    let mut comparison = Comparison {
+        lines,
+        ..Comparison::default()
+    };
+    let Comparison {
+        lines,
+        totals,
+        wrong,
+    } = &mut comparison;
     if count != staying.len() {
         wrong.push(format!(
             "{count} listeners are counted and {} are there",
             staying.len()
         ));
     }
-    for account in staying {
+    for listener in staying {
         let Line {
             delivered, lost, ..
-        } = Listing::of(account.port_id)?;
-        let Account {
+        } = Listing::of(listener.port_id)?;
+        let CountedListener {
             mask,
             events,
             missing,
             overruns,
             ..
-        } = *account;
+        } = *listener;
         let generated = events + missing;
-        sum.generated += generated;
-        sum.delivered += delivered;
-        sum.lost += lost;
-        figures.push(format!(
+        totals.generated += generated;
+        totals.delivered += delivered;
+        totals.lost += lost;
+        lines.push(format!(
             "mask {mask:#010x}: generated {generated}, delivered {delivered}, lost {lost}, \
              ENOBUFS {overruns}"
         ));
@@ -223,15 +207,16 @@ fn compare(staying: &[Account], tally: &Tally) -> Result<(Vec<String>, Sum, Vec<
             ));
         }
     }
-    Ok((figures, sum, wrong))
+    Ok(comparison)
 }
 
-fn report(tallies: &Gate, operations: Result<u64>) -> i32 {
-    let told = operations.and_then(|operations| {
+/// Sends a worker's report, which says how much it did. Returns the worker's exit status.
+fn send_report(reports: &Gate, operations: Result<u64>) -> i32 {
+    let sent = operations.and_then(|operations| {
         let operations = i32::try_from(operations)?;
-        tallies.open(operations).context("cannot tell the tally")
+        reports.open(operations).context("cannot send the report")
     });
-    match told {
+    match sent {
         Ok(()) => 0,
         Err(error) => {
             eprintln!("stress: {error:#}");
@@ -285,7 +270,7 @@ fn churn(threads: usize, stop: Instant) -> Result<u64> {
     Ok(operations.into_inner())
 }
 
-/// A socket's life, one of several; how many operations it took.
+/// Opens, uses and closes a socket, in a way that depends on the round. Returns the number of operations.
 fn churn_once(round: usize) -> Result<u64, ListenerError> {
     const MASKS: [u32; 5] = [mask::SID, mask::ALL, mask::COMM, mask::FORK, 0];
     let listener = Listener::open_unprivileged()?;
@@ -322,7 +307,7 @@ fn kill_listeners(stop: Instant) -> Result<u64> {
             if listeners.iter().any(Result::is_err) || listening.open(0).is_err() {
                 return 1;
             }
-            // Busy listening, and dead before long.
+            // Goes on listening until it is killed.
             loop {
                 for listener in listeners.iter().flatten() {
                     if listener.request(&[LISTEN, mask::EXEC]).is_err() {
@@ -333,7 +318,7 @@ fn kill_listeners(stop: Instant) -> Result<u64> {
         })?;
         listening.pass()?;
         let pid = victim.pid();
-        if child::has_ended(&child::pidfd(pid)?, LIFE)? {
+        if child::has_ended(&child::pidfd(pid)?, LISTENER_TIME)? {
             bail!("a listener ended by itself: {:?}", victim.wait()?);
         }
         kill_and_reap(pid)?;

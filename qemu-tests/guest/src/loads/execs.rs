@@ -23,11 +23,11 @@ use nix::unistd::{execv, pause, pipe2};
 use crate::child;
 use crate::harness::{Failure, TestResult, expect, expect_eq};
 use crate::listener::Listener;
-use crate::patience;
 use crate::proc_stat::has_ended;
 use crate::results;
 use crate::support::container::{Container, PID, available, keep_mounts, mount_own_proc};
 use crate::support::threads::end_thread;
+use crate::timeouts;
 use crate::wire::{Event, Task, mask};
 
 /// How much is to happen.
@@ -155,7 +155,7 @@ fn storm(model: &mut Model, random: &mut Rng, own_numbers: bool) -> TestResult {
 
 /// Waits until nobody has the other end of a pipe any more.
 fn await_end(pipe: &OwnedFd) -> TestResult {
-    let limit = PollTimeout::try_from(patience::stretched(STORM_LIMIT)).unwrap_or(PollTimeout::MAX);
+    let limit = PollTimeout::try_from(timeouts::scaled(STORM_LIMIT)).unwrap_or(PollTimeout::MAX);
     let mut closed = [PollFd::new(pipe.as_fd(), PollFlags::empty())];
     expect_eq("the end of a storm", poll(&mut closed, limit)?, 1)
 }
@@ -257,7 +257,7 @@ impl Model {
     /// Expects the model to agree with /proc, at last: about all numbers, or those of a family of
     /// processes.
     fn agree(&mut self, family: Option<Vec<i32>>) -> TestResult {
-        let limit = patience::deadline(SETTLE_LIMIT);
+        let limit = timeouts::deadline(SETTLE_LIMIT);
         loop {
             let in_proc = restrict(in_proc()?, family.as_deref());
             self.follow()?;

@@ -14,9 +14,9 @@ use crate::child::{self, Child, Gate};
 use crate::harness::{Failure, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::listing::Listing;
-use crate::patience;
 use crate::results;
 use crate::support::module;
+use crate::timeouts;
 use crate::wire::{LISTEN, mask};
 use protocol::results::names;
 
@@ -71,7 +71,7 @@ pub fn repeat(what: &str, times: usize, run: fn(usize) -> TestResult) -> TestRes
 /// What is used once it is no more than it may be; until then, what is freed after a grace period may
 /// still be there.
 fn settled_kb(before: i64) -> Result<i64, Failure> {
-    let limit = patience::deadline(SETTLE_LIMIT);
+    let limit = timeouts::deadline(SETTLE_LIMIT);
     loop {
         let used = used_kb()?;
         if used - before < GROWTH_LIMIT_KB || Instant::now() > limit {

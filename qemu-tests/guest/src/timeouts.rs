@@ -8,16 +8,16 @@ use std::time::{Duration, Instant};
 static FACTOR: AtomicU32 = AtomicU32::new(1);
 
 /// Sets what limits are multiplied with.
-pub fn set(factor: u32) {
+pub fn set_factor(factor: u32) {
     FACTOR.store(factor, Ordering::Relaxed);
 }
 
-/// How long something may take on this kernel that may take so long on others.
-pub fn stretched(limit: Duration) -> Duration {
+/// A limit, scaled for this kernel.
+pub fn scaled(limit: Duration) -> Duration {
     limit * FACTOR.load(Ordering::Relaxed)
 }
 
-/// The end of a limit that begins now.
+/// The time at which a limit ends that begins now and is scaled for this kernel.
 pub fn deadline(limit: Duration) -> Instant {
-    Instant::now() + stretched(limit)
+    Instant::now() + scaled(limit)
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Storms of events on all CPUs, before readers that are fast, slow and stuck.
 //!
-//! All happens in one pid namespace, where nobody else raises events that can be seen. So those who
-//! raise them know how many of each kind there are, and each listener has to have read as many as
-//! it asked for, or the kernel to have counted the rest as lost.
+//! All happens in one pid namespace, where nobody else raises events that can be seen. So the workers,
+//! which raise them, know how many of each kind there are. Each listener has to have read as many as it
+//! asked for, or the kernel has counted the rest as lost.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -19,14 +19,14 @@ use nix::sys::prctl;
 use nix::unistd::{Gid, Uid, pipe, setresgid, setresuid, setsid};
 use serde::{Deserialize, Serialize};
 
-use crate::account::{Account, Sum, read};
+use super::counted_listener::{Comparison, CountedListener, read, settle};
 use crate::child::{self, Child, execute_true};
 use crate::cpus::{cpus, pin};
 use crate::harness::{Failure, TestResult};
 use crate::listener::Listener;
 use crate::listing::Listing;
-use crate::patience;
 use crate::support::container::{Container, PID};
+use crate::timeouts;
 use crate::wire::{BATCH, LISTEN, mask, proc_listen};
 
 /// How much is to happen.
@@ -40,19 +40,19 @@ pub struct Options {
 /// Threads that are started at once.
 const THREADS: usize = 4;
 
-/// Room of a reader that overruns, in bytes.
+/// The receive buffer of a slow reader, in bytes: it overruns.
 const SMALL_BUFFER: u32 = 4096;
 
-/// How many events a reader takes before it is the next one's turn.
+/// How many events a reader takes in a turn.
 const TURN: usize = 1000;
 
-/// In which of its turns a slow reader reads.
-const SELDOM: usize = 20;
+/// A slow reader reads in one of so many turns.
+const SLOW_TURNS: usize = 20;
 
-/// How often to look whether the storms are over.
-const GLANCE: Duration = Duration::from_millis(5);
+/// How often to look whether the workers have ended.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// How long the storms have for their last gust, and the last events to come.
+/// How long the workers have for their last events, and these to come.
 const END_LIMIT: Duration = Duration::from_secs(60);
 
 /// How a reader reads.
@@ -93,8 +93,8 @@ impl Raised {
         *self.0.entry(bit).or_default() += number;
     }
 
-    /// A process with an exit status, whatever it does in between.
-    fn life(&mut self, status: i32) {
+    /// Adds the begin and the end of a process or thread with this exit status.
+    fn add_process(&mut self, status: i32) {
         self.add(mask::FORK, 1);
         self.add(mask::EXIT, 1);
         self.add(mask::NONZERO_EXIT, u64::from(status != 0));
@@ -119,22 +119,22 @@ impl AddAssign for Raised {
     }
 }
 
-/// What one gust of a storm raises, over and over.
-type Gust = fn(&mut Raised) -> Result<()>;
+/// A function that raises some events, and counts them. A worker calls it over and over.
+type Load = fn(&mut Raised) -> Result<()>;
 
-const STORMS: [Gust; 6] = [threads, forks, execs, renames, ids, sessions];
+const LOADS: [Load; 6] = [threads, forks, execs, renames, ids, sessions];
 
 fn forks(raised: &mut Raised) -> Result<()> {
     for status in [0, 1] {
         child::fork(|| status)?.wait()?;
-        raised.life(status);
+        raised.add_process(status);
     }
     Ok(())
 }
 
 fn execs(raised: &mut Raised) -> Result<()> {
     child::fork(|| i32::from(execute_true().is_err()))?.wait()?;
-    raised.life(0);
+    raised.add_process(0);
     raised.add(mask::EXEC, 1);
     Ok(())
 }
@@ -143,7 +143,7 @@ fn threads(raised: &mut Raised) -> Result<()> {
     let threads: Vec<_> = (0..THREADS).map(|_| thread::spawn(|| {})).collect();
     for thread in threads {
         thread.join().expect("an empty function does not panic");
-        raised.life(0);
+        raised.add_process(0);
     }
     Ok(())
 }
@@ -172,7 +172,7 @@ fn ids(raised: &mut Raised) -> Result<()> {
 
 fn sessions(raised: &mut Raised) -> Result<()> {
     child::fork(|| i32::from(setsid().is_err()))?.wait()?;
-    raised.life(0);
+    raised.add_process(0);
     raised.add(mask::SID, 1);
     raised.add(mask::SESSION_END, 1);
     Ok(())
@@ -180,15 +180,15 @@ fn sessions(raised: &mut Raised) -> Result<()> {
 
 /// Runs it, prints the figures, and fails when an event is neither read nor counted as lost.
 pub fn run(options: &Options) -> TestResult {
-    let storm = || {
-        weather(Duration::from_secs(options.seconds))
+    let load = || {
+        run_in_namespace(Duration::from_secs(options.seconds))
             .map_err(|error| Failure::new(format!("{error:#}")))
     };
-    Container::start(PID, storm)?.finish()
+    Container::start(PID, load)?.finish()
 }
 
-/// The first process of the namespace: makes the storms, and reads.
-fn weather(time: Duration) -> Result<()> {
+/// What the first process of the pid namespace does: it starts the workers, and reads.
+fn run_in_namespace(time: Duration) -> Result<()> {
     let mut readers = Vec::new();
     for (pace, mask, flags) in READERS {
         let mut listener = Listener::open()?;
@@ -196,52 +196,55 @@ fn weather(time: Duration) -> Result<()> {
             listener.socket().set_rx_buf_sz(SMALL_BUFFER)?;
         }
         listener.request(&proc_listen(LISTEN, mask, flags))?;
-        readers.push(Account::new(listener, mask)?);
+        readers.push(CountedListener::new(listener, mask)?);
     }
     let cpus = cpus()?;
     let stop = Instant::now() + time;
-    let (tallies, teller) = pipe()?;
-    let mut storms = Vec::new();
+    let (reports, report_writer) = pipe()?;
+    let mut workers = Vec::new();
     let mut raised = Raised::default();
     for cpu in &cpus {
-        for gust in STORMS {
-            storms.push(child::fork(|| tell(&teller, blow(gust, *cpu, stop)))?);
-            raised.life(0);
+        for load in LOADS {
+            workers.push(child::fork(|| {
+                send_report(&report_writer, repeat(load, *cpu, stop))
+            })?);
+            raised.add_process(0);
         }
     }
-    drop(teller);
-    read_until_over(&mut readers, storms, stop + patience::stretched(END_LIMIT))?;
-    raised += collect(tallies)?;
-    // What is lost at the end shows by the number of what comes after it: gusts for which everybody
-    // has room.
+    drop(report_writer);
+    read_until_over(&mut readers, workers, stop + timeouts::scaled(END_LIMIT))?;
+    raised += add_reports(reports)?;
+    // A loss at the end shows by the number of the event after it. So a few more events are raised, for
+    // which each reader has room.
     read(&mut readers)?;
     for cpu in &cpus {
         pin(*cpu)?;
-        for gust in STORMS {
-            gust(&mut raised)?;
+        for load in LOADS {
+            load(&mut raised)?;
             read(&mut readers)?;
         }
     }
-    settle(&mut readers, &raised, time)
+    report(&mut readers, &raised, time)
 }
 
-/// One storm, on one CPU.
-fn blow(gust: Gust, cpu: usize, stop: Instant) -> Result<Raised> {
+/// Raises events of one kind on one CPU, until it is time to stop.
+fn repeat(load: Load, cpu: usize, stop: Instant) -> Result<Raised> {
     pin(cpu)?;
     let mut raised = Raised::default();
     while Instant::now() < stop {
-        gust(&mut raised)?;
+        load(&mut raised)?;
     }
     Ok(raised)
 }
 
-fn tell(teller: &OwnedFd, raised: Result<Raised>) -> i32 {
-    let told = raised.and_then(|raised| {
+/// Sends a worker's report, which says what it raised. Returns the worker's exit status.
+fn send_report(writer: &OwnedFd, raised: Result<Raised>) -> i32 {
+    let sent = raised.and_then(|raised| {
         let mut line = serde_json::to_vec(&raised)?;
         line.push(b'\n');
-        Ok(File::from(teller.try_clone()?).write_all(&line)?)
+        Ok(File::from(writer.try_clone()?).write_all(&line)?)
     });
-    match told {
+    match sent {
         Ok(()) => 0,
         Err(error) => {
             eprintln!("storm: {error:#}");
@@ -250,10 +253,10 @@ fn tell(teller: &OwnedFd, raised: Result<Raised>) -> i32 {
     }
 }
 
-/// Adds up what the storms raised, who all have ended.
-fn collect(tallies: OwnedFd) -> Result<Raised> {
+/// Adds up the reports of the workers, which all have ended.
+fn add_reports(reports: OwnedFd) -> Result<Raised> {
     let mut text = String::new();
-    File::from(tallies).read_to_string(&mut text)?;
+    File::from(reports).read_to_string(&mut text)?;
     let mut total = Raised::default();
     for line in text.lines() {
         total += serde_json::from_str(line)?;
@@ -261,42 +264,35 @@ fn collect(tallies: OwnedFd) -> Result<Raised> {
     Ok(total)
 }
 
-/// Reads, each at its pace, until all storms are over.
-fn read_until_over(readers: &mut [Account], storms: Vec<Child>, limit: Instant) -> Result<()> {
+/// Reads for each reader, at its pace, until all workers have ended.
+fn read_until_over(
+    readers: &mut [CountedListener],
+    workers: Vec<Child>,
+    limit: Instant,
+) -> Result<()> {
     let mut turns = 0;
-    for storm in storms {
-        let end = child::pidfd(storm.pid())?;
-        while !child::has_ended(&end, GLANCE)? {
+    for worker in workers {
+        let end = child::pidfd(worker.pid())?;
+        while !child::has_ended(&end, POLL_INTERVAL)? {
             turns += 1;
             for (reader, (pace, ..)) in readers.iter_mut().zip(READERS) {
-                if pace == Pace::Fast || (pace == Pace::Slow && turns % SELDOM == 0) {
+                if pace == Pace::Fast || (pace == Pace::Slow && turns % SLOW_TURNS == 0) {
                     reader.read_at_most(TURN)?;
                 }
             }
-            ensure!(Instant::now() < limit, "the storms do not end");
+            ensure!(Instant::now() < limit, "the workers do not end");
         }
-        let pid = storm.pid();
-        let ended = storm.wait()?;
+        let pid = worker.pid();
+        let ended = worker.wait()?;
         let succeeded = nix::sys::wait::WaitStatus::Exited(pid, 0);
-        ensure!(ended == succeeded, "a storm failed: {ended:?}");
+        ensure!(ended == succeeded, "a worker failed: {ended:?}");
     }
     Ok(())
 }
 
-/// Prints the accounts, and fails unless they balance.
-///
-/// The EXIT of a child may come a moment after its parent has waited for it: until then an account
-/// may not balance. One that is wrong never does.
-fn settle(readers: &mut [Account], raised: &Raised, time: Duration) -> Result<()> {
-    let limit = patience::deadline(END_LIMIT);
-    let (figures, sum, wrong) = loop {
-        read(readers)?;
-        let (figures, sum, wrong) = compare(readers, raised)?;
-        if wrong.is_empty() || Instant::now() > limit {
-            break (figures, sum, wrong);
-        }
-        thread::yield_now();
-    };
+/// Prints what was raised and what became of it. Fails unless the accounts balance.
+fn report(readers: &mut [CountedListener], raised: &Raised, time: Duration) -> Result<()> {
+    let comparison = settle(readers, END_LIMIT, |readers| compare(readers, raised))?;
     for (name, bit) in mask::NAMES {
         if let Some(number) = raised.0.get(&bit) {
             println!("storm: {number} {name}");
@@ -305,37 +301,32 @@ fn settle(readers: &mut [Account], raised: &Raised, time: Duration) -> Result<()
     let total = raised.wanted(mask::ALL);
     let rate = total as f64 / time.as_secs_f64();
     println!("storm: {total} events raised in {time:?}, {rate:.0} a second");
-    for line in figures {
-        println!("storm: {line}");
-    }
-    sum.tell();
-    ensure!(
-        wrong.is_empty(),
-        "accounts do not balance: {}",
-        wrong.join("; ")
-    );
-    Ok(())
+    comparison.report("storm")
 }
 
-/// The accounts, what they add up to, and what is wrong with them.
-fn compare(readers: &[Account], raised: &Raised) -> Result<(Vec<String>, Sum, Vec<String>)> {
-    let mut sum = Sum::default();
-    let (mut figures, mut wrong) = (Vec::new(), Vec::new());
-    for (account, (pace, mask, flags)) in readers.iter().zip(READERS) {
-        let line = Listing::of(account.port_id)?;
+/// Compares the kernel's accounts with what was raised and read.
+fn compare(readers: &[CountedListener], raised: &Raised) -> Result<Comparison> {
+    let mut comparison = Comparison::default();
+    let Comparison {
+        lines,
+        totals,
+        wrong,
+    } = &mut comparison;
+    for (listener, (pace, mask, flags)) in readers.iter().zip(READERS) {
+        let line = Listing::of(listener.port_id)?;
         let (delivered, lost) = (line.delivered, line.lost);
         let generated = raised.wanted(mask);
         let unaccounted = i128::from(generated) - i128::from(delivered) - i128::from(lost);
-        let Account {
+        let CountedListener {
             events,
             missing,
             overruns,
             ..
-        } = account;
-        sum.generated += generated;
-        sum.delivered += delivered;
-        sum.lost += lost;
-        figures.push(format!(
+        } = listener;
+        totals.generated += generated;
+        totals.delivered += delivered;
+        totals.lost += lost;
+        lines.push(format!(
             "{pace:?} {mask:#010x}, flags {flags}: generated {generated}, delivered {delivered}, lost {lost}, \
              unaccounted {unaccounted}, ENOBUFS {overruns}"
         ));
@@ -346,5 +337,5 @@ fn compare(readers: &[Account], raised: &Raised) -> Result<(Vec<String>, Sum, Ve
             ));
         }
     }
-    Ok((figures, sum, wrong))
+    Ok(comparison)
 }

@@ -1,19 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A listener's own account: how many events it read, and how many its numbers miss.
+//! A listener that counts how many events it reads, and how many its numbers miss.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::listener::Listener;
 use crate::results;
+use crate::timeouts;
 use protocol::results::names;
 
 /// A listener, and what it has read.
-pub struct Account {
+pub struct CountedListener {
     listener: Listener,
-    /// By which the listing knows it.
+    /// The port id, by which the listing in debugfs knows the listener.
     pub port_id: u32,
     /// What it listens for.
     pub mask: u32,
@@ -27,7 +29,7 @@ pub struct Account {
     next: BTreeMap<u32, u32>,
 }
 
-impl Account {
+impl CountedListener {
     /// Begins with the answer to the request that made it a listener.
     pub fn new(mut listener: Listener, mask: u32) -> Result<Self> {
         let answer = listener.wait_for("the answer", |received| received.event.bit() == 0)?;
@@ -72,29 +74,73 @@ impl Account {
 
 /// What the kernel's accounts of several listeners add up to.
 #[derive(Default)]
-pub struct Sum {
-    /// Events that they were to get.
+pub struct Totals {
+    /// Events that the listeners were to get.
     pub generated: u64,
-    /// Those that they got.
+    /// Events that they got.
     pub delivered: u64,
-    /// Those that they lost.
+    /// Events that they lost.
     pub lost: u64,
 }
 
-impl Sum {
-    /// Tells it as figures.
-    pub fn tell(&self) {
+/// What a load found when it compared the kernel's accounts with what the listeners read.
+#[derive(Default)]
+pub struct Comparison {
+    /// A line for each listener.
+    pub lines: Vec<String>,
+    pub totals: Totals,
+    /// What does not balance.
+    pub wrong: Vec<String>,
+}
+
+impl Comparison {
+    /// Prints the lines and reports the totals as figures. Fails unless all accounts balance.
+    pub fn report(&self, load: &str) -> Result<()> {
+        for line in &self.lines {
+            println!("{load}: {line}");
+        }
+        let Totals {
+            generated,
+            delivered,
+            lost,
+        } = self.totals;
         for (name, value) in [
-            (names::GENERATED, self.generated),
-            (names::DELIVERED, self.delivered),
-            (names::LOST, self.lost),
+            (names::GENERATED, generated),
+            (names::DELIVERED, delivered),
+            (names::LOST, lost),
         ] {
             results::figure(name, value as f64);
         }
+        ensure!(
+            self.wrong.is_empty(),
+            "accounts do not balance: {}",
+            self.wrong.join("; ")
+        );
+        Ok(())
     }
 }
 
-/// Reads what is there for each.
-pub fn read(accounts: &mut [Account]) -> Result<()> {
-    accounts.iter_mut().try_for_each(Account::read)
+/// Reads what is there for each listener.
+pub fn read(listeners: &mut [CountedListener]) -> Result<()> {
+    listeners.iter_mut().try_for_each(CountedListener::read)
+}
+
+/// Reads and compares until the accounts balance, or until the limit is over.
+///
+/// The EXIT of a child may come a moment after its parent has waited for it. Until then an account may
+/// not balance. An account that is wrong never does.
+pub fn settle(
+    listeners: &mut [CountedListener],
+    limit: Duration,
+    compare: impl Fn(&[CountedListener]) -> Result<Comparison>,
+) -> Result<Comparison> {
+    let deadline = timeouts::deadline(limit);
+    loop {
+        read(listeners)?;
+        let comparison = compare(listeners)?;
+        if comparison.wrong.is_empty() || Instant::now() > deadline {
+            return Ok(comparison);
+        }
+        thread::yield_now();
+    }
 }
