@@ -341,9 +341,9 @@ impl Message {
     }
 }
 
-/// What has to become of a datagram.
+/// How the kernel has to react to a datagram.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Fate {
+pub enum Reaction {
     /// The kernel does not take it.
     Refused(Errno),
     /// It is no message for process events, and nobody answers.
@@ -418,7 +418,7 @@ impl Request {
     }
 }
 
-impl Fate {
+impl Reaction {
     /// What has to become of these bytes, as the kernel's headers and the contract say, where there
     /// are these cgroups.
     pub fn of(datagram: &[u8], cgroups: &Cgroups) -> Self {
@@ -498,32 +498,32 @@ mod tests {
         imagined(&[("/", ROOT), ("/made", MADE)])
     }
 
-    fn fate(words: &[u32], change: impl FnOnce(&mut Message)) -> Fate {
+    fn reaction(words: &[u32], change: impl FnOnce(&mut Message)) -> Reaction {
         let mut message = Message::request(words, SEQ, ACK);
         change(&mut message);
-        Fate::of(&message.bytes(MADE), &cgroups())
+        Reaction::of(&message.bytes(MADE), &cgroups())
     }
 
-    fn answered(command: std::result::Result<Command, Errno>) -> Fate {
-        Fate::Answered(Request {
+    fn answered(command: std::result::Result<Command, Errno>) -> Reaction {
+        Reaction::Answered(Request {
             seq: SEQ,
             ack: ACK,
             command,
         })
     }
 
-    fn fails(errno: Errno) -> Fate {
+    fn fails(errno: Errno) -> Reaction {
         answered(Err(errno))
     }
 
     const IGNORES: std::result::Result<Command, Errno> = Ok(Command::Ignore);
     const TELLS: std::result::Result<Command, Errno> = Ok(Command::State);
 
-    fn listens(mask: u32, flags: u32) -> Fate {
+    fn listens(mask: u32, flags: u32) -> Reaction {
         listens_in(mask, flags, 0)
     }
 
-    fn listens_in(mask: u32, flags: u32, cgroup_id: u64) -> Fate {
+    fn listens_in(mask: u32, flags: u32, cgroup_id: u64) -> Reaction {
         answered(Ok(Command::Listen(Listen {
             mask,
             flags,
@@ -534,20 +534,20 @@ mod tests {
     #[test]
     fn what_is_right_is_answered() {
         let all = listens(mask::ALL, 0);
-        assert_eq!(fate(&[LISTEN], |_| {}), all);
-        assert_eq!(fate(&[LISTEN, !KNOWN], |_| {}), all);
+        assert_eq!(reaction(&[LISTEN], |_| {}), all);
+        assert_eq!(reaction(&[LISTEN, !KNOWN], |_| {}), all);
         let sid = listens(mask::SID, 0);
-        assert_eq!(fate(&[LISTEN, mask::SID | 8], |_| {}), sid);
-        assert_eq!(fate(&[IGNORE, mask::SID], |_| {}), answered(IGNORES));
-        assert_eq!(fate(&[STATE], |_| {}), answered(TELLS));
-        assert_eq!(fate(&[STATE, 0], |_| {}), fails(Errno::EINVAL));
-        assert_eq!(fate(&[4], |_| {}), fails(Errno::EINVAL));
-        assert_eq!(fate(&[], |_| {}), fails(Errno::EINVAL));
+        assert_eq!(reaction(&[LISTEN, mask::SID | 8], |_| {}), sid);
+        assert_eq!(reaction(&[IGNORE, mask::SID], |_| {}), answered(IGNORES));
+        assert_eq!(reaction(&[STATE], |_| {}), answered(TELLS));
+        assert_eq!(reaction(&[STATE, 0], |_| {}), fails(Errno::EINVAL));
+        assert_eq!(reaction(&[4], |_| {}), fails(Errno::EINVAL));
+        assert_eq!(reaction(&[], |_| {}), fails(Errno::EINVAL));
     }
 
     #[test]
     fn the_third_form_has_flags() {
-        let third = |op, mask, flags| fate(&proc_listen(op, mask, flags), |_| {});
+        let third = |op, mask, flags| reaction(&proc_listen(op, mask, flags), |_| {});
         assert_eq!(third(LISTEN, mask::SID, 0), listens(mask::SID, 0));
         assert_eq!(third(LISTEN, mask::SID, BATCH), listens(mask::SID, BATCH));
         assert_eq!(third(LISTEN, !KNOWN, BATCH), listens(mask::ALL, BATCH));
@@ -577,7 +577,7 @@ mod tests {
 
     #[test]
     fn a_cgroup_has_to_be_there_for_who_listens() {
-        let asked = |op, flags, id| fate(&proc_listen_in(op, mask::SID, flags, id), |_| {});
+        let asked = |op, flags, id| reaction(&proc_listen_in(op, mask::SID, flags, id), |_| {});
         for flags in [CGROUP, FLAGS] {
             for id in [ROOT, MADE] {
                 let listens = listens_in(mask::SID, flags, id);
@@ -622,11 +622,11 @@ mod tests {
         for words in 6..10 {
             let mut request = proc_listen(LISTEN, mask::SID, BATCH).to_vec();
             request.resize(words, 0);
-            assert_eq!(fate(&request, |_| {}), listens(mask::SID, BATCH));
+            assert_eq!(reaction(&request, |_| {}), listens(mask::SID, BATCH));
             for at in 3..words {
                 let mut wrong = request.clone();
                 wrong[at] = 1 << 31;
-                assert_eq!(fate(&wrong, |_| {}), fails(Errno::EINVAL), "word {at}");
+                assert_eq!(reaction(&wrong, |_| {}), fails(Errno::EINVAL), "word {at}");
             }
         }
     }
@@ -675,7 +675,7 @@ mod tests {
         for _ in 0..100 {
             let bytes: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(64).collect();
             let message = Message::state(&mut Unstructured::new(&bytes)).unwrap();
-            let Fate::Answered(request) = Fate::of(&message.bytes(MADE), &cgroups()) else {
+            let Reaction::Answered(request) = Reaction::of(&message.bytes(MADE), &cgroups()) else {
                 panic!("{message:?} is not answered");
             };
             assert_eq!(request.command, TELLS, "{message:?}");
@@ -688,9 +688,9 @@ mod tests {
     fn the_longest_request_fills_the_largest_message() {
         let mut request = proc_listen(LISTEN, mask::SID, BATCH).to_vec();
         request.resize(LARGEST_DATA / 4, 0);
-        assert_eq!(fate(&request, |_| {}), listens(mask::SID, BATCH));
+        assert_eq!(reaction(&request, |_| {}), listens(mask::SID, BATCH));
         request.push(0);
-        assert_eq!(fate(&request, |_| {}), Fate::Unanswered);
+        assert_eq!(reaction(&request, |_| {}), Reaction::Unanswered);
     }
 
     #[test]
@@ -706,16 +706,20 @@ mod tests {
             |message| message.end = End::Cut(3),
         ];
         for (index, change) in wrong.into_iter().enumerate() {
-            assert_eq!(fate(&[LISTEN], change), Fate::Unanswered, "case {index}");
+            assert_eq!(
+                reaction(&[LISTEN], change),
+                Reaction::Unanswered,
+                "case {index}"
+            );
         }
-        let nothing = fate(&[LISTEN], |message| message.end = End::Cut(0));
-        assert_eq!(nothing, Fate::Refused(Errno::ENODATA));
+        let nothing = reaction(&[LISTEN], |message| message.end = End::Cut(0));
+        assert_eq!(nothing, Reaction::Refused(Errno::ENODATA));
     }
 
     #[test]
     fn only_the_first_message_counts() {
         let second = Message::request(&[IGNORE], 1, 1);
-        let first = fate(&[LISTEN], |message| {
+        let first = reaction(&[LISTEN], |message| {
             message.end = End::FollowedBy(second.into());
         });
         assert_eq!(first, listens(mask::ALL, 0));
@@ -734,10 +738,10 @@ mod tests {
     fn many_are_answered_and_many_are_not() {
         let mut counts = [0; 3];
         for message in any_messages(10_000) {
-            counts[match Fate::of(&message.bytes(MADE), &cgroups()) {
-                Fate::Refused(_) => 0,
-                Fate::Unanswered => 1,
-                Fate::Answered(_) => 2,
+            counts[match Reaction::of(&message.bytes(MADE), &cgroups()) {
+                Reaction::Refused(_) => 0,
+                Reaction::Unanswered => 1,
+                Reaction::Answered(_) => 2,
             }] += 1;
         }
         assert!(counts[0] > 5, "{counts:?}");
@@ -752,7 +756,7 @@ mod tests {
         let (mut roots, mut made) = (0, 0);
         for message in any_messages(20_000) {
             large += usize::from(message.data.bytes.len() > 1_000);
-            let Fate::Answered(request) = Fate::of(&message.bytes(MADE), &cgroups()) else {
+            let Reaction::Answered(request) = Reaction::of(&message.bytes(MADE), &cgroups()) else {
                 continue;
             };
             let is_third = message.data.bytes.len() >= PROC_LISTEN;

@@ -9,10 +9,7 @@
 //! without some kind of namespaces, what needs them is left out.
 
 use std::fmt;
-use std::fs;
-use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
 use std::str::FromStr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -34,24 +31,25 @@ use crate::support::process::{status, succeed};
 use crate::timeouts;
 use corpus::Corpus;
 use coverage::{Coverage, Functions, Kcov};
-use peer::Surroundings;
+use environment::Environment;
 use program::Program;
 use protocol::results::names;
 use tally::Tally;
 
 mod cgroups;
+mod checked_socket;
 mod corpus;
 mod coverage;
-mod life;
+mod environment;
 mod message;
-mod own;
-mod peer;
 mod program;
 mod race;
 mod reading;
 mod requests;
+mod sequence;
 mod tally;
 mod teardown;
+mod this_process;
 
 /// How much is to happen.
 #[derive(Args)]
@@ -76,14 +74,14 @@ const KEPT: &str = include_str!("../../fuzz-seeds");
 /// How often to tell how far it is.
 const PROGRESS: Duration = Duration::from_secs(10);
 
-/// How long nobody may have anything to tell.
+/// How long no worker may send a report.
 const SILENCE_LIMIT: Duration = Duration::from_secs(120);
 
-/// How many characters a worker tells of what went wrong, besides the round.
+/// How many characters of a failure a worker reports, besides the round.
 const FAILURE_LIMIT: usize = 1000;
 
-/// Bytes that a worker tells at once, at most: a program has some thousands.
-const NEWS_LIMIT: usize = 1 << 17;
+/// Bytes of a report at most: a program has some thousands.
+const REPORT_LIMIT: usize = 1 << 17;
 
 /// Steps of a program that follows from a seed.
 const STEPS: usize = 200;
@@ -125,22 +123,22 @@ impl FromStr for Round {
     }
 }
 
-/// What a worker tells.
+/// A worker's report.
 #[derive(Deserialize, Serialize)]
-enum News {
-    /// It ended a round.
+enum WorkerReport {
+    /// The worker ended a round.
     Round(Tally),
-    /// It gave up in a round.
+    /// The worker gave up in a round.
     Failure { round: String, what: String },
 }
 
 /// Runs it, prints the figures, and fails when something was not as it has to be.
 pub fn run(options: &Options) -> TestResult {
     let started = Instant::now();
-    let surroundings = Surroundings::new()?;
+    let environment = Environment::new()?;
     if let Some(kept) = &options.round {
         let mut tally = Tally::default();
-        round(kept, &surroundings, &mut tally, None)?;
+        round(kept, &environment, &mut tally, None)?;
         println!("fuzz: {tally}");
         tell_messages(&tally);
         return expect_nobody();
@@ -182,12 +180,12 @@ pub fn run(options: &Options) -> TestResult {
             random: seeds.fork(),
             corpus: kcov.as_ref().map(|kcov| Corpus::new(Coverage::new(kcov))),
         };
-        let work = || work(rounds, share, &surroundings, &writer);
+        let work = || work(rounds, share, &environment, &writer);
         workers.push(child::fork(|| {
             status(|| {
                 // Half of those in namespaces, and half of the others, are in the run's cgroup.
                 if index / 2 % 2 > 0 {
-                    surroundings.cgroups.enter()?;
+                    environment.cgroups.enter()?;
                 }
                 match (index % 2, &user) {
                     (0, _) => work(),
@@ -301,21 +299,21 @@ impl Rounds<'_> {
 fn work(
     mut rounds: Rounds<'_>,
     messages: u64,
-    surroundings: &Surroundings,
-    news: &OwnedFd,
+    environment: &Environment,
+    reports: &OwnedFd,
 ) -> TestResult {
-    let surroundings = &surroundings.of_this_process()?;
+    let environment = &environment.of_this_process()?;
     let mut sent = 0;
     while sent < messages {
         let mut tally = Tally::default();
         let next = rounds.next()?;
-        if let Err(failure) = round(&next, surroundings, &mut tally, rounds.corpus.as_mut()) {
+        if let Err(failure) = round(&next, environment, &mut tally, rounds.corpus.as_mut()) {
             let what = failure.to_string().chars().take(FAILURE_LIMIT).collect();
             let round = next.to_string();
-            return tell(news, &News::Failure { round, what });
+            return send_report(reports, &WorkerReport::Failure { round, what });
         }
         sent += tally.messages;
-        tell(news, &News::Round(tally))?;
+        send_report(reports, &WorkerReport::Round(tally))?;
     }
     Ok(())
 }
@@ -323,13 +321,13 @@ fn work(
 /// One round, of one kind.
 fn round(
     round: &Round,
-    surroundings: &Surroundings,
+    environment: &Environment,
     tally: &mut Tally,
     corpus: Option<&mut Corpus<'_>>,
 ) -> TestResult {
     let kind = match round {
         Round::Program(program) => {
-            life(program, surroundings, tally, corpus)?;
+            run_program(program, environment, tally, corpus)?;
             "programs"
         }
         Round::Seed(seed) => {
@@ -337,15 +335,15 @@ fn round(
             match random.u8(..10) {
                 0..6 => {
                     let program = Program::random(&mut random, STEPS)?;
-                    life::run(&program, surroundings, tally, None)?;
-                    "lives"
+                    sequence::run(&program, environment, tally, None)?;
+                    "sequences"
                 }
                 9 if lacking(PID).is_none() => {
-                    teardown::run(random, surroundings, tally)?;
+                    teardown::run(random, environment, tally)?;
                     "teardowns"
                 }
                 _ => {
-                    race::run(random, surroundings, tally)?;
+                    race::run(random, environment, tally)?;
                     "races"
                 }
             }
@@ -356,17 +354,17 @@ fn round(
 }
 
 /// Runs a program, and keeps it if it ran through something new.
-fn life(
+fn run_program(
     program: &Program,
-    surroundings: &Surroundings,
+    environment: &Environment,
     tally: &mut Tally,
     corpus: Option<&mut Corpus<'_>>,
 ) -> TestResult {
     let Some(corpus) = corpus else {
-        return life::run(program, surroundings, tally, None);
+        return sequence::run(program, environment, tally, None);
     };
     let mut following = corpus.coverage.follow()?;
-    life::run(program, surroundings, tally, Some(&mut following))?;
+    sequence::run(program, environment, tally, Some(&mut following))?;
     let new = following.new_blocks().clone();
     drop(following);
     if !new.is_empty() {
@@ -377,21 +375,21 @@ fn life(
     Ok(())
 }
 
-/// Tells the parent.
-fn tell(socket: &OwnedFd, news: &News) -> TestResult {
+/// Sends a report to the parent.
+fn send_report(socket: &OwnedFd, report: &WorkerReport) -> TestResult {
     send(
         socket.as_raw_fd(),
-        &serde_json::to_vec(news)?,
+        &serde_json::to_vec(report)?,
         MsgFlags::empty(),
     )?;
     Ok(())
 }
 
-/// Adds up what the workers tell, until they have ended.
+/// Adds up the workers' reports, until all workers have ended.
 fn follow(reader: &OwnedFd, started: Instant) -> Result<Tally, Failure> {
     let mut total = Tally::default();
     let mut progress = Instant::now();
-    let mut news = vec![0; NEWS_LIMIT];
+    let mut bytes = vec![0; REPORT_LIMIT];
     let silence = timeouts::scaled(SILENCE_LIMIT);
     let limit = PollTimeout::try_from(silence).unwrap_or(PollTimeout::MAX);
     loop {
@@ -399,13 +397,13 @@ fn follow(reader: &OwnedFd, started: Instant) -> Result<Tally, Failure> {
             let what = format!("no worker ended a round in {silence:?}");
             return Err(Failure::new(what));
         }
-        let length = recv(reader.as_raw_fd(), &mut news, MsgFlags::empty())?;
+        let length = recv(reader.as_raw_fd(), &mut bytes, MsgFlags::empty())?;
         if length == 0 {
             return Ok(total);
         }
-        match serde_json::from_slice(&news[..length])? {
-            News::Round(tally) => total += tally,
-            News::Failure { round, what } => {
+        match serde_json::from_slice(&bytes[..length])? {
+            WorkerReport::Round(tally) => total += tally,
+            WorkerReport::Failure { round, what } => {
                 let how = "repeat it with: proc-events-guest fuzz --round";
                 return Err(Failure::new(format!("{what}\n  {how} {round}")));
             }
@@ -428,25 +426,10 @@ fn expect_nobody() -> TestResult {
     expect_eq("listeners at the end", Listing::read()?.count, 0)
 }
 
-/// Inodes of the initial namespaces, from `enum init_ns_ino` of linux/nsfs.h.
-const INITIAL: [(&str, u64); 2] = [("net", 0xefff_fff9), ("user", 0xefff_fffd)];
-
-/// A namespace of this process, by its inode. A kernel without namespaces of that kind has the
-/// initial one, and no file that tells.
-fn own_namespace(kind: &str) -> Result<u64, Failure> {
-    let file = format!("/proc/thread-self/ns/{kind}");
-    let initial = INITIAL.iter().find(|(name, _)| *name == kind);
-    match (fs::metadata(&file), initial) {
-        (Ok(metadata), _) => Ok(metadata.ino()),
-        (Err(error), Some((_, inode))) if error.kind() == ErrorKind::NotFound => Ok(*inode),
-        (Err(error), _) => Err(Failure::new(format!("{file}: {error}"))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::cgroups::Cgroups;
-    use super::message::{Command, Fate, Request};
+    use super::message::{Command, Reaction, Request};
     use super::program::Step;
     use super::*;
     use crate::wire::mask;
@@ -474,8 +457,8 @@ mod tests {
             let Step::Send { message, .. } = step else {
                 return false;
             };
-            let fate = Fate::of(&message.bytes(0), &Cgroups::default());
-            matches!(fate, Fate::Answered(Request { command: Ok(Command::Listen(listen)), .. })
+            let reaction = Reaction::of(&message.bytes(0), &Cgroups::default());
+            matches!(reaction, Reaction::Answered(Request { command: Ok(Command::Listen(listen)), .. })
                 if listen.mask & mask::SESSION_END != 0)
         };
         assert!(program.steps().map(Result::unwrap).any(asks));

@@ -15,15 +15,16 @@ use fastrand::Rng;
 use netlink_sys::SocketAddr;
 use nix::errno::Errno;
 
-use super::message::{Command, Fate, Listen, Request};
-use super::own_namespace;
-use super::peer::{Surroundings, check_sent, check_wanted};
+use super::checked_socket::{check_sent, check_wanted};
+use super::environment::Environment;
+use super::message::{Command, Listen, Reaction, Request};
 use super::program::any_message;
-use super::requests::Expected;
+use super::requests::ExpectedAnswer;
 use super::tally::Tally;
 use crate::harness::{Failure, TestResult, expect, expect_eq};
 use crate::listener::{Listener, ListenerError};
 use crate::support::container::{self, Handover};
+use crate::support::procfs::own_namespace;
 use crate::wire::{CGROUP, CN_PROC, Event, IDENTITY, Received};
 
 const THREADS: usize = 4;
@@ -46,12 +47,12 @@ struct Racer<'a> {
     answers: Vec<Of<Received>>,
     events: Vec<Of<Received>>,
     processes: Vec<Of<Received>>,
-    surroundings: &'a Surroundings,
+    environment: &'a Environment,
     tally: Tally,
 }
 
 /// Runs a round.
-pub fn run(mut random: Rng, surroundings: &Surroundings, tally: &mut Tally) -> TestResult {
+pub fn run(mut random: Rng, environment: &Environment, tally: &mut Tally) -> TestResult {
     let sockets = (0..SOCKETS)
         .map(|_| container::open())
         .collect::<Result<Vec<_>, _>>()?;
@@ -70,7 +71,7 @@ pub fn run(mut random: Rng, surroundings: &Surroundings, tally: &mut Tally) -> T
             answers: Vec::new(),
             events: Vec::new(),
             processes: Vec::new(),
-            surroundings,
+            environment,
             tally: Tally::default(),
         });
     }
@@ -95,10 +96,10 @@ pub fn run(mut random: Rng, surroundings: &Surroundings, tally: &mut Tally) -> T
         processes.extend(racer.processes);
         *tally += racer.tally;
     }
-    check_events(&requests, &events, surroundings)?;
-    let states = states(&requests, &processes, surroundings)?;
-    check_answers(requests, answers, states, surroundings, tally)?;
-    let lines = surroundings.lines(own_namespace("net")?, &port_ids)?;
+    check_events(&requests, &events, environment)?;
+    let states = states(&requests, &processes, environment)?;
+    check_answers(requests, answers, states, environment, tally)?;
+    let lines = environment.lines(own_namespace("net")?, &port_ids)?;
     expect_eq("lines of closed sockets", lines, vec![])
 }
 
@@ -106,11 +107,11 @@ pub fn run(mut random: Rng, surroundings: &Surroundings, tally: &mut Tally) -> T
 fn check_events(
     requests: &[Of<Request>],
     events: &[Of<Received>],
-    surroundings: &Surroundings,
+    environment: &Environment,
 ) -> TestResult {
     for (socket, event) in events {
         let listens = listens_at(requests, *socket);
-        check_wanted(event, listens.into_iter(), surroundings)?;
+        check_wanted(event, listens.into_iter(), environment)?;
     }
     Ok(())
 }
@@ -131,7 +132,7 @@ type States = BTreeMap<Of<u32>, State>;
 fn states(
     requests: &[Of<Request>],
     processes: &[Of<Received>],
-    surroundings: &Surroundings,
+    environment: &Environment,
 ) -> Result<States, Failure> {
     let mut states = States::new();
     for (socket, received) in processes {
@@ -142,9 +143,9 @@ fn states(
         let Some((_, request)) = asked else {
             return Err(Failure::new(format!("nobody asked for {received:?}")));
         };
-        surroundings.check_process(received, request)?;
+        environment.check_process(received, request)?;
         let state = states.entry((*socket, seq)).or_default();
-        state.has_us |= surroundings.is_own(received);
+        state.has_us |= environment.is_own(received);
         let (pid, has_identity) = (received.event.subject().pid, received.identity.is_some());
         let again = state.processes.insert(pid, has_identity);
         expect_eq("a process that is told again", again, None)?;
@@ -176,7 +177,7 @@ fn expected_of_state(
     answer: &Received,
     state: Option<State>,
     listens: &[Listen],
-) -> Result<Expected, Failure> {
+) -> Result<ExpectedAnswer, Failure> {
     let Event::Ack { err } = answer.event else {
         return Err(Failure::new(format!("an answer, got {answer:?}")));
     };
@@ -194,7 +195,7 @@ fn expected_of_state(
     if is_told {
         state.unwrap_or_default().check(err, listens)?;
     }
-    Ok(Expected {
+    Ok(ExpectedAnswer {
         request: *request,
         error: err,
         processes: u32::try_from(processes)?,
@@ -217,7 +218,7 @@ fn check_answers(
     mut requests: Vec<Of<Request>>,
     mut answers: Vec<Of<Received>>,
     mut states: States,
-    surroundings: &Surroundings,
+    environment: &Environment,
     tally: &mut Tally,
 ) -> TestResult {
     requests.sort_by_key(|(socket, request)| (*socket, request.seq));
@@ -231,18 +232,18 @@ fn check_answers(
                 let listens = listens_at(&requests, *socket);
                 expected_of_state(request, answer, state, &listens)?
             }
-            _ => Expected {
+            _ => ExpectedAnswer {
                 request: *request,
                 error: request.error(),
                 processes: 0,
             },
         };
-        surroundings.check_answer(answer, &expected)?;
+        environment.check_answer(answer, &expected)?;
         tally.answer(request, expected.error);
         // LISTEN alone may begin a subscription, whose numbers begin on a CPU.
         let cpu = answer.message.body.cpu;
         match request.command {
-            Ok(Command::Listen(_)) if cpu != u32::MAX => surroundings.check_cpu(cpu)?,
+            Ok(Command::Listen(_)) if cpu != u32::MAX => environment.check_cpu(cpu)?,
             _ => expect_eq("CPU of an answer", cpu, u32::MAX)?,
         }
     }
@@ -299,15 +300,15 @@ impl Racer<'_> {
     fn send(&mut self, socket: usize) -> TestResult {
         self.seq += 1;
         let message = any_message(&mut self.random)?.numbered(self.seq);
-        let cgroups = &self.surroundings.cgroups;
+        let cgroups = &self.environment.cgroups;
         let datagram = message.bytes(cgroups.made());
-        let fate = Fate::of(&datagram, cgroups);
+        let reaction = Reaction::of(&datagram, cgroups);
         if let Some(handle) = &self.handles[socket] {
-            check_sent(&fate, handle.send_datagram(&datagram))
+            check_sent(&reaction, handle.send_datagram(&datagram))
                 .map_err(|failure| failure.about(format!("{message:?}")))?;
             self.tally.messages += 1;
-            self.tally.count(&fate);
-            if let Fate::Answered(request) = fate {
+            self.tally.count(&reaction);
+            if let Reaction::Answered(request) = reaction {
                 self.requests.push((socket, request));
             }
         }
@@ -333,7 +334,7 @@ impl Racer<'_> {
                     self.processes.push((socket, received));
                 }
                 _ => {
-                    self.surroundings.check_event(&received)?;
+                    self.environment.check_event(&received)?;
                     self.tally.event(&received);
                     self.events.push((socket, received));
                 }

@@ -14,17 +14,17 @@ use super::message::{Command, Listen, Message, Request};
 use crate::harness::{Failure, TestResult, expect, expect_eq};
 use crate::wire::{Event, IDENTITY, Received};
 
-/// Whether something is so, as far as it can be told.
+/// Whether something is so, as far as the fuzzer can know.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Chance {
+enum Tristate {
     No,
-    Perhaps,
-    Surely,
+    Maybe,
+    Yes,
 }
 
-/// A state that is told, or that may be.
+/// A dump of the state that the kernel sends, or may be sending.
 #[derive(Clone, Copy, Debug)]
-struct Telling {
+struct ExpectedDump {
     request: Request,
     /// What the listener asked for by then, whatever it asks for afterwards.
     listen: Listen,
@@ -37,10 +37,10 @@ struct Telling {
     /// Whether this process was told.
     told_us: bool,
     /// Whether the listener ended before all of it was told.
-    is_cut_off: Chance,
+    is_cut_off: Tristate,
 }
 
-impl Telling {
+impl ExpectedDump {
     fn new(request: Request, listen: Listen, has_us: bool) -> Self {
         Self {
             request,
@@ -49,7 +49,7 @@ impl Telling {
             told: 0,
             last: 0,
             told_us: false,
-            is_cut_off: Chance::No,
+            is_cut_off: Tristate::No,
         }
     }
 
@@ -71,9 +71,9 @@ impl Telling {
     fn check_end(&self, error: u32) -> TestResult {
         let is_cut_off = error == Errno::ECANCELED as u32;
         let is_possible = match self.is_cut_off {
-            Chance::No => error == 0,
-            Chance::Perhaps => error == 0 || is_cut_off,
-            Chance::Surely => is_cut_off,
+            Tristate::No => error == 0,
+            Tristate::Maybe => error == 0 || is_cut_off,
+            Tristate::Yes => is_cut_off,
         };
         expect(is_possible, format!("another end of {self:?}, got {error}"))?;
         // What was cut off need not have come to it.
@@ -83,27 +83,27 @@ impl Telling {
     }
 }
 
-/// A request whose answer was not read.
+/// A request whose answer has not been read yet.
 #[derive(Clone, Copy, Debug)]
-enum Awaited {
-    /// It is answered at once, with this `err`.
-    Sure(Request, u32),
+enum Pending {
+    /// The kernel answers it at once, with this `err`.
+    Answer(Request, u32),
     /// It asks for the state, and is refused if another one was being told still.
-    State(Telling),
+    State(ExpectedDump),
 }
 
-impl Awaited {
+impl Pending {
     fn request(&self) -> &Request {
         match self {
-            Self::Sure(request, _) => request,
-            Self::State(telling) => &telling.request,
+            Self::Answer(request, _) => request,
+            Self::State(dump) => &dump.request,
         }
     }
 }
 
 /// What an answer has to be.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Expected {
+pub struct ExpectedAnswer {
     /// To which request.
     pub request: Request,
     /// Its `err`.
@@ -120,11 +120,11 @@ pub struct Requests {
     /// Whether it listens from namespaces in which this process is.
     sees_us: bool,
     /// Whether a state is being told.
-    is_telling: Chance,
+    is_dumping: Tristate,
     /// The state that what is read next may be of.
-    telling: Option<Telling>,
+    dump: Option<ExpectedDump>,
     /// In the order in which they were sent.
-    awaited: VecDeque<Awaited>,
+    pending: VecDeque<Pending>,
     /// A number that a request had.
     seq: u32,
 }
@@ -135,9 +135,9 @@ impl Requests {
         Self {
             listens: None,
             sees_us: false,
-            is_telling: Chance::No,
-            telling: None,
-            awaited: VecDeque::new(),
+            is_dumping: Tristate::No,
+            dump: None,
+            pending: VecDeque::new(),
             seq: 0,
         }
     }
@@ -156,22 +156,22 @@ impl Requests {
     }
 
     /// Whether a state is being told, as far as was read.
-    pub fn is_telling(&self) -> bool {
-        self.telling.is_some()
+    pub fn is_dumping(&self) -> bool {
+        self.dump.is_some()
     }
 
     /// The message as it is to be sent: with a number of its own, lest its answer be taken for another
     /// one's.
     pub fn distinct(&mut self, message: &Message) -> Message {
         let message = message.clone();
-        if self.telling.is_none() && self.awaited.is_empty() {
+        if self.dump.is_none() && self.pending.is_empty() {
             return message;
         }
         loop {
             self.seq = self.seq.wrapping_add(1);
             let is_taken = |request: &Request| request.seq == self.seq;
-            let telling = self.telling.iter().map(|telling| &telling.request);
-            let mut all = telling.chain(self.awaited.iter().map(Awaited::request));
+            let dump = self.dump.iter().map(|dump| &dump.request);
+            let mut all = dump.chain(self.pending.iter().map(Pending::request));
             if !all.any(is_taken) {
                 return message.numbered(self.seq);
             }
@@ -200,7 +200,7 @@ impl Requests {
             },
             Err(errno) => errno as u32,
         };
-        self.awaited.push_back(Awaited::Sure(request, error));
+        self.pending.push_back(Pending::Answer(request, error));
     }
 
     /// The state was asked for. Tells with which error that is refused, if it surely is.
@@ -209,18 +209,18 @@ impl Requests {
             return Some(Errno::ENOTCONN as u32);
         };
         let has_us = self.sees_us && listen.cgroup().is_none_or(is_in);
-        let telling = Telling::new(request, listen, has_us);
-        let before = self.is_telling;
+        let dump = ExpectedDump::new(request, listen, has_us);
+        let before = self.is_dumping;
         // What has a process in it needs one datagram more for its answer, when the first was read.
-        self.is_telling = match before {
-            _ if has_us => Chance::Surely,
-            Chance::No => Chance::Perhaps,
+        self.is_dumping = match before {
+            _ if has_us => Tristate::Yes,
+            Tristate::No => Tristate::Maybe,
             _ => before,
         };
         match before {
-            Chance::Surely => return Some(Errno::EBUSY as u32),
-            Chance::Perhaps => self.awaited.push_back(Awaited::State(telling)),
-            Chance::No => self.telling = Some(telling),
+            Tristate::Yes => return Some(Errno::EBUSY as u32),
+            Tristate::Maybe => self.pending.push_back(Pending::State(dump)),
+            Tristate::No => self.dump = Some(dump),
         }
         None
     }
@@ -229,33 +229,33 @@ impl Requests {
     pub fn ended(&mut self) {
         self.listens = None;
         self.sees_us = false;
-        let perhaps = self.awaited.iter_mut().filter_map(|awaited| match awaited {
-            Awaited::State(telling) => Some(telling),
-            Awaited::Sure(..) => None,
+        let possible = self.pending.iter_mut().filter_map(|pending| match pending {
+            Pending::State(dump) => Some(dump),
+            Pending::Answer(..) => None,
         });
-        let mut all: Vec<_> = self.telling.iter_mut().chain(perhaps).collect();
-        let is_cut_off = match (self.is_telling, all.len()) {
-            (Chance::Surely, 1) => Chance::Surely,
-            _ => Chance::Perhaps,
+        let mut all: Vec<_> = self.dump.iter_mut().chain(possible).collect();
+        let is_cut_off = match (self.is_dumping, all.len()) {
+            (Tristate::Yes, 1) => Tristate::Yes,
+            _ => Tristate::Maybe,
         };
-        for telling in &mut all {
-            if telling.is_cut_off != Chance::Surely {
-                telling.is_cut_off = is_cut_off;
+        for dump in &mut all {
+            if dump.is_cut_off != Tristate::Yes {
+                dump.is_cut_off = is_cut_off;
             }
         }
     }
 
     /// A datagram was read, or looked at: if a state is being told, the next piece of it came.
     pub fn has_read(&mut self) {
-        if self.is_telling == Chance::Surely {
-            self.is_telling = Chance::Perhaps;
+        if self.is_dumping == Tristate::Yes {
+            self.is_dumping = Tristate::Maybe;
         }
     }
 
     /// What is asked for by requests for events that were not answered, until one ends all events.
     pub fn asked(&self) -> impl Iterator<Item = Listen> {
-        let requests = self.awaited.iter().filter_map(|awaited| match awaited {
-            Awaited::Sure(request, 0) => Some(request.command),
+        let requests = self.pending.iter().filter_map(|pending| match pending {
+            Pending::Answer(request, 0) => Some(request.command),
             _ => None,
         });
         let before_end = requests.take_while(|command| *command != Ok(Command::Ignore));
@@ -271,39 +271,39 @@ impl Requests {
         received: &Received,
         is_us: bool,
     ) -> Result<(Request, Listen), Failure> {
-        match &mut self.telling {
-            Some(telling) if is_answer(received, &telling.request) => {
+        match &mut self.dump {
+            Some(dump) if is_answer(received, &dump.request) => {
                 let pid = received.event.subject().pid;
-                telling.take(pid, received.identity.is_some(), is_us)?;
-                Ok((telling.request, telling.listen))
+                dump.take(pid, received.identity.is_some(), is_us)?;
+                Ok((dump.request, dump.listen))
             }
-            telling => Err(Failure::new(format!(
-                "a process of {telling:?}, got {received:?}"
+            dump => Err(Failure::new(format!(
+                "a process of {dump:?}, got {received:?}"
             ))),
         }
     }
 
     /// Takes an answer that was read; what it has to be.
-    pub fn answer(&mut self, received: &Received) -> Result<Expected, Failure> {
+    pub fn answer(&mut self, received: &Received) -> Result<ExpectedAnswer, Failure> {
         let error = match received.event {
             Event::Ack { err } => err,
             _ => 0,
         };
-        if let Some(telling) = self.telling.filter(|one| is_answer(received, &one.request)) {
-            telling.check_end(error)?;
+        if let Some(dump) = self.dump.filter(|one| is_answer(received, &one.request)) {
+            dump.check_end(error)?;
             self.told();
-            return Ok(Expected {
-                request: telling.request,
+            return Ok(ExpectedAnswer {
+                request: dump.request,
                 error,
-                processes: telling.told,
+                processes: dump.told,
             });
         }
-        let (request, error) = match self.awaited.pop_front() {
-            Some(Awaited::Sure(request, error)) => (request, error),
-            Some(Awaited::State(telling)) => (telling.request, Errno::EBUSY as u32),
+        let (request, error) = match self.pending.pop_front() {
+            Some(Pending::Answer(request, error)) => (request, error),
+            Some(Pending::State(dump)) => (dump.request, Errno::EBUSY as u32),
             None => return Err(Failure::new(format!("a second answer: {received:?}"))),
         };
-        Ok(Expected {
+        Ok(ExpectedAnswer {
             request,
             error,
             processes: 0,
@@ -312,20 +312,20 @@ impl Requests {
 
     /// A state has come to its end: whatever was sent before that and refused was answered before.
     fn told(&mut self) {
-        let is_state = |awaited: &Awaited| matches!(awaited, Awaited::State(_));
-        let next = self.awaited.iter().position(is_state);
-        self.telling = next.and_then(|index| match self.awaited.remove(index)? {
-            Awaited::State(telling) => Some(telling),
-            Awaited::Sure(..) => None,
+        let is_state = |pending: &Pending| matches!(pending, Pending::State(_));
+        let next = self.pending.iter().position(is_state);
+        self.dump = next.and_then(|index| match self.pending.remove(index)? {
+            Pending::State(dump) => Some(dump),
+            Pending::Answer(..) => None,
         });
-        if self.telling.is_none() {
-            self.is_telling = Chance::No;
+        if self.dump.is_none() {
+            self.is_dumping = Tristate::No;
         }
     }
 
     /// Expects that all was answered, and that no state stopped before its end.
     pub fn expect_answered(&self) -> TestResult {
-        let is_answered = self.telling.is_none() && self.awaited.is_empty();
+        let is_answered = self.dump.is_none() && self.pending.is_empty();
         expect(is_answered, format!("answers to all of {self:?}"))
     }
 }
@@ -393,7 +393,7 @@ mod tests {
             self.send(seq, Command::Listen(listen));
         }
 
-        fn answer(&mut self, seq: u32, err: u32) -> Result<Expected, Failure> {
+        fn answer(&mut self, seq: u32, err: u32) -> Result<ExpectedAnswer, Failure> {
             self.0.answer(&received(seq, Event::Ack { err }))
         }
 
@@ -427,7 +427,7 @@ mod tests {
     fn a_state_ends_with_its_answer() {
         let mut scene = Scene::new();
         scene.send(2, Command::State);
-        assert!(scene.0.is_telling() && scene.0.expect_answered().is_err());
+        assert!(scene.0.is_dumping() && scene.0.expect_answered().is_err());
         scene.told(2, &[1, US]);
         for wrong in [1, US] {
             assert!(scene.process(2, wrong).is_err(), "{wrong} again");
@@ -489,7 +489,7 @@ mod tests {
             scene.send(2, Command::State);
             scene.told(2, &[US]);
             scene.send(3, Command::State);
-            // Surely, whichever of the two is being told.
+            // It is certain, whichever of the two is being told.
             scene.send(4, Command::State);
             if is_refused {
                 scene.answered(3, EBUSY, 0);
@@ -540,7 +540,7 @@ mod tests {
                 }
                 scene.0.ended();
                 if !has_read {
-                    let wrong = scene.0.telling.unwrap().check_end(0);
+                    let wrong = scene.0.dump.unwrap().check_end(0);
                     assert!(wrong.is_err());
                     scene.told(2, &[US]);
                 }

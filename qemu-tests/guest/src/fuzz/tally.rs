@@ -8,7 +8,7 @@ use std::ops::AddAssign;
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::message::{Command, Fate, Request};
+use super::message::{Command, Reaction, Request};
 use crate::wire::{NLMSG_EVENT, Received};
 
 /// Numbers that add up.
@@ -52,11 +52,11 @@ pub struct Tally {
 
 impl Tally {
     /// Counts what became of a datagram, unless it is answered.
-    pub fn count(&mut self, fate: &Fate) {
-        match fate {
-            Fate::Refused(_) => self.refused += 1,
-            Fate::Unanswered => self.unanswered += 1,
-            Fate::Answered(_) => {}
+    pub fn count(&mut self, reaction: &Reaction) {
+        match reaction {
+            Reaction::Refused(_) => self.refused += 1,
+            Reaction::Unanswered => self.unanswered += 1,
+            Reaction::Answered(_) => {}
         }
     }
 

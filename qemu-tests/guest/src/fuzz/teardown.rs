@@ -11,8 +11,9 @@ use std::time::Duration;
 use fastrand::Rng;
 use nix::sched::unshare;
 
+use super::checked_socket::CheckedSocket;
+use super::environment::Environment;
 use super::message::{Listen, Message, ROOT};
-use super::peer::{Peer, Surroundings};
 use super::program::any_message;
 use super::tally::Tally;
 use crate::child::{self, Gate};
@@ -35,24 +36,24 @@ const SIGNS: u32 = 24;
 /// Messages through the socket that stays.
 const AFTERWARDS: usize = 16;
 
-/// What a sender says instead of a sign of life.
+/// What a sender says instead of a sign of sequence.
 const FAILED: i32 = -1;
 
 /// Runs a round.
-pub fn run(mut random: Rng, surroundings: &Surroundings, tally: &mut Tally) -> TestResult {
+pub fn run(mut random: Rng, environment: &Environment, tally: &mut Tally) -> TestResult {
     let (told, handover) = (Gate::new()?, Handover::new()?);
-    let kinds = available(match surroundings.are_ours()? && random.bool() {
+    let kinds = available(match environment.are_ours()? && random.bool() {
         true => ALL,
         false => PID | NET,
     });
-    let flags = random.u32(..) & surroundings.cgroups.flags();
+    let flags = random.u32(..) & environment.cgroups.flags();
     let listen = Listen {
         mask: mask::COMM,
         flags,
         cgroup_id: match flags & CGROUP {
             0 => 0,
             _ => *random
-                .choice(&[ROOT, surroundings.cgroups.made()])
+                .choice(&[ROOT, environment.cgroups.made()])
                 .unwrap_or(&ROOT),
         },
     };
@@ -69,7 +70,7 @@ pub fn run(mut random: Rng, surroundings: &Surroundings, tally: &mut Tally) -> T
         for random in senders {
             child::fork(|| {
                 status(|| {
-                    let sent = send(random, surroundings, &told);
+                    let sent = send(random, environment, &told);
                     told.open(FAILED)?;
                     sent
                 })
@@ -87,11 +88,11 @@ pub fn run(mut random: Rng, surroundings: &Surroundings, tally: &mut Tally) -> T
     while let Ok(sent) = told.pass_within(Duration::ZERO) {
         count(sent, tally)?;
     }
-    let mut stays = Peer::adopt(stays, listen, kinds.contains(USER))?;
+    let mut stays = CheckedSocket::adopt(stays, listen, kinds.contains(USER))?;
     for _ in 0..AFTERWARDS {
-        stays.send(&any_message(&mut random)?, surroundings, tally)?;
+        stays.send(&any_message(&mut random)?, environment, tally)?;
     }
-    stays.send(&Message::request(&[LISTEN], 1, 1), surroundings, tally)
+    stays.send(&Message::request(&[LISTEN], 1, 1), environment, tally)
 }
 
 fn count(sent: i32, tally: &mut Tally) -> TestResult {
@@ -101,19 +102,19 @@ fn count(sent: i32, tally: &mut Tally) -> TestResult {
 }
 
 /// Sends until it is killed.
-fn send(mut random: Rng, surroundings: &Surroundings, told: &Gate) -> Result<(), Failure> {
-    let surroundings = &surroundings.of_this_process()?;
+fn send(mut random: Rng, environment: &Environment, told: &Gate) -> Result<(), Failure> {
+    let environment = &environment.of_this_process()?;
     let mut tally = Tally::default();
     let own = available(NET);
     loop {
-        let mut peers = Vec::new();
+        let mut sockets = Vec::new();
         for _ in 0..SOCKETS {
-            peers.push(Peer::new(container::open()?, true));
+            sockets.push(CheckedSocket::new(container::open()?, true));
         }
         for _ in 0..random.usize(1..=4) {
             for _ in 0..MESSAGES {
                 let index = random.usize(..SOCKETS);
-                peers[index].send(&any_message(&mut random)?, surroundings, &mut tally)?;
+                sockets[index].send(&any_message(&mut random)?, environment, &mut tally)?;
             }
             told.open(MESSAGES)?;
         }

@@ -21,7 +21,7 @@ pub mod program;
 pub mod scenario;
 pub mod scheduling;
 pub mod sender;
-pub mod sequence;
+pub mod sequence_numbers;
 pub mod sessions;
 pub mod slabs;
 pub mod socket_filter;

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 
 use nix::sched::CloneFlags;
 use nix::unistd::Pid;
@@ -93,4 +95,19 @@ pub fn in_container(function: impl FnOnce() -> TestResult) -> TestResult {
         function()
     })?
     .finish()
+}
+
+/// Inodes of the initial namespaces, from `enum init_ns_ino` of linux/nsfs.h.
+const INITIAL_NAMESPACES: [(&str, u64); 2] = [("net", 0xefff_fff9), ("user", 0xefff_fffd)];
+
+/// A namespace of this process, by its inode. A kernel without namespaces of that kind has the
+/// initial one, and no file that tells.
+pub fn own_namespace(kind: &str) -> Result<u64, Failure> {
+    let file = format!("/proc/thread-self/ns/{kind}");
+    let initial = INITIAL_NAMESPACES.iter().find(|(name, _)| *name == kind);
+    match (fs::metadata(&file), initial) {
+        (Ok(metadata), _) => Ok(metadata.ino()),
+        (Err(error), Some((_, inode))) if error.kind() == ErrorKind::NotFound => Ok(*inode),
+        (Err(error), _) => Err(Failure::new(format!("{file}: {error}"))),
+    }
 }

@@ -25,7 +25,7 @@ use crate::support::container::{self, Container, FIRST_ID, PID, map, unmapped};
 use crate::support::process::succeed;
 use crate::support::scenario::{every_kind, mark};
 use crate::support::sender::{NOBODY_KNOWN, OVERFLOW_ID, ROOT, Sender, receive};
-use crate::support::sequence::{cpu_and_seq, missing};
+use crate::support::sequence_numbers::{cpu_and_seq, missing};
 use crate::support::socket_filter::keep_bytes;
 use crate::test;
 use crate::timeouts;

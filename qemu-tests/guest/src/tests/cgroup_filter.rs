@@ -33,7 +33,7 @@ use crate::support::process::{status, succeed};
 use crate::support::scenario::{
     comm, events, every_kind, expect_exactly, mark, own_task, take_through_exit, without_acks,
 };
-use crate::support::sequence::{first_numbers, missing};
+use crate::support::sequence_numbers::{first_numbers, missing};
 use crate::support::threads::{await_zombie, end_thread};
 use crate::test;
 use crate::timeouts;

@@ -18,10 +18,9 @@ use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::{Listener, ListenerError};
 use crate::listing::{self, Listing};
 use crate::support::fault_injection::{FailNth, NoPages, QuietConsole, has_checkers, tell};
-use crate::support::module;
-use crate::support::module::ModuleGuard;
+use crate::support::module::{self, ModuleGuard};
 use crate::support::scenario::{expect_count, mark, own_task};
-use crate::support::sequence::{cpu_and_seq, missing};
+use crate::support::sequence_numbers::{cpu_and_seq, missing};
 use crate::test;
 use crate::wire::{BATCH, BATCH_SIZE, CN_PROC, Event, IGNORE, LISTEN, Received, mask, proc_listen};
 

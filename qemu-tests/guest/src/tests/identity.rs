@@ -36,7 +36,7 @@ use crate::support::container::{Container, Handover, PID, open};
 use crate::support::process::{status, succeed};
 use crate::support::procfs::cgroup_of;
 use crate::support::scenario::{every_kind, is_exit, mark, own_task, take_through_exit};
-use crate::support::sequence::{cpu_and_seq, missing};
+use crate::support::sequence_numbers::{cpu_and_seq, missing};
 use crate::support::sessions::fork_as;
 use crate::test;
 use crate::timeouts;

@@ -34,7 +34,7 @@ use crate::support::exec_variants::FirstThread;
 use crate::support::fault_injection::has_checkers;
 use crate::support::process::{sleep, status, succeed};
 use crate::support::scenario::{events, events_of, is_exit, mark, own_task, take_through_exit};
-use crate::support::sequence::{first_numbers, missing};
+use crate::support::sequence_numbers::{first_numbers, missing};
 use crate::support::sessions::{CORE_FLAG, code_of, status_of};
 use crate::support::threads::{await_zombie, end_in_turn, end_thread, reap};
 use crate::test;

@@ -28,7 +28,7 @@ use crate::support::procfs::{
     cgroup_of, events_of_proc, identity_of, in_container, living_in_proc,
 };
 use crate::support::scenario::{mark, own_task};
-use crate::support::sequence::{first_numbers, missing};
+use crate::support::sequence_numbers::{first_numbers, missing};
 use crate::support::sessions::fork_as;
 use crate::support::socket_filter::keep_bytes;
 use crate::support::state_dump::{RARE, Told, ask, is_answer, listen, state};

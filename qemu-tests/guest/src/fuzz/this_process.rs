@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What tells this process from all others, as it is known without any event.
+//! What is known of this process without any event: its numbers, its cgroup and its start.
 
 use nix::unistd::{Pid, getpgrp, getppid, getsid};
 
@@ -12,7 +12,7 @@ use crate::wire::{Event, Identity};
 
 /// This process.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Own {
+pub struct ThisProcess {
     pid: i32,
     process: u64,
     pub cgroup: u64,
@@ -22,7 +22,7 @@ pub struct Own {
     process_group: i32,
 }
 
-impl Own {
+impl ThisProcess {
     /// Finds it out. It has to stay in its cgroup, of which there are these, in its session and in its
     /// process group.
     pub fn find(cgroups: &Cgroups) -> Result<Self, Failure> {
@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn a_process_knows_itself() {
-        let own = Own::find(&Cgroups::default()).unwrap();
+        let own = ThisProcess::find(&Cgroups::default()).unwrap();
         assert_eq!(own.pid, own_pid());
         let identity = Identity {
             process: own.process,

@@ -1,41 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A socket under test beside what it has to be: whether it listens, for what, in which form, and
-//! which numbers come next. Every byte that the kernel sends it is compared.
+//! A socket under test, with a model of it: whether it listens, for what, in which form, and which
+//! numbers come next. Every byte that the kernel sends to it is compared with the model.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fs::File;
 use std::io;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::MsgFlags;
-use nix::time::{ClockId, clock_gettime};
 
-use super::cgroups::Cgroups;
-use super::message::{Command, Fate, Listen, Message, Request};
-use super::own::Own;
-use super::own_namespace;
+use super::environment::Environment;
+use super::message::{Command, Listen, Message, Reaction};
 use super::reading::{Read, Reading};
-use super::requests::{Expected, Requests};
+use super::requests::{ExpectedAnswer, Requests};
 use super::tally::Tally;
-use crate::cpus::cpus;
 use crate::harness::{Failure, TestResult, expect, expect_eq};
 use crate::listener::Listener;
-use crate::listing::{Line, Listing, open};
+use crate::listing::Line;
 use crate::support::scenario::own_task;
 use crate::support::socket_filter::keep_bytes;
 use crate::timeouts;
-use crate::wire::{
-    CN_PROC, ConnectorHeader, Event, EventBody, IGNORE, Identity, MESSAGE_SIZE, NLM_F_MULTI,
-    NLMSG_DONE, NLMSG_EVENT, NO_CPU, NetlinkHeader, PROCESS, Received, Task, mask,
-};
-
-/// Where answers have the word that says what the kernel can do.
-const FEATURES: std::ops::Range<usize> = 4..8;
-
-/// Where answers have the word that says how many processes were told.
-const PROCESSES: std::ops::Range<usize> = 8..12;
+use crate::wire::{Event, NO_CPU, PROCESS, Received, mask};
 
 /// How long who sends an event may take to count it.
 const COUNT_LIMIT: Duration = Duration::from_secs(5);
@@ -47,231 +32,9 @@ const UNREAD: usize = 100;
 /// The same while a state is told, which may fill half of the buffer.
 const UNREAD_BESIDE_STATE: usize = 40;
 
-/// What the headers of a message have, besides what all have.
-struct Headers {
-    kind: u16,
-    flags: u16,
-    seq: u32,
-    ack: u32,
-}
-
-/// What does not change during a run, or, of the process itself, while it is the same.
-#[derive(Clone)]
-pub struct Surroundings {
-    cpus: Arc<[usize]>,
-    features: [u8; 4],
-    since: u64,
-    listing: Arc<File>,
-    user_ns: u64,
-    /// The cgroups that there are.
-    pub cgroups: Arc<Cgroups>,
-    own: Own,
-}
-
-impl Surroundings {
-    /// Finds out, in the initial namespaces.
-    pub fn new() -> Result<Self, Failure> {
-        let since = now(ClockId::CLOCK_MONOTONIC)?;
-        let cgroups = Cgroups::new()?;
-        let mut listener = Listener::open()?;
-        listener.request(&[IGNORE])?;
-        let answer = listener.wait_for("the answer", |received| received.event.bit() == 0)?;
-        let [_, _, _, _, a, b, c, d, ..] = answer.message.body.data;
-        Ok(Self {
-            cpus: cpus()?.into(),
-            features: [a, b, c, d],
-            since,
-            listing: open()?.into(),
-            user_ns: own_namespace("user")?,
-            own: Own::find(&cgroups)?,
-            cgroups: cgroups.into(),
-        })
-    }
-
-    /// The same for this process, which was made since, or moved to another cgroup.
-    pub fn of_this_process(&self) -> Result<Self, Failure> {
-        Ok(Self {
-            own: Own::find(&self.cgroups)?,
-            ..self.clone()
-        })
-    }
-
-    /// Whether this process has the ids of the initial namespaces, and so may map them in others.
-    pub fn are_ours(&self) -> Result<bool, Failure> {
-        Ok(own_namespace("user")? == self.user_ns)
-    }
-
-    /// The lines of listeners with one of these port ids, in a network namespace.
-    pub fn lines(&self, net_ns: u64, port_ids: &[u32]) -> Result<Vec<Line>, Failure> {
-        // Others come and go while it is written, so that their count says nothing.
-        let lines = Listing::read_from(&self.listing)?.lines.into_iter();
-        Ok(lines
-            .filter(|line| line.net_ns == net_ns && port_ids.contains(&line.port_id))
-            .collect())
-    }
-
-    /// Expects each byte of an answer to be what it has to be, whatever its CPU.
-    pub fn check_answer(&self, received: &Received, expected: &Expected) -> TestResult {
-        let mut data = [0; 24];
-        data[..4].copy_from_slice(&expected.error.to_ne_bytes());
-        data[FEATURES].copy_from_slice(&self.features);
-        data[PROCESSES].copy_from_slice(&expected.processes.to_ne_bytes());
-        let headers = Headers {
-            kind: NLMSG_DONE,
-            flags: 0,
-            seq: expected.request.seq,
-            ack: expected.request.ack.wrapping_add(1),
-        };
-        self.check_bytes(received, &headers, data)
-    }
-
-    /// Expects the same of a process that is told as a part of the state, whatever its numbers.
-    pub fn check_process(&self, received: &Received, request: &Request) -> TestResult {
-        let event = &received.event;
-        let (Task { pid, tgid }, other) = (event.subject(), event.other());
-        expect(pid > 0, format!("a process's number, got {event:?}"))?;
-        expect_eq("a process's first thread", pid, tgid)?;
-        expect(other >= 0, format!("a parent's number, got {event:?}"))?;
-        if self.own.is_subject(event) {
-            self.own.check_told(event)?;
-        }
-        if let Some(identity) = received.identity {
-            self.check_identity(event, identity)
-                .map_err(|failure| failure.about(format!("{received:?}")))?;
-        }
-        expect_eq("CPU of a process", received.message.body.cpu, NO_CPU)?;
-        let headers = Headers {
-            kind: NLMSG_EVENT,
-            flags: NLM_F_MULTI,
-            seq: request.seq,
-            ack: request.ack.wrapping_add(1),
-        };
-        self.check_bytes(received, &headers, received.message.body.data)
-    }
-
-    /// Whether a message is about this process.
-    pub fn is_own(&self, received: &Received) -> bool {
-        self.own.is_subject(&received.event)
-    }
-
-    /// Whether this process is in a cgroup or below it.
-    pub fn is_within(&self, cgroup: u64) -> bool {
-        self.cgroups.is_within(self.own.cgroup, cgroup)
-    }
-
-    /// Expects the same of an event, whatever its number, and whichever type of the two it has:
-    /// see [`check_wanted`].
-    pub fn check_event(&self, received: &Received) -> TestResult {
-        let body = received.message.body;
-        let mut data = body.data;
-        data[received.defined..].fill(0);
-        if let Event::Comm { comm, .. } = received.event {
-            let name = comm.iter().position(|byte| *byte == 0).unwrap_or_default();
-            data[received.defined - comm.len() + name..].fill(0);
-        }
-        self.check_cpu(body.cpu)?;
-        if let Some(identity) = received.identity {
-            self.check_identity(&received.event, identity)
-                .map_err(|failure| failure.about(format!("{received:?}")))?;
-        }
-        let kind = received.message.netlink.kind;
-        let is_known = [NLMSG_DONE, NLMSG_EVENT].contains(&kind);
-        expect(is_known, format!("a type that events have, got {kind}"))?;
-        let headers = Headers {
-            kind,
-            flags: 0,
-            seq: received.message.connector.seq,
-            ack: 0,
-        };
-        self.check_bytes(received, &headers, data)
-    }
-
-    /// Expects numbers for those whom an event names, and for nobody else; and those of this process,
-    /// if it is about it.
-    fn check_identity(&self, event: &Event, identity: Identity) -> TestResult {
-        let Task { pid, tgid } = event.subject();
-        let is_started = identity.start_ns <= now(ClockId::CLOCK_BOOTTIME)?;
-        let got = (
-            identity.process != 0,
-            identity.thread == identity.process,
-            identity.thread != 0,
-            identity.other != 0,
-            is_started,
-        );
-        let expected = (true, pid == tgid, true, event.other() != 0, true);
-        expect_eq("what an identity has", got, expected)?;
-        if self.own.is_subject(event) {
-            return self.own.check(identity);
-        }
-        match self.cgroups.made() {
-            0 => expect_eq("a cgroup where there are none", identity.cgroup, 0),
-            _ => {
-                let is_there = self.cgroups.has(identity.cgroup);
-                expect(is_there, "a cgroup that there is")
-            }
-        }
-    }
-
-    /// Whether an event may have happened in a cgroup or below it, by what is known of its process.
-    fn may_be_in(&self, received: &Received, cgroup: u64) -> bool {
-        let known = match received.identity {
-            Some(identity) => identity.cgroup,
-            None if self.is_own(received) => self.own.cgroup,
-            None => return true,
-        };
-        self.cgroups.is_within(known, cgroup)
-    }
-
-    /// Expects a CPU that there is.
-    pub fn check_cpu(&self, cpu: u32) -> TestResult {
-        let known = self.cpus.contains(&(cpu as usize));
-        expect(known, format!("a CPU that there is, got {cpu}"))
-    }
-
-    fn check_bytes(&self, received: &Received, headers: &Headers, data: [u8; 24]) -> TestResult {
-        let Headers {
-            kind,
-            flags,
-            seq,
-            ack,
-        } = *headers;
-        let message = received.message;
-        expect_eq("sender", received.sender, (0, 1))?;
-        let more = received.identity.map_or(0, |_| size_of::<Identity>());
-        let netlink = NetlinkHeader {
-            length: (MESSAGE_SIZE + more) as u32,
-            kind,
-            flags,
-            seq,
-            pid: 0,
-        };
-        expect_eq("netlink's header", message.netlink, netlink)?;
-        let connector = ConnectorHeader {
-            idx: CN_PROC,
-            val: CN_PROC,
-            seq,
-            ack,
-            length: (size_of::<EventBody>() + more) as u16,
-            flags: 0,
-        };
-        expect_eq("the connector's header", message.connector, connector)?;
-        expect_eq("data", message.body.data, data)?;
-        let time = received.timestamp_ns();
-        let is_now = (self.since..=now(ClockId::CLOCK_MONOTONIC)?).contains(&time);
-        expect(is_now, format!("a time in this run, got {time} ns"))
-    }
-}
-
-/// The time by a clock, in nanoseconds.
-fn now(clock: ClockId) -> Result<u64, Failure> {
-    Ok(u64::try_from(
-        Duration::from(clock_gettime(clock)?).as_nanos(),
-    )?)
-}
-
 /// What a socket asked for, as far as its answers were read.
 #[derive(Default)]
-struct Asked {
+struct Subscription {
     /// What it listens for, and in which form, if it does.
     now: Option<Listen>,
     /// What it listened for before, since it does, and the time of the answer to the LISTEN that
@@ -280,7 +43,7 @@ struct Asked {
     before: Vec<(Listen, u64)>,
 }
 
-impl Asked {
+impl Subscription {
     /// LISTEN was answered at this time.
     fn listen(&mut self, listen: Listen, time: u64) {
         let before = self.now.replace(listen);
@@ -301,8 +64,8 @@ impl Asked {
     }
 }
 
-/// A socket, by all descriptors of it that this process has, and what has to be true of it.
-pub struct Peer {
+/// A socket, by all descriptors of it that this process has, and the model of it.
+pub struct CheckedSocket {
     pub handles: Vec<Listener>,
     pub is_member: bool,
     /// Whether it was opened in a user namespace that is not around this process's: then this
@@ -311,7 +74,7 @@ pub struct Peer {
     /// Whether it has a filter, so that each part of the state has a datagram of its own.
     has_filter: bool,
     requests: Requests,
-    asked: Asked,
+    asked: Subscription,
     /// How many events it read since it listens, those that were cut off included.
     events: u64,
     /// The number of the next event of each CPU.
@@ -322,7 +85,7 @@ pub struct Peer {
     seen: Option<Read>,
 }
 
-impl Peer {
+impl CheckedSocket {
     /// A socket that has asked for nothing yet.
     pub fn new(listener: Listener, is_member: bool) -> Self {
         Self {
@@ -331,7 +94,7 @@ impl Peer {
             is_foreign: false,
             has_filter: false,
             requests: Requests::new(),
-            asked: Asked::default(),
+            asked: Subscription::default(),
             events: 0,
             next: BTreeMap::new(),
             names: VecDeque::new(),
@@ -351,7 +114,7 @@ impl Peer {
             (received.message.body.cpu, seq.wrapping_add(1))
         });
         let next = next.collect();
-        let mut asked = Asked::default();
+        let mut asked = Subscription::default();
         asked.listen(listen, 0);
         Ok(Self {
             is_foreign,
@@ -366,11 +129,11 @@ impl Peer {
     pub fn send(
         &mut self,
         message: &Message,
-        surroundings: &Surroundings,
+        environment: &Environment,
         tally: &mut Tally,
     ) -> TestResult {
-        self.post(message, surroundings, tally)?;
-        self.drain(surroundings, tally)
+        self.post(message, environment, tally)?;
+        self.drain(environment, tally)
             .map_err(|failure| failure.about(format!("{message:?}")))
     }
 
@@ -378,27 +141,27 @@ impl Peer {
     pub fn post(
         &mut self,
         message: &Message,
-        surroundings: &Surroundings,
+        environment: &Environment,
         tally: &mut Tally,
     ) -> TestResult {
         let message = self.requests.distinct(message);
-        let datagram = message.bytes(surroundings.cgroups.made());
-        let fate = Fate::of(&datagram, &surroundings.cgroups);
-        let sent = self.socket()?.send_datagram(&datagram);
+        let datagram = message.bytes(environment.cgroups.made());
+        let reaction = Reaction::of(&datagram, &environment.cgroups);
+        let sent = self.handle()?.send_datagram(&datagram);
         tally.messages += 1;
-        check_sent(&fate, sent).map_err(|failure| failure.about(format!("{message:?}")))?;
-        tally.count(&fate);
-        if let Fate::Answered(request) = fate {
-            let is_in = |cgroup| surroundings.is_within(cgroup);
+        check_sent(&reaction, sent).map_err(|failure| failure.about(format!("{message:?}")))?;
+        tally.count(&reaction);
+        if let Reaction::Answered(request) = reaction {
+            let is_in = |cgroup| environment.is_within(cgroup);
             self.requests.sent(request, self.is_foreign, is_in);
         }
         Ok(())
     }
 
     /// Takes what there is to read: all that was asked for, and nothing else.
-    pub fn drain(&mut self, surroundings: &Surroundings, tally: &mut Tally) -> TestResult {
+    pub fn drain(&mut self, environment: &Environment, tally: &mut Tally) -> TestResult {
         while let Some(datagram) = self.next(MsgFlags::empty())? {
-            self.took(&datagram, surroundings, tally)?;
+            self.took(&datagram, environment, tally)?;
         }
         self.requests.expect_answered()?;
         let unread = self.names.len();
@@ -406,15 +169,15 @@ impl Peer {
     }
 
     /// Gives it a filter that keeps everything, when it was told all that it asked for.
-    pub fn filter(&mut self, surroundings: &Surroundings, tally: &mut Tally) -> TestResult {
-        self.drain(surroundings, tally)?;
+    pub fn filter(&mut self, environment: &Environment, tally: &mut Tally) -> TestResult {
+        self.drain(environment, tally)?;
         self.has_filter = true;
-        Ok(keep_bytes(self.socket()?, u32::MAX)?)
+        Ok(keep_bytes(self.handle()?, u32::MAX)?)
     }
 
     /// Looks at what is to read next, if there is something.
     pub fn peek(&mut self, reading: Reading, tally: &mut Tally) -> TestResult {
-        let part = reading.read(self.socket()?, MsgFlags::MSG_PEEK)?;
+        let part = reading.read(self.handle()?, MsgFlags::MSG_PEEK)?;
         if part.is_none() {
             return expect_eq("what was looked at", self.seen.take(), None);
         }
@@ -430,25 +193,25 @@ impl Peer {
     pub fn read(
         &mut self,
         reading: Reading,
-        surroundings: &Surroundings,
+        environment: &Environment,
         tally: &mut Tally,
     ) -> TestResult {
         let Some(whole) = self.next(MsgFlags::MSG_PEEK)? else {
             return Ok(());
         };
-        let part = reading.read(self.socket()?, MsgFlags::empty())?;
+        let part = reading.read(self.handle()?, MsgFlags::empty())?;
         tally.cut += u64::from(part.as_ref().is_some_and(|part| part.is_cut));
         reading.check(part, whole.clone())?;
-        self.took(&whole, surroundings, tally)
+        self.took(&whole, environment, tally)
     }
 
     /// The socket left the group: who was a member of it, does not listen any more.
-    pub fn left(&mut self, surroundings: &Surroundings, tally: &mut Tally) -> TestResult {
+    pub fn left(&mut self, environment: &Environment, tally: &mut Tally) -> TestResult {
         let was_member = std::mem::take(&mut self.is_member);
         if was_member {
             self.requests.ended();
         }
-        self.drain(surroundings, tally)?;
+        self.drain(environment, tally)?;
         if was_member {
             self.asked.end();
         }
@@ -456,8 +219,8 @@ impl Peer {
     }
 
     /// This task has got a name.
-    pub fn renamed(&mut self, name: [u8; 16], surroundings: &Surroundings) {
-        let (cgroups, own) = (&surroundings.cgroups, surroundings.own.cgroup);
+    pub fn renamed(&mut self, name: [u8; 16], environment: &Environment) {
+        let (cgroups, own) = (&environment.cgroups, environment.this_process.cgroup);
         let hears = |listen: Listen| {
             let cgroup = listen.cgroup();
             listen.mask & mask::COMM != 0 && cgroup.is_none_or(|id| cgroups.is_within(own, id))
@@ -469,7 +232,7 @@ impl Peer {
 
     /// Whether it has to read, lest it loses something.
     pub fn is_late(&self) -> bool {
-        let most = match self.requests.is_telling() {
+        let most = match self.requests.is_dumping() {
             true => UNREAD_BESIDE_STATE,
             false => UNREAD,
         };
@@ -477,7 +240,7 @@ impl Peer {
     }
 
     /// One of the descriptors.
-    pub fn socket(&mut self) -> Result<&mut Listener, Failure> {
+    pub fn handle(&mut self) -> Result<&mut Listener, Failure> {
         self.handles
             .last_mut()
             .ok_or_else(|| Failure::new("the socket is closed already"))
@@ -487,17 +250,17 @@ impl Peer {
     pub fn check_line(
         &mut self,
         net_ns: u64,
-        surroundings: &Surroundings,
+        environment: &Environment,
         tally: &mut Tally,
     ) -> TestResult {
-        let port_id = self.socket()?.port_id()?;
+        let port_id = self.handle()?.port_id()?;
         let limit = timeouts::deadline(COUNT_LIMIT);
         let (lines, before) = loop {
-            self.drain(surroundings, tally)?;
+            self.drain(environment, tally)?;
             let before = self.events;
-            let lines = surroundings.lines(net_ns, &[port_id])?;
+            let lines = environment.lines(net_ns, &[port_id])?;
             // What was sent while we looked is told, or is not.
-            self.drain(surroundings, tally)?;
+            self.drain(environment, tally)?;
             // An event is counted a moment after it can be read. A count that is wrong stays wrong.
             let counted = |line: &Line| (before..=self.events).contains(&line.delivered);
             if lines.iter().all(counted) || Instant::now() > limit {
@@ -528,7 +291,7 @@ impl Peer {
     /// Reads the next datagram as a whole, if there is one; with `MSG_PEEK` it stays. If it was looked
     /// at, it is still the same.
     fn next(&mut self, flags: MsgFlags) -> Result<Option<Read>, Failure> {
-        let next = Reading::WHOLE.read(self.socket()?, flags)?;
+        let next = Reading::WHOLE.read(self.handle()?, flags)?;
         if next.is_some() {
             self.requests.has_read();
         }
@@ -542,7 +305,7 @@ impl Peer {
     fn took(
         &mut self,
         datagram: &Read,
-        surroundings: &Surroundings,
+        environment: &Environment,
         tally: &mut Tally,
     ) -> TestResult {
         let messages = Received::decode_all(&datagram.bytes, datagram.sender);
@@ -552,15 +315,15 @@ impl Peer {
             match received.event {
                 Event::Ack { .. } => {
                     let expected = self.requests.answer(received)?;
-                    surroundings.check_answer(received, &expected)?;
-                    self.answered(received, &expected, surroundings, tally)?;
+                    environment.check_answer(received, &expected)?;
+                    self.answered(received, &expected, environment, tally)?;
                 }
                 Event::Process { .. } => {
-                    self.told(received, surroundings)?;
+                    self.told(received, environment)?;
                     tally.process(self.has_filter);
                 }
                 _ => {
-                    self.happened(received, surroundings)?;
+                    self.happened(received, environment)?;
                     tally.event(received);
                 }
             }
@@ -580,13 +343,13 @@ impl Peer {
     }
 
     /// An event was read.
-    fn happened(&mut self, received: &Received, surroundings: &Surroundings) -> TestResult {
-        surroundings.check_event(received)?;
+    fn happened(&mut self, received: &Received, environment: &Environment) -> TestResult {
+        environment.check_event(received)?;
         // Until a request is answered, events are as was asked before, or as is asked.
         let listens = self.asked.now.is_some();
         let next = self.requests.asked().filter(|_| listens);
         let asked = self.asked.at(received.timestamp_ns());
-        check_wanted(received, asked.chain(next), surroundings)?;
+        check_wanted(received, asked.chain(next), environment)?;
         self.check_number(received)?;
         self.check_name(received)?;
         self.events += 1;
@@ -594,11 +357,11 @@ impl Peer {
     }
 
     /// A process was read that is a part of the state.
-    fn told(&mut self, received: &Received, surroundings: &Surroundings) -> TestResult {
-        let is_own = surroundings.is_own(received);
+    fn told(&mut self, received: &Received, environment: &Environment) -> TestResult {
+        let is_own = environment.is_own(received);
         let (request, listen) = self.requests.process(received, is_own)?;
-        surroundings.check_process(received, &request)?;
-        let is_in = |id| surroundings.may_be_in(received, id);
+        environment.check_process(received, &request)?;
+        let is_in = |id| environment.may_be_in(received, id);
         let is_meant = listen.cgroup().is_none_or(is_in);
         let what = format!("processes as {listen:x?} asks for, got {received:?}");
         expect(is_meant, what)
@@ -607,11 +370,11 @@ impl Peer {
     fn answered(
         &mut self,
         answer: &Received,
-        expected: &Expected,
-        surroundings: &Surroundings,
+        expected: &ExpectedAnswer,
+        environment: &Environment,
         tally: &mut Tally,
     ) -> TestResult {
-        let Expected { request, error, .. } = expected;
+        let ExpectedAnswer { request, error, .. } = expected;
         tally.answer(request, *error);
         let cpu = answer.message.body.cpu;
         let succeeds = *error == 0;
@@ -619,7 +382,7 @@ impl Peer {
             && matches!(request.command, Ok(Command::Listen(_)))
             && self.asked.now.is_none();
         if starts {
-            surroundings.check_cpu(cpu)?;
+            environment.check_cpu(cpu)?;
             self.next = BTreeMap::from([(cpu, request.seq.wrapping_add(1))]);
             self.events = 0;
             tally.listeners += 1;
@@ -658,11 +421,11 @@ impl Peer {
 pub fn check_wanted(
     received: &Received,
     asked: impl Iterator<Item = Listen>,
-    surroundings: &Surroundings,
+    environment: &Environment,
 ) -> TestResult {
     let asked: Vec<_> = asked.collect();
     let is_wanted = asked.iter().any(|listen| {
-        let may_be_in = |id| surroundings.may_be_in(received, id);
+        let may_be_in = |id| environment.may_be_in(received, id);
         listen.wants(received) && listen.cgroup().is_none_or(may_be_in)
     });
     let Received {
@@ -677,13 +440,13 @@ pub fn check_wanted(
 }
 
 /// Expects that sendto(2) took a datagram, unless it had to be refused.
-pub fn check_sent(fate: &Fate, sent: io::Result<()>) -> TestResult {
+pub fn check_sent(reaction: &Reaction, sent: io::Result<()>) -> TestResult {
     let refused = match sent {
         Ok(()) => None,
         Err(error) => Some(Errno::from_raw(error.raw_os_error().unwrap_or_default())),
     };
-    let expected = match fate {
-        Fate::Refused(errno) => Some(*errno),
+    let expected = match reaction {
+        Reaction::Refused(errno) => Some(*errno),
         _ => None,
     };
     expect_eq("error of sendto", refused, expected)
@@ -694,7 +457,7 @@ mod tests {
     use super::*;
     use crate::wire::BATCH;
 
-    fn at(asked: &Asked, time: u64) -> Vec<(u32, u32)> {
+    fn at(asked: &Subscription, time: u64) -> Vec<(u32, u32)> {
         let listens = asked.at(time);
         listens
             .map(|Listen { mask, flags, .. }| (mask, flags))
@@ -711,7 +474,7 @@ mod tests {
 
     #[test]
     fn what_was_reported_before_an_answer_may_be_for_what_was_asked_before() {
-        let mut asked = Asked::default();
+        let mut asked = Subscription::default();
         assert!(at(&asked, 0).is_empty());
         let (sid, comm) = (mask::SID, mask::COMM);
         asked.listen(listen(sid, 0), 10);

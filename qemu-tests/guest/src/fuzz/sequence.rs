@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
-//! One thread leads several sockets through their lives, and knows at each step what has to be.
+//! A sequence of steps that one thread takes with several sockets. After each step it is known what has to
+//! be true of each socket.
 
 use netlink_sys::SocketAddr;
 
+use super::checked_socket::CheckedSocket;
 use super::coverage::Following;
+use super::environment::Environment;
 use super::message::Message;
-use super::own_namespace;
-use super::peer::{Peer, Surroundings};
 use super::program::{Program, Step};
 use super::reading::Reading;
 use super::tally::Tally;
 use crate::harness::{TestResult, expect_eq};
 use crate::listener::Listener;
 use crate::support::container::{self, Handover};
+use crate::support::procfs::own_namespace;
 use crate::support::scenario::{comm, mark};
 use crate::wire::CN_PROC;
 
@@ -22,52 +24,52 @@ const SOCKETS: usize = 6;
 /// Descriptors of one socket.
 const HANDLES: usize = 3;
 
-/// Sockets and those who know what has to be true of them.
-struct Life<'a> {
-    peers: Vec<Peer>,
+/// The sockets, each with what has to be true of it.
+struct Sequence<'a> {
+    sockets: Vec<CheckedSocket>,
     net_ns: u64,
     /// How many times this task was renamed.
     names: u32,
-    surroundings: &'a Surroundings,
+    environment: &'a Environment,
     tally: &'a mut Tally,
 }
 
-/// Runs a program, and notes what it runs through if somebody follows.
+/// Runs a program. With `following`, notes which code of the kernel each step runs through.
 pub fn run(
     program: &Program,
-    surroundings: &Surroundings,
+    environment: &Environment,
     tally: &mut Tally,
     mut following: Option<&mut Following<'_, '_>>,
 ) -> TestResult {
-    let mut life = Life {
-        peers: Vec::new(),
+    let mut sequence = Sequence {
+        sockets: Vec::new(),
         net_ns: own_namespace("net")?,
         names: 0,
-        surroundings,
+        environment,
         tally,
     };
     for step in program.steps() {
         let step = step?;
         match &mut following {
-            Some(following) => following.note(|| life.step(&step))?,
-            None => life.step(&step)?,
+            Some(following) => following.note(|| sequence.step(&step))?,
+            None => sequence.step(&step)?,
         }
     }
-    life.check_listing()?;
-    while !life.peers.is_empty() {
-        life.close(0)?;
+    sequence.check_listing()?;
+    while !sequence.sockets.is_empty() {
+        sequence.close(0)?;
     }
     Ok(())
 }
 
-impl Life<'_> {
+impl Sequence<'_> {
     fn step(&mut self, step: &Step) -> TestResult {
-        if self.peers.is_empty() {
+        if self.sockets.is_empty() {
             return self.open(true);
         }
-        let any = |socket: usize| socket % self.peers.len();
+        let any = |socket: usize| socket % self.sockets.len();
         match step {
-            Step::Open { bound } => match self.peers.len() {
+            Step::Open { bound } => match self.sockets.len() {
                 SOCKETS => Ok(()),
                 _ => self.open(*bound),
             },
@@ -89,92 +91,92 @@ impl Life<'_> {
     }
 
     fn open(&mut self, bound: bool) -> TestResult {
-        self.peers.push(if bound {
-            Peer::new(container::open()?, true)
+        self.sockets.push(if bound {
+            CheckedSocket::new(container::open()?, true)
         } else {
             let socket = Listener::open_unbound()?;
             // As far as it may: only some have the rights.
             let _ = socket.enlarge_buffer();
-            Peer::new(socket, false)
+            CheckedSocket::new(socket, false)
         });
         Ok(())
     }
 
     fn close(&mut self, index: usize) -> TestResult {
-        self.peers[index].drain(self.surroundings, self.tally)?;
+        self.sockets[index].drain(self.environment, self.tally)?;
         self.abandon(index)
     }
 
     /// Closes a descriptor, whatever there is to read.
     fn abandon(&mut self, index: usize) -> TestResult {
-        let peer = &mut self.peers[index];
-        let port_id = peer.socket()?.port_id()?;
-        peer.handles.pop();
-        if peer.handles.is_empty() {
-            self.peers.remove(index);
-            let lines = self.surroundings.lines(self.net_ns, &[port_id])?;
+        let socket = &mut self.sockets[index];
+        let port_id = socket.handle()?.port_id()?;
+        socket.handles.pop();
+        if socket.handles.is_empty() {
+            self.sockets.remove(index);
+            let lines = self.environment.lines(self.net_ns, &[port_id])?;
             expect_eq("lines of a closed socket", lines, vec![])?;
         }
         Ok(())
     }
 
     fn filter(&mut self, index: usize) -> TestResult {
-        self.peers[index].filter(self.surroundings, self.tally)
+        self.sockets[index].filter(self.environment, self.tally)
     }
 
     fn duplicate(&mut self, index: usize) -> TestResult {
-        let peer = &mut self.peers[index];
-        if peer.handles.len() < HANDLES {
-            let another = peer.socket()?.duplicate()?;
-            peer.handles.push(another);
+        let socket = &mut self.sockets[index];
+        if socket.handles.len() < HANDLES {
+            let another = socket.handle()?.duplicate()?;
+            socket.handles.push(another);
         }
         Ok(())
     }
 
     /// The last descriptor is read in any case, so that the socket stays.
     fn pass_on(&mut self, index: usize, is_read: bool) -> TestResult {
-        let peer = &mut self.peers[index];
-        peer.drain(self.surroundings, self.tally)?;
+        let socket = &mut self.sockets[index];
+        socket.drain(self.environment, self.tally)?;
         let handover = Handover::new()?;
-        handover.send(peer.socket()?)?;
-        let is_last = peer.handles.len() == 1;
-        peer.handles.pop();
+        handover.send(socket.handle()?)?;
+        let is_last = socket.handles.len() == 1;
+        socket.handles.pop();
         if is_last || is_read {
-            peer.handles.push(handover.receive()?);
+            socket.handles.push(handover.receive()?);
         }
         drop(handover);
         self.check_line(index)
     }
 
     fn leave(&mut self, index: usize) -> TestResult {
-        let peer = &mut self.peers[index];
-        peer.socket()?.socket().drop_membership(CN_PROC)?;
+        let socket = &mut self.sockets[index];
+        socket.handle()?.socket().drop_membership(CN_PROC)?;
         self.left(index)
     }
 
     fn join(&mut self, index: usize) -> TestResult {
-        let peer = &mut self.peers[index];
-        peer.socket()?.socket().add_membership(CN_PROC)?;
-        peer.is_member = true;
+        let socket = &mut self.sockets[index];
+        socket.handle()?.socket().add_membership(CN_PROC)?;
+        socket.is_member = true;
         self.check_line(index)
     }
 
     fn bind(&mut self, index: usize, in_group: bool) -> TestResult {
-        let peer = &mut self.peers[index];
-        let socket = peer.socket()?;
+        let socket = &mut self.sockets[index];
+        let socket = socket.handle()?;
         let port_id = socket.port_id()?;
         let group = u32::from(in_group) * CN_PROC;
         socket.socket().bind(&SocketAddr::new(port_id, group))?;
         if !in_group {
             return self.left(index);
         }
-        self.peers[index].is_member = true;
+        self.sockets[index].is_member = true;
         self.check_line(index)
     }
 
     /// A socket is no member any more; who was one, does not listen any more.
     fn left(&mut self, index: usize) -> TestResult {
-        self.peers[index].left(self.surroundings, self.tally)?;
+        self.sockets[index].left(self.environment, self.tally)?;
         self.check_line(index)
     }
 
@@ -185,36 +187,36 @@ impl Life<'_> {
             let name = format!("fuzz {}", self.names);
             mark(&name)?;
             let name = comm(&name);
-            let peers = self.peers.iter_mut();
-            peers.for_each(|peer| peer.renamed(name, self.surroundings));
+            let sockets = self.sockets.iter_mut();
+            sockets.for_each(|socket| socket.renamed(name, self.environment));
         }
-        for peer in self.peers.iter_mut().filter(|peer| peer.is_late()) {
-            peer.drain(self.surroundings, self.tally)?;
+        for socket in self.sockets.iter_mut().filter(|socket| socket.is_late()) {
+            socket.drain(self.environment, self.tally)?;
         }
         Ok(())
     }
 
     fn peek(&mut self, index: usize, reading: Reading) -> TestResult {
-        self.peers[index].peek(reading, self.tally)
+        self.sockets[index].peek(reading, self.tally)
     }
 
     fn read(&mut self, index: usize, reading: Reading) -> TestResult {
-        self.peers[index].read(reading, self.surroundings, self.tally)
+        self.sockets[index].read(reading, self.environment, self.tally)
     }
 
     fn check_listing(&mut self) -> TestResult {
-        (0..self.peers.len()).try_for_each(|index| self.check_line(index))
+        (0..self.sockets.len()).try_for_each(|index| self.check_line(index))
     }
 
     fn check_line(&mut self, index: usize) -> TestResult {
-        self.peers[index].check_line(self.net_ns, self.surroundings, self.tally)
+        self.sockets[index].check_line(self.net_ns, self.environment, self.tally)
     }
 
     fn send(&mut self, index: usize, message: &Message) -> TestResult {
-        self.peers[index].send(message, self.surroundings, self.tally)
+        self.sockets[index].send(message, self.environment, self.tally)
     }
 
     fn post(&mut self, index: usize, message: &Message) -> TestResult {
-        self.peers[index].post(message, self.surroundings, self.tally)
+        self.sockets[index].post(message, self.environment, self.tally)
     }
 }
