@@ -120,14 +120,14 @@ impl Iterator for Lines {
 /// Which kernel a result is of.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Subject {
+pub enum KernelUnderTest {
     /// The patched one with the module.
     Ours,
     /// The unpatched one.
     Stock,
 }
 
-impl Subject {
+impl KernelUnderTest {
     /// The name in trials and tables.
     pub fn name(self) -> &'static str {
         match self {
@@ -144,7 +144,7 @@ pub struct Trial {
     pub name: String,
     /// The kernel, if one was run for it.
     #[serde(default)]
-    pub subject: Option<Subject>,
+    pub subject: Option<KernelUnderTest>,
     /// How it ended, compared with what was expected: a test that fails on the unpatched kernel as it
     /// is declared to has passed.
     pub verdict: Outcome,

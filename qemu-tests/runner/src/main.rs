@@ -2,32 +2,24 @@
 //! Boots a kernel in QEMU and runs commands, the demonstration or the tests in it.
 //!
 //! Exit status: that of the command in the guest (`boot`, `load`), 0 or 1 (`run`, `test`, `count`, `bench`), 2 for
-//! wrong usage, 3 when the virtual machine or its surroundings failed.
+//! wrong usage, 3 when the virtual machine or what it needs failed.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use accelerator::Choice;
 use anyhow::{Result, bail, ensure};
-use clap::{Args, Parser, Subcommand};
-use settings::{Kernel, Settings};
+use clap::{Parser, Subcommand};
+use machine::guard;
+use machine::kernel::Kernel;
+use machine::settings::{HostOptions, Settings};
+use pages::{count, flavors};
+use run::{commands, test_run};
 
-mod accelerator;
 mod bench;
-mod commands;
-mod console;
-mod contract;
-mod count;
-mod flavors;
-mod guard;
-mod number;
-mod report;
-mod session;
-mod settings;
-mod terminal;
-mod test_run;
-mod virtme;
-mod vm;
+mod machine;
+mod pages;
+mod results_file;
+mod run;
 
 /// Exit status when not the guest's command or a test failed, but what is around them.
 const INFRASTRUCTURE_FAILURE: u8 = 3;
@@ -57,7 +49,7 @@ enum Command {
         #[arg(long, value_name = "SIZE")]
         memory: Option<String>,
         #[command(flatten)]
-        surroundings: Surroundings,
+        host: HostOptions,
         /// Command line for /bin/sh; its standard input is empty.
         #[arg(last = true, value_name = "CMD")]
         command: Vec<String>,
@@ -80,7 +72,7 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         results: Option<PathBuf>,
         #[command(flatten)]
-        surroundings: Surroundings,
+        host: HostOptions,
         /// The load, and its options.
         #[arg(last = true, required = true)]
         arguments: Vec<String>,
@@ -103,7 +95,7 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         module: Option<PathBuf>,
         #[command(flatten)]
-        surroundings: Surroundings,
+        host: HostOptions,
     },
     /// Run the tests on the patched kernel, on the stock kernel, or on both.
     Test {
@@ -128,7 +120,7 @@ enum Command {
         )]
         table: Option<PathBuf>,
         #[command(flatten)]
-        surroundings: Surroundings,
+        host: HostOptions,
         #[command(flatten)]
         selection: libtest_mimic::Arguments,
     },
@@ -174,7 +166,7 @@ enum Command {
         #[arg(long)]
         check: bool,
         #[command(flatten)]
-        surroundings: Surroundings,
+        host: HostOptions,
     },
     /// Run a program and kill it, with all it started, when the standard input ends.
     #[command(hide = true)]
@@ -185,25 +177,8 @@ enum Command {
     },
 }
 
-/// What every virtual machine needs.
-#[derive(Args)]
-pub struct Surroundings {
-    /// Guest program; by default proc-events-guest beside this program.
-    #[arg(long, value_name = "FILE")]
-    guest: Option<PathBuf>,
-    /// virtme-ng; by default the one in the cache.
-    #[arg(long, value_name = "FILE", env = "PROC_EVENTS_VNG")]
-    vng: Option<PathBuf>,
-    /// Root of the guest of another machine, which is not the host's.
-    #[arg(long, value_name = "DIR", env = "PROC_EVENTS_ROOT")]
-    root: Option<PathBuf>,
-    /// Hardware virtualization or emulation.
-    #[arg(long, value_enum, default_value_t = Choice::Auto, env = "PROC_EVENTS_ACCELERATOR")]
-    accelerator: Choice,
-}
-
 fn main() -> ExitCode {
-    match run(Arguments::parse().command) {
+    match execute(Arguments::parse().command) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
             eprintln!("proc-events-vm: {error:#}");
@@ -212,20 +187,20 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> Result<u8> {
+fn execute(command: Command) -> Result<u8> {
     match command {
         Command::Boot {
             kernel,
             module,
             flavor_name,
             memory,
-            surroundings,
+            host,
             command,
         } => {
             let mut kernel = Kernel::new(flavor_name, kernel, module)?;
             kernel.memory = memory.unwrap_or(kernel.memory);
             commands::boot(
-                &Settings::new(&surroundings, kernel.machine)?,
+                &Settings::new(&host, kernel.architecture)?,
                 &kernel,
                 &command,
             )
@@ -236,22 +211,22 @@ fn run(command: Command) -> Result<u8> {
             flavor_name,
             memory,
             results,
-            surroundings,
+            host,
             arguments,
         } => {
             let mut kernel = Kernel::new(flavor_name, kernel, module)?;
             kernel.memory = memory.unwrap_or(kernel.memory);
-            let settings = Settings::new(&surroundings, kernel.machine)?;
+            let settings = Settings::new(&host, kernel.architecture)?;
             commands::load(&settings, &kernel, results.as_deref(), &arguments)
         }
         Command::Count { failed, files } => Ok(count::run(&files, failed)),
         Command::Run {
             kernel,
             module,
-            surroundings,
+            host,
         } => {
             let kernel = Kernel::new("patched".into(), kernel, module)?;
-            commands::run(&Settings::new(&surroundings, kernel.machine)?, &kernel)
+            commands::run(&Settings::new(&host, kernel.architecture)?, &kernel)
         }
         Command::Test {
             kernel,
@@ -259,7 +234,7 @@ fn run(command: Command) -> Result<u8> {
             stock_kernel,
             results,
             table,
-            surroundings,
+            host,
             selection,
         } => {
             let ours = kernel
@@ -278,7 +253,7 @@ fn run(command: Command) -> Result<u8> {
             let Some(first) = ours.as_ref().or(stock.as_ref()) else {
                 bail!("no kernel to test")
             };
-            let settings = Settings::new(&surroundings, first.machine)?;
+            let settings = Settings::new(&host, first.architecture)?;
             test_run::run(
                 &settings,
                 ours.as_ref(),
@@ -305,9 +280,9 @@ fn run(command: Command) -> Result<u8> {
             output,
             date,
             check,
-            surroundings,
+            host,
         } => {
-            let subjects = bench::Subjects {
+            let kernels = bench::BenchKernels {
                 ours: Kernel::new("ours".into(), kernel, Some(module))?,
                 stock: Kernel::new("stock".into(), stock_kernel, None)?,
                 floor: Kernel::new("floor".into(), floor_kernel, None)?,
@@ -318,8 +293,8 @@ fn run(command: Command) -> Result<u8> {
                 output: output.as_deref(),
                 date: &date,
             };
-            let settings = Settings::new(&surroundings, subjects.ours.machine)?;
-            bench::run(&settings, &subjects, &files, check)
+            let settings = Settings::new(&host, kernels.ours.architecture)?;
+            bench::run(&settings, &kernels, &files, check)
         }
         Command::Guard { command } => guard::run(&command),
     }

@@ -5,23 +5,23 @@ use std::collections::BTreeMap;
 
 use protocol::bench::{MOST_UNREAD, Operation, SOME_UNREAD, Situation, UNREAD};
 
-use crate::bench::figures::{Figures, Which};
-use crate::bench::report::{CROWDS, with_spread};
-use crate::bench::table::{Section, number};
-use crate::number::grouped;
+use super::figures::Figures;
+use super::kernels::BenchKernel;
+use super::table::{CROWDS, Section, number, with_spread};
+use crate::pages::number::grouped;
 
 /// Who gets events, and how.
-const COLUMNS: [(&str, Which, Situation); 4] = [
-    ("stock", Which::Stock, Situation::Everything),
-    ("ours", Which::Ours, Situation::Everything),
-    ("ours with BATCH", Which::Ours, Situation::Batch),
-    ("eBPF", Which::Ours, Situation::Peer),
+const COLUMNS: [(&str, BenchKernel, Situation); 4] = [
+    ("stock", BenchKernel::Stock, Situation::Everything),
+    ("ours", BenchKernel::Ours, Situation::Everything),
+    ("ours with BATCH", BenchKernel::Ours, Situation::Batch),
+    ("eBPF", BenchKernel::Ours, Situation::Peer),
 ];
 
 /// The table.
 pub fn section(figures: &Figures) -> Section {
-    let row = |case: String, cell: &dyn Fn(Which, Situation) -> String| {
-        let cells = COLUMNS.map(|(_, which, situation)| cell(which, situation));
+    let row = |case: String, cell: &dyn Fn(BenchKernel, Situation) -> String| {
+        let cells = COLUMNS.map(|(_, kernel, situation)| cell(kernel, situation));
         [case].into_iter().chain(cells).collect::<Vec<_>>()
     };
     let mut rows = Vec::new();
@@ -30,22 +30,22 @@ pub fn section(figures: &Figures) -> Section {
             1 => "COMM delivered to 1 listener".to_owned(),
             _ => format!("COMM delivered to {count} listeners"),
         };
-        rows.push(row(case, &|which, situation| {
-            with_spread(figures.in_turn(which, Operation::Comm, situation, count))
+        rows.push(row(case, &|kernel, situation| {
+            with_spread(figures.in_turn(kernel, Operation::Comm, situation, count))
         }));
     }
     for unread in UNREAD {
-        rows.push(row(reading_case(figures, unread), &|which, situation| {
-            number(read(figures, which, situation, unread))
+        rows.push(row(reading_case(figures, unread), &|kernel, situation| {
+            number(read(figures, kernel, situation, unread))
         }));
     }
     let case = "end to end: COMM delivered to 1 listener, and read".to_owned();
-    rows.push(row(case, &|which, situation| {
-        number(figures.end_to_end(which, situation))
+    rows.push(row(case, &|kernel, situation| {
+        number(figures.end_to_end(kernel, situation))
     }));
     let case = "events of a burst kept in the default buffer".to_owned();
-    rows.push(row(case, &|which, situation| {
-        number(figures.kept(which, situation))
+    rows.push(row(case, &|kernel, situation| {
+        number(figures.kept(kernel, situation))
     }));
     let heads = COLUMNS.map(|(name, ..)| name.to_owned());
     Section {
@@ -67,7 +67,7 @@ pub fn section(figures: &Figures) -> Section {
 /// What is read, and how many events a datagram has then.
 fn reading_case(figures: &Figures, unread: u32) -> String {
     let case = format!("reading an event, {unread} unread");
-    match figures.reading(Which::Ours, Situation::Batch, unread) {
+    match figures.reading(BenchKernel::Ours, Situation::Batch, unread) {
         Some(reading) => {
             let each = f64::from(unread) / f64::from(reading.datagrams);
             format!("{case} (with BATCH {} in a datagram)", grouped(each, 1))
@@ -77,20 +77,22 @@ fn reading_case(figures: &Figures, unread: u32) -> String {
 }
 
 /// Instructions of each of so many events. Of eBPF's records there are always the same number.
-fn read(figures: &Figures, which: Which, situation: Situation, unread: u32) -> Option<f64> {
+fn read(figures: &Figures, kernel: BenchKernel, situation: Situation, unread: u32) -> Option<f64> {
     match situation {
         Situation::Peer if unread == SOME_UNREAD => {
-            figures.whole(which, Operation::Read, situation, 1)
+            figures.whole(kernel, Operation::Read, situation, 1)
         }
-        _ => Some(figures.reading(which, situation, unread)?.instructions),
+        _ => Some(figures.reading(kernel, situation, unread)?.instructions),
     }
 }
 
 /// A value of each column that has one, by the columns' names.
-pub fn by_column(value: impl Fn(Which, Situation) -> Option<f64>) -> BTreeMap<&'static str, f64> {
+pub fn by_column(
+    value: impl Fn(BenchKernel, Situation) -> Option<f64>,
+) -> BTreeMap<&'static str, f64> {
     COLUMNS
         .into_iter()
-        .filter_map(|(name, which, situation)| Some((name, value(which, situation)?)))
+        .filter_map(|(name, kernel, situation)| Some((name, value(kernel, situation)?)))
         .collect()
 }
 
@@ -103,7 +105,7 @@ mod tests {
         let mut figures = Figures::default();
         let comm = Operation::Comm;
         figures.add(
-            Which::Ours,
+            BenchKernel::Ours,
             vec![
                 with_cost(line(comm, Situation::Everything, 8, 5000.0), 4700.0),
                 with_cost(line(comm, Situation::Batch, 8, 2000.0), 1600.0),
@@ -114,7 +116,7 @@ mod tests {
                 burst(Situation::Batch, 2352),
             ],
         );
-        figures.add(Which::Stock, vec![burst(Situation::Everything, 221)]);
+        figures.add(BenchKernel::Stock, vec![burst(Situation::Everything, 221)]);
         figures
     }
 
@@ -155,7 +157,7 @@ mod tests {
     #[test]
     fn columns_without_a_value_are_left_out() {
         let figures = figures();
-        let kept = by_column(|which, situation| figures.kept(which, situation));
+        let kept = by_column(|kernel, situation| figures.kept(kernel, situation));
         let expected = BTreeMap::from([("ours with BATCH", 2352.0), ("stock", 221.0)]);
         assert_eq!(kept, expected);
     }

@@ -7,8 +7,9 @@ use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 use protocol::bench::{Operation, Situation};
 
-use crate::bench::figures::{Figures, Which};
-use crate::bench::report::CROWDS;
+use super::figures::Figures;
+use super::kernels::BenchKernel;
+use super::table::CROWDS;
 
 const SIZE: (u32, u32) = (800, 480);
 const FONT: &str = "sans-serif";
@@ -41,46 +42,46 @@ fn draw(file: &Path, figures: &Figures) -> Result<(), Box<dyn std::error::Error>
     let series = [
         (
             "stock, delivered",
-            Which::Stock,
+            BenchKernel::Stock,
             Situation::Everything,
             RGBColor(200, 60, 40),
         ),
         (
             "ours, delivered",
-            Which::Ours,
+            BenchKernel::Ours,
             Situation::Everything,
             RGBColor(30, 90, 180),
         ),
         (
             "ours, in batches",
-            Which::Ours,
+            BenchKernel::Ours,
             Situation::Batch,
             RGBColor(20, 160, 190),
         ),
         (
             "stock, filtered out",
-            Which::Stock,
+            BenchKernel::Stock,
             Situation::Filtered,
             RGBColor(230, 150, 40),
         ),
         (
             "ours, filtered out",
-            Which::Ours,
+            BenchKernel::Ours,
             Situation::Filtered,
             RGBColor(40, 150, 90),
         ),
         (
             "ours, in one of so many containers",
-            Which::Ours,
+            BenchKernel::Ours,
             Situation::Containers,
             RGBColor(130, 80, 160),
         ),
     ];
-    for (name, which, situation, color) in series {
+    for (name, kernel, situation, color) in series {
         let points: Vec<_> = CROWDS
             .into_iter()
             .filter_map(|count| {
-                let cost = figures.cost(which, Operation::Comm, situation, count)?;
+                let cost = figures.cost(kernel, Operation::Comm, situation, count)?;
                 Some((f64::from(count), cost.max(LEAST)))
             })
             .collect();
@@ -93,7 +94,7 @@ fn draw(file: &Path, figures: &Figures) -> Result<(), Box<dyn std::error::Error>
             .label(name)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2)));
     }
-    if let Some(cost) = figures.cost(Which::Ours, Operation::Comm, Situation::Peer, 1) {
+    if let Some(cost) = figures.cost(BenchKernel::Ours, Operation::Comm, Situation::Peer, 1) {
         chart
             .draw_series([TriangleMarker::new((1.0, cost), 6, BLACK.filled())])?
             .label("eBPF, into a ring buffer")
@@ -128,7 +129,7 @@ mod tests {
             (Situation::Peer, 1, 800.0),
         ]
         .map(|(situation, count, value)| line(comm, situation, count, value));
-        figures.add(Which::Ours, lines.to_vec());
+        figures.add(BenchKernel::Ours, lines.to_vec());
         let file = env::temp_dir().join(format!("proc-events-chart.{}.svg", process::id()));
         write(&file, &figures).unwrap();
         let svg = fs::read_to_string(&file).unwrap();

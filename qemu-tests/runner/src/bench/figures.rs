@@ -8,69 +8,49 @@ use protocol::bench::{
     Situation,
 };
 
-/// Which kernel a figure is of.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub enum Which {
-    /// Patched, without process events.
-    Floor,
-    /// Unpatched.
-    Stock,
-    /// Patched, with the module.
-    Ours,
-}
+use super::kernels::BenchKernel;
 
-impl Which {
-    /// The name in tables.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Floor => "floor",
-            Self::Stock => "stock",
-            Self::Ours => "ours",
-        }
-    }
-}
-
-type Key = (Which, Operation, Situation, u32);
+type Key = (BenchKernel, Operation, Situation, u32);
 
 /// The figures.
 #[derive(Debug, Default)]
 pub struct Figures {
     figures: BTreeMap<Key, Figure>,
-    missing: BTreeMap<(Which, Situation), String>,
-    readings: BTreeMap<(Which, Situation, u32), Reading>,
-    bursts: BTreeMap<(Which, Situation), Burst>,
-    floods: BTreeMap<(Which, Situation), Vec<Flood>>,
-    latencies: BTreeMap<Which, Vec<Latency>>,
-    many: BTreeMap<Which, Vec<Many>>,
-    pictures: BTreeMap<(Which, Situation, u32), Picture>,
+    missing: BTreeMap<(BenchKernel, Situation), String>,
+    readings: BTreeMap<(BenchKernel, Situation, u32), Reading>,
+    bursts: BTreeMap<(BenchKernel, Situation), Burst>,
+    floods: BTreeMap<(BenchKernel, Situation), Vec<Flood>>,
+    latencies: BTreeMap<BenchKernel, Vec<Latency>>,
+    many: BTreeMap<BenchKernel, Vec<Many>>,
+    pictures: BTreeMap<(BenchKernel, Situation, u32), Picture>,
 }
 
 impl Figures {
     /// Adds what the benchmark said on one kernel.
-    pub fn add(&mut self, which: Which, lines: Vec<Line>) {
+    pub fn add(&mut self, kernel: BenchKernel, lines: Vec<Line>) {
         for line in lines {
             match line {
                 Line::Total(_) => {}
                 Line::Figure(figure) => {
-                    let key = (which, figure.operation, figure.situation, figure.listeners);
+                    let key = (kernel, figure.operation, figure.situation, figure.listeners);
                     self.figures.insert(key, figure);
                 }
                 Line::Missing {
                     situation, reason, ..
-                } => _ = self.missing.insert((which, situation), reason),
+                } => _ = self.missing.insert((kernel, situation), reason),
                 Line::Reading(reading) => {
-                    let key = (which, reading.situation, reading.unread);
+                    let key = (kernel, reading.situation, reading.unread);
                     self.readings.insert(key, reading);
                 }
-                Line::Burst(burst) => _ = self.bursts.insert((which, burst.situation), burst),
+                Line::Burst(burst) => _ = self.bursts.insert((kernel, burst.situation), burst),
                 Line::Flood(flood) => {
-                    let key = (which, flood.situation);
+                    let key = (kernel, flood.situation);
                     self.floods.entry(key).or_default().push(flood);
                 }
-                Line::Latency(latency) => self.latencies.entry(which).or_default().push(latency),
-                Line::Many(many) => self.many.entry(which).or_default().push(many),
+                Line::Latency(latency) => self.latencies.entry(kernel).or_default().push(latency),
+                Line::Many(many) => self.many.entry(kernel).or_default().push(many),
                 Line::Picture(picture) => {
-                    let key = (which, picture.situation, picture.processes);
+                    let key = (kernel, picture.situation, picture.processes);
                     self.pictures.insert(key, picture);
                 }
             }
@@ -78,30 +58,30 @@ impl Figures {
     }
 
     /// All of them.
-    pub fn all(&self) -> impl Iterator<Item = (Which, &Figure)> {
+    pub fn all(&self) -> impl Iterator<Item = (BenchKernel, &Figure)> {
         self.figures
             .iter()
-            .map(|((which, ..), figure)| (*which, figure))
+            .map(|((kernel, ..), figure)| (*kernel, figure))
     }
 
     /// Why there are no figures of a situation, for each kernel.
-    pub fn missing(&self) -> impl Iterator<Item = (Which, Situation, &str)> {
+    pub fn missing(&self) -> impl Iterator<Item = (BenchKernel, Situation, &str)> {
         let entries = self.missing.iter();
-        entries.map(|((which, situation), reason)| (*which, *situation, reason.as_str()))
+        entries.map(|((kernel, situation), reason)| (*kernel, *situation, reason.as_str()))
     }
 
     /// Instructions of an operation, all of them: the median, or of what is done to processes what
     /// the cheapest tenth took.
     pub fn whole(
         &self,
-        which: Which,
+        kernel: BenchKernel,
         operation: Operation,
         situation: Situation,
         listeners: u32,
     ) -> Option<f64> {
         let figure = self
             .figures
-            .get(&(which, operation, situation, listeners))?;
+            .get(&(kernel, operation, situation, listeners))?;
         Some(if operation.is_of_processes() {
             figure.low
         } else {
@@ -110,13 +90,13 @@ impl Figures {
     }
 
     /// Instructions of an operation with nobody listening.
-    pub fn alone(&self, which: Which, operation: Operation) -> Option<f64> {
-        self.whole(which, operation, Situation::Nobody, 0)
+    pub fn alone(&self, kernel: BenchKernel, operation: Operation) -> Option<f64> {
+        self.whole(kernel, operation, Situation::Nobody, 0)
     }
 
     /// What the cheapest tenth took with nobody listening.
-    pub fn low_alone(&self, which: Which, operation: Operation) -> Option<f64> {
-        let key = (which, operation, Situation::Nobody, 0);
+    pub fn low_alone(&self, kernel: BenchKernel, operation: Operation) -> Option<f64> {
+        let key = (kernel, operation, Situation::Nobody, 0);
         Some(self.figures.get(&key)?.low)
     }
 
@@ -124,18 +104,18 @@ impl Figures {
     /// with it, if so it was.
     pub fn cost(
         &self,
-        which: Which,
+        kernel: BenchKernel,
         operation: Operation,
         situation: Situation,
         listeners: u32,
     ) -> Option<f64> {
-        if let Some(cost) = self.in_turn(which, operation, situation, listeners) {
+        if let Some(cost) = self.in_turn(kernel, operation, situation, listeners) {
             return Some(cost.instructions);
         }
-        let whole = self.whole(which, operation, situation, listeners)?;
+        let whole = self.whole(kernel, operation, situation, listeners)?;
         let alone = match situation {
-            Situation::Containers => self.whole(which, operation, situation, 0)?,
-            _ => self.alone(which, operation)?,
+            Situation::Containers => self.whole(kernel, operation, situation, 0)?,
+            _ => self.alone(kernel, operation)?,
         };
         Some(whole - alone)
     }
@@ -143,72 +123,82 @@ impl Figures {
     /// The same with how far apart the rounds were; `None` if it was not measured in rounds.
     pub fn in_turn(
         &self,
-        which: Which,
+        kernel: BenchKernel,
         operation: Operation,
         situation: Situation,
         listeners: u32,
     ) -> Option<Cost> {
-        let key = (which, operation, situation, listeners);
+        let key = (kernel, operation, situation, listeners);
         self.figures.get(&key)?.cost
     }
 
     /// What it is above the same with listeners that do not ask for IDENTITY, measured in turn.
     pub fn added(
         &self,
-        which: Which,
+        kernel: BenchKernel,
         operation: Operation,
         situation: Situation,
         listeners: u32,
     ) -> Option<Cost> {
-        let key = (which, operation, situation, listeners);
+        let key = (kernel, operation, situation, listeners);
         self.figures.get(&key)?.added
     }
 
     /// What it takes to read so many events that wait.
-    pub fn reading(&self, which: Which, situation: Situation, unread: u32) -> Option<&Reading> {
-        self.readings.get(&(which, situation, unread))
+    pub fn reading(
+        &self,
+        kernel: BenchKernel,
+        situation: Situation,
+        unread: u32,
+    ) -> Option<&Reading> {
+        self.readings.get(&(kernel, situation, unread))
     }
 
     /// All of these.
-    pub fn readings(&self) -> impl Iterator<Item = (Which, &Reading)> {
+    pub fn readings(&self) -> impl Iterator<Item = (BenchKernel, &Reading)> {
         let entries = self.readings.iter();
-        entries.map(|((which, ..), reading)| (*which, reading))
+        entries.map(|((kernel, ..), reading)| (*kernel, reading))
     }
 
     /// Instructions that it takes to learn of one of so many processes that it is there.
-    pub fn picture(&self, which: Which, situation: Situation, processes: u32) -> Option<f64> {
+    pub fn picture(
+        &self,
+        kernel: BenchKernel,
+        situation: Situation,
+        processes: u32,
+    ) -> Option<f64> {
         Some(
             self.pictures
-                .get(&(which, situation, processes))?
+                .get(&(kernel, situation, processes))?
                 .instructions,
         )
     }
 
     /// All of these.
-    pub fn pictures(&self) -> impl Iterator<Item = (Which, &Picture)> {
+    pub fn pictures(&self) -> impl Iterator<Item = (BenchKernel, &Picture)> {
         let entries = self.pictures.iter();
-        entries.map(|((which, ..), picture)| (*which, picture))
+        entries.map(|((kernel, ..), picture)| (*kernel, picture))
     }
 
     /// Instructions of a COMM event for who raises it above those with nobody listening, and for its
     /// one reader, who reads when many are there.
-    pub fn end_to_end(&self, which: Which, situation: Situation) -> Option<f64> {
-        let raised = self.cost(which, Operation::Comm, situation, 1)?;
+    pub fn end_to_end(&self, kernel: BenchKernel, situation: Situation) -> Option<f64> {
+        let raised = self.cost(kernel, Operation::Comm, situation, 1)?;
         let read = match situation {
-            Situation::Peer => self.whole(which, Operation::Read, situation, 1)?,
-            _ => self.reading(which, situation, MOST_UNREAD)?.instructions,
+            Situation::Peer => self.whole(kernel, Operation::Read, situation, 1)?,
+            _ => self.reading(kernel, situation, MOST_UNREAD)?.instructions,
         };
         Some(raised + read)
     }
 
     /// Events of a burst that the default buffer keeps.
-    pub fn kept(&self, which: Which, situation: Situation) -> Option<f64> {
-        Some(self.bursts.get(&(which, situation))?.kept as f64)
+    pub fn kept(&self, kernel: BenchKernel, situation: Situation) -> Option<f64> {
+        Some(self.bursts.get(&(kernel, situation))?.kept as f64)
     }
 
     /// Events a second until the first loss, all rounds together, and how many of them had a loss.
-    pub fn flood(&self, which: Which, situation: Situation) -> Option<(f64, usize, usize)> {
-        let floods = self.floods.get(&(which, situation))?;
+    pub fn flood(&self, kernel: BenchKernel, situation: Situation) -> Option<(f64, usize, usize)> {
+        let floods = self.floods.get(&(kernel, situation))?;
         let events: u64 = floods.iter().map(|flood| flood.events).sum();
         let seconds: f64 = floods.iter().map(|flood| flood.seconds).sum();
         let lost = floods.iter().filter(|flood| flood.lost).count();
@@ -216,15 +206,15 @@ impl Figures {
     }
 
     /// Nanoseconds from an event until a waiting listener has read it: the median of the rounds.
-    pub fn latency(&self, which: Which) -> Option<f64> {
-        let latencies = self.latencies.get(&which)?.iter();
+    pub fn latency(&self, kernel: BenchKernel) -> Option<f64> {
+        let latencies = self.latencies.get(&kernel)?.iter();
         median(latencies.map(|latency| latency.nanoseconds))
     }
 
     /// Seconds until many listeners have sent LISTEN, and until the process has ended that had them:
     /// the medians of the rounds.
-    pub fn many(&self, which: Which) -> Option<Many> {
-        let many = self.many.get(&which)?.iter();
+    pub fn many(&self, kernel: BenchKernel) -> Option<Many> {
+        let many = self.many.get(&kernel)?.iter();
         Some(Many {
             listen: median(many.clone().map(|many| many.listen))?,
             exit: median(many.map(|many| many.exit))?,
@@ -326,12 +316,12 @@ pub mod tests {
             reading(Situation::Batch, 1, 1, 1400.0),
             reading(Situation::Batch, MOST_UNREAD, 12, 50.0),
         ];
-        figures.add(Which::Ours, lines);
-        let sum = |situation| figures.end_to_end(Which::Ours, situation);
+        figures.add(BenchKernel::Ours, lines);
+        let sum = |situation| figures.end_to_end(BenchKernel::Ours, situation);
         assert_eq!(sum(Situation::Everything), Some(1900.0));
         assert_eq!(sum(Situation::Batch), Some(300.0));
         assert_eq!(sum(Situation::Peer), Some(463.0));
-        let stock = figures.end_to_end(Which::Stock, Situation::Everything);
+        let stock = figures.end_to_end(BenchKernel::Stock, Situation::Everything);
         assert_eq!(stock, None);
     }
 
@@ -340,7 +330,7 @@ pub mod tests {
         let mut figures = Figures::default();
         let comm = Operation::Comm;
         figures.add(
-            Which::Ours,
+            BenchKernel::Ours,
             vec![
                 line(comm, Situation::Nobody, 0, 400.0),
                 line(comm, Situation::Everything, 8, 1400.0),
@@ -348,12 +338,12 @@ pub mod tests {
                 line(comm, Situation::Containers, 8, 1010.0),
             ],
         );
-        let cost = |situation| figures.cost(Which::Ours, comm, situation, 8);
+        let cost = |situation| figures.cost(BenchKernel::Ours, comm, situation, 8);
         assert_eq!(cost(Situation::Everything), Some(1000.0));
         assert_eq!(cost(Situation::Containers), Some(600.0));
         assert_eq!(cost(Situation::Dead), None);
         assert_eq!(
-            figures.cost(Which::Stock, comm, Situation::Everything, 8),
+            figures.cost(BenchKernel::Stock, comm, Situation::Everything, 8),
             None
         );
     }
@@ -364,8 +354,13 @@ pub mod tests {
         let with = line(Operation::ShortFork, Situation::Filtered, 1, 20_600.0);
         let with = with_cost(with, 1.0);
         let alone = line(Operation::ShortFork, Situation::Nobody, 0, 20_000.0);
-        figures.add(Which::Ours, vec![alone, with]);
-        let cost = figures.cost(Which::Ours, Operation::ShortFork, Situation::Filtered, 1);
+        figures.add(BenchKernel::Ours, vec![alone, with]);
+        let cost = figures.cost(
+            BenchKernel::Ours,
+            Operation::ShortFork,
+            Situation::Filtered,
+            1,
+        );
         assert_eq!(cost, Some(1.0));
     }
 
@@ -381,24 +376,24 @@ pub mod tests {
             })
         };
         figures.add(
-            Which::Ours,
+            BenchKernel::Ours,
             vec![flood(80, false), flood(2, true), flood(38, true)],
         );
-        let flood = |which, situation| figures.flood(which, situation);
+        let flood = |kernel, situation| figures.flood(kernel, situation);
         assert_eq!(
-            flood(Which::Ours, Situation::Everything),
+            flood(BenchKernel::Ours, Situation::Everything),
             Some((20.0, 2, 3))
         );
-        assert_eq!(flood(Which::Ours, Situation::Batch), None);
-        assert_eq!(flood(Which::Stock, Situation::Everything), None);
+        assert_eq!(flood(BenchKernel::Ours, Situation::Batch), None);
+        assert_eq!(flood(BenchKernel::Stock, Situation::Everything), None);
     }
 
     #[test]
     fn the_median_latency_counts() {
         let mut figures = Figures::default();
         let lines = [3.0, 100.0, 1.0].map(|nanoseconds| Line::Latency(Latency { nanoseconds }));
-        figures.add(Which::Ours, lines.to_vec());
-        assert_eq!(figures.latency(Which::Ours), Some(3.0));
-        assert_eq!(figures.latency(Which::Stock), None);
+        figures.add(BenchKernel::Ours, lines.to_vec());
+        assert_eq!(figures.latency(BenchKernel::Ours), Some(3.0));
+        assert_eq!(figures.latency(BenchKernel::Stock), None);
     }
 }

@@ -3,17 +3,17 @@
 
 use protocol::bench::{Operation, Situation, WITH_FLAGS};
 
-use crate::bench::figures::{Figures, Which};
-use crate::bench::report::with_spread;
-use crate::bench::table::Section;
-use crate::number::grouped;
+use super::figures::Figures;
+use super::kernels::BenchKernel;
+use super::table::{Section, with_spread};
+use crate::pages::number::grouped;
 
 /// How those listeners get events that ask for IDENTITY.
 const FORMS: [Situation; 2] = [Situation::Identity, Situation::IdentityBatch];
 
 /// The table.
 pub fn section(figures: &Figures) -> Section {
-    let (comm, ours) = (Operation::Comm, Which::Ours);
+    let (comm, ours) = (Operation::Comm, BenchKernel::Ours);
     let mut rows = Vec::new();
     let mut add = |case: String, single: String, batch: String| {
         rows.push(vec![case, "-".to_owned(), single, batch]);
@@ -86,7 +86,7 @@ pub fn outside(count: u32) -> String {
 /// What IDENTITY adds to an event, whoever gets it, and for each listener.
 fn parts(figures: &Figures, form: Situation) -> Option<[f64; 2]> {
     let added = |count| {
-        let added = figures.added(Which::Ours, Operation::Comm, form, count)?;
+        let added = figures.added(BenchKernel::Ours, Operation::Comm, form, count)?;
         Some(added.instructions)
     };
     let [first, last] = ends();
@@ -122,7 +122,7 @@ mod tests {
             with(comm, Situation::OtherCgroup, 8, 305.0),
             with(Operation::ThreadExit, Situation::Processes, 1, 190.0),
         ];
-        figures.add(Which::Ours, lines);
+        figures.add(BenchKernel::Ours, lines);
         let Section { head, rows, .. } = section(&figures);
         for expected in [
             [

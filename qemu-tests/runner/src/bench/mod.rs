@@ -5,7 +5,7 @@
 //! the same on any machine. What takes two CPUs is measured in another virtual machine, in the time
 //! of this one, and only as ratios of any worth.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,18 +15,24 @@ use protocol::bench::Line;
 use protocol::results::Record;
 use protocol::{FromGuest, Job};
 
-use crate::accelerator::{self, Accelerator};
-use crate::bench::figures::{Figures, Which};
-use crate::settings::{Kernel, Settings};
-use crate::virtme::text;
-use crate::vm::{self, BOOT_LIMIT, Vm};
+use crate::bench::figures::Figures;
+pub use kernels::BenchKernels;
+
+use crate::bench::kernels::BenchKernel;
+use crate::machine::accelerator::Accelerator;
+use crate::machine::files::text;
+use crate::machine::kernel::Kernel;
+use crate::machine::probe;
+use crate::machine::settings::Settings;
+use crate::machine::vm::{self, BOOT_LIMIT, Vm};
 
 mod batches;
 mod chart;
 mod figures;
 mod flags;
-mod made;
-mod report;
+mod kernels;
+mod page;
+mod provenance;
 mod state;
 mod table;
 mod targets;
@@ -36,18 +42,6 @@ const FIGURE_LIMIT: Duration = Duration::from_secs(600);
 
 /// How often the progress is told.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
-
-/// What is measured with.
-pub struct Subjects {
-    /// The patched kernel.
-    pub ours: Kernel,
-    /// The unpatched one.
-    pub stock: Kernel,
-    /// The patched one without process events.
-    pub floor: Kernel,
-    /// The program that lets eBPF programs record events.
-    pub peer: Option<PathBuf>,
-}
 
 /// Where the results go, besides the terminal.
 pub struct Files<'a> {
@@ -60,39 +54,44 @@ pub struct Files<'a> {
 }
 
 /// Measures and reports. With `check`, 1 if a target is missed; else 0.
-pub fn run(settings: &Settings, subjects: &Subjects, files: &Files<'_>, check: bool) -> Result<u8> {
+pub fn run(
+    settings: &Settings,
+    kernels: &BenchKernels,
+    files: &Files<'_>,
+    check: bool,
+) -> Result<u8> {
     let started = Instant::now();
     let mut figures = Figures::default();
     eprintln!("bench: three kernels on one emulated CPU each, a few minutes in all");
-    for (which, lines) in count_all(settings, subjects)? {
-        figures.add(which, lines);
+    for (kernel, lines) in count_all(settings, kernels)? {
+        figures.add(kernel, lines);
     }
-    let accelerator = accelerator::choose(settings, &subjects.ours)?;
-    for (which, kernel) in [
-        (Which::Stock, &subjects.stock),
-        (Which::Ours, &subjects.ours),
+    let accelerator = probe::choose_accelerator(settings, &kernels.ours)?;
+    for (id, kernel) in [
+        (BenchKernel::Stock, &kernels.stock),
+        (BenchKernel::Ours, &kernels.ours),
     ] {
         let lines = measure(settings, kernel, accelerator, vec!["--parallel".to_owned()])?;
-        figures.add(which, lines);
+        figures.add(id, lines);
     }
-    let made = made::Made::new(
+    let provenance = provenance::Provenance::new(
         settings,
-        subjects,
+        kernels,
         accelerator,
         files.date,
         started.elapsed(),
     )?;
     let targets = targets::all(&figures);
-    let sections = report::sections(&figures, &targets, accelerator);
-    print!("{}", table::text(&made, &sections));
+    let sections = page::sections(&figures, &targets, accelerator);
+    print!("{}", table::text(&provenance, &sections));
     if let Some(json) = files.json {
-        report::write_json(json, &made, &figures, &targets)?;
+        page::write_json(json, &provenance, &figures, &targets)?;
         println!("figures for programs: {}", json.display());
     }
     if let Some(output) = files.output {
-        report::write_page(output, &made, &sections)?;
-        chart::write(&output.join(report::CHART), &figures)?;
-        println!("page and chart: {}", output.join(report::PAGE).display());
+        page::write_page(output, &provenance, &sections)?;
+        chart::write(&output.join(page::CHART), &figures)?;
+        println!("page and chart: {}", output.join(page::PAGE).display());
     }
     let missed = targets
         .iter()
@@ -103,34 +102,38 @@ pub fn run(settings: &Settings, subjects: &Subjects, files: &Files<'_>, check: b
 
 /// What each kernel's benchmark says on a CPU that counts instructions. All run at once: how fast they
 /// do makes no difference to what they count.
-fn count_all(settings: &Settings, subjects: &Subjects) -> Result<Vec<(Which, Vec<Line>)>> {
-    let kernels = [
-        (Which::Floor, &subjects.floor, vec!["--nobody".to_owned()]),
-        (Which::Stock, &subjects.stock, Vec::new()),
+fn count_all(settings: &Settings, kernels: &BenchKernels) -> Result<Vec<(BenchKernel, Vec<Line>)>> {
+    let runs = [
         (
-            Which::Ours,
-            &subjects.ours,
-            match &subjects.peer {
+            BenchKernel::Floor,
+            &kernels.floor,
+            vec!["--nobody".to_owned()],
+        ),
+        (BenchKernel::Stock, &kernels.stock, Vec::new()),
+        (
+            BenchKernel::Ours,
+            &kernels.ours,
+            match &kernels.peer {
                 Some(peer) => vec!["--peer".to_owned(), text(peer)?],
                 None => Vec::new(),
             },
         ),
     ];
-    let expected = kernels.len();
+    let expected = runs.len();
     let (sender, results) = mpsc::channel();
-    for (which, kernel, options) in kernels {
+    for (id, kernel, options) in runs {
         let (settings, kernel, sender) = (settings.clone(), kernel.clone(), sender.clone());
         thread::spawn(move || {
             let lines = measure(&settings, &kernel, Accelerator::Counting, options);
             // After another one's failure, nobody listens any more.
-            let _ = sender.send((which, lines));
+            let _ = sender.send((id, lines));
         });
     }
     drop(sender);
     // The first failure ends this program, and so the other virtual machines.
     let counted = results
         .iter()
-        .map(|(which, lines)| Ok((which, lines?)))
+        .map(|(id, lines)| Ok((id, lines?)))
         .collect::<Result<Vec<_>>>()?;
     ensure!(counted.len() == expected, "a kernel's benchmark panicked");
     Ok(counted)

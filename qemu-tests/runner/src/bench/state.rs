@@ -3,18 +3,19 @@
 
 use protocol::bench::{POPULATIONS, Situation};
 
-use crate::bench::figures::{Figures, Which};
-use crate::bench::table::{Section, number, ratio};
-use crate::number::grouped;
+use super::figures::Figures;
+use super::kernels::BenchKernel;
+use super::table::{Section, number, ratio};
+use crate::pages::number::grouped;
 
 /// Who is asked, and on which kernel.
-const COLUMNS: [(&str, Which, Situation); 4] = [
-    ("stock: /proc", Which::Stock, Situation::Nobody),
-    ("ours: /proc", Which::Ours, Situation::Nobody),
-    ("ours: STATE", Which::Ours, Situation::State),
+const COLUMNS: [(&str, BenchKernel, Situation); 4] = [
+    ("stock: /proc", BenchKernel::Stock, Situation::Nobody),
+    ("ours: /proc", BenchKernel::Ours, Situation::Nobody),
+    ("ours: STATE", BenchKernel::Ours, Situation::State),
     (
         "ours: STATE with IDENTITY",
-        Which::Ours,
+        BenchKernel::Ours,
         Situation::IdentityState,
     ),
 ];
@@ -28,15 +29,15 @@ pub fn section(figures: &Figures) -> Section {
     for processes in POPULATIONS {
         let many = grouped(processes.into(), 0);
         let instructions =
-            COLUMNS.map(|(_, which, situation)| figures.picture(which, situation, processes));
+            COLUMNS.map(|(_, kernel, situation)| figures.picture(kernel, situation, processes));
         let [proc, .., state, _] = instructions;
         let mut row = vec![format!("a process of {many}")];
         row.extend(instructions.map(number));
         row.push(ratio(state, proc));
         rows.push(row);
-        let sections = COLUMNS.map(|(_, which, situation)| match situation {
+        let sections = COLUMNS.map(|(_, kernel, situation)| match situation {
             Situation::Nobody => None,
-            _ => figures.picture(which, situation, processes),
+            _ => figures.picture(kernel, situation, processes),
         });
         let mut row = vec![format!("{IDS_AT_ONCE} of {many}: more than an RCU section")];
         row.extend(sections.map(|each| number(each.map(|each| f64::from(IDS_AT_ONCE) * each))));
@@ -70,11 +71,11 @@ mod tests {
     fn each_way_to_learn_it_has_its_column() {
         let mut figures = Figures::default();
         figures.add(
-            Which::Stock,
+            BenchKernel::Stock,
             vec![picture(Situation::Nobody, 1_000, 12_000.0)],
         );
         figures.add(
-            Which::Ours,
+            BenchKernel::Ours,
             vec![
                 picture(Situation::Nobody, 1_000, 12_100.0),
                 picture(Situation::State, 1_000, 600.0),

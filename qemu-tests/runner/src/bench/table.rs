@@ -3,8 +3,10 @@
 
 use std::fmt::Write;
 
-use crate::bench::made::Made;
-use crate::number::grouped;
+use super::provenance::Provenance;
+use protocol::bench::Cost;
+
+use crate::pages::number::grouped;
 
 /// A table with a title and some words about it.
 pub struct Section {
@@ -19,7 +21,7 @@ pub struct Section {
 }
 
 /// All tables for a terminal.
-pub fn text(made: &Made, sections: &[Section]) -> String {
+pub fn text(provenance: &Provenance, sections: &[Section]) -> String {
     let mut text = String::new();
     for section in sections {
         let widths: Vec<usize> = (0..section.head.len())
@@ -54,7 +56,7 @@ pub fn text(made: &Made, sections: &[Section]) -> String {
             let _ = writeln!(text, "{}", line(row).trim_end());
         }
     }
-    let _ = writeln!(text, "\n{}", surroundings(made));
+    let _ = writeln!(text, "\n{}", origin(provenance));
     text
 }
 
@@ -74,8 +76,8 @@ pub fn markdown(sections: &[Section]) -> String {
 }
 
 /// What the figures were made from, in a sentence or two.
-pub fn surroundings(made: &Made) -> String {
-    let Made {
+pub fn origin(provenance: &Provenance) -> String {
+    let Provenance {
         date,
         kernel,
         stock_kernel,
@@ -84,7 +86,7 @@ pub fn surroundings(made: &Made) -> String {
         qemu,
         parallel,
         seconds,
-    } = made;
+    } = provenance;
     let options = options.join(", ");
     format!(
         "Made on {date} in {seconds} s, from Linux {kernel} and {stock_kernel}\n({compiler}; flavor \
@@ -102,6 +104,26 @@ pub fn ratio(ours: Option<f64>, stock: Option<f64>) -> String {
     match (ours, stock) {
         (Some(ours), Some(stock)) if stock >= 1.0 => grouped(ours / stock, 2),
         _ => "-".to_owned(),
+    }
+}
+
+/// How many listeners there are, in turn.
+pub const CROWDS: [u32; 4] = [1, 8, 64, 256];
+
+/// What a cost was in the rounds, and how far they were apart where that is more than a trifle.
+pub fn with_spread(cost: Option<Cost>) -> String {
+    /// Instructions, and a part of the cost, that are not worth a mention.
+    const TRIFLE: (f64, f64) = (2.0, 0.05);
+    match cost {
+        None => "-".to_owned(),
+        Some(cost) => {
+            let value = grouped(cost.instructions, 0);
+            let (least, part) = TRIFLE;
+            match cost.spread > least.max(part * cost.instructions) {
+                true => format!("{value} ±{}", grouped(cost.spread, 0)),
+                false => value,
+            }
+        }
     }
 }
 

@@ -6,9 +6,10 @@ use protocol::bench::{
 };
 use serde::Serialize;
 
-use crate::bench::figures::{Figures, Which};
-use crate::bench::flags::{listeners, outside};
-use crate::number::grouped;
+use super::figures::Figures;
+use super::flags::{listeners, outside};
+use super::kernels::BenchKernel;
+use crate::pages::number::grouped;
 
 /// What a hook that nobody uses may cost.
 pub const HOOK: f64 = 2.0;
@@ -67,11 +68,11 @@ impl Target {
 /// All lines.
 pub fn all(figures: &Figures) -> Vec<Target> {
     let comm = |case: &str, situation, listeners, at_most| {
-        let cost = |which| figures.cost(which, Operation::Comm, situation, listeners);
+        let cost = |kernel| figures.cost(kernel, Operation::Comm, situation, listeners);
         Target {
             case: case.to_owned(),
-            stock: cost(Which::Stock),
-            ours: cost(Which::Ours),
+            stock: cost(BenchKernel::Stock),
+            ours: cost(BenchKernel::Ours),
             limit: Limit::AtMost(at_most),
             digits: 0,
         }
@@ -114,8 +115,8 @@ pub fn all(figures: &Figures) -> Vec<Target> {
 
 /// A process in the state, as a multiple of what stock's /proc takes for one.
 fn state(figures: &Figures, processes: u32) -> Target {
-    let proc = figures.picture(Which::Stock, Situation::Nobody, processes);
-    let state = figures.picture(Which::Ours, Situation::State, processes);
+    let proc = figures.picture(BenchKernel::Stock, Situation::Nobody, processes);
+    let state = figures.picture(BenchKernel::Ours, Situation::State, processes);
     let many = grouped(processes.into(), 0);
     Target {
         case: format!("learning of each of {many} processes by STATE, against stock's /proc"),
@@ -130,15 +131,15 @@ fn state(figures: &Figures, processes: u32) -> Target {
 /// /proc.
 fn populations(figures: &Figures) -> Target {
     let [few, many] = POPULATIONS;
-    let ratio = |which, situation| {
-        let picture = |processes| figures.picture(which, situation, processes);
+    let ratio = |kernel, situation| {
+        let picture = |processes| figures.picture(kernel, situation, processes);
         Some(picture(many)? / picture(few)?)
     };
     let [few, many] = [few, many].map(|processes| grouped(processes.into(), 0));
     Target {
         case: format!("learning of each of {many} processes by STATE, against each of {few}"),
-        stock: ratio(Which::Stock, Situation::Nobody),
-        ours: ratio(Which::Ours, Situation::State),
+        stock: ratio(BenchKernel::Stock, Situation::Nobody),
+        ours: ratio(BenchKernel::Ours, Situation::State),
         limit: Limit::AtMost(POPULATION),
         digits: 2,
     }
@@ -154,39 +155,39 @@ fn batches(figures: &Figures) -> Vec<Target> {
         (64, 12500.0, "COMM delivered to 64 listeners, with BATCH"),
         (256, 50000.0, "COMM delivered to 256 listeners, with BATCH"),
     ] {
-        let cost = |which, situation| figures.cost(which, Operation::Comm, situation, listeners);
+        let cost = |kernel, situation| figures.cost(kernel, Operation::Comm, situation, listeners);
         targets.push(Target {
             case: case.to_owned(),
-            stock: cost(Which::Stock, single),
-            ours: cost(Which::Ours, batch),
+            stock: cost(BenchKernel::Stock, single),
+            ours: cost(BenchKernel::Ours, batch),
             limit: Limit::AtMost(at_most),
             digits: 0,
         });
     }
-    let reading = |which, situation| figures.reading(which, situation, MOST_UNREAD);
+    let reading = |kernel, situation| figures.reading(kernel, situation, MOST_UNREAD);
     targets.push(Target {
         case: format!("reading an event, with BATCH, {IN_A_DATAGRAM} and more in a datagram"),
-        stock: reading(Which::Stock, single).map(|reading| reading.instructions),
-        ours: reading(Which::Ours, batch)
+        stock: reading(BenchKernel::Stock, single).map(|reading| reading.instructions),
+        ours: reading(BenchKernel::Ours, batch)
             .filter(|reading| reading.unread >= IN_A_DATAGRAM * reading.datagrams)
             .map(|reading| reading.instructions),
         limit: Limit::AtMost(55.0),
         digits: 0,
     });
     // Without eBPF there is nothing to compare with.
-    if let Some(most) = figures.end_to_end(Which::Ours, Situation::Peer) {
+    if let Some(most) = figures.end_to_end(BenchKernel::Ours, Situation::Peer) {
         targets.push(Target {
             case: "COMM delivered to 1 listener and read, with BATCH, against eBPF".to_owned(),
-            stock: figures.end_to_end(Which::Stock, single),
-            ours: figures.end_to_end(Which::Ours, batch),
+            stock: figures.end_to_end(BenchKernel::Stock, single),
+            ours: figures.end_to_end(BenchKernel::Ours, batch),
             limit: Limit::AtMost(most),
             digits: 0,
         });
     }
     targets.push(Target {
         case: "events of a burst kept in the default buffer, with BATCH".to_owned(),
-        stock: figures.kept(Which::Stock, single),
-        ours: figures.kept(Which::Ours, batch),
+        stock: figures.kept(BenchKernel::Stock, single),
+        ours: figures.kept(BenchKernel::Ours, batch),
         limit: Limit::AtLeast(2300.0),
         digits: 0,
     });
@@ -203,12 +204,12 @@ fn identity(figures: &Figures) -> Vec<Target> {
         (Situation::IdentityBatch, ", with BATCH"),
     ] {
         targets.extend(WITH_FLAGS.map(|count| {
-            let added = |which| figures.added(which, Operation::Comm, situation, count);
-            let instructions = |which| Some(added(which)?.instructions);
+            let added = |kernel| figures.added(kernel, Operation::Comm, situation, count);
+            let instructions = |kernel| Some(added(kernel)?.instructions);
             Target {
                 case: format!("what IDENTITY adds to COMM, {}{form}", listeners(count)),
-                stock: instructions(Which::Stock),
-                ours: instructions(Which::Ours),
+                stock: instructions(BenchKernel::Stock),
+                ours: instructions(BenchKernel::Ours),
                 limit: Limit::AtMost(EVENT + LISTENER * f64::from(count)),
                 digits: 0,
             }
@@ -223,11 +224,11 @@ fn other_cgroup(figures: &Figures) -> [Target; WITH_FLAGS.len()] {
     const FURTHER: f64 = 15.0;
     WITH_FLAGS.map(|count| {
         let situation = Situation::OtherCgroup;
-        let cost = |which| figures.cost(which, Operation::Comm, situation, count);
+        let cost = |kernel| figures.cost(kernel, Operation::Comm, situation, count);
         Target {
             case: outside(count),
-            stock: cost(Which::Stock),
-            ours: cost(Which::Ours),
+            stock: cost(BenchKernel::Stock),
+            ours: cost(BenchKernel::Ours),
             limit: Limit::AtMost(FIRST + FURTHER * f64::from(count - 1)),
             digits: 0,
         }
@@ -236,11 +237,11 @@ fn other_cgroup(figures: &Figures) -> [Target; WITH_FLAGS.len()] {
 
 /// A request, its sender's own instructions.
 fn request(figures: &Figures, operation: Operation, others: u32, at_most: f64) -> Target {
-    let whole = |which| figures.whole(which, operation, Situation::Everything, others);
+    let whole = |kernel| figures.whole(kernel, operation, Situation::Everything, others);
     Target {
         case: format!("{} beside {others} others", operation.name()),
-        stock: whole(Which::Stock),
-        ours: whole(Which::Ours),
+        stock: whole(BenchKernel::Stock),
+        ours: whole(BenchKernel::Ours),
         limit: Limit::AtMost(at_most),
         digits: 0,
     }
@@ -248,14 +249,14 @@ fn request(figures: &Figures, operation: Operation, others: u32, at_most: f64) -
 
 /// The end of a listener, as a multiple of one beside nobody.
 fn close(figures: &Figures, others: u32) -> Target {
-    let ratio = |which| {
-        let whole = |others| figures.whole(which, Operation::Close, Situation::Everything, others);
+    let ratio = |kernel| {
+        let whole = |others| figures.whole(kernel, Operation::Close, Situation::Everything, others);
         Some(whole(others)? / whole(0)?)
     };
     Target {
         case: format!("closing a listener beside {others} others, against beside 0"),
-        stock: ratio(Which::Stock),
-        ours: ratio(Which::Ours),
+        stock: ratio(BenchKernel::Stock),
+        ours: ratio(BenchKernel::Ours),
         limit: Limit::AtMost(1.1),
         digits: 2,
     }
@@ -263,7 +264,10 @@ fn close(figures: &Figures, others: u32) -> Target {
 
 /// What takes time, as multiples of the unpatched kernel's.
 fn many(figures: &Figures) -> [Target; 2] {
-    let (stock, ours) = (figures.many(Which::Stock), figures.many(Which::Ours));
+    let (stock, ours) = (
+        figures.many(BenchKernel::Stock),
+        figures.many(BenchKernel::Ours),
+    );
     let target = |case, time: fn(Many) -> f64, at_most| Target {
         case,
         stock: stock.map(|_| 1.0),
@@ -306,18 +310,18 @@ fn no_listener(figures: &Figures) -> Target {
 /// What each hook of an operation costs on our kernel when nobody listens. The cheapest tenths are
 /// compared: a hook is passed each time, and what else differs between two times is left out.
 pub fn hook(figures: &Figures, operation: Operation) -> Option<f64> {
-    let ours = figures.low_alone(Which::Ours, operation)?;
-    let floor = figures.low_alone(Which::Floor, operation)?;
+    let ours = figures.low_alone(BenchKernel::Ours, operation)?;
+    let floor = figures.low_alone(BenchKernel::Floor, operation)?;
     Some((ours - floor) / f64::from(operation.hooks()))
 }
 
 fn containers(figures: &Figures, count: u32) -> Target {
-    let cost = |which, count| figures.cost(which, Operation::Comm, Situation::Containers, count);
-    let ratio = |which| Some(cost(which, count)? / cost(which, 1)?);
+    let cost = |kernel, count| figures.cost(kernel, Operation::Comm, Situation::Containers, count);
+    let ratio = |kernel| Some(cost(kernel, count)? / cost(kernel, 1)?);
     Target {
         case: format!("COMM in one of {count} listening containers, against one of 1"),
-        stock: ratio(Which::Stock),
-        ours: ratio(Which::Ours),
+        stock: ratio(BenchKernel::Stock),
+        ours: ratio(BenchKernel::Ours),
         limit: Limit::AtMost(CONTAINERS),
         digits: 2,
     }
@@ -332,7 +336,7 @@ mod tests {
         let mut figures = Figures::default();
         let comm = Operation::Comm;
         figures.add(
-            Which::Ours,
+            BenchKernel::Ours,
             vec![
                 line(comm, Situation::Nobody, 0, 400.0),
                 line(comm, Situation::Everything, 1, 400.0 + ours),
@@ -387,7 +391,7 @@ mod tests {
                     Situation::OtherCgroup => with_cost(line, value),
                     _ => with_added(with_cost(line, 8600.0), value),
                 };
-                figures.add(Which::Ours, vec![line]);
+                figures.add(BenchKernel::Ours, vec![line]);
                 let targets = all(&figures);
                 let target = targets.iter().find(|target| target.case == case);
                 assert_eq!(target.unwrap().is_met(), Some(is_met), "{case}");
@@ -399,7 +403,7 @@ mod tests {
     fn a_burst_is_to_be_kept() {
         for (kept, is_met) in [(2299, false), (2300, true)] {
             let mut figures = Figures::default();
-            figures.add(Which::Ours, vec![burst(Situation::Batch, kept)]);
+            figures.add(BenchKernel::Ours, vec![burst(Situation::Batch, kept)]);
             assert_eq!(verdict(&figures, "events of a burst"), Some(is_met));
         }
     }
@@ -413,7 +417,7 @@ mod tests {
         ] {
             let mut figures = Figures::default();
             let line = reading(Situation::Batch, MOST_UNREAD, datagrams, instructions);
-            figures.add(Which::Ours, vec![line]);
+            figures.add(BenchKernel::Ours, vec![line]);
             assert_eq!(verdict(&figures, "reading an event"), is_met);
         }
     }
@@ -434,7 +438,7 @@ mod tests {
                 line(Operation::Comm, Situation::Peer, 1, 824.0),
                 line(Operation::Read, Situation::Peer, 1, 38.2),
             ];
-            figures.add(Which::Ours, lines);
+            figures.add(BenchKernel::Ours, lines);
             assert_eq!(verdict(&figures, case), Some(is_met));
         }
     }
@@ -442,7 +446,7 @@ mod tests {
     #[test]
     fn limits_are_told_by_name() {
         let mut figures = Figures::default();
-        figures.add(Which::Ours, vec![burst(Situation::Batch, 1)]);
+        figures.add(BenchKernel::Ours, vec![burst(Situation::Batch, 1)]);
         let targets = serde_json::to_string(&all(&figures)).unwrap();
         for limit in [r#""at_most":400.0"#, r#""at_least":2300.0"#] {
             assert!(targets.contains(limit), "{targets}");
@@ -459,7 +463,7 @@ mod tests {
         ] {
             let mut figures = Figures::default();
             let read = POPULATIONS.map(|processes| picture(Situation::Nobody, processes, 1e4));
-            figures.add(Which::Stock, read.to_vec());
+            figures.add(BenchKernel::Stock, read.to_vec());
             let cases = [
                 "1,000 processes",
                 "10,000 processes by STATE, against stock",
@@ -468,7 +472,7 @@ mod tests {
             assert_eq!(verdict(&figures, &cases[0]), None);
             let told = [(few, of_few), (many, of_many)];
             let told = told.map(|(processes, each)| picture(Situation::State, processes, each));
-            figures.add(Which::Ours, told.to_vec());
+            figures.add(BenchKernel::Ours, told.to_vec());
             let growth = "learning of each of 10,000 processes by STATE, against each";
             let found = [&cases[0], &cases[1], growth].map(|case| verdict(&figures, case));
             assert_eq!(found, verdicts);
@@ -478,10 +482,10 @@ mod tests {
     #[test]
     fn the_worst_hook_counts() {
         let mut figures = Figures::default();
-        for (which, extra) in [(Which::Floor, 0.0), (Which::Ours, 6.0)] {
+        for (kernel, extra) in [(BenchKernel::Floor, 0.0), (BenchKernel::Ours, 6.0)] {
             let lines = Operation::KINDS
                 .map(|operation| line(operation, Situation::Nobody, 0, 400.0 + extra));
-            figures.add(which, lines.to_vec());
+            figures.add(kernel, lines.to_vec());
         }
         assert_eq!(hook(&figures, Operation::ShortExit), Some(1.5));
         assert_eq!(hook(&figures, Operation::Comm), Some(6.0));

@@ -2,42 +2,18 @@
 //! The results of a test run: a file for programs, as they come; a table for people, and the page of
 //! the contract.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self};
 use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use protocol::results::{Count, Entry, Outcome, Subject, TestRecord, Trial};
+use protocol::results::{Count, Entry, KernelUnderTest, Outcome, TestRecord, Trial};
 use protocol::{StockExpectation, TestDescription};
 
-use crate::accelerator::Accelerator;
-use crate::contract::{self, Cells};
-
-/// A file of results that grows.
-pub struct ResultsFile(File);
-
-impl ResultsFile {
-    /// Goes on where the file ends.
-    pub fn open(path: &Path) -> Result<Self> {
-        let file = OpenOptions::new().create(true).append(true).open(path);
-        let file = file.with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(Self(file))
-    }
-
-    /// Adds an entry, which is there at once: a run may be stopped.
-    pub fn add(&mut self, entry: &Entry) -> Result<()> {
-        self.0
-            .write_all(&entry.line())
-            .context("cannot write the results")
-    }
-
-    /// Says how the machines of the trials that follow are run.
-    pub fn add_machine(&mut self, accelerator: Accelerator) -> Result<()> {
-        let accelerator = accelerator.name().to_owned();
-        self.add(&Entry::Machine { accelerator })
-    }
-}
+use super::contract::{self, Cells};
+use crate::machine::accelerator::Accelerator;
+use crate::results_file::ResultsFile;
 
 /// The results of a test run.
 pub struct Report {
@@ -92,7 +68,10 @@ impl Report {
         let rows: Vec<[String; 3]> = self
             .shown()
             .map(|test| {
-                let (ours, stock) = (self.cell(Subject::Ours, test), self.stock_cell(test));
+                let (ours, stock) = (
+                    self.cell(KernelUnderTest::Ours, test),
+                    self.stock_cell(test),
+                );
                 [test.name.clone(), ours, stock]
             })
             .collect();
@@ -130,17 +109,17 @@ impl Report {
         self.tests.iter().filter(is_shown)
     }
 
-    fn trial(&self, subject: Subject, name: &str) -> Option<&Trial> {
+    fn trial(&self, subject: KernelUnderTest, name: &str) -> Option<&Trial> {
         let mut trials = self.trials.iter();
         trials.find(|trial| trial.subject == Some(subject) && trial.name == name)
     }
 
-    fn record(&self, subject: Subject, name: &str) -> Option<&TestRecord> {
+    fn record(&self, subject: KernelUnderTest, name: &str) -> Option<&TestRecord> {
         self.trial(subject, name)?.result.as_ref()
     }
 
     /// What the guest said of a test.
-    fn cell(&self, subject: Subject, test: &TestDescription) -> String {
+    fn cell(&self, subject: KernelUnderTest, test: &TestDescription) -> String {
         let Some(trial) = self.trial(subject, &test.name) else {
             return "-".to_owned();
         };
@@ -153,7 +132,7 @@ impl Report {
     }
 
     fn stock_cell(&self, test: &TestDescription) -> String {
-        let cell = self.cell(Subject::Stock, test);
+        let cell = self.cell(KernelUnderTest::Stock, test);
         match &test.stock {
             _ if cell == "-" => cell,
             StockExpectation::NotApplicable(reason) => format!("not applicable: {reason}"),
@@ -172,9 +151,9 @@ impl Report {
             .map(|test| Cells {
                 name: &test.name,
                 covers: &test.covers,
-                ours: self.cell(Subject::Ours, test),
+                ours: self.cell(KernelUnderTest::Ours, test),
                 stock: self.stock_cell(test),
-                figures: match self.record(Subject::Ours, &test.name) {
+                figures: match self.record(KernelUnderTest::Ours, &test.name) {
                     Some(record) if record.outcome == Outcome::Passed => &record.figures,
                     _ => &[],
                 },

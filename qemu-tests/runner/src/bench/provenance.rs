@@ -7,13 +7,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
-use crate::accelerator::Accelerator;
-use crate::bench::Subjects;
-use crate::settings::{Kernel, Settings};
+use super::kernels::BenchKernels;
+use crate::machine::accelerator::Accelerator;
+use crate::machine::kernel::Kernel;
+use crate::machine::settings::Settings;
 
-/// The surroundings of a run.
+/// Where the figures of a run are from.
 #[derive(Serialize)]
-pub struct Made {
+pub struct Provenance {
     /// The day.
     pub date: String,
     /// The release of the patched kernel.
@@ -43,17 +44,17 @@ const OPTIONS: [&str; 7] = [
     "CONFIG_FAULT_INJECTION",
 ];
 
-impl Made {
+impl Provenance {
     /// Looks it up. Fails if the kernels cannot be compared.
     pub fn new(
         settings: &Settings,
-        subjects: &Subjects,
+        kernels: &BenchKernels,
         parallel: Accelerator,
         date: &str,
         elapsed: Duration,
     ) -> Result<Self> {
-        let config = configuration(&subjects.ours)?;
-        let stock_config = configuration(&subjects.stock)?;
+        let config = configuration(&kernels.ours)?;
+        let stock_config = configuration(&kernels.stock)?;
         let options = OPTIONS.map(|name| option(&config, name));
         ensure!(
             options == OPTIONS.map(|name| option(&stock_config, name)),
@@ -61,8 +62,8 @@ impl Made {
         );
         Ok(Self {
             date: date.to_owned(),
-            kernel: release(&subjects.ours)?,
-            stock_kernel: release(&subjects.stock)?,
+            kernel: release(&kernels.ours)?,
+            stock_kernel: release(&kernels.stock)?,
             compiler: value(&config, "CONFIG_CC_VERSION_TEXT").unwrap_or_default(),
             options: options.to_vec(),
             qemu: settings.qemu_version.clone(),

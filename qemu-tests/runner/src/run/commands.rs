@@ -6,14 +6,15 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use protocol::results::{Entry, Figure, Outcome, Record, Subject, TestRecord, Trial};
+use protocol::results::{Entry, Figure, KernelUnderTest, Outcome, Record, TestRecord, Trial};
 use protocol::{FromGuest, Job};
 
-use crate::accelerator;
-use crate::report::ResultsFile;
-use crate::settings::{Kernel, Settings};
-use crate::terminal::{self, RawTerminal};
-use crate::vm::{self, BOOT_LIMIT, Vm};
+use super::terminal::{self, RawTerminal};
+use crate::machine::kernel::Kernel;
+use crate::machine::probe;
+use crate::machine::settings::Settings;
+use crate::machine::vm::{self, BOOT_LIMIT, Vm};
+use crate::results_file::ResultsFile;
 
 /// How long each step took.
 #[derive(Default)]
@@ -47,7 +48,7 @@ pub fn boot(settings: &Settings, kernel: &Kernel, command: &[String]) -> Result<
         terminal,
         ..vm::job(kernel, words)?
     };
-    let accelerator = accelerator::choose(settings, kernel)?;
+    let accelerator = probe::choose_accelerator(settings, kernel)?;
     let vm = Vm::boot(settings, kernel, accelerator, BOOT_LIMIT)?;
     Ok(execute(vm, job)?.status)
 }
@@ -68,7 +69,7 @@ pub fn load(
         results: true,
         ..vm::job(kernel, command)?
     };
-    let accelerator = accelerator::choose(settings, kernel)?;
+    let accelerator = probe::choose_accelerator(settings, kernel)?;
     let mut file = file.map(ResultsFile::open).transpose()?;
     let vm = Vm::boot(settings, kernel, accelerator, BOOT_LIMIT);
     let executed = vm.and_then(|vm| execute(vm, job));
@@ -91,7 +92,7 @@ pub fn load(
         file.add_machine(accelerator)?;
         file.add(&Entry::Trial(Trial {
             name: name.clone(),
-            subject: Some(Subject::Ours),
+            subject: Some(KernelUnderTest::Ours),
             verdict: outcome.clone(),
             result: Some(TestRecord {
                 name: name.clone(),
@@ -108,7 +109,7 @@ pub fn load(
 
 /// Runs the demonstration and tells how long everything took.
 pub fn run(settings: &Settings, kernel: &Kernel) -> Result<u8> {
-    let accelerator = accelerator::choose(settings, kernel)?;
+    let accelerator = probe::choose_accelerator(settings, kernel)?;
     eprintln!("booting the {} kernel", kernel.name);
     let vm = Vm::boot(settings, kernel, accelerator, BOOT_LIMIT)?;
     let boot_time = vm.boot_time;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Hardware virtualization where it really boots a guest, emulation otherwise.
+//! Chooses the accelerator: hardware virtualization where it really boots a guest, emulation otherwise.
 //!
 //! /dev/kvm may exist and open, and yet no guest gets past its first instructions (in a container
 //! without nested virtualization). So the very kernel is booted once with a short limit, and the
@@ -10,59 +10,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
-use clap::ValueEnum;
 use protocol::FromGuest;
 use serde::{Deserialize, Serialize};
 
-use crate::settings::{Kernel, Machine, Settings};
-use crate::vm::{self, Vm};
+use super::accelerator::{Accelerator, Choice};
+use super::kernel::{Architecture, Kernel};
+use super::settings::Settings;
+use super::vm::{self, Vm};
 
 /// How long a guest may take to boot under KVM, where it takes one or two seconds.
 const PROBE_LIMIT: Duration = Duration::from_secs(20);
-
-/// What the user asks for.
-#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
-pub enum Choice {
-    /// KVM where it works.
-    Auto,
-    /// KVM.
-    Kvm,
-    /// Emulation.
-    Tcg,
-    /// Emulation of one CPU whose clock counts instructions.
-    Counting,
-}
-
-/// How QEMU runs the guest's instructions.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Accelerator {
-    /// On the processor.
-    Kvm,
-    /// By translating them.
-    Tcg,
-    /// By translating them, on one CPU whose clock counts them: each takes a nanosecond.
-    Counting,
-}
-
-impl Accelerator {
-    /// The name as QEMU has it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Kvm => "kvm",
-            Self::Tcg => "tcg",
-            Self::Counting => "tcg, counting instructions",
-        }
-    }
-
-    /// What time limits in the guest are multiplied with.
-    pub fn time_factor(self) -> u32 {
-        match self {
-            Self::Kvm => 1,
-            Self::Tcg | Self::Counting => 4,
-        }
-    }
-}
 
 /// A verdict, and what it holds for.
 #[derive(Deserialize, Serialize)]
@@ -74,8 +31,8 @@ struct Verdict {
 }
 
 /// Finds the accelerator to use and says on stderr which one, and why.
-pub fn choose(settings: &Settings, kernel: &Kernel) -> Result<Accelerator> {
-    let foreign = kernel.machine != Machine::X86_64;
+pub fn choose_accelerator(settings: &Settings, kernel: &Kernel) -> Result<Accelerator> {
+    let foreign = kernel.architecture != Architecture::X86_64;
     let (accelerator, reason) = match settings.accelerator {
         Choice::Tcg => (Accelerator::Tcg, "asked for".to_owned()),
         Choice::Counting => (Accelerator::Counting, "asked for".to_owned()),
@@ -147,7 +104,7 @@ fn probe(settings: &Settings, kernel: &Kernel) -> Result<()> {
     let kernel = Kernel {
         name,
         directory: kernel.directory.clone(),
-        machine: kernel.machine,
+        architecture: kernel.architecture,
         module: None,
         has_built_in: false,
         checks_itself: kernel.checks_itself,

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context, Error, Result, ensure};
-use protocol::results::{Count, Entry, Outcome, Subject, TestRecord, Trial, names};
+use protocol::results::{Count, Entry, KernelUnderTest, Outcome, TestRecord, Trial, names};
 
-use crate::number::shown;
-use crate::test_run::KERNEL_LOG;
+use super::number::shown;
+use crate::results_file::KERNEL_LOG;
 
 /// What scripts/test calls the trial that fails when a run ends early.
 const THE_RUN: &str = "the run";
@@ -62,7 +62,7 @@ impl Flavor {
                 Entry::Trial(trial) if trial.subject.is_none() => {
                     flavor.ended_early |= trial.name == THE_RUN;
                 }
-                Entry::Trial(trial) if trial.subject != Some(Subject::Ours) => {}
+                Entry::Trial(trial) if trial.subject != Some(KernelUnderTest::Ours) => {}
                 Entry::Trial(trial) if trial.name == KERNEL_LOG => {
                     flavor.is_clean = Some(trial.verdict == Outcome::Passed);
                 }
@@ -243,7 +243,7 @@ mod tests {
         });
         Entry::Trial(Trial {
             name: name.to_owned(),
-            subject: Some(Subject::Ours),
+            subject: Some(KernelUnderTest::Ours),
             verdict: outcome.clone(),
             result: Some(TestRecord {
                 name: name.to_owned(),
@@ -261,7 +261,7 @@ mod tests {
         entries.push(Entry::Machine { accelerator });
         entries.push(Entry::Trial(Trial {
             name: KERNEL_LOG.to_owned(),
-            subject: Some(Subject::Ours),
+            subject: Some(KernelUnderTest::Ours),
             verdict: clean,
             result: None,
         }));

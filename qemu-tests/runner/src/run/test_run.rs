@@ -11,16 +11,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::{Arguments, Completion, Failed};
-use protocol::results::{Outcome, Subject, TestRecord, Trial};
+use protocol::results::{KernelUnderTest, Outcome, TestRecord, Trial};
 use protocol::{StockExpectation, TestDescription};
 
-use crate::accelerator::{self, Accelerator};
-use crate::report::Report;
-use crate::session::{NoResult, Session};
-use crate::settings::{Kernel, Settings};
-
-/// Name of the trial that fails when a kernel complained.
-pub const KERNEL_LOG: &str = "kernel_log_is_clean";
+use super::session::{NoResult, Session};
+use crate::machine::accelerator::Accelerator;
+use crate::machine::kernel::Kernel;
+use crate::machine::probe;
+use crate::machine::settings::Settings;
+use crate::pages::report::Report;
+use crate::results_file::KERNEL_LOG;
 
 /// Where the results go, besides the terminal.
 pub struct Files<'a> {
@@ -39,10 +39,13 @@ pub fn run(
     arguments: &Arguments,
 ) -> Result<u8> {
     let tests = list(&settings.lister)?;
-    let kernels: Vec<(Subject, &Kernel)> = [(Subject::Ours, ours), (Subject::Stock, stock)]
-        .into_iter()
-        .filter_map(|(subject, kernel)| Some((subject, kernel?)))
-        .collect();
+    let kernels: Vec<(KernelUnderTest, &Kernel)> = [
+        (KernelUnderTest::Ours, ours),
+        (KernelUnderTest::Stock, stock),
+    ]
+    .into_iter()
+    .filter_map(|(subject, kernel)| Some((subject, kernel?)))
+    .collect();
     if arguments.list {
         let trials = kernels
             .iter()
@@ -67,7 +70,7 @@ pub fn run(
         "no test has {:?} in its name: list all with --list",
         arguments.filter.as_deref().unwrap_or_default()
     );
-    let accelerator = accelerator::choose(settings, first)?;
+    let accelerator = probe::choose_accelerator(settings, first)?;
     let report = Report::new(&tests, accelerator, files.results)?;
     let report = Arc::new(Mutex::new(report));
     let started = Instant::now();
@@ -111,7 +114,7 @@ fn list(guest: &Path) -> Result<Vec<TestDescription>> {
 /// Runs the tests on one kernel.
 fn run_on(
     settings: &Settings,
-    subject: Subject,
+    subject: KernelUnderTest,
     kernel: &Kernel,
     accelerator: Accelerator,
     tests: &[TestDescription],
@@ -140,8 +143,8 @@ fn run_on(
         let limit = Duration::from_secs(test.limit_seconds) * factor;
         let run = move || {
             let expectation = match subject {
-                Subject::Ours => StockExpectation::Passes,
-                Subject::Stock => test.stock,
+                KernelUnderTest::Ours => StockExpectation::Passes,
+                KernelUnderTest::Stock => test.stock,
             };
             if let StockExpectation::NotApplicable(reason) = expectation {
                 let reason = format!("not applicable: {reason}");
@@ -190,7 +193,7 @@ fn run_on(
 /// A trial that is in the report when it has ended.
 fn reported<R>(
     report: &Arc<Mutex<Report>>,
-    subject: Subject,
+    subject: KernelUnderTest,
     name: String,
     run: R,
 ) -> libtest_mimic::Trial
@@ -232,19 +235,19 @@ fn completion(
     }
 }
 
-fn trial<R>(subject: Subject, name: &str, run: R) -> libtest_mimic::Trial
+fn trial<R>(subject: KernelUnderTest, name: &str, run: R) -> libtest_mimic::Trial
 where
     R: FnOnce() -> std::result::Result<Completion, Failed> + Send + 'static,
 {
     libtest_mimic::Trial::ignorable_test(name, run).with_kind(subject.name())
 }
 
-fn is_selected(arguments: &Arguments, subject: Subject, test: &TestDescription) -> bool {
+fn is_selected(arguments: &Arguments, subject: KernelUnderTest, test: &TestDescription) -> bool {
     !arguments.is_filtered_out(&trial(subject, &test.name, || Ok(Completion::Completed)))
 }
 
-fn is_not_applicable(subject: Subject, test: &TestDescription) -> bool {
-    subject == Subject::Stock && matches!(test.stock, StockExpectation::NotApplicable(_))
+fn is_not_applicable(subject: KernelUnderTest, test: &TestDescription) -> bool {
+    subject == KernelUnderTest::Stock && matches!(test.stock, StockExpectation::NotApplicable(_))
 }
 
 /// Compares a result with what is expected.

@@ -23,10 +23,12 @@ use protocol::{
     BUILD_VARIABLE, BUILT_IN_VARIABLE, Frame, FromGuest, Job, MODULE_VARIABLE, ToGuest,
 };
 
-use crate::accelerator::Accelerator;
-use crate::console::Console;
-use crate::settings::{Kernel, Machine, Settings};
-use crate::virtme::{self, text};
+use super::accelerator::Accelerator;
+use super::console::Console;
+use super::files::text;
+use super::kernel::{Architecture, Kernel};
+use super::settings::Settings;
+use super::virtme;
 
 /// From QEMU's start to the agent's first word.
 pub const BOOT_LIMIT: Duration = Duration::from_secs(180);
@@ -336,7 +338,7 @@ fn remove_old_logs(cache: &Path) {
 
 /// A job with what commands in the guest expect around them.
 pub fn job(kernel: &Kernel, command: Vec<String>) -> Result<Job> {
-    let mut environment = vec![("PATH".to_owned(), path_in_guest(kernel.machine))];
+    let mut environment = vec![("PATH".to_owned(), path_in_guest(kernel.architecture))];
     for name in ["HOME", "LANG", "TERM", "USER"] {
         if let Ok(value) = env::var(name) {
             environment.push((name.to_owned(), value));
@@ -367,10 +369,12 @@ pub fn job(kernel: &Kernel, command: Vec<String>) -> Result<Job> {
 
 /// The user's search path, unless what is found there is another machine's; the administrator's
 /// programs are found as well.
-fn path_in_guest(machine: Machine) -> String {
+fn path_in_guest(architecture: Architecture) -> String {
     let system = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
     match env::var("PATH") {
-        Ok(path) if !path.is_empty() && machine == Machine::X86_64 => format!("{path}:{system}"),
+        Ok(path) if !path.is_empty() && architecture == Architecture::X86_64 => {
+            format!("{path}:{system}")
+        }
         _ => system.to_owned(),
     }
 }

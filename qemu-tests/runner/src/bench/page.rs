@@ -9,24 +9,22 @@ use anyhow::{Context, Result};
 use protocol::bench::{BESIDE, Cost, MANY, Operation, SOME_UNREAD, Situation, THOUSANDS};
 use serde_json::json;
 
-use crate::accelerator::Accelerator;
-use crate::bench::batches;
-use crate::bench::figures::{Figures, Which};
-use crate::bench::flags;
-use crate::bench::made::Made;
-use crate::bench::state;
-use crate::bench::table::{Section, markdown, number, ratio, surroundings};
-use crate::bench::targets::{HOOK, Limit, Target, hook};
-use crate::number::grouped;
+use super::batches;
+use super::figures::Figures;
+use super::flags;
+use super::kernels::BenchKernel;
+use super::provenance::Provenance;
+use super::state;
+use super::table::{CROWDS, Section, markdown, number, origin, ratio, with_spread};
+use super::targets::{HOOK, Limit, Target, hook};
+use crate::machine::accelerator::Accelerator;
+use crate::pages::number::grouped;
 
 /// The page's file.
 pub const PAGE: &str = "benchmark.md";
 
 /// The chart's file.
 pub const CHART: &str = "benchmark.svg";
-
-/// How many listeners there are, in turn.
-pub const CROWDS: [u32; 4] = [1, 8, 64, 256];
 
 /// All tables.
 pub fn sections(figures: &Figures, targets: &[Target], parallel: Accelerator) -> Vec<Section> {
@@ -108,7 +106,7 @@ fn nobody(figures: &Figures) -> Section {
         .into_iter()
         .chain([Operation::SystemCall])
         .map(|operation| {
-            let alone = |which| number(figures.alone(which, operation));
+            let alone = |kernel| number(figures.alone(kernel, operation));
             let hooks = operation.hooks();
             let each = match hooks {
                 0 => None,
@@ -116,9 +114,9 @@ fn nobody(figures: &Figures) -> Section {
             };
             vec![
                 operation.name().to_owned(),
-                alone(Which::Floor),
-                alone(Which::Stock),
-                alone(Which::Ours),
+                alone(BenchKernel::Floor),
+                alone(BenchKernel::Stock),
+                alone(BenchKernel::Ours),
                 hooks.to_string(),
                 each.map_or_else(|| "-".to_owned(), |each| grouped(each, 1)),
             ]
@@ -145,23 +143,6 @@ fn nobody(figures: &Figures) -> Section {
     }
 }
 
-/// What a cost was in the rounds, and how far they were apart where that is more than a trifle.
-pub fn with_spread(cost: Option<Cost>) -> String {
-    /// Instructions, and a part of the cost, that are not worth a mention.
-    const TRIFLE: (f64, f64) = (2.0, 0.05);
-    match cost {
-        None => "-".to_owned(),
-        Some(cost) => {
-            let value = grouped(cost.instructions, 0);
-            let (least, part) = TRIFLE;
-            match cost.spread > least.max(part * cost.instructions) {
-                true => format!("{value} ±{}", grouped(cost.spread, 0)),
-                false => value,
-            }
-        }
-    }
-}
-
 fn crowds(figures: &Figures, title: &'static str, about: &str, situation: Situation) -> Section {
     let mut head = heads(&["event"]);
     for count in CROWDS {
@@ -176,8 +157,8 @@ fn crowds(figures: &Figures, title: &'static str, about: &str, situation: Situat
     let rows = Operation::KINDS.into_iter().map(|operation| {
         let mut row = vec![operation.name().to_owned()];
         for count in CROWDS {
-            let cost = |which| figures.in_turn(which, operation, situation, count);
-            let (stock, ours) = (cost(Which::Stock), cost(Which::Ours));
+            let cost = |kernel| figures.in_turn(kernel, operation, situation, count);
+            let (stock, ours) = (cost(BenchKernel::Stock), cost(BenchKernel::Ours));
             let only = |cost: Option<Cost>| cost.map(|cost| cost.instructions);
             row.extend([
                 with_spread(stock),
@@ -186,7 +167,7 @@ fn crowds(figures: &Figures, title: &'static str, about: &str, situation: Situat
             ]);
         }
         if is_delivered {
-            let cost = figures.in_turn(Which::Ours, operation, Situation::Peer, 1);
+            let cost = figures.in_turn(BenchKernel::Ours, operation, Situation::Peer, 1);
             row.push(with_spread(cost));
         }
         row
@@ -202,18 +183,19 @@ fn crowds(figures: &Figures, title: &'static str, about: &str, situation: Situat
 /// What is done to processes as programs do it.
 fn processes(figures: &Figures) -> Section {
     let rows = Operation::WHOLE.into_iter().map(|operation| {
-        let alone = |which| number(figures.alone(which, operation));
-        let cost = |which, situation| with_spread(figures.in_turn(which, operation, situation, 1));
+        let alone = |kernel| number(figures.alone(kernel, operation));
+        let cost =
+            |kernel, situation| with_spread(figures.in_turn(kernel, operation, situation, 1));
         vec![
             operation.name().to_owned(),
-            alone(Which::Floor),
-            alone(Which::Stock),
-            alone(Which::Ours),
-            cost(Which::Stock, Situation::Everything),
-            cost(Which::Ours, Situation::Everything),
-            cost(Which::Stock, Situation::Filtered),
-            cost(Which::Ours, Situation::Filtered),
-            cost(Which::Ours, Situation::Peer),
+            alone(BenchKernel::Floor),
+            alone(BenchKernel::Stock),
+            alone(BenchKernel::Ours),
+            cost(BenchKernel::Stock, Situation::Everything),
+            cost(BenchKernel::Ours, Situation::Everything),
+            cost(BenchKernel::Stock, Situation::Filtered),
+            cost(BenchKernel::Ours, Situation::Filtered),
+            cost(BenchKernel::Ours, Situation::Peer),
         ]
     });
     Section {
@@ -240,14 +222,14 @@ fn processes(figures: &Figures) -> Section {
 
 fn others(figures: &Figures) -> Section {
     let above = |operation, situation, listeners| {
-        move |which| figures.cost(which, operation, situation, listeners)
+        move |kernel| figures.cost(kernel, operation, situation, listeners)
     };
     let whole = |operation, situation, listeners| {
-        move |which| figures.whole(which, operation, situation, listeners)
+        move |kernel| figures.whole(kernel, operation, situation, listeners)
     };
     let mut rows = Vec::new();
-    let mut add = |case: String, value: &dyn Fn(Which) -> Option<f64>| {
-        let (stock, ours) = (value(Which::Stock), value(Which::Ours));
+    let mut add = |case: String, value: &dyn Fn(BenchKernel) -> Option<f64>| {
+        let (stock, ours) = (value(BenchKernel::Stock), value(BenchKernel::Ours));
         rows.push(vec![case, number(stock), number(ours), ratio(ours, stock)]);
     };
     for operation in [
@@ -281,8 +263,8 @@ fn others(figures: &Figures) -> Section {
             add(case, &whole(operation, Situation::Everything, others));
         }
     }
-    add("reading an event: whole".to_owned(), &|which| {
-        let reading = figures.reading(which, Situation::Everything, SOME_UNREAD)?;
+    add("reading an event: whole".to_owned(), &|kernel| {
+        let reading = figures.reading(kernel, Situation::Everything, SOME_UNREAD)?;
         Some(reading.instructions)
     });
     let case = format!("{}: whole", Operation::Read.name());
@@ -293,10 +275,10 @@ fn others(figures: &Figures) -> Section {
         "Instructions above the same with nobody listening, or of the whole operation. \
                      Of a request, what its sender\nitself executes."
             .to_owned();
-    for (which, situation, reason) in figures.missing() {
+    for (kernel, situation, reason) in figures.missing() {
         about += &format!(
             "\nNot measured on {}: {situation:?} ({reason}).",
-            which.name()
+            kernel.name()
         );
     }
     Section {
@@ -308,7 +290,7 @@ fn others(figures: &Figures) -> Section {
 }
 
 fn in_parallel(figures: &Figures, parallel: Accelerator) -> Option<Section> {
-    let [stock, ours] = [Which::Stock, Which::Ours];
+    let [stock, ours] = [BenchKernel::Stock, BenchKernel::Ours];
     let single = Situation::Everything;
     let (stock_flood, our_flood) = (figures.flood(stock, single)?, figures.flood(ours, single)?);
     let batch_flood = figures.flood(ours, Situation::Batch);
@@ -322,7 +304,7 @@ fn in_parallel(figures: &Figures, parallel: Accelerator) -> Option<Section> {
             "-".to_owned(),
         ]
     };
-    let many = |which| figures.many(which);
+    let many = |kernel| figures.many(kernel);
     Some(Section {
         title: "Two CPUs: COMM, one raising and one reading; and many listeners",
         about: format!(
@@ -370,12 +352,12 @@ fn in_parallel(figures: &Figures, parallel: Accelerator) -> Option<Section> {
 }
 
 /// Writes the page, which shows the chart.
-pub fn write_page(directory: &Path, made: &Made, sections: &[Section]) -> Result<()> {
+pub fn write_page(directory: &Path, provenance: &Provenance, sections: &[Section]) -> Result<()> {
     let text = format!(
         "# What events cost\n\nWritten by a run of the benchmark (`make bench`).\n{}\n\n\
          A figure is the median of 15 batches, in three rounds, or what the cheapest tenth took; see \
          `qemu-tests/guest/src/bench/measure.rs`.\n\n![Instructions of a COMM event]({CHART})\n{}",
-        surroundings(made),
+        origin(provenance),
         markdown(sections)
     );
     fs::create_dir_all(directory)
@@ -384,45 +366,50 @@ pub fn write_page(directory: &Path, made: &Made, sections: &[Section]) -> Result
 }
 
 /// Writes all figures for programs.
-pub fn write_json(file: &Path, made: &Made, figures: &Figures, targets: &[Target]) -> Result<()> {
+pub fn write_json(
+    file: &Path,
+    provenance: &Provenance,
+    figures: &Figures,
+    targets: &[Target],
+) -> Result<()> {
     let all: Vec<_> = figures
         .all()
-        .map(|(which, figure)| json!({ "kernel": which.name(), "figure": figure }))
+        .map(|(kernel, figure)| json!({ "kernel": kernel.name(), "figure": figure }))
         .collect();
     let readings: Vec<_> = figures
         .readings()
-        .map(|(which, reading)| json!({ "kernel": which.name(), "reading": reading }))
+        .map(|(kernel, reading)| json!({ "kernel": kernel.name(), "reading": reading }))
         .collect();
     let pictures: Vec<_> = figures
         .pictures()
-        .map(|(which, picture)| json!({ "kernel": which.name(), "picture": picture }))
+        .map(|(kernel, picture)| json!({ "kernel": kernel.name(), "picture": picture }))
         .collect();
     let targets: Vec<_> = targets
         .iter()
         .map(|target| json!({ "target": target, "met": target.is_met() }))
         .collect();
-    let of_both = |figure: &dyn Fn(Which) -> Option<f64>| -> BTreeMap<_, _> {
-        [Which::Stock, Which::Ours]
+    let of_both = |figure: &dyn Fn(BenchKernel) -> Option<f64>| -> BTreeMap<_, _> {
+        [BenchKernel::Stock, BenchKernel::Ours]
             .into_iter()
-            .filter_map(|which| Some((which.name(), figure(which)?)))
+            .filter_map(|kernel| Some((kernel.name(), figure(kernel)?)))
             .collect()
     };
     let report = json!({
-        "made": made,
+        "made": provenance,
         "targets": targets,
         "figures": all,
         "readings": readings,
         "pictures": pictures,
-        "end_to_end_instructions": batches::by_column(|which, situation| {
-            figures.end_to_end(which, situation)
+        "end_to_end_instructions": batches::by_column(|kernel, situation| {
+            figures.end_to_end(kernel, situation)
         }),
-        "burst_events_kept": batches::by_column(|which, situation| figures.kept(which, situation)),
-        "flood_events_a_second": batches::by_column(|which, situation| {
-            Some(figures.flood(which, situation)?.0)
+        "burst_events_kept": batches::by_column(|kernel, situation| figures.kept(kernel, situation)),
+        "flood_events_a_second": batches::by_column(|kernel, situation| {
+            Some(figures.flood(kernel, situation)?.0)
         }),
-        "latency_nanoseconds": of_both(&|which| figures.latency(which)),
-        "many_listen_seconds": of_both(&|which| Some(figures.many(which)?.listen)),
-        "many_exit_seconds": of_both(&|which| Some(figures.many(which)?.exit)),
+        "latency_nanoseconds": of_both(&|kernel| figures.latency(kernel)),
+        "many_listen_seconds": of_both(&|kernel| Some(figures.many(kernel)?.listen)),
+        "many_exit_seconds": of_both(&|kernel| Some(figures.many(kernel)?.exit)),
     });
     fs::write(file, serde_json::to_vec_pretty(&report)?)
         .with_context(|| format!("cannot write {}", file.display()))
@@ -444,13 +431,13 @@ mod tests {
             (Situation::Everything, 1, 2400.0),
         ]
         .map(|(situation, count, value)| line(comm, situation, count, value));
-        figures.add(Which::Ours, lines.to_vec());
+        figures.add(BenchKernel::Ours, lines.to_vec());
         let missing = Line::Missing {
             figures: 4,
             situation: Situation::Containers,
             reason: "refused".to_owned(),
         };
-        figures.add(Which::Stock, vec![missing]);
+        figures.add(BenchKernel::Stock, vec![missing]);
         let targets = targets::all(&figures);
         let sections = sections(&figures, &targets, Accelerator::Tcg);
         let text = markdown(&sections);

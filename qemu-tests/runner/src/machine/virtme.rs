@@ -7,8 +7,10 @@ use std::{env, fs};
 use anyhow::{Context, Result, ensure};
 use protocol::PORT_NAME;
 
-use crate::accelerator::Accelerator;
-use crate::settings::{Kernel, Machine, Settings};
+use super::accelerator::Accelerator;
+use super::files::text;
+use super::kernel::{Architecture, Kernel};
+use super::settings::Settings;
 
 /// Each instruction takes a nanosecond of the guest's time. When the guest sleeps, it is awake at
 /// once, at the time of its next timer.
@@ -37,7 +39,7 @@ pub fn arguments(
         Some(root) => foreign_root_arguments(root, &shared(settings, kernel)?)?,
     });
     let mut options = device_options(&text(socket)?);
-    if kernel.machine == Machine::Arm64 {
+    if kernel.architecture == Architecture::Arm64 {
         options += ARM64_CPU;
     }
     match accelerator {
@@ -45,7 +47,7 @@ pub fn arguments(
         Accelerator::Tcg => options += emulation_options(&settings.qemu_version),
         Accelerator::Counting => {
             options += COUNTING_OPTIONS;
-            if kernel.machine == Machine::X86_64 {
+            if kernel.architecture == Architecture::X86_64 {
                 options += counting_cpu(&settings.qemu_version);
             }
         }
@@ -62,7 +64,7 @@ pub fn arguments(
         "--append=panic=-1 oops=panic".to_owned(),
         "--verbose".to_owned(),
     ]);
-    if kernel.checks_itself && kernel.machine == Machine::X86_64 {
+    if kernel.checks_itself && kernel.architecture == Architecture::X86_64 {
         // While the kernel finds out what the first CPU is, it forgets for a moment that page tables
         // have five levels. An interrupt then touches addresses that KASAN takes for wild.
         arguments.push("--append=no5lvl".to_owned());
@@ -74,7 +76,7 @@ pub fn arguments(
 fn machine_arguments(kernel: &Kernel, accelerator: Accelerator) -> Vec<String> {
     let mut arguments = [
         "--run",
-        kernel.machine.image(),
+        kernel.architecture.image(),
         "--skip-modules",
         "--disable-microvm",
     ]
@@ -87,7 +89,7 @@ fn machine_arguments(kernel: &Kernel, accelerator: Accelerator) -> Vec<String> {
     if accelerator != Accelerator::Kvm {
         arguments.push("--disable-kvm");
     }
-    if kernel.machine == Machine::Arm64 {
+    if kernel.architecture == Architecture::Arm64 {
         arguments.extend(["--arch", "arm64"]);
     }
     arguments.into_iter().map(String::from).collect()
@@ -221,14 +223,6 @@ fn version(text: &str) -> Option<(u32, u32)> {
     let number = text.split_whitespace().find(|word| word.contains('.'))?;
     let mut parts = number.split('.').map(|part| part.parse().ok());
     Some((parts.next()??, parts.next()??))
-}
-
-/// Paths go through JSON and the kernel's command line.
-pub fn text(path: &Path) -> Result<String> {
-    let text = path
-        .to_str()
-        .with_context(|| format!("{} is not UTF-8", path.display()))?;
-    Ok(text.to_owned())
 }
 
 #[cfg(test)]

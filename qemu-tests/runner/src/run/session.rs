@@ -10,9 +10,10 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use protocol::results::{Record, TestRecord};
 use protocol::{FromGuest, Job, TEST_KILLED};
 
-use crate::accelerator::Accelerator;
-use crate::settings::{Kernel, Settings};
-use crate::vm::{self, BOOT_LIMIT, Vm};
+use crate::machine::accelerator::Accelerator;
+use crate::machine::kernel::Kernel;
+use crate::machine::settings::Settings;
+use crate::machine::vm::{self, BOOT_LIMIT, Vm};
 
 /// What a result may come later than the test's own limit: the guest's clean-up after a time-out.
 /// Multiplied on slow machines, as the limit is.

@@ -7,7 +7,7 @@ use anyhow::Result;
 use protocol::contract::Line;
 use protocol::results::Figure;
 
-use crate::number::shown;
+use super::number::shown;
 
 /// A test's result on both kernels, as the table shows it.
 pub struct Cells<'a> {

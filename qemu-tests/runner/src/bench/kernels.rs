@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The kernels that are measured.
+
+use std::path::PathBuf;
+
+use crate::machine::kernel::Kernel;
+
+/// Which kernel a figure is of.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum BenchKernel {
+    /// Patched, without process events.
+    Floor,
+    /// Unpatched.
+    Stock,
+    /// Patched, with the module.
+    Ours,
+}
+
+impl BenchKernel {
+    /// The name in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Floor => "floor",
+            Self::Stock => "stock",
+            Self::Ours => "ours",
+        }
+    }
+}
+
+/// What is measured with.
+pub struct BenchKernels {
+    /// The patched kernel.
+    pub ours: Kernel,
+    /// The unpatched one.
+    pub stock: Kernel,
+    /// The patched one without process events.
+    pub floor: Kernel,
+    /// The program that lets eBPF programs record events.
+    pub peer: Option<PathBuf>,
+}

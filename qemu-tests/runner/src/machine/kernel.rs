@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Kernels to boot, and the architectures that they are for.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use super::files::{absolute, file, visible_in_guest};
+
+/// Options with which a kernel checks itself, at the cost of time and memory.
+const CHECKERS: [&str; 4] = [
+    "CONFIG_KASAN=y",
+    "CONFIG_KCSAN=y",
+    "CONFIG_KMSAN=y",
+    "CONFIG_PROVE_LOCKING=y",
+];
+
+/// The option by which a kernel has the handler built in.
+const BUILT_IN: &str = "CONFIG_PROC_EVENTS_RUST=y";
+
+/// What processor a kernel is for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Architecture {
+    /// This one's.
+    X86_64,
+    /// Another one, which is always emulated, and has a root of its own.
+    Arm64,
+}
+
+impl Architecture {
+    /// Finds it out from a kernel's configuration.
+    fn of(options: &str) -> Self {
+        if options.lines().any(|line| line == "CONFIG_ARM64=y") {
+            Self::Arm64
+        } else {
+            Self::X86_64
+        }
+    }
+
+    /// Where a build directory holds the kernel to boot.
+    pub fn image(self) -> &'static str {
+        match self {
+            Self::X86_64 => "arch/x86/boot/bzImage",
+            Self::Arm64 => "arch/arm64/boot/Image",
+        }
+    }
+
+    /// The emulator.
+    pub fn qemu(self) -> &'static str {
+        match self {
+            Self::X86_64 => "qemu-system-x86_64",
+            Self::Arm64 => "qemu-system-aarch64",
+        }
+    }
+
+    /// How set-up is told of it.
+    pub fn set_up(self) -> &'static str {
+        match self {
+            Self::X86_64 => "run scripts/setup, or install qemu-system-x86",
+            Self::Arm64 => "run ARCH=arm64 scripts/setup, or install qemu-system-arm",
+        }
+    }
+}
+
+/// A kernel to boot.
+#[derive(Clone)]
+pub struct Kernel {
+    /// What it is called in messages.
+    pub name: String,
+    /// Its build directory.
+    pub directory: PathBuf,
+    /// What it is for.
+    pub architecture: Architecture,
+    /// The module to load.
+    pub module: Option<PathBuf>,
+    /// Whether it has the handler without a module.
+    pub has_built_in: bool,
+    /// Whether it was built with checkers that slow it down.
+    pub checks_itself: bool,
+    /// How much memory its machine has, as QEMU has it.
+    pub memory: String,
+}
+
+impl Kernel {
+    /// Checks that there is a kernel in the build directory, and the module.
+    pub fn new(name: String, directory: PathBuf, module: Option<PathBuf>) -> Result<Self> {
+        let options = file(
+            &directory.join(".config"),
+            "the kernel's configuration",
+            "build it with: scripts/kernel build",
+        )?;
+        let options = fs::read_to_string(&options)
+            .with_context(|| format!("cannot read {}", options.display()))?;
+        let architecture = Architecture::of(&options);
+        let image = directory.join(architecture.image());
+        file(&image, "the kernel", "build it with: scripts/kernel build")?;
+        let directory = absolute(&directory)?;
+        let module = module
+            .map(|module| {
+                file(
+                    &module,
+                    "the module",
+                    "build it with: scripts/kernel module",
+                )
+            })
+            .transpose()?;
+        if let Some(module) = &module {
+            visible_in_guest(module)?;
+        }
+        let checks_itself = options.lines().any(|line| CHECKERS.contains(&line));
+        Ok(Self {
+            name,
+            directory,
+            architecture,
+            module,
+            has_built_in: options.lines().any(|line| line == BUILT_IN),
+            checks_itself,
+            memory: if checks_itself { "4G" } else { "2G" }.into(),
+        })
+    }
+
+    /// What time limits are multiplied with.
+    pub fn time_factor(&self) -> u32 {
+        if self.checks_itself { 8 } else { 1 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_configuration_says_which_machine() {
+        assert_eq!(
+            Architecture::of("CONFIG_X86_64=y\nCONFIG_SMP=y\n"),
+            Architecture::X86_64
+        );
+        assert_eq!(
+            Architecture::of("CONFIG_ARM64=y\nCONFIG_SMP=y\n"),
+            Architecture::Arm64
+        );
+        assert_eq!(
+            Architecture::of("# CONFIG_ARM64 is not set\n"),
+            Architecture::X86_64
+        );
+    }
+}

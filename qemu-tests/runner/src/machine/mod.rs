@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Virtual machines: what is needed to boot one, and what runs in it.
+
+pub mod accelerator;
+mod console;
+pub mod files;
+pub mod guard;
+pub mod kernel;
+pub mod probe;
+pub mod settings;
+mod virtme;
+pub mod vm;
