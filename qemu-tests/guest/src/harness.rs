@@ -208,11 +208,12 @@ macro_rules! test {
     };
 }
 
-/// Looks, when the processes of a test are gone, for what it left behind in the kernel; says what.
-pub type Remains<'a> = &'a mut dyn FnMut() -> std::result::Result<(), String>;
+/// Looks for what a test left behind in the kernel, when the processes of the test are gone. The error
+/// says what is left.
+pub type LeakCheck<'a> = &'a mut dyn FnMut() -> std::result::Result<(), String>;
 
 /// Where results go.
-pub trait Report {
+pub trait Reporter {
     /// So many tests are to be run.
     fn plan(&mut self, tests: usize) -> io::Result<()>;
 
@@ -236,16 +237,16 @@ pub enum Conclusion {
 pub fn run(
     tests: &[Test],
     time_factor: u32,
-    remains: Remains<'_>,
-    report: &mut dyn Report,
+    leak_check: LeakCheck<'_>,
+    reporter: &mut dyn Reporter,
 ) -> Result<Conclusion> {
     // Daemons of a test become our children, so that none of them can outlive it.
     set_child_subreaper(true).context("cannot become the reaper of the tests' processes")?;
-    report.plan(tests.len())?;
+    reporter.plan(tests.len())?;
     let mut conclusion = Conclusion::Passed;
     for test in tests {
         let Ended { mut record, killed } = run_one(test, time_factor)?;
-        if let Err(left) = remains() {
+        if let Err(left) = leak_check() {
             record.outcome = Outcome::Failed(match record.outcome {
                 Outcome::Failed(reason) => format!("{reason}\n{left}"),
                 _ => left,
@@ -254,7 +255,7 @@ pub fn run(
         if matches!(record.outcome, Outcome::Failed(_)) {
             conclusion = Conclusion::Failed;
         }
-        report.test(record)?;
+        reporter.test(record)?;
         if killed {
             conclusion = Conclusion::Killed;
             break;

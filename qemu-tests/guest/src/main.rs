@@ -6,30 +6,29 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
-use harness::{Conclusion, Report};
+use commands::{demo, listen, supervisor};
+use harness::{Conclusion, Reporter};
 use loads::{containers, cycles, execs, storm, stress};
 use protocol::TEST_KILLED;
-use report::{Ktap, Records};
+use reporter::{Ktap, Records};
 
 mod agent;
 mod bench;
 mod cgroup_paths;
 mod child;
+mod commands;
 mod cpus;
-mod demo;
+mod debugfs;
 mod describe;
 mod fuzz;
 mod harness;
 mod identities;
-mod listen;
 mod listener;
-mod listing;
 mod loads;
 mod picture;
 mod proc_stat;
-mod report;
+mod reporter;
 mod results;
-mod supervisor;
 mod support;
 mod tests;
 mod timeouts;
@@ -107,13 +106,14 @@ fn run(command: Command) -> Result<ExitCode> {
             names,
         } => {
             timeouts::set_factor(kernel_time_factor);
-            let report: &mut dyn Report = if results::are_wanted() {
+            let reporter: &mut dyn Reporter = if results::are_wanted() {
                 &mut Records
             } else {
                 &mut Ktap::new(std::io::stdout())
             };
             let tests = select(&names)?;
-            let conclusion = harness::run(&tests, time_factor, &mut listing::leaks(), report)?;
+            let conclusion =
+                harness::run(&tests, time_factor, &mut debugfs::leak_check(), reporter)?;
             Ok(match conclusion {
                 Conclusion::Passed => ExitCode::SUCCESS,
                 Conclusion::Failed => ExitCode::FAILURE,

@@ -8,7 +8,7 @@
 use std::io;
 use std::time::Duration;
 
-use harness::{Conclusion, Failure, Report, TestResult, expect_eq};
+use harness::{Conclusion, Failure, Reporter, TestResult, expect_eq};
 use nix::unistd::{pause, setsid};
 use protocol::results::{Outcome, TestRecord};
 
@@ -18,8 +18,8 @@ mod child;
 mod harness;
 #[path = "../src/proc_stat.rs"]
 mod proc_stat;
-#[path = "../src/report.rs"]
-mod report;
+#[path = "../src/reporter.rs"]
+mod reporter;
 #[path = "../src/results.rs"]
 mod results;
 #[path = "../src/timeouts.rs"]
@@ -106,7 +106,7 @@ fn main() {
     ];
     let mut report = Kept::default();
     let mut ended = 0;
-    let mut remains = || {
+    let mut leak_check = || {
         ended += 1;
         if ended == 8 {
             Err("1 thing is left".to_owned())
@@ -115,7 +115,7 @@ fn main() {
         }
     };
     let conclusion =
-        harness::run(&tests, 1, &mut remains, &mut report).expect("the framework itself works");
+        harness::run(&tests, 1, &mut leak_check, &mut report).expect("the framework itself works");
     assert_eq!(conclusion, Conclusion::Killed);
     assert_eq!(report.planned, tests.len());
     let result = |name: &str| {
@@ -162,7 +162,7 @@ struct Kept {
     records: Vec<TestRecord>,
 }
 
-impl Report for Kept {
+impl Reporter for Kept {
     fn plan(&mut self, tests: usize) -> io::Result<()> {
         self.planned = tests;
         Ok(())
@@ -177,7 +177,7 @@ impl Report for Kept {
 /// The same as people see it.
 fn ktap(kept: &Kept) -> String {
     let mut text = Vec::new();
-    let mut ktap = report::Ktap::new(&mut text);
+    let mut ktap = reporter::Ktap::new(&mut text);
     ktap.plan(kept.planned).expect("it is written into memory");
     for record in &kept.records {
         let written = ktap.test(record.clone());

@@ -4,11 +4,14 @@
 use anyhow::Result;
 use protocol::bench::{MOST_UNREAD, Operation, Situation};
 
-use crate::bench::crowd::Crowd;
-use crate::bench::rounds::Rounds;
-use crate::bench::worker::Worker;
-use crate::bench::{CROWDS, burst, missing, reading};
-use crate::listing;
+use super::CROWDS;
+use super::burst;
+use super::crowd::Crowd;
+use super::missing;
+use super::reading;
+use super::rounds::Rounds;
+use super::worker::Worker;
+use crate::debugfs;
 use crate::wire::{BATCH, IDENTITY, LISTEN, PROCESSES, mask, proc_listen};
 
 /// How many figures there are: delivered to each crowd, reading, and a burst.
@@ -28,7 +31,7 @@ pub fn run(worker: &mut Worker) -> Result<()> {
 
 /// Whether the kernel has no batches: then so many figures are told to be missing.
 pub fn are_missing(figures: usize) -> Result<bool> {
-    if listing::is_there() {
+    if debugfs::is_there() {
         return Ok(false);
     }
     let reason = "each event has a datagram of its own".to_owned();

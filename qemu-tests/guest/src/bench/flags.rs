@@ -9,7 +9,7 @@ use super::crowd::Crowd;
 use super::missing;
 use super::rounds::Rounds;
 use super::worker::Worker;
-use crate::listing;
+use crate::debugfs;
 use crate::support::cgroup::Group;
 use crate::wire::{CGROUP, LISTEN, mask, proc_listen_in};
 
@@ -25,7 +25,7 @@ pub const FIGURES: usize = OF_EACH[0].1 + OF_EACH[1].1 + OF_EACH[2].1;
 
 /// Measures all of them.
 pub fn run(worker: &mut Worker) -> Result<()> {
-    if !listing::is_there() {
+    if !debugfs::is_there() {
         for (situation, figures) in OF_EACH {
             missing(figures, situation, "it has no such flag".to_owned())?;
         }

@@ -21,8 +21,8 @@ use crate::bench::rounds::Rounds;
 use crate::bench::worker::Worker;
 use crate::child::allow_descriptors;
 use crate::cpus::{cpus, pin};
+use crate::debugfs;
 use crate::listener::Listener;
-use crate::listing;
 use crate::results;
 use crate::wire::{LISTEN, mask};
 use protocol::results::Record;
@@ -271,7 +271,7 @@ fn crowd(worker: &mut Worker, count: u32) -> Result<()> {
 fn beside(others: u32, figures: usize, run: fn(&[Listener]) -> Result<()>) -> Result<()> {
     // The unpatched kernel shows each answer to all of them, whose queues would take the memory.
     const TOO_MANY: u32 = 1000;
-    if others > TOO_MANY && !listing::is_there() {
+    if others > TOO_MANY && !debugfs::is_there() {
         let reason = format!("each request is answered to all of {others} others");
         return missing(figures, Situation::Everything, reason);
     }

@@ -23,9 +23,9 @@ use super::measure::{Times, repeated};
 use super::missing;
 use super::reader::{Reader, Tally};
 use super::say;
+use crate::debugfs;
 use crate::harness::TestResult;
 use crate::listener::Listener;
-use crate::listing;
 use crate::support::container::{Container, PID, keep_mounts, mount_own_proc};
 use crate::wire::{PROCESS, STATE, mask};
 
@@ -46,7 +46,7 @@ const STAT_SIZE: usize = 1024;
 
 /// Measures all of them.
 pub fn run() -> Result<()> {
-    let has_state = listing::is_there();
+    let has_state = debugfs::is_there();
     for count in POPULATIONS {
         let container =
             Container::idle(PID).map_err(|failure| anyhow!("cannot start one: {failure}"))?;

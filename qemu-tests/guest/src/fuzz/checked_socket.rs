@@ -14,9 +14,9 @@ use super::message::{Command, Listen, Message, Reaction};
 use super::reading::{Read, Reading};
 use super::requests::{ExpectedAnswer, Requests};
 use super::tally::Tally;
+use crate::debugfs::ListenerLine;
 use crate::harness::{Failure, TestResult, expect, expect_eq};
 use crate::listener::Listener;
-use crate::listing::Line;
 use crate::support::scenario::own_task;
 use crate::support::socket_filter::keep_bytes;
 use crate::timeouts;
@@ -262,7 +262,7 @@ impl CheckedSocket {
             // What was sent while we looked is told, or is not.
             self.drain(environment, tally)?;
             // An event is counted a moment after it can be read. A count that is wrong stays wrong.
-            let counted = |line: &Line| (before..=self.events).contains(&line.delivered);
+            let counted = |line: &ListenerLine| (before..=self.events).contains(&line.delivered);
             if lines.iter().all(counted) || Instant::now() > limit {
                 break (lines, before);
             }

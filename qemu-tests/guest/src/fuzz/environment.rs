@@ -13,9 +13,9 @@ use super::message::Request;
 use super::requests::ExpectedAnswer;
 use super::this_process::ThisProcess;
 use crate::cpus::cpus;
+use crate::debugfs::{ListenerLine, Listing, open};
 use crate::harness::{Failure, TestResult, expect, expect_eq};
 use crate::listener::Listener;
-use crate::listing::{Line, Listing, open};
 use crate::support::procfs::own_namespace;
 use crate::wire::{
     CN_PROC, ConnectorHeader, Event, EventBody, IGNORE, Identity, MESSAGE_SIZE, NLM_F_MULTI,
@@ -83,7 +83,7 @@ impl Environment {
     }
 
     /// The lines of listeners with one of these port ids, in a network namespace.
-    pub fn lines(&self, net_ns: u64, port_ids: &[u32]) -> Result<Vec<Line>, Failure> {
+    pub fn lines(&self, net_ns: u64, port_ids: &[u32]) -> Result<Vec<ListenerLine>, Failure> {
         // Others come and go while it is written, so that their count says nothing.
         let lines = Listing::read_from(&self.listing)?.lines.into_iter();
         Ok(lines

@@ -22,8 +22,8 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, 
 use serde::{Deserialize, Serialize};
 
 use crate::child::{self, Child};
+use crate::debugfs::Listing;
 use crate::harness::{Failure, TestResult, expect, expect_eq};
-use crate::listing::Listing;
 use crate::results;
 use crate::support::container::{ALL, Container, NET, PID, USER, available, lacking};
 use crate::support::namespace_user::NamespaceUser;

@@ -2,9 +2,9 @@
 //! Many containers at once, each with a listener.
 
 use crate::child::{self, Gate, allow_descriptors, own_pid};
+use crate::debugfs::Listing;
 use crate::harness::{Failure, TestResult, expect_eq};
 use crate::listener::Listener;
-use crate::listing::Listing;
 use crate::results;
 use crate::support::container::{Container, NET, PID, open};
 use crate::support::fault_injection::Setting;

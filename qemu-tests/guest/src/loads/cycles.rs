@@ -11,9 +11,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::WaitStatus;
 
 use crate::child::{self, Child, Gate};
+use crate::debugfs::Listing;
 use crate::harness::{Failure, TestResult, expect, expect_eq};
 use crate::listener::Listener;
-use crate::listing::Listing;
 use crate::results;
 use crate::support::module;
 use crate::timeouts;

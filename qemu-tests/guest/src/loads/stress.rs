@@ -18,8 +18,8 @@ use nix::unistd::{Pid, setsid};
 use super::counted_listener::{Comparison, CountedListener, read, settle};
 use crate::child::{self, Child, Gate, execute_true};
 use crate::cpus::{cpus, pin};
+use crate::debugfs::{ListenerLine, Listing};
 use crate::listener::{Listener, ListenerError};
-use crate::listing::{Line, Listing};
 use crate::timeouts;
 use crate::wire::{BATCH, IGNORE, LISTEN, mask, proc_listen};
 
@@ -178,7 +178,7 @@ fn compare(staying: &[CountedListener], tally: &Tally) -> Result<Comparison> {
         ));
     }
     for listener in staying {
-        let Line {
+        let ListenerLine {
             delivered, lost, ..
         } = Listing::of(listener.port_id)?;
         let CountedListener {

@@ -10,17 +10,17 @@ use nix::kmod::{DeleteModuleFlags, ModuleInitFlags, delete_module, finit_module}
 use nix::sys::signal::{Signal, kill};
 use protocol::MODULE_VARIABLE;
 
+use super::scenario::{in_self, mark, own_task};
 use crate::child::{self, Gate};
 use crate::cpus::{cpus, pin};
+use crate::debugfs;
 use crate::harness::{Failure, TestResult, expect, expect_eq};
 use crate::listener::Listener;
-use crate::listing;
-use crate::support::scenario::{in_self, mark, own_task};
 
 /// Skips a test of the module if the handler is no module.
 #[track_caller]
 pub fn needed() -> TestResult {
-    if listing::is_built_in() {
+    if debugfs::is_built_in() {
         return Err(Failure::skip(
             "the handler is built in: nobody loads or unloads it",
         ));

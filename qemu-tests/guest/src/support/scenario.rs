@@ -14,9 +14,9 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Gid, Uid, execv, setgid, setsid, setuid};
 
 use crate::child::{self, Child, Gate, own_pid, own_tid};
+use crate::debugfs::{self, Listing};
 use crate::harness::{Failure, TestResult, expect, expect_eq};
 use crate::listener::Listener;
-use crate::listing::{self, Listing};
 use crate::wire::{Event, Received, Task};
 
 /// Names of the marks around what is tested.
@@ -207,7 +207,7 @@ pub fn every_kind(listener: &mut Listener) -> Result<(i32, Vec<Received>), Failu
 /// soon as anybody is counted, so that 0 can be told from more.
 #[track_caller]
 pub fn expect_count(expected: usize) -> TestResult {
-    if listing::is_there() {
+    if debugfs::is_there() {
         let listing = Listing::read()?;
         expect_eq("lines of listeners", listing.lines.len(), listing.count)?;
         expect_eq("listeners", listing.count, expected)?;

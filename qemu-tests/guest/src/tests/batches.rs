@@ -17,9 +17,9 @@ use nix::unistd::{pipe, read};
 
 use crate::child::{self, Gate};
 use crate::cpus::{cpus, pin};
+use crate::debugfs::Listing;
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
-use crate::listing::Listing;
 use crate::results;
 use crate::support::container::{self, Container, FIRST_ID, PID, map, unmapped};
 use crate::support::process::succeed;

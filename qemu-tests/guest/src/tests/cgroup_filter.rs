@@ -22,9 +22,9 @@ use nix::unistd::{Pid, execv};
 
 use crate::child::{self, Gate, own_tid};
 use crate::cpus::{cpus, pin};
+use crate::debugfs::Listing;
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::{EVENT_LIMIT, Listener};
-use crate::listing::Listing;
 use crate::support::cgroup::Group;
 use crate::support::clone3::{CLONE_INTO_CGROUP, arguments};
 use crate::support::container::{self, ALL, Container, FIRST_ID, require};

@@ -13,9 +13,9 @@ use nix::sys::wait::WaitStatus;
 use nix::unistd::{dup2_stdin, dup2_stdout, execv, pipe, read};
 
 use crate::child::{self, Gate};
+use crate::debugfs;
 use crate::harness::{Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
-use crate::listing;
 use crate::support::descriptors::{receive_descriptor, send_descriptors, unix_pair};
 use crate::support::scenario::{ListeningChild, expect_count, in_self, mark, own_task};
 use crate::test;
@@ -157,7 +157,7 @@ fn a_socket_passed_on_listens_until_its_last_holder_closes_it() -> TestResult {
     send_descriptors(&ours, &[listener.as_fd().as_raw_fd()])?;
     taken.pass()?;
     drop(listener);
-    expect_count(usize::from(listing::is_there()))?;
+    expect_count(usize::from(debugfs::is_there()))?;
     close.open(0)?;
     taken.pass()?;
     expect_count(0)?;
@@ -171,7 +171,7 @@ fn a_socket_in_flight_listens_until_its_message_is_dropped() -> TestResult {
     let listener = Listener::listen_all()?;
     send_descriptors(&ours, &[listener.as_fd().as_raw_fd()])?;
     drop(listener);
-    expect_count(usize::from(listing::is_there()))?;
+    expect_count(usize::from(debugfs::is_there()))?;
     drop(theirs);
     expect_count(0)
 }
@@ -184,7 +184,7 @@ fn a_socket_shared_by_fork_listens_until_both_close_it() -> TestResult {
     let (close, closed) = (Gate::new()?, Gate::new()?);
     let heir = child::fork(|| i32::from(close.pass().is_err() || closed.open(0).is_err()))?;
     drop(listener);
-    expect_count(usize::from(listing::is_there()))?;
+    expect_count(usize::from(debugfs::is_there()))?;
     close.open(0)?;
     closed.pass()?;
     heir.wait()?;

@@ -14,9 +14,9 @@ use nix::sys::socket::{MsgFlags, recv};
 use zerocopy::IntoBytes;
 
 use crate::cpus::{cpus, pin};
+use crate::debugfs::{self, Listing};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::{Listener, ListenerError};
-use crate::listing::{self, Listing};
 use crate::support::fault_injection::{FailNth, NoPages, QuietConsole, has_checkers, tell};
 use crate::support::module::{self, ModuleGuard};
 use crate::support::scenario::{expect_count, mark, own_task};
@@ -160,7 +160,7 @@ fn hear(listener: &mut Listener) -> Result<usize, Failure> {
 /// Expects so many references on the module: each listener has one.
 #[track_caller]
 fn expect_references(expected: usize) -> TestResult {
-    if !listing::is_there() || listing::is_built_in() {
+    if !debugfs::is_there() || debugfs::is_built_in() {
         return Ok(());
     }
     let references = fs::read_to_string("/sys/module/proc_events/refcnt")?;
@@ -237,7 +237,7 @@ fn listening_again_without_memory_changes_nothing() -> TestResult {
                 DONE | Outcome::Unanswered => wanted,
                 _ => before,
             };
-            let listing::Line { mask, lost, .. } = Listing::of(listener.port_id()?)?;
+            let debugfs::ListenerLine { mask, lost, .. } = Listing::of(listener.port_id()?)?;
             expect_eq("mask", mask, now)?;
             expect_eq("lost", lost, 0)?;
             expect_references(1)?;
@@ -443,7 +443,7 @@ fn expect_losses(enobufs: u64, request: &[u32]) -> TestResult {
             victim.lost + victim.delivered
         );
         expect(victim.lost > 0, "each listener to lose an event")?;
-        if listing::is_there() {
+        if debugfs::is_there() {
             let line = Listing::of(victim.listener.port_id()?)?;
             let expected = (victim.delivered, victim.lost);
             expect_eq("delivered and lost", (line.delivered, line.lost), expected)?;

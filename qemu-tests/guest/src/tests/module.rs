@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
+use crate::debugfs;
 use crate::harness::{Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
-use crate::listing;
 use crate::support::module::{
     ModuleGuard, expect_own_events, load, needed, reload, reload_under_load, unload,
 };
@@ -92,7 +92,7 @@ fn nobody_listens_by_a_socket_alone() -> TestResult {
 }
 
 fn unloading_is_possible_while_somebody_reads_the_listing() -> TestResult {
-    let mut listing = listing::open()?;
+    let mut listing = debugfs::open()?;
     let mut head = [0; 1];
     listing.read_exact(&mut head)?;
     let unloaded = ModuleGuard::unloaded()?;

@@ -11,9 +11,9 @@ use zerocopy::IntoBytes;
 
 use crate::child;
 use crate::cpus::{cpus, pin};
+use crate::debugfs::Listing;
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
-use crate::listing::Listing;
 use crate::support::scenario::mark;
 use crate::support::sequence_numbers::{cpu_and_seq, missing, next_after};
 use crate::support::socket_filter::keep_bytes;

@@ -13,9 +13,9 @@ use nix::sys::wait::WaitStatus;
 use nix::unistd::{Gid, Uid, setresgid, setresuid};
 
 use crate::child::{self, Gate, own_pid};
+use crate::debugfs::{self, Listing};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
-use crate::listing::{self, Listing};
 use crate::support::container::{ALL, Container, require};
 use crate::support::fault_injection::Setting;
 use crate::support::module::ModuleGuard;
@@ -286,7 +286,7 @@ fn the_listing_names_a_listener() -> TestResult {
     require(ALL)?;
     let listener = Listener::listen(mask::SID | mask::COMM)?;
     mark("delivered")?;
-    let expected = listing::Line {
+    let expected = debugfs::ListenerLine {
         port_id: listener.port_id()?,
         pid: own_pid(),
         uid: 0,

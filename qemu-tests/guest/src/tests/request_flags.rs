@@ -13,9 +13,9 @@ use nix::unistd::getpid;
 use zerocopy::IntoBytes;
 
 use crate::child::{self, pidfd};
+use crate::debugfs::{self, Listing};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
-use crate::listing::{self, Listing};
 use crate::support::cgroup::{self, Group};
 use crate::support::process::{status, succeed};
 use crate::support::scenario::{expect_count, mark, own_task};
@@ -274,7 +274,7 @@ fn expect_silence(listener: &mut Listener) -> TestResult {
 /// What the kernel knows of a listener, and the form and the number of its next event.
 #[derive(Debug, PartialEq)]
 struct State {
-    line: listing::Line,
+    line: debugfs::ListenerLine,
     kind: u16,
     has_identity: bool,
 }

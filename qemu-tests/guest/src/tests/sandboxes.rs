@@ -10,9 +10,9 @@ use nix::libc;
 use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::child::{self, own_pid};
+use crate::debugfs::{self, Listing};
 use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
-use crate::listing::{self, Listing};
 use crate::support::container::{
     ALL, Container, Handover, NET, PID, USER, become_nobody_in, become_root_as, open, require,
 };
@@ -247,7 +247,7 @@ fn expect_hearing(listener: &mut Listener, below: &Below, number: Option<i32>) -
 
 fn a_listener_changes_its_mask_from_a_sandbox() -> TestResult {
     require(ALL)?;
-    let listing = listing::is_there().then(listing::open).transpose()?;
+    let listing = debugfs::is_there().then(debugfs::open).transpose()?;
     in_child(|| {
         become_nobody_in(SANDBOX)?;
         let mut socket = open()?;

@@ -13,9 +13,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{pause, pipe};
 
 use crate::child::{self, Gate, allow_descriptors};
+use crate::debugfs::{self, Listing};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
-use crate::listing::{self, Listing};
 use crate::results;
 use crate::support::cgroup::Group;
 use crate::support::descriptors::{send_descriptors, unix_pair};
@@ -180,7 +180,7 @@ fn time_behind_garbage(words: Option<&[u32]>) -> Result<Duration, Failure> {
 /// when it has done so.
 fn expect_none_in_time() -> TestResult {
     let deadline = timeouts::deadline(CLOSED_LIMIT);
-    while listing::is_there() {
+    while debugfs::is_there() {
         let left = Listing::read()?.count;
         if left == 0 {
             break;

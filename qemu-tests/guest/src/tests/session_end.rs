@@ -16,9 +16,9 @@ use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, setpgid};
 
 use crate::child::{self, Child};
+use crate::debugfs::Listing;
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
-use crate::listing::Listing;
 use crate::support::scenario::{events, every_kind, take_through_exit};
 use crate::support::sessions::{
     CORE_FLAG, SESSIONS, begin, end, fork_as, lead, lead_here, status_of,

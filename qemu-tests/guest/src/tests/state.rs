@@ -17,9 +17,9 @@ use nix::unistd::{Pid, setpgid, setsid};
 
 use crate::child::{self, Gate, own_pid, own_tid};
 use crate::cpus::{cpus, pin};
+use crate::debugfs::Listing;
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::{EVENT_LIMIT, Listener};
-use crate::listing::Listing;
 use crate::proc_stat::{Stat, TICK};
 use crate::support::cgroup::Group;
 use crate::support::idle_processes::{CROWD, crowd, start};

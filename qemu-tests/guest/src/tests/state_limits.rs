@@ -17,9 +17,9 @@ use zerocopy::IntoBytes;
 
 use super::state::UNKNOWN_TO_STOCK;
 use crate::child::{self, Child, Gate};
+use crate::debugfs::{self, Listing};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
-use crate::listing::{self, Listing};
 use crate::support::cgroup;
 use crate::support::container::{self, ALL, Container, FIRST_ID, Handover, NET, PID, USER};
 use crate::support::fault_injection::FailNth;
@@ -345,7 +345,7 @@ fn listening_again_changes_nothing_of_a_state() -> TestResult {
 /// Expects so many references on the module: one for each listener, and one for each state.
 #[track_caller]
 fn expect_references(expected: usize) -> TestResult {
-    if listing::is_built_in() {
+    if debugfs::is_built_in() {
         return Ok(());
     }
     let references = fs::read_to_string("/sys/module/proc_events/refcnt")?;

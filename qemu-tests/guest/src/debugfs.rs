@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The module's listing of its listeners, in debugfs.
+//! The module's list of its listeners, in debugfs.
 
 use std::fs::File;
 use std::io::{Error, ErrorKind};
@@ -11,9 +11,9 @@ use protocol::{BUILT_IN_VARIABLE, MODULE_VARIABLE};
 /// Where the module shows its listeners.
 const FILE: &str = "/sys/kernel/debug/proc_events/listeners";
 
-/// A line of the listing.
+/// A line of the list: a listener.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Line {
+pub struct ListenerLine {
     /// The socket's port id.
     pub port_id: u32,
     /// The process that listened, as the initial pid namespace numbers it.
@@ -38,13 +38,13 @@ pub struct Line {
     pub cgroup: u64,
 }
 
-/// Who listens.
+/// All listeners.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Listing {
     /// The total that the kernel tells.
     pub count: usize,
     /// A line for each listener.
-    pub lines: Vec<Line>,
+    pub lines: Vec<ListenerLine>,
 }
 
 impl Listing {
@@ -76,13 +76,13 @@ impl Listing {
             return Err(malformed(head));
         }
         let lines = lines
-            .map(|line| Line::parse(line).ok_or_else(|| malformed(line)))
+            .map(|line| ListenerLine::parse(line).ok_or_else(|| malformed(line)))
             .collect::<io::Result<Vec<_>>>()?;
         Ok(Self { count, lines })
     }
 
     /// The line of the socket with this port id.
-    pub fn of(port_id: u32) -> io::Result<Line> {
+    pub fn of(port_id: u32) -> io::Result<ListenerLine> {
         let listing = Self::read()?;
         let line = listing.lines.iter().find(|line| line.port_id == port_id);
         line.copied().ok_or_else(|| {
@@ -112,7 +112,7 @@ const COLUMNS: [&str; 11] = [
     "cgroup",
 ];
 
-impl Line {
+impl ListenerLine {
     fn parse(line: &str) -> Option<Self> {
         let words: Vec<_> = line.split_whitespace().collect();
         let [
@@ -170,9 +170,9 @@ pub fn is_built_in() -> bool {
     env::var_os(BUILT_IN_VARIABLE).is_some()
 }
 
-/// Tells of listeners that are still there although their processes are gone, each time only of
-/// new ones, so that a leak is the failure of the test that made it.
-pub fn leaks() -> impl FnMut() -> Result<(), String> {
+/// A check for listeners that are left although their processes are gone. Each call reports only new
+/// ones, so that a leak is the failure of the test that made it.
+pub fn leak_check() -> impl FnMut() -> Result<(), String> {
     let mut known = 0;
     move || {
         if !is_there() {
@@ -200,7 +200,7 @@ mod tests {
     #[test]
     fn each_column_has_its_place() {
         let text = format!("listeners: 1\n{HEAD}\n 7 6 8 5 4 3 2 1 0xe00003c7 0x00000004 9\n");
-        let line = Line {
+        let line = ListenerLine {
             port_id: 7,
             pid: 6,
             uid: 8,

@@ -5,13 +5,13 @@ use std::io::{self, Write};
 
 use protocol::results::{Outcome, Record, TestRecord};
 
-use crate::harness::Report;
+use crate::harness::Reporter;
 use crate::results;
 
 /// To the runner.
 pub struct Records;
 
-impl Report for Records {
+impl Reporter for Records {
     fn plan(&mut self, tests: usize) -> io::Result<()> {
         results::tell(&Record::Plan(tests))
     }
@@ -34,7 +34,7 @@ impl<W: Write> Ktap<W> {
     }
 }
 
-impl<W: Write> Report for Ktap<W> {
+impl<W: Write> Reporter for Ktap<W> {
     fn plan(&mut self, tests: usize) -> io::Result<()> {
         write!(self.output, "KTAP version 1\n1..{tests}\n")?;
         self.output.flush()
