@@ -38,9 +38,9 @@ pub struct Process {
     is_confirmed: bool,
 }
 
-/// A state that is being told.
+/// A state that was asked for, and is not complete yet.
 #[derive(Debug)]
-struct Telling {
+struct PendingState {
     /// The number of the request.
     seq: u32,
     /// Who has ended since the request.
@@ -49,13 +49,13 @@ struct Telling {
     has_losses: bool,
 }
 
-/// What the picture is worth.
+/// Whether the picture is valid.
 #[derive(Debug)]
-enum Worth {
+enum Validity {
     /// Nothing: no state was asked for.
     Nothing,
     /// A state is on its way.
-    Begun(Telling),
+    Begun(PendingState),
     /// All that live are in it, and nobody else: of what was read.
     Exact,
     /// Events were lost, and no state was asked for since then.
@@ -66,7 +66,7 @@ enum Worth {
 #[derive(Debug)]
 pub struct Picture {
     living: BTreeMap<u64, Process>,
-    worth: Worth,
+    validity: Validity,
     /// The number of the last request.
     seq: u32,
     losses: u64,
@@ -77,7 +77,7 @@ impl Default for Picture {
     fn default() -> Self {
         Self {
             living: BTreeMap::new(),
-            worth: Worth::Nothing,
+            validity: Validity::Nothing,
             seq: 0,
             losses: 0,
             states: 0,
@@ -93,7 +93,7 @@ impl Picture {
 
     /// Whether all that live are in it, and nobody else: of what was read.
     pub fn is_exact(&self) -> bool {
-        matches!(self.worth, Worth::Exact)
+        matches!(self.validity, Validity::Exact)
     }
 
     /// How often reading told that events were lost.
@@ -122,7 +122,7 @@ impl Picture {
         deadline: Instant,
     ) -> Result<Option<Received>, ListenerError> {
         loop {
-            if let Worth::Nothing = self.worth {
+            if let Validity::Nothing = self.validity {
                 self.ask(listener)?;
             }
             // A piece of a state is there before what comes before it was read.
@@ -136,17 +136,17 @@ impl Picture {
                     self.take(&received)?;
                     return Ok(Some(received));
                 }
-                Ok(None) => match self.worth {
-                    Worth::Lossy => self.ask(listener)?,
+                Ok(None) => match self.validity {
+                    Validity::Lossy => self.ask(listener)?,
                     // There was no memory for it. Reading has it go on, if only the answer to a
                     // request that is refused.
-                    Worth::Begun(_) => {
+                    Validity::Begun(_) => {
                         listener.ask_for_state(0)?;
                         if Instant::now() >= deadline {
                             return Ok(None);
                         }
                     }
-                    Worth::Exact | Worth::Nothing => return Ok(None),
+                    Validity::Exact | Validity::Nothing => return Ok(None),
                 },
                 Err(error) if error.is_overrun() => self.lose(),
                 Err(error) => return Err(error),
@@ -195,7 +195,7 @@ impl Picture {
             process.is_confirmed = false;
         }
         self.seq = seq;
-        self.worth = Worth::Begun(Telling {
+        self.validity = Validity::Begun(PendingState {
             seq,
             ended: BTreeSet::new(),
             has_losses: false,
@@ -205,27 +205,29 @@ impl Picture {
     /// Events were lost.
     fn lose(&mut self) {
         self.losses += 1;
-        match &mut self.worth {
-            Worth::Nothing => {}
-            Worth::Begun(telling) => telling.has_losses = true,
-            Worth::Exact | Worth::Lossy => self.worth = Worth::Lossy,
+        match &mut self.validity {
+            Validity::Nothing => {}
+            Validity::Begun(pending) => pending.has_losses = true,
+            Validity::Exact | Validity::Lossy => self.validity = Validity::Lossy,
         }
     }
 
     /// The state of which a message is, if it is on its way.
-    fn telling(&self, received: &Received) -> Option<&Telling> {
-        match &self.worth {
-            Worth::Begun(telling) if telling.seq == received.message.connector.seq => Some(telling),
+    fn pending(&self, received: &Received) -> Option<&PendingState> {
+        match &self.validity {
+            Validity::Begun(pending) if pending.seq == received.message.connector.seq => {
+                Some(pending)
+            }
             _ => None,
         }
     }
 
     fn take(&mut self, received: &Received) -> Result<(), ListenerError> {
-        let telling = self.telling(received);
+        let pending = self.pending(received);
         match (received.event, received.identity) {
-            (Event::Ack { err }, _) if telling.is_some() => return self.end(err),
+            (Event::Ack { err }, _) if pending.is_some() => return self.end(err),
             (Event::Process { task, session, .. }, Some(who))
-                if telling.is_some_and(|telling| !telling.ended.contains(&who.process)) =>
+                if pending.is_some_and(|pending| !pending.ended.contains(&who.process)) =>
             {
                 self.confirm(who, task.pid, session == task.pid);
             }
@@ -235,8 +237,8 @@ impl Picture {
             (Event::Sid { task, .. }, Some(who)) => self.confirm(who, task.pid, true),
             (Event::Exit { task, .. }, Some(who)) if task.pid == task.tgid => {
                 self.living.remove(&who.process);
-                if let Worth::Begun(telling) = &mut self.worth {
-                    telling.ended.insert(who.process);
+                if let Validity::Begun(pending) = &mut self.validity {
+                    pending.ended.insert(who.process);
                 }
             }
             _ => {}
@@ -258,7 +260,7 @@ impl Picture {
 
     /// The state that is on its way has come to its end, or to an error.
     fn end(&mut self, err: u32) -> Result<(), ListenerError> {
-        let before = std::mem::replace(&mut self.worth, Worth::Lossy);
+        let before = std::mem::replace(&mut self.validity, Validity::Lossy);
         if err != 0 {
             let error = io::Error::from_raw_os_error(err as i32);
             return Err(ListenerError::System("STATE", error));
@@ -266,8 +268,8 @@ impl Picture {
         // Of who was not told, the end was lost.
         self.living.retain(|_, process| process.is_confirmed);
         self.states += 1;
-        if !matches!(before, Worth::Begun(telling) if telling.has_losses) {
-            self.worth = Worth::Exact;
+        if !matches!(before, Validity::Begun(pending) if pending.has_losses) {
+            self.validity = Validity::Exact;
         }
         Ok(())
     }

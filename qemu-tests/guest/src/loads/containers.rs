@@ -44,7 +44,7 @@ const PROGRESS: usize = 1000;
 pub const ALL_LIMIT: Duration = Duration::from_secs(60);
 
 /// The handshakes between the containers and the test.
-struct Cues {
+struct Handshakes {
     /// How long one may be waited for: until all containers are there.
     limit: Duration,
     listening: Gate,
@@ -54,7 +54,7 @@ struct Cues {
     end: Vec<Gate>,
 }
 
-impl Cues {
+impl Handshakes {
     fn new(most: usize) -> nix::Result<Self> {
         let groups = most.div_ceil(CONTAINERS);
         let gates = || (0..groups).map(|_| Gate::new()).collect::<nix::Result<_>>();
@@ -71,12 +71,12 @@ impl Cues {
 }
 
 /// What happens in each of the containers, which is of this group.
-fn fork_and_listen(cues: &Cues, group: usize) -> TestResult {
+fn fork_and_listen(handshakes: &Handshakes, group: usize) -> TestResult {
     let mut listener = open()?;
     let requested = listener.request(&[LISTEN, mask::FORK | mask::EXIT]);
-    cues.listening.open(i32::from(requested.is_err()))?;
+    handshakes.listening.open(i32::from(requested.is_err()))?;
     requested?;
-    cues.begin[group].pass_within(cues.limit)?;
+    handshakes.begin[group].pass_within(handshakes.limit)?;
     let parent = Task::leader(own_pid());
     let mut expected = Vec::new();
     for number in 0..FORKS {
@@ -94,8 +94,8 @@ fn fork_and_listen(cues: &Cues, group: usize) -> TestResult {
         });
     }
     expect_exactly("inside", &mut listener, &expected, |_| true)?;
-    cues.done.open(0)?;
-    cues.end[group].pass_within(cues.limit)?;
+    handshakes.done.open(0)?;
+    handshakes.end[group].pass_within(handshakes.limit)?;
     let nothing: &[Event] = &[];
     expect_exactly("inside, at the end", &mut listener, nothing, |_| true)
 }
@@ -138,7 +138,7 @@ pub fn is_room() -> nix::Result<bool> {
 /// own and nothing left. Tells how many there were.
 pub fn listen_in(most: usize) -> Result<usize, Failure> {
     let user = NamespaceUser::new()?;
-    let cues = Cues::new(most)?;
+    let handshakes = Handshakes::new(most)?;
     // A number that is no process's says that there are no more.
     const NO_MORE: i32 = 0;
     let made = Gate::new()?;
@@ -146,7 +146,7 @@ pub fn listen_in(most: usize) -> Result<usize, Failure> {
         let mut containers = Vec::new();
         while containers.len() < most && is_room()? {
             let group = containers.len() / CONTAINERS;
-            let container = Container::start(PID | NET, || fork_and_listen(&cues, group))?;
+            let container = Container::start(PID | NET, || fork_and_listen(&handshakes, group))?;
             made.open(container.task().pid)?;
             containers.push(container);
             if containers.len() % PROGRESS == 0 {
@@ -162,7 +162,7 @@ pub fn listen_in(most: usize) -> Result<usize, Failure> {
         if first == NO_MORE {
             break;
         }
-        expect_eq("errors of LISTEN", cues.listening.pass()?, 0)?;
+        expect_eq("errors of LISTEN", handshakes.listening.pass()?, 0)?;
         firsts.insert(first);
     }
     let count = firsts.len();
@@ -174,14 +174,14 @@ pub fn listen_in(most: usize) -> Result<usize, Failure> {
             .map(|first| CONTAINERS.min(count - first))
     };
     // In groups, so that the one outside is not overrun.
-    for (group, begin) in groups().zip(&cues.begin) {
+    for (group, begin) in groups().zip(&handshakes.begin) {
         (0..group).try_for_each(|_| begin.open(0))?;
-        (0..group).try_for_each(|_| cues.done.pass_within(cues.limit).map(drop))?;
+        (0..group).try_for_each(|_| handshakes.done.pass_within(handshakes.limit).map(drop))?;
         events.extend(crate::support::scenario::events(&mut outside)?);
     }
     expect_accounts(count)?;
     expect_all_outside(&events, &firsts)?;
-    for (group, end) in groups().zip(&cues.end) {
+    for (group, end) in groups().zip(&handshakes.end) {
         (0..group).try_for_each(|_| end.open(0))?;
     }
     succeed(maker)?;

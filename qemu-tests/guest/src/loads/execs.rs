@@ -58,14 +58,14 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(5);
 
 /// What a thread does when all of its process are there.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Deed {
+enum Action {
     Executes,
     Ends,
     EndsAll,
     Waits,
 }
 
-impl Deed {
+impl Action {
     fn any(random: &mut Rng) -> Self {
         match random.u8(0..10) {
             0..4 => Self::Executes,
@@ -120,13 +120,13 @@ fn storm(model: &mut Model, random: &mut Rng, own_numbers: bool) -> TestResult {
     let mut processes = Vec::new();
     let mut plans = Vec::new();
     for _ in 0..PROCESSES {
-        let deeds: Vec<_> = (0..random.usize(1..=THREADS))
-            .map(|_| Deed::any(random))
+        let actions: Vec<_> = (0..random.usize(1..=THREADS))
+            .map(|_| Action::any(random))
             .collect();
-        let plan = deeds.clone();
+        let plan = actions.clone();
         let last = last.as_raw_fd();
         processes.push(child::fork(move || act(plan, last))?.into_pid());
-        plans.push(deeds);
+        plans.push(actions);
     }
     drop(last);
     for process in &processes {
@@ -162,36 +162,36 @@ fn await_end(pipe: &OwnedFd) -> TestResult {
 
 /// A process of a storm. Its `last` descriptor is open until all of its deeds are done: exec closes
 /// it, and so does the end of the process, or who is the last to do something else.
-fn act(deeds: Vec<Deed>, last: i32) -> i32 {
+fn act(actions: Vec<Action>, last: i32) -> i32 {
     // For as long as the process lives.
-    let barrier: &'static Barrier = Box::leak(Box::new(Barrier::new(deeds.len())));
-    let undone: &'static AtomicUsize = Box::leak(Box::new(AtomicUsize::new(deeds.len())));
-    let closes_itself = deeds.contains(&Deed::Executes) || deeds.contains(&Deed::EndsAll);
-    let act = move |deed| {
+    let barrier: &'static Barrier = Box::leak(Box::new(Barrier::new(actions.len())));
+    let undone: &'static AtomicUsize = Box::leak(Box::new(AtomicUsize::new(actions.len())));
+    let closes_itself = actions.contains(&Action::Executes) || actions.contains(&Action::EndsAll);
+    let act = move |action| {
         barrier.wait();
         if undone.fetch_sub(1, Ordering::AcqRel) == 1 && !closes_itself {
             // SAFETY: It is this process's own, and nothing of it uses it.
             unsafe { libc::close(last) };
         }
-        match deed {
-            Deed::Executes => {
+        match action {
+            Action::Executes => {
                 let _ = execv(c"/bin/sleep", &[c"sleep", c"1000"]);
                 // Another one was first, or the process was killed: there is nothing to return to.
                 end_thread(1)
             }
-            Deed::Ends => end_thread(0),
+            Action::Ends => end_thread(0),
             // SAFETY: Ends the process; nothing of it is left to be unsound.
-            Deed::EndsAll => unsafe { libc::_exit(0) },
-            Deed::Waits => loop {
+            Action::EndsAll => unsafe { libc::_exit(0) },
+            Action::Waits => loop {
                 pause();
             },
         }
     };
-    for deed in &deeds[1..] {
-        let deed = *deed;
-        thread::spawn(move || act(deed));
+    for action in &actions[1..] {
+        let action = *action;
+        thread::spawn(move || act(action));
     }
-    act(deeds[0])
+    act(actions[0])
 }
 
 /// Which numbers live, each with its process: from /proc once, and then from FORK and EXIT alone.

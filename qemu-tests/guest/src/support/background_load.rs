@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Unrest: on all CPUs, processes begin, lead sessions, run programs, detach and end, one after the
-//! other, until they are to rest. Who lives then lives on, and nothing happens.
+//! A load in the background: on each CPU, processes begin, lead sessions, run programs, detach and end,
+//! one after the other. While the load pauses, the processes that live go on living, and nothing happens.
 
 use std::ffi::CStr;
 use std::os::fd::AsFd;
@@ -26,106 +26,106 @@ use crate::timeouts;
 const LIVING: usize = 12;
 const ZOMBIES: usize = 3;
 
-/// How many numbers the processes and threads of a CPU need at most.
-pub const NUMBERS: usize = 2 * (LIVING + ZOMBIES) + 8;
+/// How many pids the processes and threads of a CPU need at most.
+pub const PIDS_PER_CPU: usize = 2 * (LIVING + ZOMBIES) + 8;
 
-/// How long a rest may last.
-const LIMIT: Duration = Duration::from_secs(60);
+/// How long a pause may last.
+const PAUSE_LIMIT: Duration = Duration::from_secs(60);
 
-/// The handshakes with who makes the unrest of one CPU.
-struct Cues {
-    rest: Gate,
-    resting: Gate,
-    go_on: Gate,
+/// The handshakes with the process that makes the load of one CPU.
+struct Handshakes {
+    pause: Gate,
+    paused: Gate,
+    resume: Gate,
 }
 
-impl Cues {
+impl Handshakes {
     fn new() -> nix::Result<Self> {
         Ok(Self {
-            rest: Gate::new()?,
-            resting: Gate::new()?,
-            go_on: Gate::new()?,
+            pause: Gate::new()?,
+            paused: Gate::new()?,
+            resume: Gate::new()?,
         })
     }
 
-    /// Rests if that is to be.
-    fn follow(&self) -> TestResult {
-        let mut asked = [PollFd::new(self.rest.as_fd(), PollFlags::POLLIN)];
+    /// Pauses if the load is to pause.
+    fn pause_if_asked(&self) -> TestResult {
+        let mut asked = [PollFd::new(self.pause.as_fd(), PollFlags::POLLIN)];
         if poll(&mut asked, PollTimeout::ZERO)? > 0 {
-            self.rest.pass()?;
-            self.resting.open(0)?;
-            self.go_on.pass_within(timeouts::scaled(LIMIT))?;
+            self.pause.pass()?;
+            self.paused.open(0)?;
+            self.resume.pass_within(timeouts::scaled(PAUSE_LIMIT))?;
         }
         Ok(())
     }
 }
 
-/// Unrest on all CPUs, up to the end of this process's pid namespace, or of the test.
-pub struct Unrest {
-    cues: Vec<Cues>,
+/// The load on all CPUs, up to the end of this process's pid namespace, or of the test.
+pub struct BackgroundLoad {
+    handshakes: Vec<Handshakes>,
 }
 
-impl Unrest {
-    /// Begins.
-    pub fn begin() -> Result<Self, Failure> {
+impl BackgroundLoad {
+    /// Starts the load.
+    pub fn start() -> Result<Self, Failure> {
         let mut all = Vec::new();
         for cpu in cpus()? {
-            let cues = Cues::new()?;
-            child::fork(|| status(|| make(cpu, &cues)))?.into_pid();
-            all.push(cues);
+            let handshakes = Handshakes::new()?;
+            child::fork(|| status(|| run_on(cpu, &handshakes)))?.into_pid();
+            all.push(handshakes);
         }
-        Ok(Self { cues: all })
+        Ok(Self { handshakes: all })
     }
 
-    /// Has all come to rest, and waits until they have.
-    pub fn rest(&self) -> TestResult {
-        for cues in &self.cues {
-            cues.rest.open(0)?;
+    /// Asks for a pause, and waits until the load of each CPU pauses.
+    pub fn pause(&self) -> TestResult {
+        for handshakes in &self.handshakes {
+            handshakes.pause.open(0)?;
         }
-        for cues in &self.cues {
-            cues.resting.pass()?;
+        for handshakes in &self.handshakes {
+            handshakes.paused.pass()?;
         }
         Ok(())
     }
 
-    /// Goes on.
-    pub fn go_on(&self) -> TestResult {
-        for cues in &self.cues {
-            cues.go_on.open(0)?;
+    /// Resumes the load.
+    pub fn resume(&self) -> TestResult {
+        for handshakes in &self.handshakes {
+            handshakes.resume.open(0)?;
         }
         Ok(())
     }
 }
 
-/// Makes the unrest of one CPU.
-fn make(cpu: usize, cues: &Cues) -> TestResult {
+/// Makes the load of one CPU.
+fn run_on(cpu: usize, handshakes: &Handshakes) -> TestResult {
     pin(cpu)?;
-    // Who detached is ours to reap, too.
+    // A process that detached is reaped here, too.
     set_child_subreaper(true)?;
     let mut random = Rng::with_seed(cpu as u64);
-    let mut family = Family {
+    let mut processes = Processes {
         living: Vec::new(),
         zombies: Vec::new(),
         settled: Gate::new()?,
     };
     loop {
-        cues.follow()?;
-        family.stir(&mut random)?;
+        handshakes.pause_if_asked()?;
+        processes.step(&mut random)?;
     }
 }
 
 /// The processes of one CPU.
-struct Family {
+struct Processes {
     living: Vec<Pid>,
-    /// Who has ended, and was not reaped.
+    /// Processes that have ended, and were not reaped.
     zombies: Vec<Pid>,
-    /// Opened by who has done what it does.
+    /// A process opens it when it has done what it does.
     settled: Gate,
 }
 
-impl Family {
-    /// Something happens, whose consequences are over when this returns.
-    fn stir(&mut self, random: &mut Rng) -> TestResult {
+impl Processes {
+    /// Does something, whose consequences are over when this returns.
+    fn step(&mut self, random: &mut Rng) -> TestResult {
         match random.u8(0..10) {
             0 => _ = child::fork(|| 0)?.wait()?,
             1 => _ = child::fork(|| i32::from(setsid().is_err()))?.wait()?,
@@ -146,13 +146,13 @@ impl Family {
         Ok(())
     }
 
-    /// Somebody who lives on.
+    /// Starts a process that goes on living.
     fn live(&mut self, function: impl FnOnce() -> i32) -> TestResult {
         self.living.push(child::fork(function)?.into_pid());
         Ok(())
     }
 
-    /// Somebody who leads a session.
+    /// Starts a process that leads a session.
     fn lead(&mut self) -> TestResult {
         let settled = &self.settled;
         let leader = child::fork(|| {
@@ -164,7 +164,7 @@ impl Family {
         Ok(())
     }
 
-    /// Somebody whose parent ends, as daemons do it.
+    /// Starts a process whose parent ends, as daemons do it.
     fn detach(&mut self) -> TestResult {
         let settled = &self.settled;
         let parent = child::fork(|| {
@@ -182,7 +182,7 @@ impl Family {
         Ok(())
     }
 
-    /// Somebody ends, and may be a zombie for a while.
+    /// Kills a process, which may be a zombie for a while.
     fn kill(&mut self, random: &mut Rng) -> TestResult {
         if self.living.is_empty() {
             return Ok(());

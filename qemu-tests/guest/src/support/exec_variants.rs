@@ -29,7 +29,7 @@ use crate::wire::{Event, LISTEN, Received, mask};
 
 /// What becomes of the exec.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Outcome {
+pub enum ExecResult {
     /// The program runs.
     Runs,
     /// There is no such program: the process goes on.
@@ -40,7 +40,7 @@ pub enum Outcome {
     Killed,
 }
 
-impl Outcome {
+impl ExecResult {
     /// How the process ends, as wait(2) has it.
     pub fn status(self) -> u32 {
         match self {
@@ -83,7 +83,7 @@ pub enum Place {
 /// One way in which it can go.
 #[derive(Clone, Copy, Debug)]
 pub struct Variant {
-    pub outcome: Outcome,
+    pub outcome: ExecResult,
     pub caller: Caller,
     /// How many more threads there are.
     pub bystanders: usize,
@@ -105,8 +105,8 @@ pub const FIRST_STATUS: u32 = 3;
 const PROGRAM_STATUS: u32 = 5;
 const PROCESS_STATUS: u32 = 6;
 
-/// What a listener was told of the process.
-pub struct Played {
+/// What a listener received about the process.
+pub struct Observed {
     /// The process, as the listener numbers it.
     pub pid: i32,
     /// The other threads, in the order in which they were made.
@@ -114,37 +114,37 @@ pub struct Played {
     /// All numbers that were announced, in their order.
     pub announced: Vec<i32>,
     /// All events about the process.
-    pub told: Vec<Event>,
+    pub events: Vec<Event>,
     /// Whether the last of the threads called exec.
     other_called: bool,
 }
 
-impl Played {
+impl Observed {
     /// The old number of a caller that is not the first thread.
     pub fn caller(&self) -> Option<i32> {
         self.threads.last().copied().filter(|_| self.other_called)
     }
 }
 
-/// What both listeners were told.
-pub struct Tellings {
-    pub outside: Played,
+/// What both listeners received.
+pub struct Observations {
+    pub outside: Observed,
     /// In the process's pid namespace, if it has one of its own.
-    pub inside: Option<Played>,
+    pub inside: Option<Observed>,
 }
 
-/// A listener, and what it was told of the process so far.
-struct Witness {
+/// A listener, and what it received about the process so far.
+struct Observer {
     listener: Listener,
     pid: i32,
-    told: Vec<Event>,
+    events: Vec<Event>,
 }
 
-impl Witness {
+impl Observer {
     fn keep(&mut self, messages: Vec<Received>) {
         let events = messages.iter().map(|received| received.event);
         let pid = self.pid;
-        self.told
+        self.events
             .extend(events.filter(|event| event.bit() != 0 && event.subject().tgid == pid));
     }
 
@@ -165,7 +165,7 @@ impl Witness {
         for pid in pids {
             let told =
                 |event: &Event| matches!(event, Event::Exit { task, .. } if task.pid == *pid);
-            if !self.told.iter().any(told) {
+            if !self.events.iter().any(told) {
                 let what = format!("EXIT of {pid}");
                 self.take_through(&what, |received| is_exit(received, *pid))?;
             }
@@ -175,7 +175,7 @@ impl Witness {
 
     /// The numbers that were announced.
     fn announced(&self) -> Vec<i32> {
-        let forks = self.told.iter().filter(|event| event.bit() == mask::FORK);
+        let forks = self.events.iter().filter(|event| event.bit() == mask::FORK);
         forks.map(|event| event.subject().pid).collect()
     }
 
@@ -186,21 +186,21 @@ impl Witness {
         threads
     }
 
-    fn has_told_the_end(&self) -> bool {
+    fn has_seen_the_end(&self) -> bool {
         let pid = self.pid;
         let end = |event: &Event| matches!(event, Event::Exit { task, .. } if task.pid == pid);
-        self.told.iter().any(end)
+        self.events.iter().any(end)
     }
 
-    fn finish(mut self, variant: Variant) -> Result<Played, Failure> {
+    fn finish(mut self, variant: Variant) -> Result<Observed, Failure> {
         // The last that is told, unless something is told twice.
         self.take_through_exits(&[self.pid])?;
         self.take_queued()?;
-        Ok(Played {
+        Ok(Observed {
             pid: self.pid,
             threads: self.threads(),
             announced: self.announced(),
-            told: self.told,
+            events: self.events,
             other_called: variant.caller != Caller::First,
         })
     }
@@ -223,8 +223,8 @@ struct Gates {
 /// Newlines, for a shell that reads a line.
 const LINE: i32 = i32::from_ne_bytes(*b"\n\n\n\n");
 
-/// Plays a variant; what was told of it.
-pub fn play(variant: Variant) -> Result<Tellings, Failure> {
+/// Runs a variant. Returns what the listeners received.
+pub fn run(variant: Variant) -> Result<Observations, Failure> {
     let mask = mask::FORK
         | mask::EXEC
         | mask::EXIT
@@ -250,24 +250,24 @@ pub fn play(variant: Variant) -> Result<Tellings, Failure> {
         act(variant, &gates)
     })?;
     gates.ready.pass()?;
-    let mut outside = Witness {
+    let mut outside = Observer {
         listener,
         pid: process.pid().as_raw(),
-        told: Vec::new(),
+        events: Vec::new(),
     };
     outside.take_queued()?;
     let inside = match variant.place {
-        Place::FirstOfNamespace => Some(Witness {
+        Place::FirstOfNamespace => Some(Observer {
             listener: handover.receive()?,
             pid: 1,
-            told: Vec::new(),
+            events: Vec::new(),
         }),
         Place::Ordinary | Place::LeadsSession => None,
     };
     direct(variant, &gates, process, &mut outside)?;
     let outside = outside.finish(variant)?;
     let inside = inside.map(|inside| inside.finish(variant)).transpose()?;
-    Ok(Tellings { outside, inside })
+    Ok(Observations { outside, inside })
 }
 
 /// Starts the process where it belongs.
@@ -327,13 +327,13 @@ fn call(variant: Variant, gates: &Gates, meanwhile: &AtomicBool) -> TestResult {
     }
     meanwhile.store(true, Ordering::Release);
     let failed = match variant.outcome {
-        Outcome::Runs | Outcome::Killed => {
+        ExecResult::Runs | ExecResult::Killed => {
             let script = format!("read line; exit {PROGRAM_STATUS}");
             let script = std::ffi::CString::new(script).expect("the script holds no zero");
             execv(c"/bin/sh", &[c"sh", c"-c", script.as_c_str()])
         }
-        Outcome::FailsAtOnce => execv(c"/nonexistent/program", &[c"program"]),
-        Outcome::FailsLate => fexecve(
+        ExecResult::FailsAtOnce => execv(c"/nonexistent/program", &[c"program"]),
+        ExecResult::FailsLate => fexecve(
             gates.broken.as_fd(),
             &[c"broken"],
             &[] as &[&std::ffi::CStr],
@@ -347,7 +347,7 @@ fn call(variant: Variant, gates: &Gates, meanwhile: &AtomicBool) -> TestResult {
 }
 
 /// Lets the process go on, and all happen to it that the variant has.
-fn direct(variant: Variant, gates: &Gates, process: Child, outside: &mut Witness) -> TestResult {
+fn direct(variant: Variant, gates: &Gates, process: Child, outside: &mut Observer) -> TestResult {
     let pid = process.into_pid();
     let threads = outside.threads();
     let made = variant.bystanders + usize::from(variant.caller != Caller::First);
@@ -355,12 +355,12 @@ fn direct(variant: Variant, gates: &Gates, process: Child, outside: &mut Witness
     let bystanders = &threads[..variant.bystanders];
     // With a tracer, the first process of a namespace survives the signal for a late failure.
     let survives =
-        variant.outcome == Outcome::FailsLate && variant.place == Place::FirstOfNamespace;
+        variant.outcome == ExecResult::FailsLate && variant.place == Place::FirstOfNamespace;
     let mut traced: Vec<i32> = match (variant.traced, variant.outcome) {
         (true, _) if survives => bystanders.to_vec(),
         (true, _) => threads.clone(),
         // One for which exec has to wait.
-        (false, Outcome::Killed) => bystanders[..1].to_vec(),
+        (false, ExecResult::Killed) => bystanders[..1].to_vec(),
         (false, _) => vec![],
     };
     for thread in &traced {
@@ -372,21 +372,21 @@ fn direct(variant: Variant, gates: &Gates, process: Child, outside: &mut Witness
     }
     gates.go.open(0)?;
     match variant.outcome {
-        Outcome::Runs | Outcome::FailsLate => {
+        ExecResult::Runs | ExecResult::FailsLate => {
             // The caller's number is nobody's by then.
             traced.retain(|thread| bystanders.contains(thread));
         }
-        Outcome::FailsAtOnce => {
+        ExecResult::FailsAtOnce => {
             expect_eq("exec", gates.failed.pass()?, Errno::ENOENT as i32)?;
             outside.take_queued()?;
             let told = outside
-                .told
+                .events
                 .iter()
                 .filter(|event| event.bit() != mask::FORK);
             expect_eq("events of the failed exec", told.copied().collect(), vec![])?;
             gates.go.open(0)?;
         }
-        Outcome::Killed => {
+        ExecResult::Killed => {
             outside.take_through_exits(bystanders)?;
             kill(pid, Signal::SIGKILL)?;
             outside.take_through_exits(&threads)?;
@@ -396,14 +396,14 @@ fn direct(variant: Variant, gates: &Gates, process: Child, outside: &mut Witness
             }
             outside.take_queued()?;
             expect(
-                !outside.has_told_the_end(),
+                !outside.has_seen_the_end(),
                 "no EXIT of a process of which a tracer has a thread",
             )?;
         }
     }
     let traced: Vec<_> = traced.into_iter().map(Pid::from_raw).collect();
     reap_all(&traced)?;
-    if variant.outcome == Outcome::Runs {
+    if variant.outcome == ExecResult::Runs {
         outside.take_through("EXEC", |received| {
             received.event.bit() == mask::EXEC && received.event.subject().pid == pid.as_raw()
         })?;

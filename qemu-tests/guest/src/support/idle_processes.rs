@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Processes that are there and do nothing, until they are killed.
+//! Processes that do nothing until they are killed.
 
 use super::process::{sleep, status};
 use crate::child::{self, Gate};
 use crate::harness::{Failure, TestResult};
 
-/// So many that a state with them takes several datagrams.
-pub const CROWD: usize = 150;
+/// So many processes that a state with them takes several datagrams.
+pub const MANY_IDLE: usize = 150;
 
 /// Starts a child that does something and then waits to be killed; its number.
-pub fn start(function: impl FnOnce() -> TestResult) -> Result<i32, Failure> {
+pub fn start_idle(function: impl FnOnce() -> TestResult) -> Result<i32, Failure> {
     let ready = Gate::new()?;
     let process = child::fork(|| {
         status(|| {
@@ -22,8 +22,8 @@ pub fn start(function: impl FnOnce() -> TestResult) -> Result<i32, Failure> {
     Ok(process.into_pid().as_raw())
 }
 
-/// Starts so many that do nothing.
-pub fn crowd(count: usize) -> TestResult {
+/// Starts so many children that do nothing.
+pub fn start_many_idle(count: usize) -> TestResult {
     for _ in 0..count {
         child::fork(|| status(sleep))?.into_pid();
     }

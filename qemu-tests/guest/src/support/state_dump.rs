@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A state as a listener reads it, datagram by datagram, and checks of what all of them have in common.
+//! The dump of the state, as a listener reads it datagram by datagram, with checks of what all dumps have
+//! in common.
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
@@ -26,7 +27,7 @@ pub const ACK: u32 = 77;
 /// How long a state may take.
 const STATE_LIMIT: Duration = Duration::from_secs(20);
 
-/// What nobody raises in the tests of it.
+/// A kind of event that no test of the state raises.
 pub const RARE: u32 = mask::PTRACE;
 
 /// A listener whose answer was read.
@@ -47,9 +48,9 @@ pub fn listen_in(mask: u32, flags: u32, cgroup_id: u64) -> Result<Listener, Fail
     Ok(listener)
 }
 
-/// What was read after a request for the state.
+/// What a listener read after a request for the state.
 #[derive(Default)]
-pub struct Told {
+pub struct StateDump {
     /// The datagrams of the state, without its answer.
     pub datagrams: Vec<Vec<Received>>,
     /// Whatever else came in between.
@@ -57,7 +58,7 @@ pub struct Told {
     answer: Option<Received>,
 }
 
-impl Told {
+impl StateDump {
     /// Reads the next datagram, which is there; whether it was the answer.
     #[track_caller]
     pub fn read(&mut self, listener: &Listener) -> Result<bool, Failure> {
@@ -102,7 +103,7 @@ impl Told {
         }
     }
 
-    /// What all states have in common.
+    /// Checks what all dumps have in common.
     #[track_caller]
     fn check(&self) -> TestResult {
         let mut last = 0;
@@ -194,12 +195,12 @@ impl Told {
         })
     }
 
-    /// All that it tells.
+    /// All its events.
     pub fn events(&self) -> Vec<Event> {
         self.messages().map(|received| received.event).collect()
     }
 
-    /// Who is in it.
+    /// The pids of the processes in it.
     pub fn pids(&self) -> Vec<i32> {
         let events = self.messages().map(|received| received.event);
         events.map(|event| event.subject().pid).collect()
@@ -219,11 +220,11 @@ pub fn ask(listener: &Listener) -> TestResult {
 
 /// The whole state.
 #[track_caller]
-pub fn state(listener: &Listener) -> Result<Told, Failure> {
+pub fn state(listener: &Listener) -> Result<StateDump, Failure> {
     ask(listener)?;
-    let told = Told::default().finish(listener)?;
-    expect_eq("err", told.err(), Some(0))?;
-    Ok(told)
+    let dump = StateDump::default().finish(listener)?;
+    expect_eq("err", dump.err(), Some(0))?;
+    Ok(dump)
 }
 
 /// A listener whose answer was read with a buffer that is just large enough, so that the kernel makes no

@@ -260,7 +260,7 @@ fn run_in(cgroup: &Cgroup, function: impl FnOnce() -> TestResult) -> Result<Task
 
 /// What a thread does when it is told to.
 #[derive(Clone, Copy, PartialEq)]
-enum Deed {
+enum Action {
     Mark,
     Fork,
     /// The program that is run succeeds.
@@ -269,35 +269,38 @@ enum Deed {
     End,
 }
 
-impl Deed {
+impl Action {
     const ALL: [Self; 4] = [Self::Mark, Self::Fork, Self::Execute, Self::End];
 }
 
 /// A thread that does what it is told to.
-struct Player {
-    cue: Gate,
+struct ControlledThread {
+    command: Gate,
     done: Gate,
 }
 
-impl Player {
+impl ControlledThread {
     fn new() -> nix::Result<Self> {
         Ok(Self {
-            cue: Gate::new()?,
+            command: Gate::new()?,
             done: Gate::new()?,
         })
     }
 
     /// What the thread does.
-    fn play(&self) -> TestResult {
+    fn run(&self) -> TestResult {
         self.done.open(own_tid())?;
         loop {
-            let cue = self.cue.pass()?;
-            match Deed::ALL.into_iter().find(|deed| *deed as i32 == cue) {
-                Some(Deed::Mark) => mark("plays")?,
-                Some(Deed::Fork) => succeed(child::fork(|| 0)?)?,
-                Some(Deed::Execute) => _ = execv(c"/bin/true", &[c"true"])?,
-                Some(Deed::End) => end_thread(0),
-                None => return Err(Failure::new(format!("there is no deed {cue}"))),
+            let command = self.command.pass()?;
+            match Action::ALL
+                .into_iter()
+                .find(|action| *action as i32 == command)
+            {
+                Some(Action::Mark) => mark("plays")?,
+                Some(Action::Fork) => succeed(child::fork(|| 0)?)?,
+                Some(Action::Execute) => _ = execv(c"/bin/true", &[c"true"])?,
+                Some(Action::End) => end_thread(0),
+                None => return Err(Failure::new(format!("there is no action {command}"))),
             }
             self.done.open(0)?;
         }
@@ -309,33 +312,33 @@ impl Player {
     }
 
     /// Has something done.
-    fn act(&self, deed: Deed) -> TestResult {
-        self.cue.open(deed as i32)?;
+    fn act(&self, action: Action) -> TestResult {
+        self.command.open(action as i32)?;
         Ok(self.done.pass().map(drop)?)
     }
 
     /// Has something begun after which the thread is not there.
-    fn leave(&self, deed: Deed) -> TestResult {
-        Ok(self.cue.open(deed as i32)?)
+    fn leave(&self, action: Action) -> TestResult {
+        Ok(self.command.open(action as i32)?)
     }
 }
 
 /// A process with a player, or with two: its first thread and another one.
-struct Cast {
-    first: Player,
-    other: Player,
+struct TwoThreads {
+    first: ControlledThread,
+    other: ControlledThread,
     process: Pid,
     other_thread: i32,
 }
 
-impl Cast {
+impl TwoThreads {
     /// Starts the process in a cgroup.
     fn start(cgroup: &Cgroup) -> Result<Self, Failure> {
-        let (first, other) = (Player::new()?, Player::new()?);
+        let (first, other) = (ControlledThread::new()?, ControlledThread::new()?);
         let process = fork_into(cgroup, || {
             thread::scope(|scope| {
-                scope.spawn(|| end_thread(status(|| other.play())));
-                end_thread(status(|| first.play()))
+                scope.spawn(|| end_thread(status(|| other.run())));
+                end_thread(status(|| first.run()))
             })
         })?;
         expect_eq("first thread", first.begin()?, process.as_raw())?;
@@ -388,17 +391,17 @@ const EVERYTHING: u32 = mask::ALL | mask::SESSION_END;
 
 /// What a listener was told: of these processes and all their descendants, and of others.
 #[derive(Default)]
-struct Told {
+struct FamilyEvents {
     family: Vec<Received>,
     others: Vec<Received>,
 }
 
 /// Takes what comes until these processes and all their descendants have ended.
-fn take_lives(listener: &mut Listener, roots: &[Task]) -> Result<Told, Failure> {
+fn take_through_ends(listener: &mut Listener, roots: &[Task]) -> Result<FamilyEvents, Failure> {
     let deadline = timeouts::deadline(EVENT_LIMIT);
     let mut family: BTreeSet<i32> = roots.iter().map(|task| task.tgid).collect();
     let mut alive = family.clone();
-    let mut told = Told::default();
+    let mut told = FamilyEvents::default();
     while !alive.is_empty() {
         let Some(received) = listener.receive(deadline)? else {
             return Err(Failure::new(format!("the ends of {alive:?} did not come")));
@@ -455,9 +458,9 @@ fn what_happens_in_the_cgroup_and_below_comes_and_nothing_else() -> TestResult {
         })
     })?)?;
     every_kind(&mut Listener::listen_all()?)?;
-    let expected = take_lives(&mut all, &roots)?;
+    let expected = take_through_ends(&mut all, &roots)?;
     expect(!expected.others.is_empty(), "events of other processes")?;
-    let got = take_lives(&mut filtered, &roots)?;
+    let got = take_through_ends(&mut filtered, &roots)?;
     let others: Vec<_> = got.others.iter().map(|received| received.event).collect();
     expect_eq("events of other processes", others, vec![])?;
     expect_eq("events", bodies(&got.family), bodies(&expected.family))?;
@@ -554,8 +557,8 @@ fn a_child_that_begins_elsewhere_is_not_told() -> TestResult {
 fn a_process_that_is_moved_is_told_where_it_is_then() -> TestResult {
     let cgroups = Cgroups::new()?;
     let [below, inside, beside] = cgroups.places();
-    let cast = Cast::start(beside)?;
-    let (leader, thread) = (cast.leader(), cast.thread());
+    let threads = TwoThreads::start(beside)?;
+    let (leader, thread) = (threads.leader(), threads.thread());
     let mut listener = listen_in(inside, mask::COMM | mask::FORK)?;
     for (cgroup, is_told) in [
         (beside, false),
@@ -566,10 +569,10 @@ fn a_process_that_is_moved_is_told_where_it_is_then() -> TestResult {
         (below, true),
         (beside, false),
     ] {
-        cgroup.add(cast.process.as_raw())?;
-        cast.first.act(Deed::Mark)?;
-        cast.other.act(Deed::Mark)?;
-        cast.other.act(Deed::Fork)?;
+        cgroup.add(threads.process.as_raw())?;
+        threads.first.act(Action::Mark)?;
+        threads.other.act(Action::Mark)?;
+        threads.other.act(Action::Fork)?;
         let told = heard(&mut listener)?;
         // Of the child, its kind is all that is known.
         let known = told.iter().filter(|(kind, _)| *kind != "fork");
@@ -586,49 +589,49 @@ fn a_process_that_is_moved_is_told_where_it_is_then() -> TestResult {
         )?;
         expect_eq(&format!("events in {place}"), known, comms)?;
     }
-    cast.other.leave(Deed::End)?;
-    cast.first.leave(Deed::End)?;
-    finish(cast.process)
+    threads.other.leave(Action::End)?;
+    threads.first.leave(Action::End)?;
+    finish(threads.process)
 }
 
 fn a_tracer_is_told_where_its_tracee_is() -> TestResult {
     let cgroups = Cgroups::new()?;
     let mut inside = listen_in(&cgroups.inside, mask::PTRACE)?;
     let mut beside = listen_in(&cgroups.beside, mask::PTRACE)?;
-    let cast = Cast::start(&cgroups.beside)?;
+    let threads = TwoThreads::start(&cgroups.beside)?;
     let tracer = run_in(&cgroups.inside, || {
-        ptrace::seize(cast.process, ptrace::Options::empty())?;
-        ptrace::interrupt(cast.process)?;
-        waitpid(cast.process, None)?;
-        Ok(ptrace::detach(cast.process, None)?)
+        ptrace::seize(threads.process, ptrace::Options::empty())?;
+        ptrace::interrupt(threads.process)?;
+        waitpid(threads.process, None)?;
+        Ok(ptrace::detach(threads.process, None)?)
     })?;
-    let task = cast.leader();
+    let task = threads.leader();
     let expected = [tracer, Task::NONE].map(|tracer| Event::Ptrace { task, tracer });
     expect_eq("beside", events(&mut beside)?, expected.to_vec())?;
     expect_eq("inside", events(&mut inside)?, vec![])?;
-    cast.other.leave(Deed::End)?;
-    cast.first.leave(Deed::End)?;
-    finish(cast.process)
+    threads.other.leave(Action::End)?;
+    threads.first.leave(Action::End)?;
+    finish(threads.process)
 }
 
 /// A process in `inside`, of which a thread is in `below`, and listeners in both.
 struct Threaded {
-    cast: Cast,
+    threads: TwoThreads,
     inside: Listener,
     below: Listener,
     cgroups: Cgroups,
 }
 
 impl Threaded {
-    fn new(mask: u32, moved: fn(&Cast) -> i32) -> Result<Self, Failure> {
+    fn new(mask: u32, moved: fn(&TwoThreads) -> i32) -> Result<Self, Failure> {
         let cgroups = Cgroups::new()?;
         cgroups.below.become_threaded()?;
-        let cast = Cast::start(&cgroups.inside)?;
-        cgroups.below.add_thread(moved(&cast))?;
+        let threads = TwoThreads::start(&cgroups.inside)?;
+        cgroups.below.add_thread(moved(&threads))?;
         Ok(Self {
             inside: listen_in(&cgroups.inside, mask)?,
             below: listen_in(&cgroups.below, mask)?,
-            cast,
+            threads,
             cgroups,
         })
     }
@@ -643,37 +646,37 @@ impl Threaded {
 }
 
 fn a_thread_in_a_threaded_cgroup_is_told_there() -> TestResult {
-    let mut scene = Threaded::new(mask::COMM, |cast| cast.other_thread)?;
-    let (leader, thread) = (scene.cast.leader(), scene.cast.thread());
-    scene.cast.first.act(Deed::Mark)?;
+    let mut scene = Threaded::new(mask::COMM, |threads| threads.other_thread)?;
+    let (leader, thread) = (scene.threads.leader(), scene.threads.thread());
+    scene.threads.first.act(Action::Mark)?;
     scene.expect_told(&[("comm", leader)], false)?;
-    scene.cast.other.act(Deed::Mark)?;
+    scene.threads.other.act(Action::Mark)?;
     scene.expect_told(&[("comm", thread)], true)?;
     // And back.
     scene.cgroups.inside.add_thread(thread.pid)?;
     scene.cgroups.below.add_thread(leader.pid)?;
-    scene.cast.first.act(Deed::Mark)?;
+    scene.threads.first.act(Action::Mark)?;
     scene.expect_told(&[("comm", leader)], true)?;
-    scene.cast.other.act(Deed::Mark)?;
+    scene.threads.other.act(Action::Mark)?;
     scene.expect_told(&[("comm", thread)], false)?;
-    scene.cast.other.leave(Deed::End)?;
-    scene.cast.first.leave(Deed::End)?;
-    finish(scene.cast.process)
+    scene.threads.other.leave(Action::End)?;
+    scene.threads.first.leave(Action::End)?;
+    finish(scene.threads.process)
 }
 
 fn a_process_in_threaded_cgroups_ends_where_its_first_thread_is() -> TestResult {
     for leader_is_below in [false, true] {
-        let moved: fn(&Cast) -> i32 = match leader_is_below {
-            true => |cast| cast.process.as_raw(),
-            false => |cast| cast.other_thread,
+        let moved: fn(&TwoThreads) -> i32 = match leader_is_below {
+            true => |threads| threads.process.as_raw(),
+            false => |threads| threads.other_thread,
         };
         let mut scene = Threaded::new(mask::EXIT, moved)?;
-        let (leader, thread) = (scene.cast.leader(), scene.cast.thread());
+        let (leader, thread) = (scene.threads.leader(), scene.threads.thread());
         // The first thread is not the last.
-        scene.cast.first.leave(Deed::End)?;
+        scene.threads.first.leave(Action::End)?;
         await_zombie(&leader.pid.to_string())?;
-        scene.cast.other.leave(Deed::End)?;
-        finish(scene.cast.process)?;
+        scene.threads.other.leave(Action::End)?;
+        finish(scene.threads.process)?;
         let told = heard_through_exit(&mut scene.inside, leader.pid)?;
         let expected = [("exit", thread), ("exit", leader)];
         expect_eq("inside", told, expected.to_vec())?;
@@ -685,10 +688,10 @@ fn a_process_in_threaded_cgroups_ends_where_its_first_thread_is() -> TestResult 
 }
 
 fn an_exec_by_a_thread_takes_the_process_to_its_threaded_cgroup() -> TestResult {
-    let mut scene = Threaded::new(mask::EXEC | mask::EXIT, |cast| cast.other_thread)?;
-    let leader = scene.cast.leader();
-    scene.cast.other.leave(Deed::Execute)?;
-    finish(scene.cast.process)?;
+    let mut scene = Threaded::new(mask::EXEC | mask::EXIT, |threads| threads.other_thread)?;
+    let leader = scene.threads.leader();
+    scene.threads.other.leave(Action::Execute)?;
+    finish(scene.threads.process)?;
     let mut told = heard_through_exit(&mut scene.below, leader.pid)?;
     // Where the number is told that vanishes is not what is tested.
     told.retain(|(_, task)| *task == leader);
@@ -703,12 +706,12 @@ fn a_process_whose_first_thread_ended_before_ends_in_the_cgroup() -> TestResult 
     let cgroups = Cgroups::new()?;
     let mut inside = listen_in(&cgroups.inside, mask::EXIT)?;
     let mut beside = listen_in(&cgroups.beside, mask::EXIT)?;
-    let cast = Cast::start(&cgroups.inside)?;
-    let (leader, thread) = (cast.leader(), cast.thread());
-    cast.first.leave(Deed::End)?;
+    let threads = TwoThreads::start(&cgroups.inside)?;
+    let (leader, thread) = (threads.leader(), threads.thread());
+    threads.first.leave(Action::End)?;
     await_zombie(&leader.pid.to_string())?;
-    cast.other.leave(Deed::End)?;
-    finish(cast.process)?;
+    threads.other.leave(Action::End)?;
+    finish(threads.process)?;
     let told = heard_through_exit(&mut inside, leader.pid)?;
     expect_eq("inside", told, vec![("exit", thread), ("exit", leader)])?;
     settle()?;
@@ -719,15 +722,15 @@ fn a_process_that_is_moved_without_its_first_thread_ends_where_that_was() -> Tes
     let cgroups = Cgroups::new()?;
     let mut inside = listen_in(&cgroups.inside, mask::EXIT | mask::COMM)?;
     let mut beside = listen_in(&cgroups.beside, mask::EXIT | mask::COMM)?;
-    let cast = Cast::start(&cgroups.inside)?;
-    let (leader, thread) = (cast.leader(), cast.thread());
-    cast.first.leave(Deed::End)?;
+    let threads = TwoThreads::start(&cgroups.inside)?;
+    let (leader, thread) = (threads.leader(), threads.thread());
+    threads.first.leave(Action::End)?;
     await_zombie(&leader.pid.to_string())?;
     // What has ended is not moved.
     cgroups.beside.add(leader.pid)?;
-    cast.other.act(Deed::Mark)?;
-    cast.other.leave(Deed::End)?;
-    finish(cast.process)?;
+    threads.other.act(Action::Mark)?;
+    threads.other.leave(Action::End)?;
+    finish(threads.process)?;
     let told = heard_through_exit(&mut inside, leader.pid)?;
     expect_eq("inside", told, vec![("exit", leader)])?;
     settle()?;

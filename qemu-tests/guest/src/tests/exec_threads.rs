@@ -11,7 +11,9 @@ use nix::sys::signal::Signal;
 use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
 use crate::loads::execs::{self, Options};
 use crate::support::container::{self, PID};
-use crate::support::exec_variants::{self, Caller, FirstThread, Outcome, Place, Played, Variant};
+use crate::support::exec_variants::{
+    self, Caller, ExecResult, FirstThread, Observed, Place, Variant,
+};
 use crate::support::scenario::own_task;
 use crate::support::sessions::end;
 use crate::test;
@@ -70,24 +72,24 @@ const OTHERS: [Caller; 3] = [
 const BYSTANDERS: [usize; 3] = [0, 1, 12];
 
 fn an_exec_ends_the_other_threads_before_it_is_told() -> TestResult {
-    expect_all(Outcome::Runs, &[Caller::First], &BYSTANDERS)
+    expect_all(ExecResult::Runs, &[Caller::First], &BYSTANDERS)
 }
 
 fn an_exec_by_another_thread_ends_the_number_that_vanishes() -> TestResult {
-    expect_all(Outcome::Runs, &OTHERS, &BYSTANDERS)
+    expect_all(ExecResult::Runs, &OTHERS, &BYSTANDERS)
 }
 
 fn an_exec_that_fails_at_once_ends_nothing() -> TestResult {
-    expect_all(Outcome::FailsAtOnce, &all_callers(), &BYSTANDERS)
+    expect_all(ExecResult::FailsAtOnce, &all_callers(), &BYSTANDERS)
 }
 
 fn an_exec_that_fails_late_ends_the_process() -> TestResult {
-    expect_all(Outcome::FailsLate, &all_callers(), &BYSTANDERS)
+    expect_all(ExecResult::FailsLate, &all_callers(), &BYSTANDERS)
 }
 
 fn an_exec_that_is_killed_ends_the_process() -> TestResult {
     // It waits for a bystander.
-    expect_all(Outcome::Killed, &all_callers(), &BYSTANDERS[1..])
+    expect_all(ExecResult::Killed, &all_callers(), &BYSTANDERS[1..])
 }
 
 fn all_callers() -> Vec<Caller> {
@@ -95,7 +97,7 @@ fn all_callers() -> Vec<Caller> {
 }
 
 /// Plays an outcome in all variants of the others, and expects of each what has to be told.
-fn expect_all(outcome: Outcome, callers: &[Caller], bystanders: &[usize]) -> TestResult {
+fn expect_all(outcome: ExecResult, callers: &[Caller], bystanders: &[usize]) -> TestResult {
     let places = [
         Place::Ordinary,
         Place::LeadsSession,
@@ -125,21 +127,21 @@ fn expect_all(outcome: Outcome, callers: &[Caller], bystanders: &[usize]) -> Tes
 }
 
 fn expect_variant(variant: Variant) -> TestResult {
-    let played = exec_variants::play(variant)?;
-    expect_told("outside", variant, &played.outside)?;
-    match &played.inside {
+    let observed = exec_variants::run(variant)?;
+    expect_told("outside", variant, &observed.outside)?;
+    match &observed.inside {
         Some(inside) => expect_told("inside", variant, inside),
         None => Ok(()),
     }
 }
 
 /// Expects what was told of a process to be what its variant promises.
-fn expect_told(who: &str, variant: Variant, played: &Played) -> TestResult {
-    let expected = promised(variant, played)?;
-    let told: Vec<_> = played
-        .told
+fn expect_told(who: &str, variant: Variant, observed: &Observed) -> TestResult {
+    let expected = promised(variant, observed)?;
+    let told: Vec<_> = observed
+        .events
         .iter()
-        .map(|event| settled(*event, variant, played))
+        .map(|event| settled(*event, variant, observed))
         .collect();
     // What may come in any order is compared in one that is the same for both.
     let mut rest = told.as_slice();
@@ -162,7 +164,7 @@ fn expect_told(who: &str, variant: Variant, played: &Played) -> TestResult {
 }
 
 /// An event without what is not promised, or is another test's matter.
-fn settled(event: Event, variant: Variant, played: &Played) -> Event {
+fn settled(event: Event, variant: Variant, observed: &Observed) -> Event {
     match event {
         Event::Fork { child, .. } => Event::Fork {
             parent: Task::NONE,
@@ -172,7 +174,7 @@ fn settled(event: Event, variant: Variant, played: &Played) -> Event {
             task, code, signal, ..
         } => {
             let meanwhile = variant.caller == Caller::Other(FirstThread::EndsMeanwhile)
-                && played.caller() == Some(task.pid)
+                && observed.caller() == Some(task.pid)
                 && code == exec_variants::FIRST_STATUS << 8;
             Event::Exit {
                 task,
@@ -187,46 +189,46 @@ fn settled(event: Event, variant: Variant, played: &Played) -> Event {
 }
 
 /// What has to be told, in this order. What is together may come in any order.
-fn promised(variant: Variant, played: &Played) -> Result<Vec<Vec<Event>>, Failure> {
-    let process = Task::leader(played.pid);
+fn promised(variant: Variant, observed: &Observed) -> Result<Vec<Vec<Event>>, Failure> {
+    let process = Task::leader(observed.pid);
     let exit = |task, code, signal| Event::Exit {
         task,
         code,
         signal,
         parent: Task::NONE,
     };
-    let by_exec = matches!(variant.outcome, Outcome::Runs | Outcome::FailsLate);
+    let by_exec = matches!(variant.outcome, ExecResult::Runs | ExecResult::FailsLate);
     let status = variant.outcome.status();
     let mut ends = Vec::new();
-    for pid in &played.threads {
-        let called = played.caller() == Some(*pid);
+    for pid in &observed.threads {
+        let called = observed.caller() == Some(*pid);
         let code = match (variant.outcome, variant.caller) {
-            (Outcome::FailsAtOnce, _) => status,
-            (Outcome::Killed, _) if called => status,
+            (ExecResult::FailsAtOnce, _) => status,
+            (ExecResult::Killed, _) if called => status,
             // What ends with the caller's old number is the first thread.
             (_, Caller::Other(FirstThread::EndedBefore)) if called => {
                 exec_variants::FIRST_STATUS << 8
             }
             _ => 0,
         };
-        let tgid = played.pid;
+        let tgid = observed.pid;
         ends.push(exit(Task { pid: *pid, tgid }, code, NO_SIGNAL));
     }
-    let numbers = played.announced.iter().map(|pid| Event::Fork {
+    let numbers = observed.announced.iter().map(|pid| Event::Fork {
         parent: Task::NONE,
         child: Task {
             pid: *pid,
-            tgid: played.pid,
+            tgid: observed.pid,
         },
     });
     let mut expected: Vec<_> = numbers.map(|event| vec![event]).collect();
     let session = match variant.place {
-        Place::LeadsSession => vec![end(played.pid, status)],
+        Place::LeadsSession => vec![end(observed.pid, status)],
         Place::Ordinary | Place::FirstOfNamespace => vec![],
     };
     if by_exec {
         expected.push(ends);
-        if variant.outcome == Outcome::Runs {
+        if variant.outcome == ExecResult::Runs {
             expected.push(vec![Event::Exec { task: process }]);
         }
         expected.push(session);
@@ -239,7 +241,7 @@ fn promised(variant: Variant, played: &Played) -> Result<Vec<Vec<Event>>, Failur
 }
 
 fn the_ends_name_the_parent_of_the_process() -> TestResult {
-    for outcome in [Outcome::Runs, Outcome::Killed] {
+    for outcome in [ExecResult::Runs, ExecResult::Killed] {
         let variant = Variant {
             outcome,
             caller: Caller::Other(FirstThread::Waits),
@@ -248,14 +250,14 @@ fn the_ends_name_the_parent_of_the_process() -> TestResult {
             traced: false,
             place: Place::Ordinary,
         };
-        let played = exec_variants::play(variant)?.outside;
-        let ends = played.told.iter().filter_map(|event| match event {
+        let observed = exec_variants::run(variant)?.outside;
+        let ends = observed.events.iter().filter_map(|event| match event {
             Event::Exit { task, parent, .. } => Some((task.pid, *parent)),
             _ => None,
         });
         let mut ends: Vec<_> = ends.collect();
         ends.sort_by_key(|(pid, _)| *pid);
-        let numbers = played.announced.iter().map(|pid| (*pid, own_task()));
+        let numbers = observed.announced.iter().map(|pid| (*pid, own_task()));
         let mut expected: Vec<_> = numbers.collect();
         expected.sort_by_key(|(pid, _)| *pid);
         expect_eq("parents", ends, expected).map_err(|failure| failure.about(variant))?;

@@ -72,7 +72,7 @@ const SEQ: u32 = 42;
 
 /// What became of a request for which an allocation may have failed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Outcome {
+enum RequestResult {
     /// netlink had no memory to take it.
     NotSent,
     /// It was answered with this errno.
@@ -81,8 +81,8 @@ enum Outcome {
     Unanswered,
 }
 
-const NO_MEMORY: Outcome = Outcome::Answered(Errno::ENOMEM as u32);
-const DONE: Outcome = Outcome::Answered(0);
+const NO_MEMORY: RequestResult = RequestResult::Answered(Errno::ENOMEM as u32);
+const DONE: RequestResult = RequestResult::Answered(0);
 
 fn is_without_memory(error: &io::Error) -> bool {
     let errno = error.raw_os_error();
@@ -97,10 +97,10 @@ fn request(
     nth: u32,
     listener: &mut Listener,
     words: &[u32],
-) -> Result<(Outcome, bool), Failure> {
+) -> Result<(RequestResult, bool), Failure> {
     let (sent, failed) = faults.run(nth, || listener.send(words.as_bytes(), SEQ, 0))?;
     let outcome = match sent {
-        Err(ListenerError::System(_, error)) if is_without_memory(&error) => Outcome::NotSent,
+        Err(ListenerError::System(_, error)) if is_without_memory(&error) => RequestResult::NotSent,
         sent => {
             sent?;
             answer(listener)?
@@ -114,7 +114,7 @@ fn request(
 }
 
 /// Takes what a request was answered, which is one message or one ENOBUFS.
-fn answer(listener: &mut Listener) -> Result<Outcome, Failure> {
+fn answer(listener: &mut Listener) -> Result<RequestResult, Failure> {
     let read = read(listener)?;
     let errs: Vec<_> = read
         .messages
@@ -122,8 +122,8 @@ fn answer(listener: &mut Listener) -> Result<Outcome, Failure> {
         .map(|received| received.event)
         .collect();
     match (errs.as_slice(), read.enobufs) {
-        ([Event::Ack { err }], 0) => Ok(Outcome::Answered(*err)),
-        ([], 1) => Ok(Outcome::Unanswered),
+        ([Event::Ack { err }], 0) => Ok(RequestResult::Answered(*err)),
+        ([], 1) => Ok(RequestResult::Unanswered),
         _ => Err(Failure::new(format!(
             "one answer or one ENOBUFS, got {read:?}"
         ))),
@@ -169,7 +169,7 @@ fn expect_references(expected: usize) -> TestResult {
 }
 
 /// What comes about when each allocation of a LISTEN fails once.
-const OF_LISTEN: &[Outcome] = &[Outcome::NotSent, NO_MEMORY, Outcome::Unanswered];
+const OF_LISTEN: &[RequestResult] = &[RequestResult::NotSent, NO_MEMORY, RequestResult::Unanswered];
 
 /// Lets one allocation after the other fail, and then any, until each wanted outcome has come about.
 /// The function tells the outcome, and whether an allocation failed.
@@ -177,8 +177,8 @@ const OF_LISTEN: &[Outcome] = &[Outcome::NotSent, NO_MEMORY, Outcome::Unanswered
 /// A request may take from a cache what the one before had to allocate, so that the same number is
 /// of another allocation the next time.
 fn fail_each(
-    wanted: &[Outcome],
-    mut attempt: impl FnMut(u32) -> Result<(Outcome, bool), Failure>,
+    wanted: &[RequestResult],
+    mut attempt: impl FnMut(u32) -> Result<(RequestResult, bool), Failure>,
 ) -> TestResult {
     const ATTEMPTS: usize = 200;
     let mut outcomes = Vec::new();
@@ -206,7 +206,7 @@ fn listen_without_memory_changes_nothing() -> TestResult {
         let mut listener = Listener::open()?;
         let words = [LISTEN, mask::COMM | mask::SID];
         let (outcome, failed) = request(&faults, nth, &mut listener, &words)?;
-        if let Outcome::NotSent | NO_MEMORY = outcome {
+        if let RequestResult::NotSent | NO_MEMORY = outcome {
             expect_count(0)?;
             expect_references(0)?;
             expect_eq("messages", hear(&mut listener)?, 0)?;
@@ -234,7 +234,7 @@ fn listening_again_without_memory_changes_nothing() -> TestResult {
             expect_eq("as before", answer(&mut listener)?, DONE)?;
             let (outcome, failed) = request(&faults, nth, &mut listener, &[LISTEN, wanted])?;
             let now = match outcome {
-                DONE | Outcome::Unanswered => wanted,
+                DONE | RequestResult::Unanswered => wanted,
                 _ => before,
             };
             let debugfs::ListenerLine { mask, lost, .. } = Listing::of(listener.port_id()?)?;
@@ -260,8 +260,8 @@ fn listening_again_without_memory_changes_nothing() -> TestResult {
 /// each wanted outcome has come about. The function ends it, and leaves the socket if it is open
 /// still.
 fn expect_ended(
-    wanted: &[Outcome],
-    end: impl Fn(&FailNth, u32, &mut Option<Listener>) -> Result<(Outcome, bool), Failure>,
+    wanted: &[RequestResult],
+    end: impl Fn(&FailNth, u32, &mut Option<Listener>) -> Result<(RequestResult, bool), Failure>,
 ) -> TestResult {
     let faults = FailNth::of_slabs()?;
     let mut stays = Listener::listen(mask::COMM)?;
@@ -270,7 +270,7 @@ fn expect_ended(
         expect_eq("listening", answer(&mut goes)?, DONE)?;
         let mut goes = Some(goes);
         let (outcome, failed) = end(&faults, nth, &mut goes)?;
-        if outcome == Outcome::NotSent {
+        if outcome == RequestResult::NotSent {
             expect_count(2)?;
             expect_references(2)?;
             return Ok((outcome, failed));
@@ -299,7 +299,7 @@ fn expect_ended(
 
 fn ignore_without_memory_ends_a_listener() -> TestResult {
     expect_ended(
-        &[Outcome::NotSent, Outcome::Unanswered],
+        &[RequestResult::NotSent, RequestResult::Unanswered],
         |faults, nth, goes| {
             let goes = goes.as_mut().ok_or_else(|| Failure::new("no listener"))?;
             request(faults, nth, goes, &[IGNORE])

@@ -173,14 +173,14 @@ fn own_number() -> Result<u64, Failure> {
 
 /// A process that was looked at.
 #[derive(Clone, Copy, Debug)]
-struct Who {
+struct ProcessInfo {
     pid: i32,
     number: u64,
     cgroup: u64,
     start: u64,
 }
 
-impl Who {
+impl ProcessInfo {
     fn of(pid: i32) -> Result<Self, Failure> {
         Ok(Self {
             pid,
@@ -223,15 +223,15 @@ fn identity(received: &Received) -> Result<Identity, Failure> {
     })
 }
 
-/// What is told of a child.
-struct Told {
-    who: Who,
+/// What a listener received about a child.
+struct Observation {
+    who: ProcessInfo,
     /// The number of a second thread, if it has one.
     thread: u64,
     events: Vec<Received>,
 }
 
-impl Told {
+impl Observation {
     /// Expects these of the events of a kind, a bit of the mask, and no more of that kind.
     #[track_caller]
     fn expect(&self, bit: u32, expected: &[Identity]) -> TestResult {
@@ -243,7 +243,11 @@ impl Told {
 }
 
 /// Takes all that is told of a child up to its end.
-fn finish(mut listener: Listener, child: Child, who: Who) -> Result<Vec<Received>, Failure> {
+fn finish(
+    mut listener: Listener,
+    child: Child,
+    who: ProcessInfo,
+) -> Result<Vec<Received>, Failure> {
     let mut events = take_through_exit(&mut listener, who.pid)?;
     let ended = child.wait()?;
     let failed = matches!(ended, WaitStatus::Exited(_, 1));
@@ -254,7 +258,7 @@ fn finish(mut listener: Listener, child: Child, who: Who) -> Result<Vec<Received
 
 /// Lets a child do something when it was looked at, and listens to it from before it was made until
 /// it ended.
-fn tell(mask: u32, function: impl FnOnce() -> TestResult) -> Result<Told, Failure> {
+fn observe(mask: u32, function: impl FnOnce() -> TestResult) -> Result<Observation, Failure> {
     let listener = Listener::listen_with(mask | mask::EXIT, IDENTITY)?;
     let go = Gate::new()?;
     let child = child::fork(|| {
@@ -263,9 +267,9 @@ fn tell(mask: u32, function: impl FnOnce() -> TestResult) -> Result<Told, Failur
             function()
         })
     })?;
-    let who = Who::of(child.pid().as_raw())?;
+    let who = ProcessInfo::of(child.pid().as_raw())?;
     go.open(0)?;
-    Ok(Told {
+    Ok(Observation {
         who,
         thread: who.number,
         events: finish(listener, child, who)?,
@@ -273,11 +277,11 @@ fn tell(mask: u32, function: impl FnOnce() -> TestResult) -> Result<Told, Failur
 }
 
 /// As [`tell`], of a child whose second thread does something, after what happens `meanwhile` to it.
-fn tell_of_thread(
+fn observe_thread(
     mask: u32,
     meanwhile: impl FnOnce(Pid) -> TestResult,
     function: impl FnOnce() -> TestResult + Send,
-) -> Result<Told, Failure> {
+) -> Result<Observation, Failure> {
     let listener = Listener::listen_with(mask | mask::EXIT, IDENTITY)?;
     let (ready, go) = (Gate::new()?, Gate::new()?);
     let child = child::fork(|| {
@@ -292,11 +296,11 @@ fn tell_of_thread(
         })
     })?;
     let tid = ready.pass()?;
-    let (who, thread) = (Who::of(child.pid().as_raw())?, thread_number(tid)?);
+    let (who, thread) = (ProcessInfo::of(child.pid().as_raw())?, thread_number(tid)?);
     expect(thread != who.number, "a number of the thread's own")?;
     meanwhile(Pid::from_raw(tid))?;
     go.open(0)?;
-    Ok(Told {
+    Ok(Observation {
         who,
         thread,
         events: finish(listener, child, who)?,
@@ -310,37 +314,37 @@ fn exec() -> TestResult {
 }
 
 fn a_fork_has_the_new_process_and_its_parent() -> TestResult {
-    let told = tell(mask::FORK, || Ok(()))?;
-    told.expect(mask::FORK, &[told.who.process(own_number()?)])
+    let observation = observe(mask::FORK, || Ok(()))?;
+    observation.expect(mask::FORK, &[observation.who.process(own_number()?)])
 }
 
 fn a_fork_of_a_thread_has_the_thread_and_its_process() -> TestResult {
-    let told = tell_of_thread(mask::FORK, |_| Ok(()), || Ok(()))?;
+    let observation = observe_thread(mask::FORK, |_| Ok(()), || Ok(()))?;
     // A thread's parent is its process's.
     let parent = own_number()?;
     let forks = [
-        told.who.process(parent),
-        told.who.thread(told.thread, parent),
+        observation.who.process(parent),
+        observation.who.thread(observation.thread, parent),
     ];
-    told.expect(mask::FORK, &forks)
+    observation.expect(mask::FORK, &forks)
 }
 
 fn an_exec_has_the_process() -> TestResult {
-    let told = tell(mask::EXEC, exec)?;
-    told.expect(mask::EXEC, &[told.who.process(0)])
+    let observation = observe(mask::EXEC, exec)?;
+    observation.expect(mask::EXEC, &[observation.who.process(0)])
 }
 
 /// A user and group that nobody is.
 const ID: u32 = 4242;
 
 fn a_change_of_user_ids_has_the_process() -> TestResult {
-    let told = tell(mask::UID, || Ok(setuid(Uid::from_raw(ID))?))?;
-    told.expect(mask::UID, &[told.who.process(0)])
+    let observation = observe(mask::UID, || Ok(setuid(Uid::from_raw(ID))?))?;
+    observation.expect(mask::UID, &[observation.who.process(0)])
 }
 
 fn a_change_of_group_ids_has_the_process() -> TestResult {
-    let told = tell(mask::GID, || Ok(setgid(Gid::from_raw(ID))?))?;
-    told.expect(mask::GID, &[told.who.process(0)])
+    let observation = observe(mask::GID, || Ok(setgid(Gid::from_raw(ID))?))?;
+    observation.expect(mask::GID, &[observation.who.process(0)])
 }
 
 fn a_change_of_ids_by_a_thread_has_the_thread() -> TestResult {
@@ -349,7 +353,7 @@ fn a_change_of_ids_by_a_thread_has_the_thread() -> TestResult {
         // SAFETY: The call takes a number.
         Errno::result(unsafe { libc::syscall(call, ID) }).map(drop)
     };
-    let told = tell_of_thread(
+    let observation = observe_thread(
         mask::UID | mask::GID,
         |_| Ok(()),
         || {
@@ -357,14 +361,14 @@ fn a_change_of_ids_by_a_thread_has_the_thread() -> TestResult {
             Ok(change(libc::SYS_setuid)?)
         },
     )?;
-    let thread = told.who.thread(told.thread, 0);
-    told.expect(mask::GID, &[thread])?;
-    told.expect(mask::UID, &[thread])
+    let thread = observation.who.thread(observation.thread, 0);
+    observation.expect(mask::GID, &[thread])?;
+    observation.expect(mask::UID, &[thread])
 }
 
 fn a_new_session_has_the_process_and_its_parent() -> TestResult {
-    let told = tell(mask::SID, || Ok(setsid().map(drop)?))?;
-    told.expect(mask::SID, &[told.who.process(own_number()?)])
+    let observation = observe(mask::SID, || Ok(setsid().map(drop)?))?;
+    observation.expect(mask::SID, &[observation.who.process(own_number()?)])
 }
 
 /// Attaches to a thread of another process, and detaches.
@@ -376,29 +380,32 @@ fn trace(tid: Pid) -> TestResult {
 }
 
 /// The first or the second of two events about a thread that is traced and let go.
-fn tell_of_tracing(which: usize) -> Result<Told, Failure> {
-    let mut told = tell_of_thread(mask::PTRACE, trace, || Ok(()))?;
+fn observe_tracing(which: usize) -> Result<Observation, Failure> {
+    let mut observation = observe_thread(mask::PTRACE, trace, || Ok(()))?;
     let of_kind = |received: &Received| received.event.bit() == mask::PTRACE;
-    told.events.retain(of_kind);
-    expect_eq("events", told.events.len(), 2)?;
-    told.events = vec![told.events[which]];
-    Ok(told)
+    observation.events.retain(of_kind);
+    expect_eq("events", observation.events.len(), 2)?;
+    observation.events = vec![observation.events[which]];
+    Ok(observation)
 }
 
 fn an_attach_has_the_thread_and_the_tracer() -> TestResult {
-    let told = tell_of_tracing(0)?;
-    let attached = told.who.thread(told.thread, own_number()?);
-    told.expect(mask::PTRACE, &[attached])
+    let observation = observe_tracing(0)?;
+    let attached = observation.who.thread(observation.thread, own_number()?);
+    observation.expect(mask::PTRACE, &[attached])
 }
 
 fn a_detach_has_the_thread_and_no_tracer() -> TestResult {
-    let told = tell_of_tracing(1)?;
-    told.expect(mask::PTRACE, &[told.who.thread(told.thread, 0)])
+    let observation = observe_tracing(1)?;
+    observation.expect(
+        mask::PTRACE,
+        &[observation.who.thread(observation.thread, 0)],
+    )
 }
 
 fn a_new_name_has_the_thread() -> TestResult {
-    let told = tell_of_thread(mask::COMM, |_| Ok(()), || Ok(mark("renamed")?))?;
-    told.expect(mask::COMM, &[told.who.thread(told.thread, 0)])
+    let observation = observe_thread(mask::COMM, |_| Ok(()), || Ok(mark("renamed")?))?;
+    observation.expect(mask::COMM, &[observation.who.thread(observation.thread, 0)])
 }
 
 /// Dies of a signal that would dump core.
@@ -408,41 +415,41 @@ fn abort() -> TestResult {
 }
 
 fn a_coredump_has_the_thread_that_caused_it() -> TestResult {
-    let told = tell_of_thread(mask::COREDUMP, |_| Ok(()), abort)?;
-    let thread = told.who.thread(told.thread, own_number()?);
-    told.expect(mask::COREDUMP, &[thread])
+    let observation = observe_thread(mask::COREDUMP, |_| Ok(()), abort)?;
+    let thread = observation.who.thread(observation.thread, own_number()?);
+    observation.expect(mask::COREDUMP, &[thread])
 }
 
 fn an_exit_has_the_process_and_its_parent() -> TestResult {
-    let told = tell(mask::EXIT, || Ok(()))?;
-    told.expect(mask::EXIT, &[told.who.process(own_number()?)])
+    let observation = observe(mask::EXIT, || Ok(()))?;
+    observation.expect(mask::EXIT, &[observation.who.process(own_number()?)])
 }
 
 fn an_exit_of_a_thread_has_the_thread() -> TestResult {
-    let told = tell_of_thread(mask::EXIT, |_| Ok(()), || Ok(()))?;
+    let observation = observe_thread(mask::EXIT, |_| Ok(()), || Ok(()))?;
     let parent = own_number()?;
     let ends = [
-        told.who.thread(told.thread, parent),
-        told.who.process(parent),
+        observation.who.thread(observation.thread, parent),
+        observation.who.process(parent),
     ];
-    told.expect(mask::EXIT, &ends)
+    observation.expect(mask::EXIT, &ends)
 }
 
 fn an_end_of_a_session_has_its_leader() -> TestResult {
-    let told = tell(mask::SESSION_END, || Ok(setsid().map(drop)?))?;
-    told.expect(mask::SESSION_END, &[told.who.process(0)])
+    let observation = observe(mask::SESSION_END, || Ok(setsid().map(drop)?))?;
+    observation.expect(mask::SESSION_END, &[observation.who.process(0)])
 }
 
 fn an_exec_by_another_thread_ends_that_thread_and_keeps_the_process() -> TestResult {
-    let told = tell_of_thread(mask::EXEC, |_| Ok(()), exec)?;
+    let observation = observe_thread(mask::EXEC, |_| Ok(()), exec)?;
     let parent = own_number()?;
     let ends = [
         // The number that vanishes is the caller's, whoever ended.
-        told.who.thread(told.thread, parent),
-        told.who.process(parent),
+        observation.who.thread(observation.thread, parent),
+        observation.who.process(parent),
     ];
-    told.expect(mask::EXEC, &[told.who.process(0)])?;
-    told.expect(mask::EXIT, &ends)
+    observation.expect(mask::EXEC, &[observation.who.process(0)])?;
+    observation.expect(mask::EXIT, &ends)
 }
 
 fn the_end_of_an_auto_reaped_child_has_all_that_it_was() -> TestResult {
@@ -451,7 +458,7 @@ fn the_end_of_an_auto_reaped_child_has_all_that_it_was() -> TestResult {
     unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }?;
     let go = Gate::new()?;
     let pid = child::fork(|| i32::from(go.pass().is_err()))?.into_pid();
-    let who = Who::of(pid.as_raw())?;
+    let who = ProcessInfo::of(pid.as_raw())?;
     go.open(0)?;
     let end = listener.wait_for("EXIT", |received| is_exit(received, who.pid))?;
     expect_eq("identity", identity(&end)?, who.process(own_number()?))?;
@@ -471,7 +478,7 @@ fn the_end_of_an_orphan_has_its_new_parent() -> TestResult {
             Ok(())
         })
     })?;
-    let orphan = Who::of(made.pass()?)?;
+    let orphan = ProcessInfo::of(made.pass()?)?;
     let first = number(parent.pid().as_raw())?;
     leave.open(0)?;
     succeed(parent)?;
@@ -510,17 +517,17 @@ fn every_kind_of_event_has_the_cgroup_of_its_process() -> TestResult {
 
 fn a_process_that_moves_has_another_cgroup_from_then_on() -> TestResult {
     let group = Group::new()?;
-    let told = tell(mask::FORK | mask::COMM, || {
+    let observation = observe(mask::FORK | mask::COMM, || {
         mark("before")?;
         group.enter()?;
         Ok(mark("afterwards")?)
     })?;
-    let cgroups = told.events.iter().map(|received| {
+    let cgroups = observation.events.iter().map(|received| {
         let cgroup = exact(received)?.cgroup;
         Ok((received.event.kind(), cgroup))
     });
     let cgroups = cgroups.collect::<Result<Vec<_>, Failure>>()?;
-    let (before, after) = (told.who.cgroup, group.id()?);
+    let (before, after) = (observation.who.cgroup, group.id()?);
     let expected = vec![
         ("fork", before),
         ("comm", before),
@@ -580,24 +587,27 @@ fn grow_old() -> TestResult {
 }
 
 fn the_start_is_that_of_proc_stat() -> TestResult {
-    let told = tell(mask::COMM, || {
+    let observation = observe(mask::COMM, || {
         grow_old()?;
         Ok(mark("old")?)
     })?;
     // The clock went on since then, and it is not zero.
-    expect(told.who.start > 0, "a start after that of the system")?;
-    told.expect(mask::COMM, &[told.who.process(0)])?;
-    told.expect(mask::EXIT, &[told.who.process(own_number()?)])
+    expect(
+        observation.who.start > 0,
+        "a start after that of the system",
+    )?;
+    observation.expect(mask::COMM, &[observation.who.process(0)])?;
+    observation.expect(mask::EXIT, &[observation.who.process(own_number()?)])
 }
 
 fn a_thread_has_the_start_of_its_process() -> TestResult {
-    let told = tell(mask::FORK | mask::COMM, || {
+    let observation = observe(mask::FORK | mask::COMM, || {
         grow_old()?;
         let young = thread::spawn(|| mark("young"));
         Ok(young.join().expect("renaming does not panic")?)
     })?;
-    let (mut kinds, expected) = (Vec::new(), told.who.start * TICK);
-    for received in &told.events {
+    let (mut kinds, expected) = (Vec::new(), observation.who.start * TICK);
+    for received in &observation.events {
         let Identity {
             process, thread, ..
         } = exact(received)?;
@@ -633,21 +643,21 @@ fn with_other_clock(function: impl FnOnce() -> TestResult) -> Result<Child, Fail
 fn the_start_is_by_the_clock_of_the_listeners_time_namespace() -> TestResult {
     let mut outside = Listener::listen_with(mask::COMM, IDENTITY)?;
     let handover = Handover::new()?;
-    let (told, go) = (Gate::new()?, Gate::new()?);
+    let (numbers, go) = (Gate::new()?, Gate::new()?);
     let maker = with_other_clock(|| {
         handover.send(&Listener::listen_with(mask::COMM, IDENTITY)?)?;
-        told.open(own_pid())?;
+        numbers.open(own_pid())?;
         go.pass()?;
         mark("seen twice")?;
         // As it is seen from here; the test looks from outside.
-        told.open(i32::try_from(Stat::of("self")?.start)?)?;
+        numbers.open(i32::try_from(Stat::of("self")?.start)?)?;
         go.pass()?;
         Ok(())
     })?;
-    let pid = told.pass()?;
+    let pid = numbers.pass()?;
     let mut inside = handover.receive()?;
     go.open(0)?;
-    let start_inside = u64::try_from(told.pass()?)?;
+    let start_inside = u64::try_from(numbers.pass()?)?;
     let start_outside = Stat::of(pid)?.start;
     go.open(0)?;
     succeed(maker)?;
@@ -688,7 +698,7 @@ fn each_listener_gets_the_start_by_its_own_clock() -> TestResult {
         listeners.push((flags, is_ahead, listener));
     }
     mark("seen by all")?;
-    let own = Who::of(own_pid())?;
+    let own = ProcessInfo::of(own_pid())?;
     for (flags, is_ahead, mut listener) in listeners {
         let comm = listener.wait_for("COMM", |received| received.event.bit() == mask::COMM)?;
         let mut expected = own.process(0);
@@ -844,25 +854,29 @@ fn a_late_end_is_told_from_the_begin_of_who_has_the_pid_now() -> TestResult {
     let new = number(pid.as_raw())?;
     expect(old != new, "another number")?;
     // What is read now was sent before.
-    let mut told = Vec::new();
+    let mut received_kinds = Vec::new();
     for _ in 0..3 {
         let received = listener.wait_for("FORK, EXIT and FORK", |received| {
             received.event.subject().tgid == pid.as_raw()
         })?;
         let is_there = is_still_there(&received)?;
-        told.push((received.event.kind(), exact(&received)?.process, is_there));
+        received_kinds.push((received.event.kind(), exact(&received)?.process, is_there));
     }
     go.open(0)?;
     expect_eq("the end", waitpid(pid, None)?, WaitStatus::Exited(pid, 0))?;
     // The old process may have been reaped, and its pid given away, before its end was told.
-    told.sort_unstable();
+    received_kinds.sort_unstable();
     let mut expected = vec![
         ("fork", old, false),
         ("exit", old, false),
         ("fork", new, true),
     ];
     expected.sort_unstable();
-    expect_eq("events, whose, and whether still there", told, expected)
+    expect_eq(
+        "events, whose, and whether still there",
+        received_kinds,
+        expected,
+    )
 }
 
 fn a_late_end_is_told_from_that_begin_in_a_container() -> TestResult {
@@ -895,7 +909,7 @@ fn an_event_has_116_bytes() -> TestResult {
         let lengths = (netlink.length, connector.length);
         expect_eq("lengths in the headers", lengths, (116, 80))?;
         expect_eq("type", netlink.kind, NLMSG_DONE)?;
-        let own = Who::of(own_pid())?;
+        let own = ProcessInfo::of(own_pid())?;
         expect_eq("identity", identity(&received)?, own.process(0))?;
     }
     Ok(())
@@ -961,7 +975,7 @@ fn each_listener_gets_the_form_that_it_asked_for() -> TestResult {
         listener.take_queued()?;
         listeners.push((flags, listener));
     }
-    let own = Who::of(own_pid())?;
+    let own = ProcessInfo::of(own_pid())?;
     for _ in 0..3 {
         mark("for all")?;
         for (flags, listener) in &mut listeners {
@@ -1004,7 +1018,7 @@ fn events_that_share_a_datagram_have_one_each() -> TestResult {
     /// How many a datagram has at least, if more than that wait.
     const FULL_AT_LEAST: usize = 25;
     let listener = listen(BATCH)?;
-    let own = Who::of(own_pid())?;
+    let own = ProcessInfo::of(own_pid())?;
     for _ in 0..EVENTS {
         mark("in a batch")?;
     }

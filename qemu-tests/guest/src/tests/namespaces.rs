@@ -61,7 +61,7 @@ const ID: u32 = 7;
 const STATUS: u32 = 3;
 
 /// What one of the listeners calls those who take part.
-struct Cast {
+struct Participants {
     /// Who made the container.
     maker: Task,
     /// The maker's session.
@@ -80,7 +80,7 @@ struct Cast {
     first_id: u32,
 }
 
-impl Cast {
+impl Participants {
     /// What [`perform`] raises.
     fn events(&self) -> Vec<Event> {
         let (init, child) = (self.init, self.child);
@@ -166,7 +166,7 @@ impl Cast {
 }
 
 /// The handshakes between the container and the test.
-struct Cues {
+struct Handshakes {
     begin: Gate,
     /// Ids of thread and grandchild, when all are there.
     assembled: Gate,
@@ -176,11 +176,11 @@ struct Cues {
 }
 
 /// What the container's first process does.
-fn perform(cues: &Cues) -> TestResult {
-    cues.begin.pass()?;
+fn perform(handshakes: &Handshakes) -> TestResult {
+    handshakes.begin.pass()?;
     setsid()?;
     let (ready, traced) = (Gate::new()?, Gate::new()?);
-    let child = child::fork(|| status(|| act(cues, &ready, &traced)))?;
+    let child = child::fork(|| status(|| act(handshakes, &ready, &traced)))?;
     let pid = child.pid();
     ready.pass()?;
     ptrace::seize(pid, Options::empty())?;
@@ -194,10 +194,10 @@ fn perform(cues: &Cues) -> TestResult {
 }
 
 /// What its child does.
-fn act(cues: &Cues, ready: &Gate, traced: &Gate) -> TestResult {
+fn act(handshakes: &Handshakes, ready: &Gate, traced: &Gate) -> TestResult {
     setsid()?;
     let there = Gate::new()?;
-    let grandchild = child::fork(|| match cues.end.pass() {
+    let grandchild = child::fork(|| match handshakes.end.pass() {
         Ok(_) => STATUS as i32,
         Err(_) => 1,
     })?;
@@ -205,11 +205,11 @@ fn act(cues: &Cues, ready: &Gate, traced: &Gate) -> TestResult {
     thread::scope(|scope| {
         let thread = scope.spawn(|| {
             there.open(own_tid())?;
-            cues.end.pass()
+            handshakes.end.pass()
         });
-        cues.assembled.open(there.pass()?)?;
-        cues.assembled.open(grandchild_pid.as_raw())?;
-        cues.go_on.pass()?;
+        handshakes.assembled.open(there.pass()?)?;
+        handshakes.assembled.open(grandchild_pid.as_raw())?;
+        handshakes.go_on.pass()?;
         thread.join().expect("waiting does not panic")
     })?;
     let ended = grandchild.wait()?;
@@ -244,7 +244,7 @@ fn every_kind_of_event_has_them_in_a_pid_namespace_alone() -> TestResult {
 /// Lets the same happen before a listener outside and one inside.
 fn expect_own_numbers(kinds: CloneFlags) -> TestResult {
     let mut outside = Listener::listen_all()?;
-    let cues = Cues {
+    let handshakes = Handshakes {
         begin: Gate::new()?,
         assembled: Gate::new()?,
         go_on: Gate::new()?,
@@ -255,15 +255,15 @@ fn expect_own_numbers(kinds: CloneFlags) -> TestResult {
         let listener = open()?;
         listener.request(&[LISTEN])?;
         handover.send(&listener)?;
-        perform(&cues)
+        perform(&handshakes)
     })?;
     let mut inside = handover.receive_from(&container)?;
     events(&mut outside)?;
-    cues.begin.open(0)?;
-    let (thread, grandchild) = (cues.assembled.pass()?, cues.assembled.pass()?);
+    handshakes.begin.open(0)?;
+    let (thread, grandchild) = (handshakes.assembled.pass()?, handshakes.assembled.pass()?);
     let is_mapped = kinds.contains(USER);
     // The first processes of a pid namespace have the first numbers.
-    let from_inside = Cast {
+    let from_inside = Participants {
         maker: Task::NONE,
         session: 0,
         process_group: 0,
@@ -277,7 +277,7 @@ fn expect_own_numbers(kinds: CloneFlags) -> TestResult {
         first_id: 0,
     };
     let child = container.outer(2)?;
-    let from_outside = Cast {
+    let from_outside = Participants {
         maker: own_task(),
         session: getsid(None)?.as_raw(),
         process_group: getpgrp().as_raw(),
@@ -291,9 +291,9 @@ fn expect_own_numbers(kinds: CloneFlags) -> TestResult {
         first_id: if is_mapped { FIRST_ID } else { 0 },
     };
     for _ in 0..2 {
-        cues.end.open(0)?;
+        handshakes.end.open(0)?;
     }
-    cues.go_on.open(0)?;
+    handshakes.go_on.open(0)?;
     container.finish()?;
     expect_exactly("inside", &mut inside, &from_inside.events(), |_| true)?;
     expect_exactly("outside", &mut outside, &from_outside.events(), |event| {

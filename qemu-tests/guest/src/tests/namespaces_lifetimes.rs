@@ -66,12 +66,12 @@ enum Owner {
 
 /// A container of a user. Its first process has a sleeping child; if it has the listener as
 /// well, it goes on forking.
-struct Tenant {
+struct UserContainer {
     maker: Child,
     leave: Gate,
 }
 
-impl Tenant {
+impl UserContainer {
     /// Makes the container; the listener, if the test is to own it.
     fn new(user: &NamespaceUser, owner: Owner) -> Result<(Self, Option<Listener>), Failure> {
         let (ready, leave, handover) = (Gate::new()?, Gate::new()?, Handover::new()?);
@@ -120,8 +120,8 @@ impl Tenant {
 
 fn the_tasks_end_and_then_the_listener() -> TestResult {
     let user = NamespaceUser::new()?;
-    let (tenant, listener) = Tenant::new(&user, Owner::Test)?;
-    tenant.end()?;
+    let (user_container, listener) = UserContainer::new(&user, Owner::Test)?;
+    user_container.end()?;
     expect_count(1)?;
     user.expect_namespaces()?;
     drop(listener);
@@ -131,35 +131,35 @@ fn the_tasks_end_and_then_the_listener() -> TestResult {
 
 fn the_listener_ends_and_then_the_tasks() -> TestResult {
     let user = NamespaceUser::new()?;
-    let (tenant, listener) = Tenant::new(&user, Owner::Test)?;
+    let (user_container, listener) = UserContainer::new(&user, Owner::Test)?;
     drop(listener);
     expect_count(0)?;
     user.expect_namespaces()?;
-    tenant.end()?;
+    user_container.end()?;
     user.expect_nothing_left()
 }
 
 fn the_listener_is_killed_with_its_namespace() -> TestResult {
     let user = NamespaceUser::new()?;
-    let (tenant, _) = Tenant::new(&user, Owner::Container)?;
+    let (user_container, _) = UserContainer::new(&user, Owner::Container)?;
     expect_count(1)?;
-    tenant.end()?;
+    user_container.end()?;
     expect_count(0)?;
     user.expect_nothing_left()
 }
 
 fn listeners_are_killed_with_busy_namespaces() -> TestResult {
     const ROUNDS: usize = 5;
-    const TENANTS: usize = 4;
+    const CONTAINERS: usize = 4;
     let user = NamespaceUser::new()?;
     for _ in 0..ROUNDS {
-        let mut tenants = Vec::new();
-        for _ in 0..TENANTS {
-            tenants.push(Tenant::new(&user, Owner::Container)?.0);
+        let mut containers = Vec::new();
+        for _ in 0..CONTAINERS {
+            containers.push(UserContainer::new(&user, Owner::Container)?.0);
         }
-        expect_count(TENANTS)?;
-        for tenant in tenants {
-            tenant.end()?;
+        expect_count(CONTAINERS)?;
+        for user_container in containers {
+            user_container.end()?;
         }
         expect_count(0)?;
     }
@@ -168,10 +168,10 @@ fn listeners_are_killed_with_busy_namespaces() -> TestResult {
 
 fn the_module_goes_before_the_namespace() -> TestResult {
     let user = NamespaceUser::new()?;
-    let (tenant, listener) = Tenant::new(&user, Owner::Test)?;
+    let (user_container, listener) = UserContainer::new(&user, Owner::Test)?;
     drop(listener);
     let unloaded = ModuleGuard::unloaded()?;
-    tenant.end()?;
+    user_container.end()?;
     user.expect_nothing_left()?;
     drop(unloaded);
     expect_count(0)
@@ -179,8 +179,8 @@ fn the_module_goes_before_the_namespace() -> TestResult {
 
 fn the_module_stays_for_a_listener_whose_namespace_has_no_tasks() -> TestResult {
     let user = NamespaceUser::new()?;
-    let (tenant, listener) = Tenant::new(&user, Owner::Test)?;
-    tenant.end()?;
+    let (user_container, listener) = UserContainer::new(&user, Owner::Test)?;
+    user_container.end()?;
     let refused = ModuleGuard::unloaded().is_err();
     expect(refused, "unloading to be refused while a socket listens")?;
     drop(listener);
@@ -198,7 +198,7 @@ fn namespaces_that_are_gone_left_no_sockets() -> TestResult {
     let user = NamespaceUser::new()?;
     let round = || {
         for _ in 0..NAMESPACES {
-            Tenant::new(&user, Owner::Container)?.0.end()?;
+            UserContainer::new(&user, Owner::Container)?.0.end()?;
         }
         expect_count(0)?;
         user.expect_nothing_left()

@@ -21,7 +21,7 @@ use super::session_end::UNKNOWN;
 use crate::child::{self, Gate};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
-use crate::support::exec_variants::{self, Caller, FirstThread, Outcome, Place, Variant};
+use crate::support::exec_variants::{self, Caller, ExecResult, FirstThread, Place, Variant};
 use crate::support::scenario::{events, mark, own_task, take_through_exit, take_through_mark};
 use crate::support::scheduling::run_first;
 use crate::support::sessions::{end, fork_as, status_of};
@@ -82,26 +82,26 @@ fn a_task_tells_nothing_before_its_fork() -> TestResult {
 fn threads_that_exec_ends_are_told_before_it() -> TestResult {
     for caller in [Caller::First, Caller::Other(FirstThread::Waits)] {
         let variant = Variant {
-            outcome: Outcome::Runs,
+            outcome: ExecResult::Runs,
             caller,
             bystanders: 2,
             hurried: true,
             traced: false,
             place: Place::Ordinary,
         };
-        let played = exec_variants::play(variant)?.outside;
-        let exec = played
-            .told
+        let observed = exec_variants::run(variant)?.outside;
+        let exec = observed
+            .events
             .iter()
             .position(|event| event.bit() == mask::EXEC);
-        for thread in &played.threads {
-            let end = played
-                .told
+        for thread in &observed.threads {
+            let end = observed
+                .events
                 .iter()
                 .position(|event| matches!(event, Event::Exit { task, .. } if task.pid == *thread));
             expect(
                 end.is_some() && end < exec,
-                format!("EXIT of {thread} before EXEC, got {:#?}", played.told),
+                format!("EXIT of {thread} before EXEC, got {:#?}", observed.events),
             )
             .map_err(|failure| failure.about(variant))?;
         }

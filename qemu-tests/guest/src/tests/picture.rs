@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! State and events are one picture (C55): after any unrest, and after any loss, it is the kernel's own,
+//! State and events are one picture (C55): after any load, and after any loss, it is the kernel's own,
 //! which is read by other means here.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,10 +21,10 @@ use crate::identities;
 use crate::listener::Listener;
 use crate::picture::{FLAGS, MASK, Picture};
 use crate::results;
-use crate::support::background_load::{NUMBERS, Unrest};
+use crate::support::background_load::{BackgroundLoad, PIDS_PER_CPU};
 use crate::support::container::{ALL, Container, PID, without_proc};
 use crate::support::fault_injection::{FailNth, Setting, has_checkers};
-use crate::support::idle_processes::{CROWD, crowd, start};
+use crate::support::idle_processes::{MANY_IDLE, start_idle, start_many_idle};
 use crate::support::process::{sleep, status};
 use crate::support::procfs::{in_container, living_in_proc};
 use crate::support::state_dump::{RARE, is_without_memory, listen, listen_and_read_little, state};
@@ -72,10 +72,10 @@ const TIME: Duration = Duration::from_secs(40);
 /// How many rounds there are on any kernel.
 const ROUNDS_AT_LEAST: usize = 3;
 
-/// How long a picture may take to be exact, in any unrest.
+/// How long a picture may take to be exact, beside any load.
 const EXACT_LIMIT: Duration = Duration::from_secs(20);
 
-/// Events that are read of an unrest before it is to rest.
+/// Events of the load that are read before it is to pause.
 const EVENTS: usize = 30;
 
 /// Who lives: the number in pidfs, the pid, and whether it leads a session.
@@ -177,14 +177,14 @@ fn living_by_proc() -> Result<Living, Failure> {
     Ok(living)
 }
 
-/// Runs a function beside an unrest whose processes are given the same numbers again and again.
-fn beside_unrest(function: impl FnOnce(&Unrest) -> TestResult) -> TestResult {
+/// Runs a function beside a load whose processes are given the same numbers again and again.
+fn beside_load(function: impl FnOnce(&BackgroundLoad) -> TestResult) -> TestResult {
     /// The lowest number that is given again, `RESERVED_PIDS`.
     const LOWEST: usize = 300;
     in_container(|| {
-        let numbers = 2 * NUMBERS * cpus()?.len();
+        let numbers = 2 * PIDS_PER_CPU * cpus()?.len();
         fs::write("/proc/sys/kernel/pid_max", (LOWEST + numbers).to_string())?;
-        function(&Unrest::begin()?)
+        function(&BackgroundLoad::start()?)
     })
 }
 
@@ -199,11 +199,11 @@ fn rounds(most: usize, mut round: impl FnMut(usize) -> TestResult) -> Result<usi
     Ok(count)
 }
 
-/// Each picture is begun in the middle of an unrest, some of them are given up, and one is kept through
-/// all of them.
+/// Each picture is begun while the load runs, some of them are given up, and one is kept through all
+/// pauses.
 fn whenever_it_is_begun_it_is_the_kernels_own() -> TestResult {
     const FLAGS: [u32; 4] = [0, BATCH, PROCESSES, PROCESSES | BATCH];
-    beside_unrest(|unrest| {
+    beside_load(|load| {
         let mut kept = Follower::new(PROCESSES | BATCH)?;
         let mut again = Follower::new(BATCH)?;
         kept.complete()?;
@@ -218,13 +218,13 @@ fn whenever_it_is_begun_it_is_the_kernels_own() -> TestResult {
             begun.complete()?;
             again.complete()?;
             begun.read(EVENTS)?;
-            unrest.rest()?;
+            load.pause()?;
             for follower in [&mut begun, &mut again, &mut kept] {
                 follower.expect_exact()?;
                 expect_eq("losses", follower.picture.losses(), 0)?;
                 expect_eq("states", follower.picture.states(), 1)?;
             }
-            unrest.go_on()
+            load.resume()
         })?;
         let living = kept.living().len();
         println!("begun {starts} times, {living} processes at last");
@@ -232,11 +232,11 @@ fn whenever_it_is_begun_it_is_the_kernels_own() -> TestResult {
     })
 }
 
-/// Who does not read in an unrest loses most of it.
+/// A listener that does not read beside the load loses most of the events.
 fn after_losses_the_state_alone_restores_it() -> TestResult {
     const ROUNDS: usize = 200;
     const ROOM: usize = 4096;
-    beside_unrest(|unrest| {
+    beside_load(|load| {
         let mut pace = Follower::new(0)?;
         let mut losers = Vec::new();
         for flags in [0, BATCH, PROCESSES | BATCH] {
@@ -247,7 +247,7 @@ fn after_losses_the_state_alone_restores_it() -> TestResult {
             let before: Vec<_> = losers.iter().map(|loser| loser.picture.losses()).collect();
             // More than fit, in whichever form.
             pace.read(10 * EVENTS)?;
-            unrest.rest()?;
+            load.pause()?;
             pace.expect_exact()?;
             for (loser, before) in losers.iter_mut().zip(before) {
                 loser.expect_exact()?;
@@ -255,7 +255,7 @@ fn after_losses_the_state_alone_restores_it() -> TestResult {
                 expect(lost > 0, "a loss in each round")?;
                 losses += lost;
             }
-            unrest.go_on()
+            load.resume()
         })?;
         println!("{losses} losses in {rounds} rounds");
         Ok(())
@@ -265,7 +265,7 @@ fn after_losses_the_state_alone_restores_it() -> TestResult {
 /// Who reads with little room loses events while the state is told, too, and has it told again.
 fn a_state_that_overruns_is_told_again() -> TestResult {
     const ROUNDS: usize = 200;
-    beside_unrest(|unrest| {
+    beside_load(|load| {
         let mut pace = Follower::new(0)?;
         let mut readers = Vec::new();
         for room in [4096, 32_768, 131_072] {
@@ -283,10 +283,10 @@ fn a_state_that_overruns_is_told_again() -> TestResult {
                     }
                 }
             }
-            unrest.rest()?;
+            load.pause()?;
             pace.expect_exact()?;
             readers.iter_mut().try_for_each(Follower::expect_exact)?;
-            unrest.go_on()
+            load.resume()
         })?;
         for reader in &readers {
             let (losses, states) = (reader.picture.losses(), reader.picture.states());
@@ -360,9 +360,9 @@ fn ten_thousand_processes_and_more_are_counted() -> TestResult {
 fn a_state_comes_to_its_end_while_all_changes() -> TestResult {
     const STATES: usize = 500;
     in_container(|| {
-        crowd(CROWD)?;
+        start_many_idle(MANY_IDLE)?;
         let constant: Vec<_> = living_in_proc()?.into_keys().collect();
-        let _unrest = Unrest::begin()?;
+        let _load = BackgroundLoad::start()?;
         let (mut longest, mut changes) = (0, 0);
         let mut before = Vec::new();
         let states = rounds(STATES, |_| {
@@ -384,10 +384,10 @@ fn a_state_comes_to_its_end_while_all_changes() -> TestResult {
 fn who_starts_again_finds_the_sessions_without_proc() -> TestResult {
     without_proc(ALL, || {
         let mut leaders = BTreeMap::new();
-        start(|| Ok(()))?;
+        start_idle(|| Ok(()))?;
         for _ in 0..5 {
             // Each supervisor finds one that began when there was none.
-            let leader = start(|| Ok(setsid().map(drop)?))?;
+            let leader = start_idle(|| Ok(setsid().map(drop)?))?;
             leaders.insert(leader, identities::number_of(Pid::from_raw(leader))?);
             supervise_until_killed(&leaders)?;
         }
@@ -418,7 +418,7 @@ fn supervise_until_killed(leaders: &BTreeMap<i32, u64>) -> TestResult {
 
 /// Lets one allocation after the other fail in all that it takes to begin a picture.
 fn it_is_completed_although_memory_was_missing() -> TestResult {
-    crowd(CROWD)?;
+    start_many_idle(MANY_IDLE)?;
     // Once without a failure, so that this process has the memory that it needs.
     Follower::new(0)?.complete()?;
     let faults = FailNth::of_slabs()?;
@@ -441,7 +441,7 @@ fn it_is_completed_although_memory_was_missing() -> TestResult {
         let has_own = living.any(|process| process.pid == own);
         expect(has_own, "this process in it")?;
         let count = picture.living().len();
-        expect(count > CROWD, format!("all in it, got {count}"))?;
+        expect(count > MANY_IDLE, format!("all in it, got {count}"))?;
         if !failed {
             break;
         }

@@ -947,7 +947,7 @@ impl Plan {
     }
 
     /// What the process does.
-    fn live(&self, reports: &Reports) -> i32 {
+    fn live(&self, reports: &StatusReports) -> i32 {
         let mut children = Vec::new();
         for child in &self.children {
             match child::fork(|| child.live(reports)) {
@@ -996,7 +996,7 @@ impl Plan {
 }
 
 /// Statuses that wait(2) told, from all processes to the one who compares them.
-struct Reports {
+struct StatusReports {
     reader: OwnedFd,
     writer: OwnedFd,
 }
@@ -1004,7 +1004,7 @@ struct Reports {
 /// A process's number and its status.
 const REPORT: usize = 8;
 
-impl Reports {
+impl StatusReports {
     fn new() -> Result<Self, Failure> {
         let (reader, writer) = pipe()?;
         fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
@@ -1046,7 +1046,7 @@ impl Reports {
 
 /// Makes trees, one after the other: the next one when all processes of the one before were waited
 /// for.
-fn plant(trees: usize, seed: u64, until: Instant, reports: &Reports) -> TestResult {
+fn plant(trees: usize, seed: u64, until: Instant, reports: &StatusReports) -> TestResult {
     let mut random = Rng::with_seed(seed);
     set_child_subreaper(true)?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
@@ -1076,7 +1076,7 @@ fn plant(trees: usize, seed: u64, until: Instant, reports: &Reports) -> TestResu
 
 /// What was told of a number, and what wait(2) said: each time that it was a process's.
 #[derive(Debug, Default, PartialEq)]
-struct Lives {
+struct PidHistory {
     begun: usize,
     /// In ascending order.
     told: Vec<u32>,
@@ -1084,7 +1084,7 @@ struct Lives {
     waited: Vec<u32>,
 }
 
-impl Lives {
+impl PidHistory {
     fn are_complete(&self) -> bool {
         self.begun == self.waited.len() && self.told == self.waited
     }
@@ -1093,7 +1093,7 @@ impl Lives {
 /// What a listener and wait(2) say of all processes.
 struct Forest {
     listener: Listener,
-    reports: Reports,
+    reports: StatusReports,
     first: BTreeMap<u32, u32>,
     messages: Vec<Received>,
     waited: Vec<(i32, u32)>,
@@ -1108,8 +1108,8 @@ impl Forest {
 
     /// The numbers of which the two say something else; and how many lives there are. A number may
     /// be used again, before the end of its last process is told.
-    fn compare(&self) -> Result<(BTreeMap<i32, Lives>, usize), Failure> {
-        let mut numbers: BTreeMap<i32, Lives> = BTreeMap::new();
+    fn compare(&self) -> Result<(BTreeMap<i32, PidHistory>, usize), Failure> {
+        let mut numbers: BTreeMap<i32, PidHistory> = BTreeMap::new();
         for received in &self.messages {
             let Task { pid, tgid } = received.event.subject();
             expect(
@@ -1125,12 +1125,12 @@ impl Forest {
         for (pid, code) in &self.waited {
             numbers.entry(*pid).or_default().waited.push(*code);
         }
-        for lives in numbers.values_mut() {
-            lives.told.sort_unstable();
-            lives.waited.sort_unstable();
+        for history in numbers.values_mut() {
+            history.told.sort_unstable();
+            history.waited.sort_unstable();
         }
-        let count = numbers.values().map(|lives| lives.waited.len()).sum();
-        numbers.retain(|_, lives| !lives.are_complete());
+        let count = numbers.values().map(|history| history.waited.len()).sum();
+        numbers.retain(|_, history| !history.are_complete());
         Ok((numbers, count))
     }
 }
@@ -1146,7 +1146,7 @@ fn grow() -> TestResult {
     let first = first_numbers(&mut listener)?;
     let mut forest = Forest {
         listener,
-        reports: Reports::new()?,
+        reports: StatusReports::new()?,
         first,
         messages: Vec::new(),
         waited: Vec::new(),
@@ -1178,20 +1178,20 @@ fn grow() -> TestResult {
     expect_eq("status", status_of(marker)?, 77 << 8)?;
     forest.reports.send(WaitStatus::Exited(pid, 77))?;
     let deadline = timeouts::deadline(EVENT_LIMIT);
-    let (wrong, lives) = loop {
+    let (wrong, history) = loop {
         forest.read()?;
-        let (wrong, lives) = forest.compare()?;
+        let (wrong, history) = forest.compare()?;
         // The last ends may come when they were waited for.
         if wrong.is_empty() || Instant::now() > deadline {
-            break (wrong, lives);
+            break (wrong, history);
         }
         thread::yield_now();
     };
     let seconds = started.elapsed().as_secs_f64();
-    results::figure("processes that began and ended", lives as f64);
+    results::figure("processes that began and ended", history as f64);
     results::figure("seconds", seconds);
     expect(wrong.is_empty(), format!("complete lives, got {wrong:?}"))?;
-    expect(lives > count + 1, "some trees")?;
+    expect(history > count + 1, "some trees")?;
     expect_eq("lost", Listing::of(forest.listener.port_id()?)?.lost, 0)?;
     expect_eq(
         "missing numbers",

@@ -22,7 +22,7 @@ use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::{EVENT_LIMIT, Listener};
 use crate::proc_stat::{Stat, TICK};
 use crate::support::cgroup::Group;
-use crate::support::idle_processes::{CROWD, crowd, start};
+use crate::support::idle_processes::{MANY_IDLE, start_idle, start_many_idle};
 use crate::support::process::{sleep, status, succeed};
 use crate::support::procfs::{
     cgroup_of, events_of_proc, identity_of, in_container, living_in_proc,
@@ -31,7 +31,7 @@ use crate::support::scenario::{mark, own_task};
 use crate::support::sequence_numbers::{first_numbers, missing};
 use crate::support::sessions::fork_as;
 use crate::support::socket_filter::keep_bytes;
-use crate::support::state_dump::{RARE, Told, ask, is_answer, listen, state};
+use crate::support::state_dump::{RARE, StateDump, ask, is_answer, listen, state};
 use crate::test;
 use crate::timeouts;
 use crate::wire::{BATCH, BATCH_SIZE, CN_PROC, Event, IDENTITY, PROCESSES, Received, Task, mask};
@@ -88,27 +88,27 @@ fn each_process_has_its_parent_session_and_group() -> TestResult {
     let grandchild = Gate::new()?;
     let own = Pid::from_raw(0);
     let kin = [
-        start(|| Ok(()))?,
-        start(|| Ok(setsid().map(drop)?))?,
-        start(|| Ok(setpgid(own, own)?))?,
-        start(|| {
+        start_idle(|| Ok(()))?,
+        start_idle(|| Ok(setsid().map(drop)?))?,
+        start_idle(|| Ok(setpgid(own, own)?))?,
+        start_idle(|| {
             setsid()?;
-            let member = start(|| Ok(()))?;
+            let member = start_idle(|| Ok(()))?;
             Ok(grandchild.open(member)?)
         })?,
         grandchild.pass()?,
     ];
-    let told = state(&listener)?;
+    let dump = state(&listener)?;
     let mut sessions = BTreeSet::new();
     for pid in kin {
         let stat = Stat::of(pid)?;
         sessions.insert(stat.session);
-        expect_eq("process", told.event(pid)?, stat.process(pid))?;
+        expect_eq("process", dump.event(pid)?, stat.process(pid))?;
     }
     let expected = BTreeSet::from([Stat::of("self")?.session, kin[1], kin[3]]);
     expect_eq("sessions", sessions, expected)?;
     let of_self = Stat::of("self")?.process(own_pid());
-    expect_eq("the listener itself", told.event(own_pid())?, of_self)
+    expect_eq("the listener itself", dump.event(own_pid())?, of_self)
 }
 
 fn the_parent_is_the_thread_that_forked() -> TestResult {
@@ -150,7 +150,7 @@ fn the_parent_is_the_thread_that_forked() -> TestResult {
 fn all_that_proc_shows_are_told_and_nobody_else() -> TestResult {
     let listener = listen(mask::FORK, PROCESSES)?;
     let before = living_in_proc()?;
-    let told = state(&listener)?;
+    let dump = state(&listener)?;
     let after = living_in_proc()?;
     for (pid, stat) in &before {
         if after.get(pid) != Some(stat) {
@@ -161,7 +161,7 @@ fn all_that_proc_shows_are_told_and_nobody_else() -> TestResult {
             session,
             process_group,
             ..
-        } = told.event(*pid)?
+        } = dump.event(*pid)?
         else {
             return Err(Failure::new("a state tells of processes"));
         };
@@ -170,10 +170,10 @@ fn all_that_proc_shows_are_told_and_nobody_else() -> TestResult {
         let what = format!("parent, session and group of {pid}");
         expect_eq(&what, got, expected)?;
     }
-    let forked = told.others.iter().map(|other| other.event.subject().pid);
+    let forked = dump.others.iter().map(|other| other.event.subject().pid);
     let known: BTreeSet<_> = before.into_keys().chain(after.into_keys()).collect();
     let known: BTreeSet<_> = known.into_iter().chain(forked).collect();
-    let strange = told.pids().into_iter().find(|pid| !known.contains(pid));
+    let strange = dump.pids().into_iter().find(|pid| !known.contains(pid));
     expect_eq("somebody else", strange, None)?;
     // The parent of all kernel threads, whose own is nobody.
     const KTHREADD: i32 = 2;
@@ -183,8 +183,8 @@ fn all_that_proc_shows_are_told_and_nobody_else() -> TestResult {
         session: 0,
         process_group: 0,
     };
-    expect_eq("kthreadd", told.event(KTHREADD)?, kthreadd)?;
-    let events = told.events();
+    expect_eq("kthreadd", dump.event(KTHREADD)?, kthreadd)?;
+    let events = dump.events();
     let mut kernel_threads = events.iter().filter(|event| event.other() == KTHREADD);
     expect(kernel_threads.next().is_some(), "a kernel thread")
 }
@@ -195,19 +195,19 @@ fn processes_come_by_rising_numbers() -> TestResult {
         for pid in NUMBERS {
             fork_as(pid, timeouts::deadline(EVENT_LIMIT), || status(sleep))?;
         }
-        let told = state(&listen(RARE, 0)?)?;
-        expect_eq("numbers", told.pids(), vec![1, 300, 301, 500, 700, 900])
+        let dump = state(&listen(RARE, 0)?)?;
+        expect_eq("numbers", dump.pids(), vec![1, 300, 301, 500, 700, 900])
     })
 }
 
 fn the_answer_comes_last_and_counts_them() -> TestResult {
     in_container(|| {
         let listener = listen(RARE, 0)?;
-        for more in [0, 1, CROWD] {
+        for more in [0, 1, MANY_IDLE] {
             let before = state(&listener)?.pids().len();
-            crowd(more)?;
-            let told = state(&listener)?;
-            expect_eq("processes", told.pids().len(), before + more)?;
+            start_many_idle(more)?;
+            let dump = state(&listener)?;
+            expect_eq("processes", dump.pids().len(), before + more)?;
             let behind = listener.receive_datagram()?.map(|behind| behind.len());
             expect_eq("messages behind the answer", behind, None)?;
         }
@@ -229,19 +229,19 @@ fn what_is_told_takes_no_number() -> TestResult {
     in_container(|| {
         let mut listener = Listener::listen(mask::COMM)?;
         let first = first_numbers(&mut listener)?;
-        crowd(CROWD)?;
+        start_many_idle(MANY_IDLE)?;
         let events = 4 * cpus()?.len();
         mark_everywhere()?;
-        let mut told = Told::default();
+        let mut dump = StateDump::default();
         ask(&listener)?;
         mark_everywhere()?;
-        told.read(&listener)?;
+        dump.read(&listener)?;
         mark_everywhere()?;
-        let mut told = told.finish(&listener)?;
+        let mut dump = dump.finish(&listener)?;
         mark_everywhere()?;
-        told.others.extend(listener.take_queued()?);
-        expect_eq("events", told.others.len(), events)?;
-        expect_eq("missing numbers", missing(&told.others, &first)?, 0)?;
+        dump.others.extend(listener.take_queued()?);
+        expect_eq("events", dump.others.len(), events)?;
+        expect_eq("missing numbers", missing(&dump.others, &first)?, 0)?;
         let line = Listing::of(listener.port_id()?)?;
         let account = (line.delivered, line.lost);
         expect_eq("delivered and lost", account, (events as u64, 0))
@@ -252,14 +252,14 @@ fn an_identity_is_what_a_pidfd_and_proc_show() -> TestResult {
     in_container(|| {
         let made = Gate::new()?;
         for _ in 0..3 {
-            start(|| Ok(made.open(start(|| Ok(()))?)?))?;
+            start_idle(|| Ok(made.open(start_idle(|| Ok(()))?)?))?;
             made.pass()?;
         }
-        let told = state(&listen(RARE, IDENTITY)?)?;
-        expect_eq("processes", told.pids().len(), 7)?;
+        let dump = state(&listen(RARE, IDENTITY)?)?;
+        expect_eq("processes", dump.pids().len(), 7)?;
         let mut numbers = BTreeSet::new();
-        for pid in told.pids() {
-            let (got, expected) = (told.identity(pid)?, identity_of(pid)?);
+        for pid in dump.pids() {
+            let (got, expected) = (dump.identity(pid)?, identity_of(pid)?);
             expect_eq(&format!("identity of {pid}"), got, expected)?;
             numbers.insert(got.process);
         }
@@ -270,11 +270,11 @@ fn an_identity_is_what_a_pidfd_and_proc_show() -> TestResult {
 fn an_identity_has_the_cgroup_that_the_process_is_in() -> TestResult {
     let group = Group::new()?;
     let listener = listen(RARE, IDENTITY)?;
-    let (mover, other) = (start(|| Ok(()))?, start(|| Ok(()))?);
+    let (mover, other) = (start_idle(|| Ok(()))?, start_idle(|| Ok(()))?);
     let outside = cgroup_of(own_pid())?;
     let cgroups = || -> Result<_, Failure> {
-        let told = state(&listener)?;
-        Ok([mover, other].map(|pid| told.identity(pid).map(|identity| identity.cgroup).ok()))
+        let dump = state(&listener)?;
+        Ok([mover, other].map(|pid| dump.identity(pid).map(|identity| identity.cgroup).ok()))
     };
     expect_eq("cgroups", cgroups()?, [Some(outside); 2])?;
     let procs = group.directory().join("cgroup.procs");
@@ -299,11 +299,11 @@ fn the_start_is_by_the_clock_of_the_listener() -> TestResult {
     }
     let look = || {
         status(|| {
-            let told = state(&listen(RARE, IDENTITY)?)?;
+            let dump = state(&listen(RARE, IDENTITY)?)?;
             let start = Stat::of("self")?.start;
-            let told = told.identity(own_pid())?.start_ns;
-            expect_eq("start in ticks", told / TICK, start)?;
-            expect(told / 1_000_000_000 >= SECONDS_AHEAD, "a clock ahead")
+            let dump = dump.identity(own_pid())?.start_ns;
+            expect_eq("start in ticks", dump / TICK, start)?;
+            expect(dump / 1_000_000_000 >= SECONDS_AHEAD, "a clock ahead")
         })
     };
     succeed(child::fork(|| {
@@ -318,7 +318,7 @@ fn the_start_is_by_the_clock_of_the_listener() -> TestResult {
 
 fn who_did_not_ask_for_identities_gets_none() -> TestResult {
     in_container(|| {
-        crowd(10)?;
+        start_many_idle(10)?;
         let with = state(&listen(RARE, IDENTITY)?)?;
         let without = state(&listen(RARE, 0)?)?;
         expect_eq("processes", without.events(), with.events())?;
@@ -330,7 +330,7 @@ fn who_did_not_ask_for_identities_gets_none() -> TestResult {
 
 fn whatever_is_listened_for_the_state_is_the_same() -> TestResult {
     in_container(|| {
-        crowd(10)?;
+        start_many_idle(10)?;
         let expected = events_of_proc()?;
         for mask in [
             mask::FORK | mask::EXIT,
@@ -340,9 +340,9 @@ fn whatever_is_listened_for_the_state_is_the_same() -> TestResult {
             mask::ALL,
         ] {
             for flags in [0, PROCESSES, BATCH, IDENTITY, PROCESSES | IDENTITY | BATCH] {
-                let told = state(&listen(mask, flags)?)?;
+                let dump = state(&listen(mask, flags)?)?;
                 let what = format!("processes for mask {mask:#010x} and flags {flags:#x}");
-                expect_eq(&what, told.events(), expected.clone())?;
+                expect_eq(&what, dump.events(), expected.clone())?;
             }
         }
         Ok(())
@@ -351,10 +351,10 @@ fn whatever_is_listened_for_the_state_is_the_same() -> TestResult {
 
 fn events_in_between_have_datagrams_of_their_own() -> TestResult {
     in_container(|| {
-        crowd(CROWD)?;
+        start_many_idle(MANY_IDLE)?;
         for flags in [BATCH, BATCH | IDENTITY] {
             let mut listener = listen(mask::COMM, flags)?;
-            let mut told = Told::default();
+            let mut dump = StateDump::default();
             let mut marks = 0;
             ask(&listener)?;
             // Reading refuses a datagram that has parts of the state and events.
@@ -362,16 +362,16 @@ fn events_in_between_have_datagrams_of_their_own() -> TestResult {
                 mark("in between")?;
                 mark("and another")?;
                 marks += 2;
-                if told.read(&listener)? {
+                if dump.read(&listener)? {
                     break;
                 }
             }
-            let mut told = told.finish(&listener)?;
-            told.others.extend(listener.take_queued()?);
+            let mut dump = dump.finish(&listener)?;
+            dump.others.extend(listener.take_queued()?);
             let is_event = |received: &Received| received.event.bit() == mask::COMM;
-            expect(told.others.iter().all(is_event), "renames in between")?;
-            expect_eq("events", told.others.len(), marks)?;
-            expect_eq("processes", told.pids().len(), CROWD + 1)?;
+            expect(dump.others.iter().all(is_event), "renames in between")?;
+            expect_eq("events", dump.others.len(), marks)?;
+            expect_eq("processes", dump.pids().len(), MANY_IDLE + 1)?;
         }
         Ok(())
     })
@@ -379,14 +379,14 @@ fn events_in_between_have_datagrams_of_their_own() -> TestResult {
 
 fn with_a_filter_each_process_has_a_datagram() -> TestResult {
     in_container(|| {
-        crowd(20)?;
+        start_many_idle(20)?;
         for flags in [0, IDENTITY] {
             let listener = listen(RARE, flags)?;
             let expected = state(&listener)?.events();
             keep_bytes(&listener, u32::MAX)?;
-            let told = state(&listener)?;
-            expect_eq("processes", told.events(), expected)?;
-            let alone = told.datagrams.iter().all(|datagram| datagram.len() == 1);
+            let dump = state(&listener)?;
+            expect_eq("processes", dump.events(), expected)?;
+            let alone = dump.datagrams.iter().all(|datagram| datagram.len() == 1);
             expect(alone, "one process a datagram")?;
         }
         Ok(())
@@ -420,7 +420,7 @@ fn datagrams_are_full_and_fit_into_the_buffer_of_a_batch() -> TestResult {
     /// How many messages a datagram has at least, if there are more.
     const FULL: [(u32, usize); 2] = [(0, 40), (IDENTITY, 25)];
     in_container(|| {
-        crowd(CROWD)?;
+        start_many_idle(MANY_IDLE)?;
         for (flags, full) in FULL {
             for room in [BATCH_SIZE, 1 << 15, 1 << 17] {
                 let listener = listen(RARE, flags)?;
@@ -428,7 +428,7 @@ fn datagrams_are_full_and_fit_into_the_buffer_of_a_batch() -> TestResult {
                 for _ in 0..2 {
                     let lengths = lengths(&listener, room)?;
                     let what = format!("processes read with {room} bytes");
-                    expect_eq(&what, lengths.iter().sum(), CROWD + 1)?;
+                    expect_eq(&what, lengths.iter().sum(), MANY_IDLE + 1)?;
                     let [before @ .., _] = lengths.as_slice() else {
                         return Err(Failure::new("no datagrams"));
                     };

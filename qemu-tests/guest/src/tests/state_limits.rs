@@ -23,7 +23,7 @@ use crate::listener::Listener;
 use crate::support::cgroup;
 use crate::support::container::{self, ALL, Container, FIRST_ID, Handover, NET, PID, USER};
 use crate::support::fault_injection::FailNth;
-use crate::support::idle_processes::{CROWD, crowd};
+use crate::support::idle_processes::{MANY_IDLE, start_many_idle};
 use crate::support::module::{self, ModuleGuard};
 use crate::support::namespace_user::NamespaceUser;
 use crate::support::process::{sleep, status, succeed};
@@ -31,7 +31,7 @@ use crate::support::procfs::in_container;
 use crate::support::scenario::{expect_count, mark};
 use crate::support::sender::{ROOT, Sender, receive};
 use crate::support::state_dump::{
-    ACK, RARE, SEQ, Told, ask, is_without_memory, listen, listen_and_read_little, state,
+    ACK, RARE, SEQ, StateDump, ask, is_without_memory, listen, listen_and_read_little, state,
 };
 use crate::test;
 use crate::wire::{
@@ -128,9 +128,9 @@ fn known_flags() -> u32 {
 /// Expects this data to ask for the state.
 fn expect_told(listener: &Listener, data: &[u8]) -> TestResult {
     listener.send(data, SEQ, ACK)?;
-    let told = Told::default().finish(listener)?;
-    expect_eq("err", told.err(), Some(0))?;
-    expect_eq("processes", told.pids(), vec![1])
+    let dump = StateDump::default().finish(listener)?;
+    expect_eq("err", dump.err(), Some(0))?;
+    expect_eq("processes", dump.pids(), vec![1])
 }
 
 fn a_request_has_4_bytes_or_24_and_more() -> TestResult {
@@ -244,18 +244,18 @@ fn who_does_not_listen_is_told_nothing() -> TestResult {
 
 fn a_second_request_is_refused_until_the_answer() -> TestResult {
     in_container(|| {
-        crowd(CROWD)?;
+        start_many_idle(MANY_IDLE)?;
         let listener = listen(RARE, 0)?;
         ask(&listener)?;
         listener.ask_for_state(1)?;
-        let mut told = Told::default();
-        told.read(&listener)?;
+        let mut dump = StateDump::default();
+        dump.read(&listener)?;
         // Also by somebody else who has the socket.
         succeed(child::fork(|| status(|| Ok(listener.ask_for_state(2)?)))?)?;
-        let told = told.finish(&listener)?;
-        expect_eq("err", told.err(), Some(0))?;
-        expect_eq("processes", told.pids().len(), CROWD + 1)?;
-        let refused: Vec<_> = told
+        let dump = dump.finish(&listener)?;
+        expect_eq("err", dump.err(), Some(0))?;
+        expect_eq("processes", dump.pids().len(), MANY_IDLE + 1)?;
+        let refused: Vec<_> = dump
             .others
             .iter()
             .map(|other| (other.message.connector.seq, other.event))
@@ -264,79 +264,79 @@ fn a_second_request_is_refused_until_the_answer() -> TestResult {
         let expected = [1, 2].map(|seq| (seq, Event::Ack { err }));
         expect_eq("other answers", refused, expected.to_vec())?;
         let again = state(&listener)?;
-        expect_eq("processes, again", again.pids(), told.pids())
+        expect_eq("processes, again", again.pids(), dump.pids())
     })
 }
 
 /// Begins a state that takes several datagrams, and reads the first of them.
 #[track_caller]
-fn begin(listener: &Listener) -> Result<Told, Failure> {
-    let mut told = Told::default();
+fn begin(listener: &Listener) -> Result<StateDump, Failure> {
+    let mut dump = StateDump::default();
     ask(listener)?;
-    let is_over = told.read(listener)?;
-    expect(!is_over && told.datagrams.len() == 1, "a piece of a state")?;
-    Ok(told)
+    let is_over = dump.read(listener)?;
+    expect(!is_over && dump.datagrams.len() == 1, "a piece of a state")?;
+    Ok(dump)
 }
 
 /// Reads on to the end of a state that was cut off.
 #[track_caller]
-fn finish_cut_off(told: Told, listener: &Listener) -> Result<Told, Failure> {
-    let told = told.finish(listener)?;
-    expect_eq("err", told.err(), Some(Errno::ECANCELED as u32))?;
-    let count = told.pids().len();
-    expect(count < CROWD, format!("not all, got {count}"))?;
-    Ok(told)
+fn finish_cut_off(dump: StateDump, listener: &Listener) -> Result<StateDump, Failure> {
+    let dump = dump.finish(listener)?;
+    expect_eq("err", dump.err(), Some(Errno::ECANCELED as u32))?;
+    let count = dump.pids().len();
+    expect(count < MANY_IDLE, format!("not all, got {count}"))?;
+    Ok(dump)
 }
 
 fn a_listener_that_ends_in_the_middle_cuts_it_off() -> TestResult {
-    crowd(CROWD)?;
+    start_many_idle(MANY_IDLE)?;
     for end in ENDS {
         let mut listener = listen(RARE, 0)?;
-        let told = begin(&listener)?;
+        let dump = begin(&listener)?;
         end(&mut listener)?;
         expect_count(0)?;
-        let told = finish_cut_off(told, &listener)?;
+        let dump = finish_cut_off(dump, &listener)?;
         // That of IGNORE, perhaps.
         let done = |other: &Received| other.event == Event::Ack { err: 0 };
-        expect(told.others.iter().all(done), "no answer but success")?;
+        expect(dump.others.iter().all(done), "no answer but success")?;
         expect_refused(&listener, STATE.as_bytes(), Errno::ENOTCONN)?;
     }
     Ok(())
 }
 
 fn a_listener_that_begins_anew_gets_a_state_of_its_own() -> TestResult {
-    crowd(CROWD)?;
+    start_many_idle(MANY_IDLE)?;
     for flags in [0, IDENTITY] {
         let listener = listen(RARE, IDENTITY)?;
-        let told = begin(&listener)?;
+        let dump = begin(&listener)?;
         listener.ignore()?;
         listener.request(&proc_listen(LISTEN, RARE, flags))?;
         // The other one has not come to its end.
         listener.ask_for_state(1)?;
-        let told = finish_cut_off(told, &listener)?;
-        let answers: Vec<_> = told.others.iter().map(|other| other.event).collect();
+        let dump = finish_cut_off(dump, &listener)?;
+        let answers: Vec<_> = dump.others.iter().map(|other| other.event).collect();
         let expected = [0, 0, Errno::EBUSY as u32].map(|err| Event::Ack { err });
         expect_eq("other answers", answers, expected.to_vec())?;
-        let told = state(&listener)?;
-        expect(told.pids().len() > CROWD, "a whole state")?;
+        let dump = state(&listener)?;
+        expect(dump.pids().len() > MANY_IDLE, "a whole state")?;
         let has = |received: &Received| received.identity.is_some() == (flags == IDENTITY);
-        expect(told.messages().all(has), "the form that was asked for last")?;
+        expect(dump.messages().all(has), "the form that was asked for last")?;
     }
     Ok(())
 }
 
 fn listening_again_changes_nothing_of_a_state() -> TestResult {
-    crowd(CROWD)?;
+    start_many_idle(MANY_IDLE)?;
     for (before, after) in [(0, IDENTITY), (IDENTITY, 0)] {
         let listener = listen(RARE, before)?;
-        let told = begin(&listener)?;
+        let dump = begin(&listener)?;
         listener.request(&proc_listen(LISTEN, RARE, after))?;
-        let told = told.finish(&listener)?;
-        expect_eq("err", told.err(), Some(0))?;
-        expect(told.pids().len() > CROWD, "a whole state")?;
-        for (told, flags) in [(told, before), (state(&listener)?, after)] {
+        let dump = dump.finish(&listener)?;
+        expect_eq("err", dump.err(), Some(0))?;
+        expect(dump.pids().len() > MANY_IDLE, "a whole state")?;
+        for (dump, flags) in [(dump, before), (state(&listener)?, after)] {
             let has = |received: &Received| received.identity.is_some() == (flags == IDENTITY);
-            expect(told.messages().all(has), "the form that it began with")?;
+            expect(dump.messages().all(has), "the form that it began with")?;
         }
     }
     Ok(())
@@ -355,12 +355,12 @@ fn expect_references(expected: usize) -> TestResult {
 
 fn a_state_keeps_the_module_until_its_answer_or_the_close() -> TestResult {
     module::needed()?;
-    crowd(CROWD)?;
+    start_many_idle(MANY_IDLE)?;
     let listener = listen(RARE, 0)?;
     expect_references(1)?;
-    let told = begin(&listener)?;
+    let dump = begin(&listener)?;
     expect_references(2)?;
-    told.finish(&listener)?;
+    dump.finish(&listener)?;
     expect_references(1)?;
     // The listener ends, and the state waits to be read.
     begin(&listener)?;
@@ -382,18 +382,18 @@ fn a_state_keeps_the_module_until_its_answer_or_the_close() -> TestResult {
 
 fn a_reader_that_is_killed_leaves_nothing() -> TestResult {
     const READERS: usize = 10;
-    crowd(CROWD)?;
+    start_many_idle(MANY_IDLE)?;
     for _ in 0..READERS {
         let begun = Gate::new()?;
         let reader = child::fork(|| {
             status(|| {
                 let listener = listen(RARE, BATCH)?;
-                let mut told = begin(&listener)?;
+                let mut dump = begin(&listener)?;
                 begun.open(0)?;
                 // Busy reading, and asking for more.
                 loop {
-                    told.finish(&listener)?;
-                    told = begin(&listener)?;
+                    dump.finish(&listener)?;
+                    dump = begin(&listener)?;
                 }
             })
         })?;
@@ -427,7 +427,7 @@ fn who_never_reads_keeps_nobody_waiting() -> TestResult {
     /// More than a datagram takes.
     const ROOM: usize = 16 << 10;
     in_container(|| {
-        crowd(CROWD)?;
+        start_many_idle(MANY_IDLE)?;
         let stuck = listen(mask::COMM, 0)?;
         ask(&stuck)?;
         let taken = taken(stuck.port_id()?)?;
@@ -436,8 +436,8 @@ fn who_never_reads_keeps_nobody_waiting() -> TestResult {
         let mut other = listen(mask::COMM | mask::SID, BATCH)?;
         let started = Instant::now();
         for _ in 0..ROUNDS {
-            let told = state(&other)?;
-            expect_eq("processes", told.pids().len(), CROWD + 1)?;
+            let dump = state(&other)?;
+            expect_eq("processes", dump.pids().len(), MANY_IDLE + 1)?;
             mark("heard by both")?;
             succeed(child::fork(|| i32::from(setsid().is_err()))?)?;
             expect_eq("events", other.take_queued()?.len(), 2)?;
@@ -446,65 +446,65 @@ fn who_never_reads_keeps_nobody_waiting() -> TestResult {
         println!("{ROUNDS} rounds in {:?}", started.elapsed());
         expect_references(3)?;
         // It goes on where it was.
-        let mut told = Told::default().finish(&stuck)?;
-        expect_eq("processes", told.pids().len(), CROWD + 1)?;
+        let mut dump = StateDump::default().finish(&stuck)?;
+        expect_eq("processes", dump.pids().len(), MANY_IDLE + 1)?;
         while let Some(datagram) = stuck.receive_datagram()? {
-            told.others.extend(datagram);
+            dump.others.extend(datagram);
         }
-        expect_eq("events", told.others.len(), ROUNDS)
+        expect_eq("events", dump.others.len(), ROUNDS)
     })
 }
 
 fn who_looks_without_reading_loses_nothing() -> TestResult {
     in_container(|| {
-        crowd(CROWD)?;
+        start_many_idle(MANY_IDLE)?;
         let listener = listen(RARE, 0)?;
         ask(&listener)?;
-        let mut told = Told::default();
+        let mut dump = StateDump::default();
         loop {
             // Each look may have another piece made.
             let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC | MsgFlags::MSG_DONTWAIT;
             let socket = listener.as_fd().as_raw_fd();
             let length = recv(socket, &mut [0; 16], flags)?;
             expect(length <= BATCH_SIZE, format!("a datagram, got {length}"))?;
-            if told.read(&listener)? {
+            if dump.read(&listener)? {
                 break;
             }
         }
-        let told = told.finish(&listener)?;
-        expect_eq("processes", told.pids().len(), CROWD + 1)
+        let dump = dump.finish(&listener)?;
+        expect_eq("processes", dump.pids().len(), MANY_IDLE + 1)
     })
 }
 
 fn the_smallest_buffer_has_room_for_it() -> TestResult {
     in_container(|| {
-        crowd(CROWD)?;
+        start_many_idle(MANY_IDLE)?;
         for flags in [0, IDENTITY] {
             let listener = listen(RARE, flags)?;
             setsockopt(&listener, sockopt::RcvBuf, &0)?;
-            let told = state(&listener)?;
-            expect_eq("processes", told.pids().len(), CROWD + 1)?;
+            let dump = state(&listener)?;
+            expect_eq("processes", dump.pids().len(), MANY_IDLE + 1)?;
         }
         Ok(())
     })
 }
 
 /// A container of a user, with a crowd and a listener for whom a state has begun.
-struct Tenant {
+struct UserContainer {
     maker: Child,
     leave: Gate,
     listener: Listener,
-    told: Told,
+    dump: StateDump,
 }
 
-impl Tenant {
+impl UserContainer {
     fn new(user: &NamespaceUser) -> Result<Self, Failure> {
         let (begun, leave, handover) = (Gate::new()?, Gate::new()?, Handover::new()?);
         let maker = user.spawn(|| {
             // What is counted has to be made here.
             unshare(USER)?;
             let container = Container::start(PID | NET, || {
-                crowd(CROWD)?;
+                start_many_idle(MANY_IDLE)?;
                 let listener = listen(mask::FORK | mask::EXIT, IDENTITY | BATCH)?;
                 handover.send(&listener)?;
                 begun.open(0)?;
@@ -516,7 +516,7 @@ impl Tenant {
         begun.pass()?;
         let listener = handover.receive()?;
         Ok(Self {
-            told: begin(&listener)?,
+            dump: begin(&listener)?,
             maker,
             leave,
             listener,
@@ -526,20 +526,20 @@ impl Tenant {
 
 fn a_namespace_that_ends_in_the_middle_ends_it() -> TestResult {
     let user = NamespaceUser::new()?;
-    let Tenant {
+    let UserContainer {
         maker,
         leave,
         listener,
-        told,
-    } = Tenant::new(&user)?;
+        dump,
+    } = UserContainer::new(&user)?;
     leave.open(0)?;
     succeed(maker)?;
-    let told = told.finish(&listener)?;
-    expect_eq("err", told.err(), Some(0))?;
-    let count = told.pids().len();
-    expect(count < CROWD, format!("not all, got {count}"))?;
-    let told = state(&listener)?;
-    expect_eq("processes that are left", told.pids(), vec![])?;
+    let dump = dump.finish(&listener)?;
+    expect_eq("err", dump.err(), Some(0))?;
+    let count = dump.pids().len();
+    expect(count < MANY_IDLE, format!("not all, got {count}"))?;
+    let dump = state(&listener)?;
+    expect_eq("processes that are left", dump.pids(), vec![])?;
     expect_count(1)?;
     drop(listener);
     expect_count(0)?;
@@ -550,14 +550,14 @@ fn states_that_were_given_up_leave_no_namespace() -> TestResult {
     const ROUNDS: usize = 6;
     let user = NamespaceUser::new()?;
     for round in 0..ROUNDS {
-        let tenant = Tenant::new(&user)?;
+        let user_container = UserContainer::new(&user)?;
         // The listener goes before the namespace, or the socket goes with it, or after it.
         if round % 3 == 0 {
-            tenant.listener.ignore()?;
+            user_container.listener.ignore()?;
         }
-        let kept = (round % 3 != 1).then_some(tenant.listener);
-        tenant.leave.open(0)?;
-        succeed(tenant.maker)?;
+        let kept = (round % 3 != 1).then_some(user_container.listener);
+        user_container.leave.open(0)?;
+        succeed(user_container.maker)?;
         drop(kept);
         expect_count(0)?;
         expect_references(0)?;
@@ -582,21 +582,21 @@ fn expect_all_from(listener: &Listener, expected: Sender) -> TestResult {
 fn it_is_from_root_of_the_listeners_users() -> TestResult {
     const OUTER_ROOT: Sender = (0, FIRST_ID, FIRST_ID);
     let handover = Handover::new()?;
-    let told = || -> Result<Listener, Failure> {
+    let dump = || -> Result<Listener, Failure> {
         let listener = listen(RARE, 0)?;
         setsockopt(&listener, sockopt::PassCred, &true)?;
         ask(&listener)?;
         Ok(listener)
     };
     let container = Container::start(ALL, || {
-        crowd(CROWD)?;
-        expect_all_from(&told()?, ROOT)?;
-        handover.send(&told()?)?;
+        start_many_idle(MANY_IDLE)?;
+        expect_all_from(&dump()?, ROOT)?;
+        handover.send(&dump()?)?;
         sleep()
     })?;
     expect_all_from(&handover.receive_from(&container)?, OUTER_ROOT)?;
-    crowd(CROWD)?;
-    expect_all_from(&told()?, ROOT)
+    start_many_idle(MANY_IDLE)?;
+    expect_all_from(&dump()?, ROOT)
 }
 
 /// Lets one allocation after the other fail when the state is asked for: there has to be something to be

@@ -21,7 +21,7 @@ use crate::listener::{EVENT_LIMIT, Listener};
 use crate::proc_stat::Stat;
 use crate::support::cgroup::Group;
 use crate::support::container::{Container, Handover, PID, keep_mounts, mount_own_proc};
-use crate::support::idle_processes::{crowd, start};
+use crate::support::idle_processes::{start_idle, start_many_idle};
 use crate::support::process::{sleep, status};
 use crate::support::procfs::{events_of_proc, identity_of, in_container};
 use crate::support::scenario::own_task;
@@ -66,7 +66,11 @@ fn of_a_cgroup_those_in_it_and_below_are_told() -> TestResult {
     let group = Group::new()?;
     let below = group.directory().join("below");
     fs::create_dir(&below)?;
-    let (inside, deep, outside) = (start(|| Ok(()))?, start(|| Ok(()))?, start(|| Ok(()))?);
+    let (inside, deep, outside) = (
+        start_idle(|| Ok(()))?,
+        start_idle(|| Ok(()))?,
+        start_idle(|| Ok(()))?,
+    );
     let enter =
         |directory: &Path, pid: i32| fs::write(directory.join("cgroup.procs"), pid.to_string());
     let listener = listen_in(RARE, CGROUP, group.id()?)?;
@@ -92,17 +96,17 @@ fn of_a_cgroup_those_in_it_and_below_are_told() -> TestResult {
 fn a_container_has_its_own_numbers_and_nobody_else() -> TestResult {
     let (ready, go, visiting) = (Gate::new()?, Gate::new()?, Gate::new()?);
     // More than are in the container.
-    crowd(20)?;
+    start_many_idle(20)?;
     let container = Container::start(PID | CloneFlags::CLONE_NEWNS, || {
         keep_mounts()?;
         mount_own_proc()?;
-        start(|| Ok(setsid().map(drop)?))?;
-        start(|| Ok(()))?;
+        start_idle(|| Ok(setsid().map(drop)?))?;
+        start_idle(|| Ok(()))?;
         ready.open(0)?;
         let visitor = go.pass()?;
-        let told = state(&listen(RARE, IDENTITY)?)?;
-        expect_eq("processes", told.events(), events_of_proc()?)?;
-        expect_eq("numbers", told.pids(), vec![1, 2, 3, visitor])?;
+        let dump = state(&listen(RARE, IDENTITY)?)?;
+        expect_eq("processes", dump.events(), events_of_proc()?)?;
+        expect_eq("numbers", dump.pids(), vec![1, 2, 3, visitor])?;
         // Their parents are outside, and so are their sessions and groups.
         for pid in [1, visitor] {
             let expected = Event::Process {
@@ -111,8 +115,8 @@ fn a_container_has_its_own_numbers_and_nobody_else() -> TestResult {
                 session: 0,
                 process_group: 0,
             };
-            expect_eq("who is from outside", told.event(pid)?, expected)?;
-            expect_eq("number of its parent", told.identity(pid)?.other, 0)?;
+            expect_eq("who is from outside", dump.event(pid)?, expected)?;
+            expect_eq("number of its parent", dump.identity(pid)?.other, 0)?;
         }
         Ok(())
     })?;
@@ -131,10 +135,10 @@ fn a_container_in_a_container_is_told_to_both() -> TestResult {
     in_container(|| {
         let (ready, go) = (Gate::new()?, Gate::new()?);
         let inner = Container::start(PID, || {
-            start(|| Ok(()))?;
+            start_idle(|| Ok(()))?;
             ready.open(0)?;
             go.pass()?;
-            let told = state(&listen(RARE, 0)?)?;
+            let dump = state(&listen(RARE, 0)?)?;
             let process = |pid, parent| Event::Process {
                 task: Task::leader(pid),
                 parent: Task::leader(parent),
@@ -142,13 +146,13 @@ fn a_container_in_a_container_is_told_to_both() -> TestResult {
                 process_group: 0,
             };
             let expected = vec![process(1, 0), process(2, 1)];
-            expect_eq("inside", told.events(), expected)
+            expect_eq("inside", dump.events(), expected)
         })?;
         ready.pass()?;
-        let told = state(&listen(RARE, 0)?)?;
-        expect_eq("outside", told.events(), events_of_proc()?)?;
+        let dump = state(&listen(RARE, 0)?)?;
+        expect_eq("outside", dump.events(), events_of_proc()?)?;
         let (first, second) = (inner.task().pid, inner.outer(2)?);
-        expect_eq("numbers outside", told.pids(), vec![1, first, second])?;
+        expect_eq("numbers outside", dump.pids(), vec![1, first, second])?;
         go.open(0)?;
         inner.finish()
     })
@@ -165,10 +169,10 @@ fn whoever_asks_the_numbers_are_the_listeners() -> TestResult {
     expect_eq("asked outside", state(&inside)?.pids(), vec![1])?;
     let outside = listen(RARE, 0)?;
     container.run(|| {
-        let told = state(&outside)?;
+        let dump = state(&outside)?;
         let first = container.task().pid;
-        expect(told.has(first), format!("{first}, asked inside"))?;
-        expect(told.has(2), "kernel threads, asked inside")
+        expect(dump.has(first), format!("{first}, asked inside"))?;
+        expect(dump.has(2), "kernel threads, asked inside")
     })
 }
 
@@ -183,18 +187,18 @@ fn who_has_ended_is_not_told_and_who_waits_for_it_is() -> TestResult {
     let listener = listen(RARE, 0)?;
     let (made, go) = (Gate::new()?, Gate::new()?);
     // Its parent does not reap it.
-    let parent = start(|| {
+    let parent = start_idle(|| {
         let process = child::fork(|| i32::from(go.pass().is_err()))?;
         Ok(made.open(process.into_pid().as_raw())?)
     })?;
     let pid = made.pass()?;
-    let told = state(&listener)?;
-    expect(told.has(pid) && told.has(parent), "both while they live")?;
+    let dump = state(&listener)?;
+    expect(dump.has(pid) && dump.has(parent), "both while they live")?;
     go.open(0)?;
     await_end(pid)?;
-    let told = state(&listener)?;
-    expect(!told.has(pid), "a zombie not to be told")?;
-    expect(told.has(parent), "its parent to be told")?;
+    let dump = state(&listener)?;
+    expect(!dump.has(pid), "a zombie not to be told")?;
+    expect(dump.has(parent), "its parent to be told")?;
     kill(Pid::from_raw(parent), Signal::SIGKILL)?;
     await_end(parent)?;
     expect(!state(&listener)?.has(parent), "no zombie of our own")
@@ -203,7 +207,7 @@ fn who_has_ended_is_not_told_and_who_waits_for_it_is() -> TestResult {
 fn threads_are_not_told() -> TestResult {
     let listener = listen(RARE, 0)?;
     let threads = Gate::new()?;
-    let pid = start(|| {
+    let pid = start_idle(|| {
         for _ in 0..3 {
             let threads = threads.duplicate()?;
             thread::spawn(move || {
@@ -216,9 +220,9 @@ fn threads_are_not_told() -> TestResult {
         Ok(())
     })?;
     let tids = [threads.pass()?, threads.pass()?, threads.pass()?];
-    let told = state(&listener)?;
-    expect(told.has(pid), "the process")?;
-    let thread = tids.into_iter().find(|tid| told.has(*tid));
+    let dump = state(&listener)?;
+    expect(dump.has(pid), "the process")?;
+    let thread = tids.into_iter().find(|tid| dump.has(*tid));
     expect_eq("threads that are told", thread, None)
 }
 
@@ -248,10 +252,10 @@ fn a_process_without_its_first_thread_is_told() -> TestResult {
     let listener = listen(RARE, IDENTITY)?;
     let go = Gate::new()?;
     let (pid, tid) = without_first_thread(&go)?;
-    let told = state(&listener)?;
-    expect_eq("process", told.event(pid)?, Stat::of(pid)?.process(pid))?;
-    expect_eq("identity", told.identity(pid)?, identity_of(pid)?)?;
-    expect(!told.has(tid), "no thread")?;
+    let dump = state(&listener)?;
+    expect_eq("process", dump.event(pid)?, Stat::of(pid)?.process(pid))?;
+    expect_eq("identity", dump.identity(pid)?, identity_of(pid)?)?;
+    expect(!dump.has(tid), "no thread")?;
     go.open(0)?;
     await_end(pid)?;
     expect(!state(&listener)?.has(pid), "no process that has ended")
@@ -266,8 +270,8 @@ fn a_process_of_which_a_tracer_has_a_thread_is_told_until_that_is_reaped() -> Te
     go.open(0)?;
     await_zombie(&format!("{pid}/task/{tid}"))?;
     // All threads have ended, and the process has not.
-    let told = state(&listener)?;
-    expect(told.has(pid), "a process that can't be waited for")?;
+    let dump = state(&listener)?;
+    expect(dump.has(pid), "a process that can't be waited for")?;
     reap(thread)?;
     await_end(pid)?;
     expect(!state(&listener)?.has(pid), "no process that has ended")
@@ -310,14 +314,14 @@ fn states_while_running(listener: &Listener) -> Result<usize, Failure> {
     let limit = timeouts::deadline(EVENT_LIMIT);
     let (mut states, mut running) = (0, BTreeSet::new());
     while running.len() < RUNNERS {
-        let told = state(listener)?;
+        let dump = state(listener)?;
         for pid in &runners {
-            let Event::Process { parent, .. } = told.event(pid.as_raw())? else {
+            let Event::Process { parent, .. } = dump.event(pid.as_raw())? else {
                 return Err(Failure::new("a state tells of processes"));
             };
             expect_eq("parent", parent, own_task())?;
         }
-        running.extend(told.others.iter().map(|other| other.event.subject().tgid));
+        running.extend(dump.others.iter().map(|other| other.event.subject().tgid));
         states += 1;
         expect(Instant::now() < limit, "programs to run")?;
     }
