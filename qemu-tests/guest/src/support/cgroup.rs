@@ -146,3 +146,8 @@ pub fn id_of(pidfd: &OwnedFd) -> Result<u64, Failure> {
     }
     Ok(info.cgroup)
 }
+
+/// The file by which processes get into the root of all cgroups.
+pub fn root_of(group: &Group) -> PathBuf {
+    group.directory().join("../cgroup.procs")
+}

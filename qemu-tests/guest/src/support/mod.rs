@@ -26,4 +26,5 @@ pub mod sessions;
 pub mod slabs;
 pub mod socket_filter;
 pub mod state_dump;
+pub mod stock;
 pub mod threads;

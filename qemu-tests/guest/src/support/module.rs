@@ -79,6 +79,15 @@ pub fn unload() -> nix::Result<()> {
     delete_module(c"proc_events", DeleteModuleFlags::O_NONBLOCK)
 }
 
+/// Expects that the module cannot be unloaded now.
+pub fn expect_unload_refused() -> TestResult {
+    let refused = unload();
+    expect(
+        matches!(refused, Err(Errno::EBUSY | Errno::EAGAIN)),
+        format!("EBUSY or EAGAIN, got {refused:?}"),
+    )
+}
+
 /// Unloads the module, loads it again, and expects events.
 pub fn reload() -> TestResult {
     needed()?;
@@ -107,11 +116,7 @@ pub fn reload_under_load(rounds: usize) -> TestResult {
     }
     for _ in 0..rounds {
         let listener = Listener::listen_all()?;
-        let refused = unload();
-        expect(
-            matches!(refused, Err(Errno::EBUSY | Errno::EAGAIN)),
-            format!("EBUSY or EAGAIN, got {refused:?}"),
-        )?;
+        expect_unload_refused()?;
         drop(listener);
         reload()?;
     }

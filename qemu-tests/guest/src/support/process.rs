@@ -32,3 +32,10 @@ pub fn sleep() -> TestResult {
         pause();
     }
 }
+
+/// Waits to be killed, in a child that has no failure to tell.
+pub fn pause_for_ever() -> i32 {
+    loop {
+        pause();
+    }
+}

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! How single threads end, and how others wait for that.
 
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Instant;
@@ -8,9 +9,11 @@ use std::time::Instant;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::ptrace;
+use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, pause};
 
+use crate::child::{self, Child};
 use crate::harness::{Failure, TestResult, expect};
 use crate::listener::EVENT_LIMIT;
 use crate::proc_stat::Stat;
@@ -129,4 +132,80 @@ pub fn await_zombie(task: &str) -> TestResult {
         // Nothing tells it to who is not the parent.
         thread::yield_now();
     }
+}
+
+/// All orders in which three threads may end.
+pub const ORDERS: [[usize; 3]; 6] = [
+    [0, 1, 2],
+    [0, 2, 1],
+    [1, 0, 2],
+    [1, 2, 0],
+    [2, 0, 1],
+    [2, 1, 0],
+];
+
+/// How the last thread of a process ends.
+#[derive(Clone, Copy, Debug)]
+pub enum LastThread {
+    /// It ends itself alone.
+    Itself,
+    /// It ends all threads there are.
+    All,
+    /// The process is killed.
+    Killed,
+}
+
+impl LastThread {
+    /// The status of the process.
+    pub fn code(self) -> u32 {
+        match self {
+            Self::Itself => 4 << 8,
+            Self::All => 7 << 8,
+            Self::Killed => Signal::SIGKILL as u32,
+        }
+    }
+
+    /// Ends the calling thread.
+    pub fn act(self) -> i32 {
+        match self {
+            Self::Itself => end_thread(4),
+            // SAFETY: Ends the process; nothing of it is left to be unsound.
+            Self::All => unsafe { libc::_exit(7) },
+            Self::Killed => loop {
+                pause();
+            },
+        }
+    }
+}
+
+/// The status of a process, if it has ended.
+pub fn try_wait(pid: Pid) -> nix::Result<WaitStatus> {
+    waitpid(pid, Some(WaitPidFlag::WNOHANG))
+}
+
+/// Threads of each process whose threads end at once.
+pub const THREADS_AT_ONCE: usize = 4;
+
+/// Starts a process whose threads end at the same moment, each in a way that depends on the round.
+pub fn end_at_once(round: usize) -> nix::Result<Child> {
+    child::fork(|| {
+        let barrier = Barrier::new(THREADS_AT_ONCE);
+        let act = |index: usize| {
+            barrier.wait();
+            match (round % 3, index) {
+                // One ends all, while others end themselves.
+                (1, 1) => LastThread::All.act(),
+                // All are killed where they are.
+                (2, _) => LastThread::Killed.act(),
+                _ => LastThread::Itself.act(),
+            }
+        };
+        thread::scope(|scope| {
+            for index in 1..THREADS_AT_ONCE {
+                let act = &act;
+                scope.spawn(move || act(index));
+            }
+            act(0)
+        })
+    })
 }

@@ -27,6 +27,7 @@ use crate::support::scenario::{every_kind, mark};
 use crate::support::sender::{NOBODY_KNOWN, OVERFLOW_ID, ROOT, Sender, receive};
 use crate::support::sequence_numbers::{cpu_and_seq, missing};
 use crate::support::socket_filter::keep_bytes;
+use crate::support::stock::NO_FLAGS;
 use crate::test;
 use crate::timeouts;
 use crate::wire::{
@@ -36,66 +37,64 @@ use crate::wire::{
 
 pub const TESTS: &[Test] = &[
     test!(events_that_wait_share_a_datagram)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_FLAGS)
         .covers(&[Line::C5, Line::C54]),
     test!(an_event_can_be_read_at_once)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_FLAGS)
         .covers(&[Line::C54]),
     test!(events_are_those_that_others_get_alone)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_FLAGS)
         .covers(&[Line::C54]),
     test!(an_answer_has_a_datagram_of_its_own)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_FLAGS)
         .covers(&[Line::C19, Line::C54]),
     test!(the_default_buffer_keeps_ten_times_as_many)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_FLAGS)
         .covers(&[Line::C54]),
     test!(an_overrun_is_a_gap_and_one_enobufs)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_FLAGS)
         .covers(&[Line::C5, Line::C6, Line::C54]),
     test!(an_overrun_without_enobufs_is_a_gap_still)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_FLAGS)
         .covers(&[Line::C5, Line::C6, Line::C54]),
     test!(a_datagram_that_was_peeked_at_stays_as_it_is)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_FLAGS)
         .covers(&[Line::C54]),
     test!(a_buffer_that_is_too_small_is_told)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_FLAGS)
         .covers(&[Line::C54]),
     test!(with_a_filter_each_event_stays_alone)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_FLAGS)
         .covers(&[Line::C54]),
     test!(what_a_filter_drops_takes_no_number)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_FLAGS)
         .covers(&[Line::C5, Line::C54]),
     test!(a_buffer_that_shrinks_loses_nothing_queued)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_FLAGS)
         .covers(&[Line::C5, Line::C54]),
     test!(each_datagram_tells_who_it_is_from)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_FLAGS)
         .covers(&[Line::C48, Line::C54]),
     test!(events_from_two_senders_share_no_datagram)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_FLAGS)
         .covers(&[Line::C48, Line::C54]),
     test!(recvmmsg_gets_whole_datagrams)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_FLAGS)
         .covers(&[Line::C54]),
     test!(splice_gets_whole_datagrams)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_FLAGS)
         .covers(&[Line::C54]),
     test!(who_is_woken_once_gets_all_that_is_there)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_FLAGS)
         .covers(&[Line::C54]),
     test!(readers_on_all_cpus_get_each_event_once)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_FLAGS)
         .covers(&[Line::C5, Line::C54])
         .limit(Duration::from_secs(60)),
     test!(a_listener_in_a_container_gets_batches)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_FLAGS)
         .covers(&[Line::C21, Line::C54]),
 ];
-
-const UNKNOWN_TO_STOCK: &str = "requests have 4 or 8 bytes, and others are not answered";
 
 /// How many events the first datagram may have: it was made for one, when nothing waited.
 const FIRST_AT_MOST: usize = 8;

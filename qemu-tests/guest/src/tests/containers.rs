@@ -5,14 +5,13 @@ use std::time::Duration;
 
 use crate::harness::{Line, Test, TestResult, expect_eq};
 use crate::loads::containers::{CONTAINERS, listen_in};
+use crate::support::stock::NO_NETWORK_NAMESPACES;
 use crate::test;
 
 pub const TESTS: &[Test] = &[test!(two_hundred_containers_get_their_own_events)
     .covers(&[Line::C21, Line::C22, Line::C25, Line::C30])
-    .stock_fails(REFUSED)
+    .stock_fails(NO_NETWORK_NAMESPACES)
     .limit(Duration::from_secs(120))];
-
-const REFUSED: &str = "LISTEN from another network namespace is refused";
 
 fn two_hundred_containers_get_their_own_events() -> TestResult {
     let made = listen_in(CONTAINERS)?;

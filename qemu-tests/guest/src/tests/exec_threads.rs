@@ -16,6 +16,7 @@ use crate::support::exec_variants::{
 };
 use crate::support::scenario::own_task;
 use crate::support::sessions::end;
+use crate::support::stock::FIRST_THREAD_ENDS_PROCESS;
 use crate::test;
 use crate::wire::{Event, Task};
 
@@ -26,19 +27,19 @@ pub const TESTS: &[Test] = &[
         .limit(LIMIT),
     test!(an_exec_by_another_thread_ends_the_number_that_vanishes)
         .covers(&[Line::C45])
-        .stock_fails(FIRST_THREAD)
+        .stock_fails(FIRST_THREAD_ENDS_PROCESS)
         .limit(LIMIT),
     test!(an_exec_that_fails_at_once_ends_nothing)
         .covers(&[Line::C45])
-        .stock_fails(FIRST_THREAD)
+        .stock_fails(FIRST_THREAD_ENDS_PROCESS)
         .limit(LIMIT),
     test!(an_exec_that_fails_late_ends_the_process)
         .covers(&[Line::C45])
-        .stock_fails(FIRST_THREAD)
+        .stock_fails(FIRST_THREAD_ENDS_PROCESS)
         .limit(LIMIT),
     test!(an_exec_that_is_killed_ends_the_process)
         .covers(&[Line::C45])
-        .stock_fails(FIRST_THREAD)
+        .stock_fails(FIRST_THREAD_ENDS_PROCESS)
         .limit(LIMIT),
     test!(the_ends_name_the_parent_of_the_process)
         .covers(&[Line::C45])
@@ -50,9 +51,6 @@ pub const TESTS: &[Test] = &[
 ];
 
 const LATE: &str = "a thread that exec ends is told when exec may have gone on already";
-
-/// Why the unpatched kernel fails.
-pub const FIRST_THREAD: &str = "the end of the first thread is told as that of its process";
 
 /// For all variants of a test.
 const LIMIT: Duration = Duration::from_secs(60);

@@ -1,37 +1,37 @@
 // SPDX-License-Identifier: GPL-2.0
 //! When a process with several threads ends, and how often that is told (C45).
 
-use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::libc;
 use nix::sys::ptrace;
 use nix::sys::signal::{SigHandler, Signal, kill, signal};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, pause};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
 
-use super::exec_threads::FIRST_THREAD;
-use crate::child::{self, Child, Gate};
+use crate::child::{self, Gate};
 use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
 use crate::support::process::{status, succeed};
 use crate::support::scenario::{is_exit, mark, own_task, take_through_exit, take_through_mark};
-use crate::support::threads::{await_zombie, end_thread, reap};
+use crate::support::stock::FIRST_THREAD_ENDS_PROCESS;
+use crate::support::threads::{
+    LastThread, THREADS_AT_ONCE, await_zombie, end_at_once, end_thread, reap, try_wait,
+};
 use crate::test;
 use crate::wire::{Event, Received, Task, mask};
 
 pub const TESTS: &[Test] = &[
     test!(a_first_thread_that_ends_tells_nothing_until_its_process_ends)
         .covers(&[Line::C15, Line::C45])
-        .stock_fails(FIRST_THREAD),
+        .stock_fails(FIRST_THREAD_ENDS_PROCESS),
     test!(a_process_of_which_a_tracer_has_a_thread_ends_when_that_is_reaped)
         .covers(&[Line::C45])
-        .stock_fails(FIRST_THREAD),
+        .stock_fails(FIRST_THREAD_ENDS_PROCESS),
     test!(a_process_whose_end_was_told_can_be_waited_for)
         .covers(&[Line::C45])
-        .stock_fails(FIRST_THREAD)
+        .stock_fails(FIRST_THREAD_ENDS_PROCESS)
         .limit(Duration::from_secs(30)),
     test!(a_process_that_nobody_waits_for_ends_once)
         .covers(&[Line::C45])
@@ -42,40 +42,6 @@ pub const TESTS: &[Test] = &[
 /// Signal of a thread that tells nobody: -1.
 const NO_SIGNAL: u32 = u32::MAX;
 
-/// How the last thread of a process ends.
-#[derive(Clone, Copy, Debug)]
-enum Last {
-    /// It ends itself alone.
-    Itself,
-    /// It ends all threads there are.
-    All,
-    /// The process is killed.
-    Killed,
-}
-
-impl Last {
-    /// The status of the process.
-    fn code(self) -> u32 {
-        match self {
-            Self::Itself => 4 << 8,
-            Self::All => 7 << 8,
-            Self::Killed => Signal::SIGKILL as u32,
-        }
-    }
-
-    /// Ends the calling thread.
-    fn act(self) -> i32 {
-        match self {
-            Self::Itself => end_thread(4),
-            // SAFETY: Ends the process; nothing of it is left to be unsound.
-            Self::All => unsafe { libc::_exit(7) },
-            Self::Killed => loop {
-                pause();
-            },
-        }
-    }
-}
-
 /// The events of two kinds about a process.
 fn ends(messages: &[Received], tgid: i32) -> Vec<Event> {
     let events = messages.iter().map(|received| received.event);
@@ -85,13 +51,13 @@ fn ends(messages: &[Received], tgid: i32) -> Vec<Event> {
 }
 
 fn a_first_thread_that_ends_tells_nothing_until_its_process_ends() -> TestResult {
-    for last in [Last::Itself, Last::All, Last::Killed] {
+    for last in [LastThread::Itself, LastThread::All, LastThread::Killed] {
         expect_one_end(last).map_err(|failure| failure.about(format!("when it is {last:?}")))?;
     }
     Ok(())
 }
 
-fn expect_one_end(last: Last) -> TestResult {
+fn expect_one_end(last: LastThread) -> TestResult {
     let mut listener = Listener::listen_all()?;
     let mut failures = Listener::listen(mask::NONZERO_EXIT)?;
     let (ended, go_on) = (Gate::new()?, Gate::new()?);
@@ -121,8 +87,8 @@ fn expect_one_end(last: Last) -> TestResult {
     expect_eq("ends before the process's", ends(&before, tgid), vec![])?;
     expect_eq("more of them", ends(&listener.take_queued()?, tgid), vec![])?;
     match last {
-        Last::Killed => kill(process.pid(), Signal::SIGKILL)?,
-        Last::Itself | Last::All => go_on.open(0)?,
+        LastThread::Killed => kill(process.pid(), Signal::SIGKILL)?,
+        LastThread::Itself | LastThread::All => go_on.open(0)?,
     }
     let messages = take_through_exit(&mut listener, tgid)?;
     let code = last.code();
@@ -237,37 +203,6 @@ fn expect_end_when_let_go(sooner: Sooner, lets_go: LetsGo) -> TestResult {
     )
 }
 
-pub fn try_wait(pid: Pid) -> nix::Result<WaitStatus> {
-    waitpid(pid, Some(WaitPidFlag::WNOHANG))
-}
-
-/// Threads of each process that ends at once.
-const THREADS: usize = 4;
-
-/// Starts a process whose threads end at the same moment, each in a way that depends on the round.
-pub fn end_at_once(round: usize) -> nix::Result<Child> {
-    child::fork(|| {
-        let barrier = Barrier::new(THREADS);
-        let act = |index: usize| {
-            barrier.wait();
-            match (round % 3, index) {
-                // One ends all, while others end themselves.
-                (1, 1) => Last::All.act(),
-                // All are killed where they are.
-                (2, _) => Last::Killed.act(),
-                _ => Last::Itself.act(),
-            }
-        };
-        thread::scope(|scope| {
-            for index in 1..THREADS {
-                let act = &act;
-                scope.spawn(move || act(index));
-            }
-            act(0)
-        })
-    })
-}
-
 fn a_process_whose_end_was_told_can_be_waited_for() -> TestResult {
     const ROUNDS: usize = 150;
     let mut listener = Listener::listen(mask::EXIT)?;
@@ -312,10 +247,10 @@ fn a_process_that_nobody_waits_for_ends_once() -> TestResult {
         let told = ends(&messages, pid);
         let whole = told.iter().filter(|event| event.subject().pid == pid);
         expect_eq(&format!("ends of {pid}"), whole.count(), 1)?;
-        expect_eq("ends of its threads", told.len(), THREADS)?;
+        expect_eq("ends of its threads", told.len(), THREADS_AT_ONCE)?;
         let code = match round % 2 {
-            0 => Last::Itself.code(),
-            _ => Last::All.code(),
+            0 => LastThread::Itself.code(),
+            _ => LastThread::All.code(),
         };
         // That of the process comes last, and names the parent although it was reaped at once.
         let end = Event::Exit {

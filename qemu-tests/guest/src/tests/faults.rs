@@ -2,7 +2,6 @@
 //! No memory (C20): each allocation fails once, and nothing is half done, miscounted or unseen.
 
 use std::fs::{self, File};
-use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::time::Instant;
@@ -21,6 +20,7 @@ use crate::support::fault_injection::{FailNth, NoPages, QuietConsole, has_checke
 use crate::support::module::{self, ModuleGuard};
 use crate::support::scenario::{expect_count, mark, own_task};
 use crate::support::sequence_numbers::{cpu_and_seq, missing};
+use crate::support::state_dump::is_without_memory;
 use crate::test;
 use crate::wire::{BATCH, BATCH_SIZE, CN_PROC, Event, IGNORE, LISTEN, Received, mask, proc_listen};
 
@@ -84,13 +84,6 @@ enum RequestResult {
 const NO_MEMORY: RequestResult = RequestResult::Answered(Errno::ENOMEM as u32);
 const DONE: RequestResult = RequestResult::Answered(0);
 
-fn is_without_memory(error: &io::Error) -> bool {
-    let errno = error.raw_os_error();
-    [Errno::ENOMEM, Errno::ENOBUFS]
-        .map(|errno| Some(errno as i32))
-        .contains(&errno)
-}
-
 /// Sends a request whose nth allocation fails, and takes its answer. Tells also whether one failed.
 fn request(
     faults: &FailNth,
@@ -100,7 +93,7 @@ fn request(
 ) -> Result<(RequestResult, bool), Failure> {
     let (sent, failed) = faults.run(nth, || listener.send(words.as_bytes(), SEQ, 0))?;
     let outcome = match sent {
-        Err(ListenerError::System(_, error)) if is_without_memory(&error) => RequestResult::NotSent,
+        Err(error) if is_without_memory(&error) => RequestResult::NotSent,
         sent => {
             sent?;
             answer(listener)?

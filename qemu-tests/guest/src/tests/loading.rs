@@ -14,9 +14,9 @@ use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::support::container::{ALL, Container, open};
 use crate::support::modprobe::Modprobe;
-use crate::support::module;
-use crate::support::module::ModuleGuard;
+use crate::support::module::{self, ModuleGuard};
 use crate::support::scenario::{expect_count, in_self, mark};
+use crate::support::stock::NO_MODULE;
 use crate::test;
 use crate::timeouts;
 use crate::wire::{Event, IGNORE, LISTEN, Received, mask};
@@ -45,8 +45,6 @@ pub const TESTS: &[Test] = &[
         .not_on_stock(NO_MODULE)
         .covers(&[Line::C33]),
 ];
-
-const NO_MODULE: &str = "cn_proc is built in, there is no module";
 
 const SEQ: u32 = 42;
 const ACK: u32 = 77;

@@ -10,9 +10,10 @@ use crate::debugfs;
 use crate::harness::{Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::support::module::{
-    ModuleGuard, expect_own_events, load, needed, reload, reload_under_load, unload,
+    ModuleGuard, expect_own_events, expect_unload_refused, load, needed, reload, reload_under_load,
 };
 use crate::support::scenario::ListeningChild;
+use crate::support::stock::NO_MODULE;
 use crate::test;
 use crate::wire::mask;
 
@@ -44,8 +45,6 @@ pub const TESTS: &[Test] = &[
         .covers(&[Line::C32]),
 ];
 
-const NO_MODULE: &str = "cn_proc is built in, there is no module";
-
 fn loading_it_twice_is_refused() -> TestResult {
     needed()?;
     let refused = load().err().map(|failure| failure.to_string());
@@ -65,11 +64,7 @@ fn events_come_again_after_loading_it_again() -> TestResult {
 fn unloading_is_refused_while_somebody_listens() -> TestResult {
     needed()?;
     let mut listener = Listener::listen(mask::COMM)?;
-    let refused = unload();
-    expect(
-        matches!(refused, Err(Errno::EBUSY | Errno::EAGAIN)),
-        format!("EBUSY or EAGAIN, got {refused:?}"),
-    )?;
+    expect_unload_refused()?;
     expect_own_events(&mut listener)?;
     drop(listener);
     reload()

@@ -20,13 +20,14 @@ use crate::support::container::{
 };
 use crate::support::process::{status, succeed};
 use crate::support::scenario::{comm, events, every_kind, expect_exactly, mark, own_task};
+use crate::support::stock::NO_NETWORK_NAMESPACES;
 use crate::test;
 use crate::wire::{Event, LISTEN, Left, Task, mask};
 
 pub const TESTS: &[Test] = &[
     test!(every_kind_of_event_has_the_listeners_own_numbers)
         .covers(&[Line::C21, Line::C23])
-        .stock_fails(REFUSED)
+        .stock_fails(NO_NETWORK_NAMESPACES)
         .limit(Duration::from_secs(20)),
     test!(every_kind_of_event_has_them_in_a_pid_namespace_alone)
         .covers(&[Line::C21, Line::C23])
@@ -34,25 +35,23 @@ pub const TESTS: &[Test] = &[
         .limit(Duration::from_secs(20)),
     test!(nothing_of_parents_and_siblings_gets_into_a_container)
         .covers(&[Line::C22])
-        .stock_fails(REFUSED)
+        .stock_fails(NO_NETWORK_NAMESPACES)
         .limit(Duration::from_secs(20)),
     test!(a_socket_that_does_not_listen_gets_nothing_of_its_parents)
         .covers(&[Line::C24])
         .stock_fails("whoever is bound gets the host's events with the host's pids"),
     test!(two_levels_have_numbers_of_their_own)
         .covers(&[Line::C21, Line::C22])
-        .stock_fails(REFUSED),
+        .stock_fails(NO_NETWORK_NAMESPACES),
     test!(five_levels_have_numbers_of_their_own)
         .covers(&[Line::C21, Line::C22])
-        .stock_fails(REFUSED)
+        .stock_fails(NO_NETWORK_NAMESPACES)
         .limit(Duration::from_secs(20)),
     test!(thirty_two_levels_have_numbers_of_their_own)
         .covers(&[Line::C21, Line::C22])
-        .stock_fails(REFUSED)
+        .stock_fails(NO_NETWORK_NAMESPACES)
         .limit(Duration::from_secs(40)),
 ];
-
-const REFUSED: &str = "LISTEN from another network namespace is refused";
 
 /// The user and group that a process in the container becomes, in its own numbers.
 const ID: u32 = 7;

@@ -16,6 +16,7 @@ use crate::support::namespace_user::{FREE_LIMIT, NamespaceUser, POLL_INTERVAL};
 use crate::support::process::{sleep, status, succeed};
 use crate::support::scenario::expect_count;
 use crate::support::slabs;
+use crate::support::stock::{NO_MODULE, NO_NETWORK_NAMESPACES};
 use crate::test;
 use crate::timeouts;
 use crate::wire::{LISTEN, mask};
@@ -23,19 +24,19 @@ use crate::wire::{LISTEN, mask};
 pub const TESTS: &[Test] = &[
     test!(the_tasks_end_and_then_the_listener)
         .covers(&[Line::C25, Line::C27])
-        .stock_fails(REFUSED)
+        .stock_fails(NO_NETWORK_NAMESPACES)
         .limit(LIMIT),
     test!(the_listener_ends_and_then_the_tasks)
         .covers(&[Line::C25, Line::C27])
-        .stock_fails(REFUSED)
+        .stock_fails(NO_NETWORK_NAMESPACES)
         .limit(LIMIT),
     test!(the_listener_is_killed_with_its_namespace)
         .covers(&[Line::C25, Line::C27])
-        .stock_fails(REFUSED)
+        .stock_fails(NO_NETWORK_NAMESPACES)
         .limit(LIMIT),
     test!(listeners_are_killed_with_busy_namespaces)
         .covers(&[Line::C25, Line::C27])
-        .stock_fails(REFUSED)
+        .stock_fails(NO_NETWORK_NAMESPACES)
         .limit(Duration::from_secs(60)),
     test!(the_module_goes_before_the_namespace)
         .covers(&[Line::C25, Line::C32])
@@ -47,13 +48,9 @@ pub const TESTS: &[Test] = &[
         .limit(LIMIT),
     test!(namespaces_that_are_gone_left_no_sockets)
         .covers(&[Line::C23, Line::C25])
-        .stock_fails(REFUSED)
+        .stock_fails(NO_NETWORK_NAMESPACES)
         .limit(Duration::from_secs(60)),
 ];
-
-const REFUSED: &str = "LISTEN from another network namespace is refused";
-
-const NO_MODULE: &str = "cn_proc is built in, there is no module";
 
 const LIMIT: Duration = Duration::from_secs(30);
 

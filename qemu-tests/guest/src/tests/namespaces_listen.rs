@@ -17,6 +17,7 @@ use crate::support::container::{
 };
 use crate::support::process::{status, succeed};
 use crate::support::scenario::{comm, events, every_kind, expect_exactly, mark, own_task};
+use crate::support::stock::NO_NETWORK_NAMESPACES;
 use crate::test;
 use crate::wire::{Event, LISTEN, Task, mask};
 
@@ -29,10 +30,10 @@ pub const TESTS: &[Test] = &[
         .limit(Duration::from_secs(30)),
     test!(an_unprivileged_user_listens_in_a_container)
         .covers(&[Line::C21, Line::C22, Line::C23])
-        .stock_fails(REFUSED),
+        .stock_fails(NO_NETWORK_NAMESPACES),
     test!(an_unprivileged_container_has_many_processes_of_its_own_alone)
         .covers(&[Line::C22])
-        .stock_fails(REFUSED)
+        .stock_fails(NO_NETWORK_NAMESPACES)
         .limit(Duration::from_secs(20)),
     test!(a_socket_from_outside_sees_what_its_listener_inside_sees)
         .covers(&[Line::C21, Line::C22])
@@ -42,16 +43,16 @@ pub const TESTS: &[Test] = &[
         .stock_fails("LISTEN from another user namespace is ignored"),
     test!(a_socket_does_not_listen_from_a_sibling_container)
         .covers(&[Line::C21, Line::C22])
-        .stock_fails(REFUSED),
+        .stock_fails(NO_NETWORK_NAMESPACES),
     test!(a_socket_from_inside_does_not_listen_from_outside)
         .covers(&[Line::C21, Line::C22])
-        .stock_fails(REFUSED),
+        .stock_fails(NO_NETWORK_NAMESPACES),
     test!(without_user_namespaces_a_socket_sees_what_its_listener_outside_sees)
         .covers(&[Line::C21, Line::C22])
-        .stock_fails(REFUSED),
+        .stock_fails(NO_NETWORK_NAMESPACES),
     test!(listening_again_from_elsewhere_keeps_the_view)
         .covers(&[Line::C18, Line::C21])
-        .stock_fails(REFUSED),
+        .stock_fails(NO_NETWORK_NAMESPACES),
     test!(listening_after_ignore_has_a_new_view)
         .covers(&[Line::C21])
         .stock_fails("LISTEN from another pid namespace is ignored"),
@@ -59,8 +60,6 @@ pub const TESTS: &[Test] = &[
         .covers(&[Line::C26])
         .stock_fails("a new network namespace has no /proc/net/connector"),
 ];
-
-const REFUSED: &str = "LISTEN from another network namespace is refused";
 
 /// Where a network namespace lists the connector's callbacks.
 const CONNECTOR: &str = "net/connector";

@@ -17,7 +17,6 @@ use nix::libc;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, execv, pipe, setsid};
 
-use super::session_end::UNKNOWN;
 use crate::child::{self, Gate};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
@@ -25,6 +24,7 @@ use crate::support::exec_variants::{self, Caller, ExecResult, FirstThread, Place
 use crate::support::scenario::{events, mark, own_task, take_through_exit, take_through_mark};
 use crate::support::scheduling::run_first;
 use crate::support::sessions::{end, fork_as, status_of};
+use crate::support::stock::NO_SESSION_END;
 use crate::test;
 use crate::timeouts;
 use crate::wire::{Event, Received, Task, mask};
@@ -39,10 +39,10 @@ pub const TESTS: &[Test] = &[
     test!(the_parent_of_a_vfork_may_go_on_before_the_exec_is_told).covers(&[Line::C49]),
     test!(the_end_of_a_session_is_told_when_its_files_are_closed)
         .covers(&[Line::C17, Line::C49])
-        .stock_fails(UNKNOWN),
+        .stock_fails(NO_SESSION_END),
     test!(files_may_be_seen_closed_before_the_end_of_a_session_is_told)
         .covers(&[Line::C17, Line::C49])
-        .stock_fails(UNKNOWN),
+        .stock_fails(NO_SESSION_END),
 ];
 
 /// How often what has to be is tried.

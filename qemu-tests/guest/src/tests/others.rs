@@ -20,6 +20,7 @@ use crate::child::{self, own_pid};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::support::container::{ALL, Container, keep_mounts, mount_own_proc};
 use crate::support::program::Program;
+use crate::support::stock::NO_NETWORK_NAMESPACES;
 use crate::test;
 use crate::timeouts;
 
@@ -29,39 +30,37 @@ pub const TESTS: &[Test] = &[
         .limit(LIMIT),
     test!(pyroute2_follows_a_process_in_a_container)
         .covers(&[Line::C21, Line::C23, Line::C64])
-        .stock_fails(REFUSED)
+        .stock_fails(NO_NETWORK_NAMESPACES)
         .limit(LIMIT),
     test!(vishvananda_netlink_passes_its_test)
         .covers(&[Line::C15, Line::C64])
         .limit(LIMIT),
     test!(vishvananda_netlink_passes_its_test_in_a_container)
         .covers(&[Line::C21, Line::C23, Line::C64])
-        .stock_fails(REFUSED)
+        .stock_fails(NO_NETWORK_NAMESPACES)
         .limit(LIMIT),
     test!(proc_connector_passes_its_tests)
         .covers(&[Line::C64])
         .limit(LIMIT),
     test!(proc_connector_passes_its_tests_in_a_container)
         .covers(&[Line::C23, Line::C64])
-        .stock_fails(REFUSED)
+        .stock_fails(NO_NETWORK_NAMESPACES)
         .limit(LIMIT),
     test!(proc_filter_shows_what_it_asked_for)
         .covers(&[Line::C15, Line::C16, Line::C64])
         .limit(LIMIT),
     test!(proc_filter_shows_what_it_asked_for_in_a_container)
         .covers(&[Line::C21, Line::C23, Line::C64])
-        .stock_fails(REFUSED)
+        .stock_fails(NO_NETWORK_NAMESPACES)
         .limit(LIMIT),
     test!(stress_ng_gets_its_events)
         .covers(&[Line::C64])
         .limit(LIMIT),
     test!(stress_ng_gets_its_events_in_a_container)
         .covers(&[Line::C23, Line::C64])
-        .stock_fails(REFUSED)
+        .stock_fails(NO_NETWORK_NAMESPACES)
         .limit(LIMIT),
 ];
-
-const REFUSED: &str = "LISTEN from another network namespace is refused";
 
 const LIMIT: Duration = Duration::from_secs(120);
 

@@ -13,7 +13,6 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::sysinfo::sysinfo;
 use nix::unistd::{Pid, setsid};
 
-use super::state::UNKNOWN_TO_STOCK;
 use crate::child::{self, Gate};
 use crate::cpus::cpus;
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
@@ -28,36 +27,37 @@ use crate::support::idle_processes::{MANY_IDLE, start_idle, start_many_idle};
 use crate::support::process::{sleep, status};
 use crate::support::procfs::{in_container, living_in_proc};
 use crate::support::state_dump::{RARE, is_without_memory, listen, listen_and_read_little, state};
+use crate::support::stock::NO_STATE;
 use crate::test;
 use crate::timeouts;
 use crate::wire::{BATCH, IGNORE, LISTEN, PROCESSES, proc_listen};
 
 pub const TESTS: &[Test] = &[
     test!(whenever_it_is_begun_it_is_the_kernels_own)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_STATE)
         .limit(LONG)
         .covers(&[Line::C55]),
     test!(after_losses_the_state_alone_restores_it)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_STATE)
         .limit(LONG)
         .covers(&[Line::C6, Line::C55]),
     test!(a_state_that_overruns_is_told_again)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_STATE)
         .limit(LONG)
         .covers(&[Line::C6, Line::C55]),
     test!(ten_thousand_processes_and_more_are_counted)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_STATE)
         .limit(LONG)
         .covers(&[Line::C55]),
     test!(a_state_comes_to_its_end_while_all_changes)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_STATE)
         .limit(LONG)
         .covers(&[Line::C55]),
     test!(who_starts_again_finds_the_sessions_without_proc)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_STATE)
         .covers(&[Line::C21, Line::C55]),
     test!(it_is_completed_although_memory_was_missing)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_STATE)
         .covers(&[Line::C6, Line::C55]),
 ];
 

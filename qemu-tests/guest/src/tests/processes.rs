@@ -19,9 +19,8 @@ use nix::sys::ptrace;
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use nix::sys::signal::{SigHandler, Signal, kill, raise, signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, execv, pause, pipe, setsid};
+use nix::unistd::{Pid, execv, pipe, setsid};
 
-use super::exit_threads::{end_at_once, try_wait};
 use crate::child::{self, Child, Gate, execute_true, own_pid, own_tid};
 use crate::cpus::{cpus, pin};
 use crate::debugfs::Listing;
@@ -32,11 +31,13 @@ use crate::support::clone3::{arguments, clone3};
 use crate::support::container::{self, ALL, Container, Handover, PID};
 use crate::support::exec_variants::FirstThread;
 use crate::support::fault_injection::has_checkers;
-use crate::support::process::{sleep, status, succeed};
+use crate::support::process::{pause_for_ever, sleep, status, succeed};
 use crate::support::scenario::{events, events_of, is_exit, mark, own_task, take_through_exit};
 use crate::support::sequence_numbers::{first_numbers, missing};
 use crate::support::sessions::{CORE_FLAG, code_of, status_of};
-use crate::support::threads::{await_zombie, end_in_turn, end_thread, reap};
+use crate::support::threads::{
+    ORDERS, await_zombie, end_at_once, end_in_turn, end_thread, reap, try_wait,
+};
 use crate::test;
 use crate::timeouts;
 use crate::wire::{BATCH, Event, LISTEN, PROCESSES, Received, Task, mask, proc_listen};
@@ -295,12 +296,6 @@ fn start(first: FirstThread, function: impl FnOnce() -> i32 + Send) -> nix::Resu
             pause_for_ever()
         })
     })
-}
-
-fn pause_for_ever() -> i32 {
-    loop {
-        pause();
-    }
 }
 
 /// Starts a process whose first thread ends with 3, and in which another one does something after
@@ -870,16 +865,6 @@ const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Threads of a process that has some, its first one among them.
 const THREADS: usize = 3;
-
-/// In which order they may end.
-const ORDERS: [[usize; THREADS]; 6] = [
-    [0, 1, 2],
-    [0, 2, 1],
-    [1, 0, 2],
-    [1, 2, 0],
-    [2, 0, 1],
-    [2, 1, 0],
-];
 
 /// How a process of a tree ends.
 #[derive(Clone, Copy, Debug)]

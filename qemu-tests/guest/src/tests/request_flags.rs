@@ -19,6 +19,7 @@ use crate::listener::Listener;
 use crate::support::cgroup::{self, Group};
 use crate::support::process::{status, succeed};
 use crate::support::scenario::{expect_count, mark, own_task};
+use crate::support::stock::NO_FLAGS;
 use crate::test;
 use crate::wire::{
     BATCH, CGROUP, Event, IDENTITY, IGNORE, LISTEN, NLMSG_DONE, NLMSG_EVENT, PROCESSES, Received,
@@ -27,51 +28,49 @@ use crate::wire::{
 
 pub const TESTS: &[Test] = &[
     test!(the_third_form_listens_as_the_second)
-        .stock_fails(UNKNOWN_TO_STOCK)
+        .stock_fails(NO_FLAGS)
         .covers(&[Line::C50]),
     test!(the_third_form_ignores)
-        .stock_fails(UNKNOWN_TO_STOCK)
+        .stock_fails(NO_FLAGS)
         .covers(&[Line::C50]),
     test!(a_longer_request_is_taken_if_the_rest_is_0)
-        .stock_fails(UNKNOWN_TO_STOCK)
+        .stock_fails(NO_FLAGS)
         .covers(&[Line::C50]),
     test!(a_request_has_4_or_8_bytes_or_24_or_more)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_FLAGS)
         .covers(&[Line::C20, Line::C50]),
     test!(all_flags_are_known_together)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_FLAGS)
         .covers(&[Line::C50, Line::C51, Line::C52, Line::C53]),
     test!(what_is_not_0_and_not_known_is_refused)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_FLAGS)
         .covers(&[Line::C50]),
     test!(a_refused_change_changes_nothing)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_FLAGS)
         .covers(&[Line::C50])
         .limit(Duration::from_secs(30)),
     test!(a_cgroup_that_is_not_there_is_refused)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_FLAGS)
         .covers(&[Line::C20, Line::C53]),
     test!(a_cgroup_that_was_removed_is_refused)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_FLAGS)
         .covers(&[Line::C53]),
     test!(a_cgroup_outside_the_cgroup_namespace_is_refused)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_FLAGS)
         .covers(&[Line::C53]),
     test!(a_change_to_a_cgroup_that_is_not_there_changes_nothing)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_FLAGS)
         .covers(&[Line::C50, Line::C53]),
     test!(ignore_looks_for_no_cgroup)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_FLAGS)
         .covers(&[Line::C50, Line::C53]),
     test!(listening_again_replaces_the_flags)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_FLAGS)
         .covers(&[Line::C50, Line::C51, Line::C52, Line::C54]),
     test!(listening_again_replaces_the_cgroup)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_FLAGS)
         .covers(&[Line::C50, Line::C53]),
 ];
-
-const UNKNOWN_TO_STOCK: &str = "requests have 4 or 8 bytes, and others are not answered";
 
 const SEQ: u32 = 42;
 

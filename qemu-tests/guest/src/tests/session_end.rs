@@ -23,6 +23,7 @@ use crate::support::scenario::{events, every_kind, take_through_exit};
 use crate::support::sessions::{
     CORE_FLAG, SESSIONS, begin, end, fork_as, lead, lead_here, status_of,
 };
+use crate::support::stock::NO_SESSION_END;
 use crate::test;
 use crate::timeouts;
 use crate::wire::{Event, LISTEN, Received, Task, mask};
@@ -30,37 +31,34 @@ use crate::wire::{Event, LISTEN, Received, Task, mask};
 pub const TESTS: &[Test] = &[
     test!(comes_once_when_a_session_leader_ends)
         .covers(&[Line::C17])
-        .stock_fails(UNKNOWN),
+        .stock_fails(NO_SESSION_END),
     test!(has_the_status_that_wait_reports)
         .covers(&[Line::C17])
-        .stock_fails(UNKNOWN),
+        .stock_fails(NO_SESSION_END),
     test!(has_the_signal_that_the_parent_asked_for)
         .covers(&[Line::C17])
-        .stock_fails(UNKNOWN),
+        .stock_fails(NO_SESSION_END),
     test!(comes_for_a_leader_that_nobody_waits_for)
         .covers(&[Line::C17])
-        .stock_fails(UNKNOWN),
+        .stock_fails(NO_SESSION_END),
     test!(comes_before_the_number_is_used_again)
         .covers(&[Line::C17])
-        .stock_fails(UNKNOWN)
+        .stock_fails(NO_SESSION_END)
         .limit(Duration::from_secs(30)),
     test!(does_not_come_for_who_leads_no_session)
         .covers(&[Line::C17])
-        .stock_fails(UNKNOWN),
+        .stock_fails(NO_SESSION_END),
     test!(does_not_come_unasked).covers(&[Line::C17]),
     test!(comes_beside_everything_else_and_before_exit)
         .covers(&[Line::C17])
-        .stock_fails(UNKNOWN),
+        .stock_fails(NO_SESSION_END),
     test!(follows_the_mask)
         .covers(&[Line::C17, Line::C18])
-        .stock_fails(UNKNOWN),
+        .stock_fails(NO_SESSION_END),
     test!(a_session_costs_its_follower_two_events)
         .covers(&[Line::C17])
-        .stock_fails(UNKNOWN),
+        .stock_fails(NO_SESSION_END),
 ];
-
-/// Why the unpatched kernel fails.
-pub const UNKNOWN: &str = "there is no such event";
 
 fn comes_once_when_a_session_leader_ends() -> TestResult {
     let mut listener = Listener::listen(SESSIONS)?;

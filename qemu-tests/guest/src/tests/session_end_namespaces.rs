@@ -6,7 +6,6 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use nix::unistd::setsid;
 
-use super::session_end::UNKNOWN;
 use crate::child::{self, Gate};
 use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
@@ -14,6 +13,7 @@ use crate::support::container::{ALL, Container, Handover, NET, PID, numbers_at, 
 use crate::support::process::{sleep, succeed};
 use crate::support::scenario::{events, expect_exactly};
 use crate::support::sessions::{SESSIONS, end, lead, status_of};
+use crate::support::stock::{NO_NETWORK_NAMESPACES, NO_SESSION_END};
 use crate::support::threads::{await_end_of_thread, end_thread_as};
 use crate::test;
 use crate::wire::{Event, LISTEN, Left, Task};
@@ -21,21 +21,19 @@ use crate::wire::{Event, LISTEN, Left, Task};
 pub const TESTS: &[Test] = &[
     test!(both_ends_of_a_session_have_each_levels_numbers)
         .covers(&[Line::C11, Line::C17, Line::C21, Line::C22])
-        .stock_fails(REFUSED)
+        .stock_fails(NO_NETWORK_NAMESPACES)
         .limit(Duration::from_secs(20)),
     test!(a_sibling_hears_of_no_session)
         .covers(&[Line::C17, Line::C22])
-        .stock_fails(REFUSED),
+        .stock_fails(NO_NETWORK_NAMESPACES),
     test!(all_sessions_of_a_dying_pid_namespace_end_once)
         .covers(&[Line::C17, Line::C22])
-        .stock_fails(REFUSED)
+        .stock_fails(NO_NETWORK_NAMESPACES)
         .limit(Duration::from_secs(20)),
     test!(a_namespace_ends_with_the_last_thread_of_its_first_process)
         .covers(&[Line::C17])
-        .stock_fails(UNKNOWN),
+        .stock_fails(NO_SESSION_END),
 ];
-
-const REFUSED: &str = "LISTEN from another network namespace is refused";
 
 /// Listens to sessions and hands the listener over.
 fn hand_over_listener(handover: &Handover) -> TestResult {

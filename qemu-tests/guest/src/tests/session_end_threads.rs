@@ -6,14 +6,14 @@ use std::thread;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::execv;
 
-use super::session_end::UNKNOWN;
 use crate::child::{Child, Gate};
 use crate::harness::{Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
 use crate::support::scenario::events;
 use crate::support::sessions::{SESSIONS, begin, end, lead, status_of};
+use crate::support::stock::NO_SESSION_END;
 use crate::support::threads::{
-    await_end_of_thread, end_in_turn, end_thread, end_thread_as, status_of_thread,
+    ORDERS, await_end_of_thread, end_in_turn, end_thread, end_thread_as, status_of_thread,
 };
 use crate::test;
 use crate::wire::mask;
@@ -21,35 +21,27 @@ use crate::wire::mask;
 pub const TESTS: &[Test] = &[
     test!(comes_when_the_last_thread_ends_in_any_order)
         .covers(&[Line::C17])
-        .stock_fails(UNKNOWN),
+        .stock_fails(NO_SESSION_END),
     test!(comes_once_when_threads_end_at_once)
         .covers(&[Line::C17])
-        .stock_fails(UNKNOWN),
+        .stock_fails(NO_SESSION_END),
     test!(comes_once_when_a_thread_ends_them_all)
         .covers(&[Line::C17])
-        .stock_fails(UNKNOWN),
+        .stock_fails(NO_SESSION_END),
     test!(comes_once_when_all_are_killed)
         .covers(&[Line::C17])
-        .stock_fails(UNKNOWN),
+        .stock_fails(NO_SESSION_END),
     test!(does_not_come_when_a_thread_runs_another_program)
         .covers(&[Line::C17])
-        .stock_fails(UNKNOWN),
+        .stock_fails(NO_SESSION_END),
     test!(does_not_come_when_the_leader_ends_and_a_thread_runs_another_program)
         .covers(&[Line::C17])
-        .stock_fails(UNKNOWN),
+        .stock_fails(NO_SESSION_END),
 ];
 
 fn comes_when_the_last_thread_ends_in_any_order() -> TestResult {
     let mut listener = Listener::listen(SESSIONS)?;
-    let orders = [
-        [0, 1, 2],
-        [0, 2, 1],
-        [1, 0, 2],
-        [1, 2, 0],
-        [2, 0, 1],
-        [2, 1, 0],
-    ];
-    for order in orders {
+    for order in ORDERS {
         let leader = lead(|| {
             for index in [1, 2] {
                 thread::spawn(move || end_in_turn(order, index));

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 use std::time::Instant;
 
@@ -21,7 +21,7 @@ use crate::debugfs::Listing;
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::{EVENT_LIMIT, Listener};
 use crate::proc_stat::{Stat, TICK};
-use crate::support::cgroup::Group;
+use crate::support::cgroup::{Group, root_of};
 use crate::support::idle_processes::{MANY_IDLE, start_idle, start_many_idle};
 use crate::support::process::{sleep, status, succeed};
 use crate::support::procfs::{
@@ -32,56 +32,55 @@ use crate::support::sequence_numbers::{first_numbers, missing};
 use crate::support::sessions::fork_as;
 use crate::support::socket_filter::keep_bytes;
 use crate::support::state_dump::{RARE, StateDump, ask, is_answer, listen, state};
+use crate::support::stock::NO_STATE;
 use crate::test;
 use crate::timeouts;
 use crate::wire::{BATCH, BATCH_SIZE, CN_PROC, Event, IDENTITY, PROCESSES, Received, Task, mask};
 
 pub const TESTS: &[Test] = &[
     test!(each_process_has_its_parent_session_and_group)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_STATE)
         .covers(&[Line::C55]),
     test!(the_parent_is_the_thread_that_forked)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_STATE)
         .covers(&[Line::C55]),
     test!(all_that_proc_shows_are_told_and_nobody_else)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_STATE)
         .covers(&[Line::C55]),
     test!(processes_come_by_rising_numbers)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_STATE)
         .covers(&[Line::C55]),
     test!(the_answer_comes_last_and_counts_them)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_STATE)
         .covers(&[Line::C19, Line::C20, Line::C55]),
     test!(what_is_told_takes_no_number)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_STATE)
         .covers(&[Line::C5, Line::C30, Line::C55]),
     test!(an_identity_is_what_a_pidfd_and_proc_show)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_STATE)
         .covers(&[Line::C52, Line::C55]),
     test!(an_identity_has_the_cgroup_that_the_process_is_in)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_STATE)
         .covers(&[Line::C52, Line::C55]),
     test!(the_start_is_by_the_clock_of_the_listener)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_STATE)
         .covers(&[Line::C21, Line::C52, Line::C55]),
     test!(who_did_not_ask_for_identities_gets_none)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_STATE)
         .covers(&[Line::C52, Line::C55]),
     test!(whatever_is_listened_for_the_state_is_the_same)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_STATE)
         .covers(&[Line::C55]),
     test!(events_in_between_have_datagrams_of_their_own)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_STATE)
         .covers(&[Line::C5, Line::C54, Line::C55]),
     test!(with_a_filter_each_process_has_a_datagram)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_STATE)
         .covers(&[Line::C55]),
     test!(datagrams_are_full_and_fit_into_the_buffer_of_a_batch)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_STATE)
         .covers(&[Line::C54, Line::C55]),
 ];
-
-pub const UNKNOWN_TO_STOCK: &str = "there is no such request";
 
 fn each_process_has_its_parent_session_and_group() -> TestResult {
     let listener = listen(RARE, 0)?;
@@ -284,11 +283,6 @@ fn an_identity_has_the_cgroup_that_the_process_is_in() -> TestResult {
     fs::write(root_of(&group), mover.to_string())?;
     expect_eq("cgroups", inside, [Some(group.id()?), Some(outside)])?;
     expect_eq("cgroups", cgroups()?, [Some(outside); 2])
-}
-
-/// The file by which processes get into the root of all cgroups.
-pub fn root_of(group: &Group) -> PathBuf {
-    group.directory().join("../cgroup.procs")
 }
 
 /// In a time namespace whose clock is ahead.

@@ -15,7 +15,6 @@ use nix::sys::wait::WaitStatus;
 use nix::unistd::setsid;
 use zerocopy::IntoBytes;
 
-use super::state::UNKNOWN_TO_STOCK;
 use crate::child::{self, Child, Gate};
 use crate::debugfs::{self, Listing};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
@@ -33,6 +32,7 @@ use crate::support::sender::{ROOT, Sender, receive};
 use crate::support::state_dump::{
     ACK, RARE, SEQ, StateDump, ask, is_without_memory, listen, listen_and_read_little, state,
 };
+use crate::support::stock::NO_STATE;
 use crate::test;
 use crate::wire::{
     BATCH, BATCH_SIZE, CGROUP, CN_PROC, Event, IDENTITY, LISTEN, PROCESSES, Received, STATE, mask,
@@ -41,58 +41,58 @@ use crate::wire::{
 
 pub const TESTS: &[Test] = &[
     test!(a_request_has_4_bytes_or_24_and_more)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_STATE)
         .covers(&[Line::C20, Line::C50, Line::C55]),
     test!(what_is_unknown_in_a_request_is_refused)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_STATE)
         .covers(&[Line::C20, Line::C50, Line::C55]),
     test!(what_a_request_says_else_has_no_effect)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_STATE)
         .covers(&[Line::C50, Line::C55]),
     test!(who_does_not_listen_is_told_nothing)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_STATE)
         .covers(&[Line::C19, Line::C24, Line::C55]),
     test!(a_second_request_is_refused_until_the_answer)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_STATE)
         .covers(&[Line::C19, Line::C55]),
     test!(a_listener_that_ends_in_the_middle_cuts_it_off)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_STATE)
         .covers(&[Line::C18, Line::C19, Line::C27, Line::C55]),
     test!(a_listener_that_begins_anew_gets_a_state_of_its_own)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_STATE)
         .covers(&[Line::C18, Line::C55]),
     test!(listening_again_changes_nothing_of_a_state)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_STATE)
         .covers(&[Line::C18, Line::C55]),
     test!(a_state_keeps_the_module_until_its_answer_or_the_close)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_STATE)
         .covers(&[Line::C32, Line::C55]),
     test!(a_reader_that_is_killed_leaves_nothing)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_STATE)
         .covers(&[Line::C27, Line::C32, Line::C55]),
     test!(who_never_reads_keeps_nobody_waiting)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_STATE)
         .covers(&[Line::C55, Line::C57])
         .limit(LIMIT),
     test!(who_looks_without_reading_loses_nothing)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_STATE)
         .covers(&[Line::C55]),
     test!(the_smallest_buffer_has_room_for_it)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_STATE)
         .covers(&[Line::C55]),
     test!(a_namespace_that_ends_in_the_middle_ends_it)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_STATE)
         .covers(&[Line::C25, Line::C55])
         .limit(LIMIT),
     test!(states_that_were_given_up_leave_no_namespace)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_STATE)
         .covers(&[Line::C25, Line::C55])
         .limit(LIMIT),
     test!(it_is_from_root_of_the_listeners_users)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_STATE)
         .covers(&[Line::C48, Line::C55]),
     test!(a_request_without_memory_is_answered_or_told)
-        .not_on_stock(UNKNOWN_TO_STOCK)
+        .not_on_stock(NO_STATE)
         .covers(&[Line::C19, Line::C55]),
 ];
 
