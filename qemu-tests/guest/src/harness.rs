@@ -287,7 +287,7 @@ fn run_one(test: &Test, time_factor: u32) -> Result<Ended> {
             Ok(()) => outcome(run()),
             Err(error) => Outcome::Failed(format!("cannot start the test: {error}")),
         };
-        i32::from(results::tell(&Record::Outcome(outcome)).is_err())
+        i32::from(results::write(&Record::Outcome(outcome)).is_err())
     })?;
     let limit = test.limit * time_factor;
     let mut streams = [Stream::new(output), Stream::new(records)];
@@ -296,7 +296,7 @@ fn run_one(test: &Test, time_factor: u32) -> Result<Ended> {
     // The test's end counts and not the pipe's: a daemon of the test may have held it open.
     let [output, records] = &mut streams;
     records.read()?;
-    let (mut outcome, figures) = told(&records.bytes)?;
+    let (mut outcome, figures) = parse_records(&records.bytes)?;
     if !ended {
         outcome = Some(Outcome::Failed(format!("timed out after {limit:?}")));
     }
@@ -326,9 +326,9 @@ fn outcome(result: TestResult) -> Outcome {
     }
 }
 
-/// What the processes of a test told: how it ended, and its figures, of which those of one name are
+/// The records of a test's processes: how it ended, and its figures, of which those of one name are
 /// added up.
-fn told(bytes: &[u8]) -> Result<(Option<Outcome>, Vec<Figure>)> {
+fn parse_records(bytes: &[u8]) -> Result<(Option<Outcome>, Vec<Figure>)> {
     let (mut outcome, mut figures) = (None, Vec::<Figure>::new());
     let mut lines = Lines::default();
     lines.add(bytes);

@@ -13,11 +13,11 @@ pub struct Records;
 
 impl Reporter for Records {
     fn plan(&mut self, tests: usize) -> io::Result<()> {
-        results::tell(&Record::Plan(tests))
+        results::write(&Record::Plan(tests))
     }
 
     fn test(&mut self, record: TestRecord) -> io::Result<()> {
-        results::tell(&Record::Test(record))
+        results::write(&Record::Test(record))
     }
 }
 

@@ -21,7 +21,7 @@ const NONE: RawFd = -1;
 static SINK: AtomicI32 = AtomicI32::new(NONE);
 
 /// Takes the descriptor that the agent opened, if the runner wants records. Programs that are
-/// executed from here don't get it, and don't hear of it.
+/// executed from here do not get it.
 pub fn begin() -> Result<()> {
     let Ok(number) = env::var(RESULTS_VARIABLE) else {
         return Ok(());
@@ -60,7 +60,7 @@ pub fn go_to(pipe: OwnedFd) {
 }
 
 /// Writes a record, if anybody reads them.
-pub fn tell(record: &Record) -> io::Result<()> {
+pub fn write(record: &Record) -> io::Result<()> {
     let sink = SINK.load(Ordering::Relaxed);
     if sink == NONE {
         return Ok(());
@@ -71,10 +71,10 @@ pub fn tell(record: &Record) -> io::Result<()> {
     (&*sink).write_all(&record.line())
 }
 
-/// Tells a figure by its name. It is for pages: what it has to be is checked elsewhere.
+/// Reports a figure by its name. It is for pages: what it has to be is checked elsewhere.
 pub fn figure(name: &str, value: f64) {
     let name = name.to_owned();
-    if let Err(error) = tell(&Record::Figure(Figure { name, value })) {
+    if let Err(error) = write(&Record::Figure(Figure { name, value })) {
         eprintln!("a figure is lost: {error}");
     }
 }

@@ -140,6 +140,9 @@ impl Operation {
     }
 }
 
+/// How many listeners there are, in turn.
+pub const LISTENER_COUNTS: [u32; 4] = [1, 8, 64, 256];
+
 /// How many containers there are at most.
 pub const THOUSANDS: u32 = 4096;
 

@@ -2,11 +2,10 @@
 //! What events cost that may share a datagram, which listeners have to ask for.
 
 use anyhow::Result;
-use protocol::bench::{MOST_UNREAD, Operation, Situation};
+use protocol::bench::{LISTENER_COUNTS, MOST_UNREAD, Operation, Situation};
 
-use super::CROWDS;
 use super::burst;
-use super::crowd::Crowd;
+use super::listener_set::ListenerSet;
 use super::missing;
 use super::reading;
 use super::rounds::Rounds;
@@ -15,15 +14,15 @@ use crate::debugfs;
 use crate::wire::{BATCH, IDENTITY, LISTEN, PROCESSES, mask, proc_listen};
 
 /// How many figures there are: delivered to each crowd, reading, and a burst.
-pub const FIGURES: usize = CROWDS.len() + reading::FIGURES + 1;
+pub const FIGURES: usize = LISTENER_COUNTS.len() + reading::FIGURES + 1;
 
 /// Measures all of them.
 pub fn run(worker: &mut Worker) -> Result<()> {
     if are_missing(FIGURES)? {
         return Ok(());
     }
-    for count in CROWDS {
-        crowd(worker, count)?;
+    for count in LISTENER_COUNTS {
+        many_listeners(worker, count)?;
     }
     reading::run(Situation::Batch)?;
     burst::run(Situation::Batch)
@@ -54,20 +53,20 @@ pub fn request(situation: Situation, mask: u32) -> Vec<u32> {
 /// That many listeners, and nobody in turn. However many they are, the same number of events is
 /// raised before they read: what finds nothing unread, or only what is full, needs a new datagram,
 /// and each event has its share of that.
-fn crowd(worker: &mut Worker, count: u32) -> Result<()> {
-    let mut crowd = Crowd::silent(count)?;
+fn many_listeners(worker: &mut Worker, count: u32) -> Result<()> {
+    let mut set = ListenerSet::silent(count)?;
     let comm = Operation::Comm;
-    let rounds = Rounds::in_turn(worker, &mut crowd, &[comm], |rounds, worker, crowd| {
-        crowd.change_form(Situation::Batch, mask::ALL)?;
+    let rounds = Rounds::in_turn(worker, &mut set, &[comm], |rounds, worker, set| {
+        set.change_form(Situation::Batch, mask::ALL)?;
         rounds.measure_of(
             MOST_UNREAD.into(),
             worker,
             comm,
             Situation::Batch,
-            &mut |times| crowd.drain(mask::COMM, times),
+            &mut |times| set.drain(mask::COMM, times),
         )
     })?;
-    rounds.tell(comm, Situation::Batch, count)
+    rounds.report(comm, Situation::Batch, count)
 }
 
 #[cfg(test)]

@@ -5,10 +5,11 @@ use anyhow::{Result, ensure};
 use nix::errno::Errno;
 use protocol::bench::{Burst, Line, Situation};
 
-use crate::bench::batches::request;
-use crate::bench::operations::rename;
-use crate::bench::reader::{Reader, Tally};
-use crate::bench::{TOO_MANY, say};
+use super::TOO_MANY;
+use super::batches::request;
+use super::operations::rename;
+use super::reader::{ReadCount, Reader};
+use super::report_line;
 use crate::listener::Listener;
 use crate::wire::mask;
 
@@ -23,10 +24,10 @@ pub fn run(situation: Situation) -> Result<()> {
     for _ in 0..TOO_MANY {
         rename()?;
     }
-    let (mut tally, mut lost) = (Tally::default(), false);
+    let (mut count, mut lost) = (ReadCount::default(), false);
     loop {
         match reader.receive(&listener) {
-            Ok(datagram) => tally.add(datagram, mask::COMM)?,
+            Ok(datagram) => count.add(datagram, mask::COMM)?,
             Err(Errno::EAGAIN) => break,
             Err(Errno::ENOBUFS) => lost = true,
             Err(error) => return Err(error.into()),
@@ -34,6 +35,6 @@ pub fn run(situation: Situation) -> Result<()> {
     }
     ensure!(lost, "the default buffer keeps all of {TOO_MANY} events");
     listener.ignore()?;
-    let kept = tally.events;
-    say(&Line::Burst(Burst { situation, kept }))
+    let kept = count.events;
+    report_line(&Line::Burst(Burst { situation, kept }))
 }

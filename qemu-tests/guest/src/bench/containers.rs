@@ -5,16 +5,15 @@ use std::fs::File;
 
 use anyhow::{Context, Result, anyhow};
 use nix::unistd::pipe;
-use protocol::bench::{Operation, Situation, THOUSANDS};
+use protocol::bench::{LISTENER_COUNTS, Operation, Situation, THOUSANDS};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::CROWDS;
-use super::crowd::Crowd;
+use super::listener_set::ListenerSet;
 use super::measure::{Measured, measure, repeated};
 use super::missing;
 use super::operations::rename;
-use super::tell;
+use super::report_figure;
 use crate::child::allow_descriptors;
 use crate::harness::Failure;
 use crate::support::container::{ALL, Container, PID};
@@ -25,9 +24,9 @@ use crate::wire::mask;
 pub fn run() -> Result<()> {
     let mut containers = vec![start()?];
     let measured = measure_in(&containers[0], None)?;
-    tell(Operation::Comm, Situation::Containers, 0, measured)?;
+    report_figure(Operation::Comm, Situation::Containers, 0, measured)?;
     let mut listeners = Vec::new();
-    for (index, count) in CROWDS.into_iter().enumerate() {
+    for (index, count) in LISTENER_COUNTS.into_iter().enumerate() {
         while containers.len() < count as usize {
             containers.push(start()?);
         }
@@ -35,16 +34,16 @@ pub fn run() -> Result<()> {
             match container.listen(mask::ALL) {
                 Ok(listener) => {
                     listener.enlarge_buffer()?;
-                    listeners.push(Crowd::of(listener));
+                    listeners.push(ListenerSet::of(listener));
                 }
                 Err(failure) => {
-                    let left = CROWDS.len() - index + 1;
+                    let left = LISTENER_COUNTS.len() - index + 1;
                     return missing(left, Situation::Containers, failure.to_string());
                 }
             }
         }
         let worst = worst_of(&containers, &mut listeners)?;
-        tell(Operation::Comm, Situation::Containers, count, worst)?;
+        report_figure(Operation::Comm, Situation::Containers, count, worst)?;
     }
     drop((containers, listeners));
     thousands()
@@ -63,16 +62,16 @@ fn thousands() -> Result<()> {
         .map(|container| {
             let listener = container.listen(mask::ALL);
             listener
-                .map(Crowd::of)
+                .map(ListenerSet::of)
                 .map_err(|failure| anyhow!("{failure}"))
         })
         .collect::<Result<Vec<_>>>()?;
     let worst = worst_of(&containers, &mut listeners)?;
-    tell(Operation::Comm, Situation::Containers, THOUSANDS, worst)
+    report_figure(Operation::Comm, Situation::Containers, THOUSANDS, worst)
 }
 
 /// The first, the middle and the last one: the figure must not depend on the place.
-fn worst_of(containers: &[Container], listeners: &mut [Crowd]) -> Result<Measured> {
+fn worst_of(containers: &[Container], listeners: &mut [ListenerSet]) -> Result<Measured> {
     let last = containers.len() - 1;
     let mut worst: Option<Measured> = None;
     for index in [0, last / 2, last] {
@@ -103,11 +102,11 @@ pub fn run_in<T: Serialize + DeserializeOwned>(
     Ok(serde_json::from_reader(File::from(reader))?)
 }
 
-fn measure_in(container: &Container, listener: Option<&mut Crowd>) -> Result<Measured> {
+fn measure_in(container: &Container, listener: Option<&mut ListenerSet>) -> Result<Measured> {
     run_in(container, move || measure_renames(listener))
 }
 
-fn measure_renames(mut listener: Option<&mut Crowd>) -> Result<Measured> {
+fn measure_renames(mut listener: Option<&mut ListenerSet>) -> Result<Measured> {
     // What it was sent until now is of no interest.
     if let Some(listener) = &mut listener {
         listener.drain(0, 0)?;

@@ -5,7 +5,7 @@
 use anyhow::{Result, anyhow};
 use protocol::bench::{MOST_UNREAD, Operation, Situation, WITH_FLAGS};
 
-use super::crowd::Crowd;
+use super::listener_set::ListenerSet;
 use super::missing;
 use super::rounds::Rounds;
 use super::worker::Worker;
@@ -54,49 +54,49 @@ fn identity(worker: &mut Worker, count: u32) -> Result<()> {
         (Situation::IdentityBatch, MOST_UNREAD),
     ];
     let comm = Operation::Comm;
-    let mut crowd = Crowd::silent(count)?;
-    let rounds = Rounds::in_turn(worker, &mut crowd, &[comm], |rounds, worker, crowd| {
+    let mut set = ListenerSet::silent(count)?;
+    let rounds = Rounds::in_turn(worker, &mut set, &[comm], |rounds, worker, set| {
         for (situation, events) in forms {
-            crowd.change_form(situation, mask::ALL)?;
+            set.change_form(situation, mask::ALL)?;
             rounds.measure_of(events.into(), worker, comm, situation, &mut |times| {
-                crowd.drain(mask::COMM, times)
+                set.drain(mask::COMM, times)
             })?;
         }
         Ok(())
     })?;
-    rounds.tell(comm, Situation::Identity, count)?;
-    rounds.tell(comm, Situation::IdentityBatch, count)
+    rounds.report(comm, Situation::Identity, count)?;
+    rounds.report(comm, Situation::IdentityBatch, count)
 }
 
 /// That many listeners for what happens in a cgroup, in which nobody is, and nobody, in turn.
 fn outside(worker: &mut Worker, cgroup_id: u64, count: u32) -> Result<()> {
     let comm = Operation::Comm;
-    let mut crowd = Crowd::silent(count)?;
-    let rounds = Rounds::in_turn(worker, &mut crowd, &[comm], |rounds, worker, crowd| {
-        crowd.ask(&proc_listen_in(LISTEN, mask::ALL, CGROUP, cgroup_id))?;
+    let mut set = ListenerSet::silent(count)?;
+    let rounds = Rounds::in_turn(worker, &mut set, &[comm], |rounds, worker, set| {
+        set.ask(&proc_listen_in(LISTEN, mask::ALL, CGROUP, cgroup_id))?;
         rounds.measure(worker, comm, Situation::OtherCgroup, &mut |_| {
-            crowd.expect_nothing()
+            set.expect_nothing()
         })
     })?;
-    rounds.tell(comm, Situation::OtherCgroup, count)
+    rounds.report(comm, Situation::OtherCgroup, count)
 }
 
 /// A listener that wants to hear of processes and not of threads, and nobody, in turn.
 fn processes(worker: &mut Worker) -> Result<()> {
-    let mut crowd = Crowd::silent(1)?;
+    let mut set = ListenerSet::silent(1)?;
     let threads = Operation::THREADS;
-    let rounds = Rounds::in_turn(worker, &mut crowd, &threads, |rounds, worker, crowd| {
-        crowd.change_form(Situation::Processes, mask::FORK | mask::EXIT)?;
+    let rounds = Rounds::in_turn(worker, &mut set, &threads, |rounds, worker, set| {
+        set.change_form(Situation::Processes, mask::FORK | mask::EXIT)?;
         for operation in threads {
             // There are tasks before each thread that are no threads, and the kernel's own.
             rounds.measure(worker, operation, Situation::Processes, &mut |_| {
-                crowd.drain(0, 0)
+                set.drain(0, 0)
             })?;
         }
         Ok(())
     })?;
     for operation in threads {
-        rounds.tell(operation, Situation::Processes, 1)?;
+        rounds.report(operation, Situation::Processes, 1)?;
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use protocol::bench::{Flood, Situation};
 
 use super::batches::request;
-use super::reader::{Reader, Tally};
+use super::reader::{ReadCount, Reader};
 use crate::child::{self, Gate};
 use crate::cpus::pin;
 use crate::listener::Listener;
@@ -45,15 +45,15 @@ pub fn run(cpu: usize, situation: Situation) -> Result<Flood> {
     listener.wait_for("a rename", |received| received.event.bit() != 0)?;
     let mut reader = Reader::default();
     gate.open(0)?;
-    let (mut tally, mut lost) = (Tally::default(), false);
+    let (mut count, mut lost) = (ReadCount::default(), false);
     let mut started = Instant::now();
     while !lost && started.elapsed() < LIMIT {
         match reader.receive(&listener) {
             Ok(datagram) => {
-                if tally.events == 0 {
+                if count.events == 0 {
                     started = Instant::now();
                 }
-                tally.add(datagram, mask::COMM)?;
+                count.add(datagram, mask::COMM)?;
             }
             Err(Errno::EAGAIN) => wait(&listener)?,
             Err(Errno::ENOBUFS) => lost = true,
@@ -66,7 +66,7 @@ pub fn run(cpu: usize, situation: Situation) -> Result<Flood> {
     listener.ignore()?;
     Ok(Flood {
         situation,
-        events: tally.events,
+        events: count.events,
         seconds,
         lost,
     })

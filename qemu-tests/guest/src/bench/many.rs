@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::pause;
 use protocol::bench::{MANY, Many};
 
-use crate::bench::crowd::Crowd;
+use super::listener_set::ListenerSet;
 use crate::child::{self, Gate, allow_descriptors};
 use crate::timeouts;
 use crate::wire::{LISTEN, mask};
@@ -41,12 +41,12 @@ pub fn run() -> Result<Many> {
 /// Milliseconds until all have sent LISTEN.
 fn listen() -> Result<i32> {
     allow_descriptors(MANY as usize)?;
-    let crowd = Crowd::silent(MANY)?;
+    let set = ListenerSet::silent(MANY)?;
     let started = Instant::now();
-    for listener in crowd.listeners() {
+    for listener in set.listeners() {
         listener.request(&[LISTEN, mask::SID])?;
     }
     // Until the process ends, they are there.
-    std::mem::forget(crowd);
+    std::mem::forget(set);
     Ok(i32::try_from(started.elapsed().as_millis())?)
 }

@@ -13,9 +13,9 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::Args;
 use nix::sys::resource::{Resource, setrlimit};
-use protocol::bench::{BESIDE, Figure, Line, Operation, Situation};
+use protocol::bench::{BESIDE, Figure, LISTENER_COUNTS, Line, Operation, Situation};
 
-use crate::bench::crowd::Crowd;
+use crate::bench::listener_set::ListenerSet;
 use crate::bench::measure::{Measured, Times, measure};
 use crate::bench::rounds::Rounds;
 use crate::bench::worker::Worker;
@@ -31,11 +31,11 @@ mod batches;
 mod burst;
 mod clock;
 mod containers;
-mod crowd;
 mod flags;
 mod flood;
 mod latency;
 mod layout;
+mod listener_set;
 mod many;
 mod measure;
 mod operations;
@@ -49,14 +49,11 @@ mod state;
 mod tiny;
 mod worker;
 
-/// How many listeners there are, in turn.
-const CROWDS: [u32; 4] = [1, 8, 64, 256];
-
 /// What listeners are there for that nothing is to reach.
 const SOCKETS: [u32; 2] = [1, 64];
 
 /// What is measured after a listener died.
-const BEREFT: [Operation; 4] = [
+const AFTER_DEATH: [Operation; 4] = [
     Operation::Comm,
     Operation::ShortFork,
     Operation::ShortExec,
@@ -107,7 +104,7 @@ pub fn run(options: &Options) -> Result<()> {
     clock::check()?;
     clock::no_preemption()?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
-    say(&Line::Total(total(options)))?;
+    report_line(&Line::Total(total(options)))?;
     let mut worker = Worker::start()?;
     nobody(&mut worker)?;
     if options.nobody {
@@ -117,8 +114,8 @@ pub fn run(options: &Options) -> Result<()> {
         beside(others, requests::REQUESTS, requests::requests)?;
     }
     sockets_that_never_listened(&mut worker)?;
-    for count in CROWDS {
-        crowd(&mut worker, count)?;
+    for count in LISTENER_COUNTS {
+        many_listeners(&mut worker, count)?;
     }
     batches::run(&mut worker)?;
     flags::run(&mut worker)?;
@@ -150,20 +147,20 @@ fn in_parallel() -> Result<()> {
     };
     pin(reader)?;
     let total = 2 * FLOODS + LATENCIES + LISTENING;
-    say(&Line::Total(u32::try_from(total)?))?;
+    report_line(&Line::Total(u32::try_from(total)?))?;
     for _ in 0..FLOODS {
-        say(&Line::Flood(flood::run(writer, Situation::Everything)?))?;
+        report_line(&Line::Flood(flood::run(writer, Situation::Everything)?))?;
     }
     if !batches::are_missing(FLOODS)? {
         for _ in 0..FLOODS {
-            say(&Line::Flood(flood::run(writer, Situation::Batch)?))?;
+            report_line(&Line::Flood(flood::run(writer, Situation::Batch)?))?;
         }
     }
     for _ in 0..LATENCIES {
-        say(&Line::Latency(latency::run(writer)?))?;
+        report_line(&Line::Latency(latency::run(writer)?))?;
     }
     for _ in 0..LISTENING {
-        say(&Line::Many(many::run()?))?;
+        report_line(&Line::Many(many::run()?))?;
     }
     Ok(())
 }
@@ -174,14 +171,14 @@ fn total(options: &Options) -> u32 {
     if options.nobody {
         return nobody as u32;
     }
-    let crowds = 2 * CROWDS.len() * Operation::KINDS.len();
+    let many_listeners = 2 * LISTENER_COUNTS.len() * Operation::KINDS.len();
     let whole = 2 * Operation::WHOLE.len();
     let requests = (requests::REQUESTS + requests::CLOSING) * BESIDE.len();
     let burst_and_never_reading = 2;
-    let containers = 1 + CROWDS.len() + 1;
+    let containers = 1 + LISTENER_COUNTS.len() + 1;
     let peer = options.peer.iter().count() * peer::FIGURES;
     (nobody
-        + crowds
+        + many_listeners
         + batches::FIGURES
         + flags::FIGURES
         + reading::FIGURES
@@ -189,7 +186,7 @@ fn total(options: &Options) -> u32 {
         + requests
         + SOCKETS.len()
         + burst_and_never_reading
-        + BEREFT.len()
+        + AFTER_DEATH.len()
         + state::FIGURES
         + containers
         + peer) as u32
@@ -215,44 +212,44 @@ fn nobody(worker: &mut Worker) -> Result<()> {
         }
     }
     for (operation, times) in times {
-        tell(operation, Situation::Nobody, 0, times.measured())?;
+        report_figure(operation, Situation::Nobody, 0, times.measured())?;
     }
     Ok(())
 }
 
 fn sockets_that_never_listened(worker: &mut Worker) -> Result<()> {
     for count in SOCKETS {
-        let mut sockets = Crowd::silent(count)?;
+        let mut sockets = ListenerSet::silent(count)?;
         let measured = measure(&mut |times| worker.run(Operation::Comm, times), &mut |_| {
             sockets.expect_nothing()
         })?;
-        tell(Operation::Comm, Situation::NeverListened, count, measured)?;
+        report_figure(Operation::Comm, Situation::NeverListened, count, measured)?;
     }
     Ok(())
 }
 
-/// That many listeners: for everything, and for nothing of what happens.
-fn crowd(worker: &mut Worker, count: u32) -> Result<()> {
-    let mut crowd = Crowd::silent(count)?;
+/// Measures with that many listeners: for everything, and for nothing of what happens.
+fn many_listeners(worker: &mut Worker, count: u32) -> Result<()> {
+    let mut set = ListenerSet::silent(count)?;
     let mut operations = Operation::KINDS.to_vec();
-    if count == CROWDS[0] {
+    if count == LISTENER_COUNTS[0] {
         operations.extend(Operation::WHOLE);
     }
-    let rounds = Rounds::in_turn(worker, &mut crowd, &operations, |rounds, worker, crowd| {
-        crowd.change(mask::ALL)?;
+    let rounds = Rounds::in_turn(worker, &mut set, &operations, |rounds, worker, set| {
+        set.change(mask::ALL)?;
         for operation in &operations {
             let kind = kind_of(*operation);
             rounds.measure(worker, *operation, Situation::Everything, &mut |times| {
-                crowd.drain(kind, times)
+                set.drain(kind, times)
             })?;
         }
         for (other, is_meant) in [(mask::SID, false), (mask::UID, true)] {
-            crowd.change(other)?;
+            set.change(other)?;
             thread::sleep(LINGER);
             for operation in &operations {
                 if (*operation == Operation::Sid) == is_meant {
                     rounds.measure(worker, *operation, Situation::Filtered, &mut |_| {
-                        crowd.expect_nothing()
+                        set.expect_nothing()
                     })?;
                 }
             }
@@ -261,7 +258,7 @@ fn crowd(worker: &mut Worker, count: u32) -> Result<()> {
     })?;
     for operation in operations {
         for situation in [Situation::Everything, Situation::Filtered] {
-            rounds.tell(operation, situation, count)?;
+            rounds.report(operation, situation, count)?;
         }
     }
     Ok(())
@@ -276,9 +273,9 @@ fn beside(others: u32, figures: usize, run: fn(&[Listener]) -> Result<()>) -> Re
         return missing(figures, Situation::Everything, reason);
     }
     allow_descriptors(others as usize)?;
-    let crowd = Crowd::listening(others, mask::UID)?;
-    run(crowd.listeners())?;
-    crowd.ignore()?;
+    let set = ListenerSet::listening(others, mask::UID)?;
+    run(set.listeners())?;
+    set.ignore()?;
     thread::sleep(LINGER);
     Ok(())
 }
@@ -290,21 +287,21 @@ fn listener_that_never_reads(worker: &mut Worker) -> Result<()> {
     let measured = measure(&mut |times| worker.run(Operation::Comm, times), &mut |_| {
         Ok(())
     })?;
-    tell(Operation::Comm, Situation::NeverReads, 1, measured)?;
+    report_figure(Operation::Comm, Situation::NeverReads, 1, measured)?;
     listener.ignore()?;
     Ok(())
 }
 
 fn dead_listener(worker: &mut Worker) -> Result<()> {
     let mut rounds = Rounds::default();
-    for operation in BEREFT {
+    for operation in AFTER_DEATH {
         rounds.measure(worker, operation, Situation::Nobody, &mut |_| Ok(()))?;
     }
     drop(Listener::listen(mask::SID)?);
     thread::sleep(LINGER);
-    for operation in BEREFT {
+    for operation in AFTER_DEATH {
         rounds.measure(worker, operation, Situation::Dead, &mut |_| Ok(()))?;
-        rounds.tell(operation, Situation::Dead, 1)?;
+        rounds.report(operation, Situation::Dead, 1)?;
     }
     Ok(())
 }
@@ -324,13 +321,13 @@ fn kind_of(operation: Operation) -> u32 {
     }
 }
 
-fn tell(
+fn report_figure(
     operation: Operation,
     situation: Situation,
     listeners: u32,
     measured: Measured,
 ) -> Result<()> {
-    say(&Line::Figure(Figure {
+    report_line(&Line::Figure(Figure {
         operation,
         situation,
         listeners,
@@ -344,17 +341,17 @@ fn tell(
 
 fn missing(figures: usize, situation: Situation, reason: String) -> Result<()> {
     let figures = u32::try_from(figures)?;
-    say(&Line::Missing {
+    report_line(&Line::Missing {
         figures,
         situation,
         reason,
     })
 }
 
-/// Tells the runner, or whoever runs the benchmark by hand.
-fn say(line: &Line) -> Result<()> {
+/// Writes a line for the runner, or for a person who runs the benchmark by hand.
+fn report_line(line: &Line) -> Result<()> {
     if results::are_wanted() {
-        results::tell(&Record::Bench(line.clone()))?;
+        results::write(&Record::Bench(line.clone()))?;
     } else {
         println!("{}", serde_json::to_string(line)?);
     }

@@ -15,9 +15,9 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{Gid, Pid, Uid, dup2_stdout, execv, getppid, pipe, setresgid, setresuid};
 use protocol::bench::Operation;
 
-use crate::bench::clock::instructions;
-use crate::bench::short::{self, Short};
-use crate::bench::tiny;
+use super::clock::instructions;
+use super::short::{self, Short};
+use super::tiny;
 use crate::child;
 
 /// Where the program is put that is executed: not on the host's file system.

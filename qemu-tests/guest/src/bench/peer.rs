@@ -8,11 +8,13 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use protocol::bench::{Operation, SOME_UNREAD, Situation};
 
-use crate::bench::measure::{Measured, measure, repeated};
-use crate::bench::operations::rename;
-use crate::bench::rounds::Rounds;
-use crate::bench::worker::Worker;
-use crate::bench::{RECORDED, missing, tell};
+use super::RECORDED;
+use super::measure::{Measured, measure, repeated};
+use super::missing;
+use super::operations::rename;
+use super::report_figure;
+use super::rounds::Rounds;
+use super::worker::Worker;
 
 /// How many figures there are: each kind, all of them, a system call, and reading.
 pub const FIGURES: usize = RECORDED.len() + 3;
@@ -33,17 +35,17 @@ pub fn run(worker: &mut Worker, program: &Path) -> Result<()> {
             })?;
             peer.end()?;
         }
-        rounds.tell(operation, Situation::Peer, 1)?;
+        rounds.report(operation, Situation::Peer, 1)?;
         left -= 1;
     }
     let mut peer = Peer::start(program, &[Operation::Sid])?;
     let system_call = Operation::SystemCall;
     let measured = measure(&mut |times| worker.run(system_call, times), &mut |_| Ok(()))?;
-    tell(system_call, Situation::Peer, 1, measured)?;
+    report_figure(system_call, Situation::Peer, 1, measured)?;
     peer.end()?;
     peer = Peer::start(program, &[Operation::Comm])?;
     let measured = reading(&mut peer)?;
-    tell(Operation::Read, Situation::Peer, 1, measured)?;
+    report_figure(Operation::Read, Situation::Peer, 1, measured)?;
     peer.end()?;
     for _ in 0..ROUNDS {
         rounds.measure(worker, Operation::Storm, Situation::Nobody, &mut |_| Ok(()))?;
@@ -53,7 +55,7 @@ pub fn run(worker: &mut Worker, program: &Path) -> Result<()> {
         })?;
         peer.end()?;
     }
-    rounds.tell(Operation::Storm, Situation::Peer, 1)
+    rounds.report(Operation::Storm, Situation::Peer, 1)
 }
 
 fn reading(peer: &mut Peer) -> Result<Measured> {

@@ -36,12 +36,12 @@ impl Reader {
     }
 
     /// Reads all that is there, and fails if something was lost.
-    pub fn read_all(&mut self, listener: &Listener, kind: u32) -> Result<Tally> {
-        let mut tally = Tally::default();
+    pub fn read_all(&mut self, listener: &Listener, kind: u32) -> Result<ReadCount> {
+        let mut count = ReadCount::default();
         loop {
             match self.receive(listener) {
-                Ok(datagram) => tally.add(datagram, kind)?,
-                Err(Errno::EAGAIN) => return Ok(tally),
+                Ok(datagram) => count.add(datagram, kind)?,
+                Err(Errno::EAGAIN) => return Ok(count),
                 Err(Errno::ENOBUFS) => {
                     bail!("a listener's queue overran: the figure would be of that")
                 }
@@ -53,14 +53,14 @@ impl Reader {
 
 /// What was read.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Tally {
+pub struct ReadCount {
     /// Events of a kind.
     pub events: u64,
     /// Datagrams.
     pub datagrams: u64,
 }
 
-impl Tally {
+impl ReadCount {
     /// Counts a datagram, and its events of that kind. Finds one message after the other by their
     /// lengths, as `NLMSG_NEXT` does.
     #[inline]
@@ -110,10 +110,10 @@ mod tests {
         message
     }
 
-    fn tally(datagram: &[u8]) -> Result<Tally> {
-        let mut tally = Tally::default();
-        tally.add(datagram, mask::COMM)?;
-        Ok(tally)
+    fn count(datagram: &[u8]) -> Result<ReadCount> {
+        let mut count = ReadCount::default();
+        count.add(datagram, mask::COMM)?;
+        Ok(count)
     }
 
     #[test]
@@ -127,11 +127,11 @@ mod tests {
             (vec![one, other, one], 2),
             (vec![one; BATCH_SIZE / MESSAGE_SIZE], 53),
         ] {
-            let expected = Tally {
+            let expected = ReadCount {
                 events,
                 datagrams: 1,
             };
-            assert_eq!(tally(&messages.concat()).unwrap(), expected);
+            assert_eq!(count(&messages.concat()).unwrap(), expected);
         }
     }
 
@@ -140,9 +140,9 @@ mod tests {
         let mut datagram = message(MESSAGE_SIZE as u32 + 2, mask::COMM).to_vec();
         datagram.extend([0; 4]);
         datagram.extend(message(MESSAGE_SIZE as u32, mask::COMM));
-        assert_eq!(tally(&datagram).unwrap().events, 2);
+        assert_eq!(count(&datagram).unwrap().events, 2);
         datagram.truncate(MESSAGE_SIZE + 2);
-        assert_eq!(tally(&datagram).unwrap().events, 1);
+        assert_eq!(count(&datagram).unwrap().events, 1);
     }
 
     #[test]
@@ -151,10 +151,10 @@ mod tests {
         let one = message(length, mask::COMM);
         let longer = [&one[..], &one[..40]].concat();
         for datagram in [&[][..], &one[..40], &longer] {
-            assert!(tally(datagram).is_err(), "{} bytes", datagram.len());
+            assert!(count(datagram).is_err(), "{} bytes", datagram.len());
         }
         for wrong in [0, length - 1, length + 1, u32::MAX] {
-            assert!(tally(&message(wrong, mask::COMM)).is_err(), "{wrong}");
+            assert!(count(&message(wrong, mask::COMM)).is_err(), "{wrong}");
         }
     }
 }

@@ -4,12 +4,12 @@
 use anyhow::{Result, ensure};
 use protocol::bench::{Line, Reading, Situation, UNREAD};
 
-use crate::bench::clock::instructions;
-use crate::bench::crowd::Crowd;
-use crate::bench::measure::{measure, repeated};
-use crate::bench::operations::rename;
-use crate::bench::reader::Reader;
-use crate::bench::say;
+use super::clock::instructions;
+use super::listener_set::ListenerSet;
+use super::measure::{measure, repeated};
+use super::operations::rename;
+use super::reader::Reader;
+use super::report_line;
 use crate::wire::mask;
 
 /// How many figures there are.
@@ -17,18 +17,18 @@ pub const FIGURES: usize = UNREAD.len();
 
 /// Measures one listener that gets events in that form.
 pub fn run(situation: Situation) -> Result<()> {
-    let crowd = Crowd::silent(1)?;
-    crowd.change_form(situation, mask::COMM)?;
+    let set = ListenerSet::silent(1)?;
+    set.change_form(situation, mask::COMM)?;
     for unread in UNREAD {
-        say(&Line::Reading(read(&crowd, situation, unread)?))?;
+        report_line(&Line::Reading(read(&set, situation, unread)?))?;
     }
-    crowd.ignore()
+    set.ignore()
 }
 
 /// Raises so many events, and then counts what it takes to read all of them, with the last system
 /// call, which finds nothing.
-fn read(crowd: &Crowd, situation: Situation, unread: u32) -> Result<Reading> {
-    let [listener] = crowd.listeners() else {
+fn read(set: &ListenerSet, situation: Situation, unread: u32) -> Result<Reading> {
+    let [listener] = set.listeners() else {
         unreachable!("there is one listener");
     };
     let mut reader = Reader::default();
@@ -39,14 +39,14 @@ fn read(crowd: &Crowd, situation: Situation, unread: u32) -> Result<Reading> {
                 rename()?;
             }
             let started = instructions();
-            let tally = reader.read_all(listener, mask::COMM)?;
+            let count = reader.read_all(listener, mask::COMM)?;
             let taken = instructions() - started;
-            let events = tally.events;
+            let events = count.events;
             ensure!(
                 events == u64::from(unread),
                 "a listener got {events} of {unread} events"
             );
-            datagrams = tally.datagrams;
+            datagrams = count.datagrams;
             Ok(taken)
         }),
         &mut |_| Ok(()),

@@ -5,9 +5,9 @@ use anyhow::Result;
 use nix::time::{ClockId, clock_gettime};
 use protocol::bench::{Operation, Situation};
 
-use crate::bench::crowd::Crowd;
-use crate::bench::measure::{measure, repeated};
-use crate::bench::tell;
+use super::listener_set::ListenerSet;
+use super::measure::{measure, repeated};
+use super::report_figure;
 use crate::listener::Listener;
 use crate::wire::{IGNORE, LISTEN, mask};
 
@@ -20,7 +20,7 @@ pub const CLOSING: usize = 1;
 /// Measures LISTEN and IGNORE, with others listening meanwhile. Only what the caller itself executes
 /// counts: it may have to wait for all that are just now raising an event.
 pub fn requests(others: &[Listener]) -> Result<()> {
-    let mut crowd = Crowd::of(Listener::open()?);
+    let mut set = ListenerSet::of(Listener::open()?);
     let others = others.len() as u32;
     for (operation, before, request) in [
         (Operation::Listen, IGNORE, LISTEN),
@@ -28,7 +28,7 @@ pub fn requests(others: &[Listener]) -> Result<()> {
     ] {
         let measured = measure(
             &mut repeated(|| {
-                let listener = &crowd.listeners()[0];
+                let listener = &set.listeners()[0];
                 listener.request(&[before, mask::COMM])?;
                 let started = own_time()?;
                 listener.request(&[request, mask::COMM])?;
@@ -36,11 +36,11 @@ pub fn requests(others: &[Listener]) -> Result<()> {
             }),
             &mut |_| Ok(()),
         )?;
-        tell(operation, Situation::Everything, others, measured)?;
-        crowd.change(mask::COMM)?;
+        report_figure(operation, Situation::Everything, others, measured)?;
+        set.change(mask::COMM)?;
     }
-    crowd.drain(0, 0)?;
-    crowd.ignore()
+    set.drain(0, 0)?;
+    set.ignore()
 }
 
 /// Measures close(2) of a listener, with others listening meanwhile. The unpatched kernel counts for
@@ -57,7 +57,7 @@ pub fn closing(others: &[Listener]) -> Result<()> {
         &mut |_| Ok(()),
     )?;
     let others = others.len() as u32;
-    tell(Operation::Close, Situation::Everything, others, closed)
+    report_figure(Operation::Close, Situation::Everything, others, closed)
 }
 
 /// Nanoseconds, and so instructions, that this thread has been running.

@@ -11,10 +11,13 @@ use std::thread;
 use anyhow::{Context, Result};
 use protocol::bench::{Cost, Figure, Line, Operation, Situation};
 
-use crate::bench::crowd::Crowd;
-use crate::bench::measure::{Measured, Times, median};
-use crate::bench::worker::Worker;
-use crate::bench::{LINGER, ROUND_BATCHES, ROUNDS, say};
+use super::LINGER;
+use super::ROUND_BATCHES;
+use super::ROUNDS;
+use super::listener_set::ListenerSet;
+use super::measure::{Measured, Times, median};
+use super::report_line;
+use super::worker::Worker;
 
 /// What was measured until now.
 #[derive(Default)]
@@ -26,19 +29,19 @@ impl Rounds {
     /// listen no longer.
     pub fn in_turn(
         worker: &mut Worker,
-        crowd: &mut Crowd,
+        set: &mut ListenerSet,
         operations: &[Operation],
-        mut with: impl FnMut(&mut Self, &mut Worker, &mut Crowd) -> Result<()>,
+        mut with: impl FnMut(&mut Self, &mut Worker, &mut ListenerSet) -> Result<()>,
     ) -> Result<Self> {
         let mut rounds = Self::default();
         for _ in 0..ROUNDS {
             for operation in operations {
                 rounds.measure(worker, *operation, Situation::Nobody, &mut |_| {
-                    crowd.expect_nothing()
+                    set.expect_nothing()
                 })?;
             }
-            with(&mut rounds, worker, crowd)?;
-            crowd.ignore()?;
+            with(&mut rounds, worker, set)?;
+            set.ignore()?;
             thread::sleep(LINGER);
         }
         Ok(rounds)
@@ -88,7 +91,7 @@ impl Rounds {
     }
 
     /// Tells what all rounds said.
-    pub fn tell(&self, operation: Operation, situation: Situation, listeners: u32) -> Result<()> {
+    pub fn report(&self, operation: Operation, situation: Situation, listeners: u32) -> Result<()> {
         let of = |situation| {
             let rounds = self.0.get(&(operation, situation));
             rounds.with_context(|| format!("{} was not measured", operation.name()))
@@ -96,7 +99,7 @@ impl Rounds {
         let (with, alone) = (of(situation)?, of(Situation::Nobody)?);
         let plain = situation.without_identity().map(of).transpose()?;
         let all = Measured::of_rounds(with);
-        say(&Line::Figure(Figure {
+        report_line(&Line::Figure(Figure {
             operation,
             situation,
             listeners,

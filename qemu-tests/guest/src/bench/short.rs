@@ -20,7 +20,7 @@ use nix::libc;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{Pid, pause};
 
-use crate::bench::clock::{self, instructions};
+use super::clock::{self, instructions};
 use crate::child;
 
 /// Room for what little a task does.

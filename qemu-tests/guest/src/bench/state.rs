@@ -21,8 +21,8 @@ use super::clock::instructions;
 use super::containers::run_in;
 use super::measure::{Times, repeated};
 use super::missing;
-use super::reader::{Reader, Tally};
-use super::say;
+use super::reader::{ReadCount, Reader};
+use super::report_line;
 use crate::debugfs;
 use crate::harness::TestResult;
 use crate::listener::Listener;
@@ -57,7 +57,7 @@ pub fn run() -> Result<()> {
         thread::sleep(LINGER);
         let pictures = run_in(&container, move || pictures(count, has_state))?;
         for picture in pictures {
-            say(&Line::Picture(picture))?;
+            report_line(&Line::Picture(picture))?;
         }
     }
     if has_state {
@@ -167,14 +167,14 @@ fn read_proc() -> Result<u64> {
 
 /// Asks the kernel, and reads until it has answered. How many processes there are.
 fn ask(listener: &Listener, reader: &mut Reader) -> Result<u64> {
-    let mut tally = Tally::default();
+    let mut count = ReadCount::default();
     listener.request(&[STATE])?;
     loop {
-        let before = tally.events;
-        tally.add(reader.receive(listener)?, PROCESS)?;
+        let before = count.events;
+        count.add(reader.receive(listener)?, PROCESS)?;
         // The answer has a datagram of its own.
-        if tally.events == before {
-            return Ok(tally.events);
+        if count.events == before {
+            return Ok(count.events);
         }
     }
 }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow};
 use nix::unistd::pipe;
 use protocol::bench::Operation;
 
-use crate::bench::operations::Operations;
+use super::operations::Operations;
 use crate::child;
 
 /// The worker, as the benchmark sees it. It ends when this is dropped.

@@ -319,7 +319,7 @@ impl CheckedSocket {
                     self.answered(received, &expected, environment, tally)?;
                 }
                 Event::Process { .. } => {
-                    self.told(received, environment)?;
+                    self.process(received, environment)?;
                     tally.process(self.has_filter);
                 }
                 _ => {
@@ -356,8 +356,8 @@ impl CheckedSocket {
         Ok(())
     }
 
-    /// A process was read that is a part of the state.
-    fn told(&mut self, received: &Received, environment: &Environment) -> TestResult {
+    /// Checks a process that was read as a part of the state.
+    fn process(&mut self, received: &Received, environment: &Environment) -> TestResult {
         let is_own = environment.is_own(received);
         let (request, listen) = self.requests.process(received, is_own)?;
         environment.check_process(received, &request)?;

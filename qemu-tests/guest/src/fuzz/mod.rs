@@ -140,7 +140,7 @@ pub fn run(options: &Options) -> TestResult {
         let mut tally = Tally::default();
         round(kept, &environment, &mut tally, None)?;
         println!("fuzz: {tally}");
-        tell_messages(&tally);
+        report_messages(&tally);
         return expect_nobody();
     }
     let seed = match options.seed {
@@ -219,15 +219,15 @@ pub fn run(options: &Options) -> TestResult {
     let seconds = started.elapsed().as_secs_f64();
     let rate = tally.messages as f64 / seconds;
     println!("fuzz: {tally}");
-    tell_messages(&tally);
+    report_messages(&tally);
     println!("fuzz: {seconds:.1} s, {rate:.0} messages/s; nobody listens{none_is_left}");
     if is_guided {
-        tell_reached(&tally)?;
+        report_reached(&tally)?;
     }
     Ok(())
 }
 
-fn tell_messages(tally: &Tally) {
+fn report_messages(tally: &Tally) {
     results::figure(names::MESSAGES, tally.messages as f64);
 }
 
@@ -245,7 +245,7 @@ fn some_kinds() -> CloneFlags {
 
 /// Prints which functions of the module programs ran through. Some of them they can't have missed:
 /// then what they run through is not what guides us.
-fn tell_reached(tally: &Tally) -> TestResult {
+fn report_reached(tally: &Tally) -> TestResult {
     const SURE: [&str; 3] = ["::control", "::gone", "::comm"];
     let functions = Functions::new()?;
     let (reached, missed) = functions.reached(&tally.blocks);

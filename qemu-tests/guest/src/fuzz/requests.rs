@@ -291,7 +291,7 @@ impl Requests {
         };
         if let Some(dump) = self.dump.filter(|one| is_answer(received, &one.request)) {
             dump.check_end(error)?;
-            self.told();
+            self.end_dump();
             return Ok(ExpectedAnswer {
                 request: dump.request,
                 error,
@@ -310,8 +310,8 @@ impl Requests {
         })
     }
 
-    /// A state has come to its end: whatever was sent before that and refused was answered before.
-    fn told(&mut self) {
+    /// Ends the dump of a state: whatever was sent before that and refused was answered before.
+    fn end_dump(&mut self) {
         let is_state = |pending: &Pending| matches!(pending, Pending::State(_));
         let next = self.pending.iter().position(is_state);
         self.dump = next.and_then(|index| match self.pending.remove(index)? {

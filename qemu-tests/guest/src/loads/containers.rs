@@ -1,6 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Many containers at once, each with a listener.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use nix::sys::signal::Signal;
+use nix::sys::sysinfo::sysinfo;
+
 use crate::child::{self, Gate, allow_descriptors, own_pid};
 use crate::debugfs::Listing;
 use crate::harness::{Failure, TestResult, expect_eq};
@@ -13,12 +21,6 @@ use crate::support::process::succeed;
 use crate::support::scenario::{expect_count, expect_exactly};
 use crate::timeouts;
 use crate::wire::{Event, LISTEN, Task, mask};
-use clap::Args;
-use nix::sys::signal::Signal;
-use nix::sys::sysinfo::sysinfo;
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::time::{Duration, Instant};
 
 /// How many containers the test has, and how many raise events at one time.
 pub const CONTAINERS: usize = 200;

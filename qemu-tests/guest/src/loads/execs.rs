@@ -212,7 +212,7 @@ impl Model {
             ended: 0,
         };
         // What happened since is in both.
-        for event in model.told()? {
+        for event in model.read_events()? {
             match event {
                 Event::Fork { child, .. } => _ = model.living.insert(child.pid, child.tgid),
                 Event::Exit { task, .. } => _ = model.living.remove(&task.pid),
@@ -222,14 +222,14 @@ impl Model {
         Ok(model)
     }
 
-    fn told(&mut self) -> Result<Vec<Event>, Failure> {
+    fn read_events(&mut self) -> Result<Vec<Event>, Failure> {
         let messages = self.listener.take_queued()?;
         Ok(messages.iter().map(|received| received.event).collect())
     }
 
     /// Takes what was told. A number begins once before it ends, and ends once.
     fn follow(&mut self) -> TestResult {
-        for event in self.told()? {
+        for event in self.read_events()? {
             match event {
                 Event::Fork { child, .. } => {
                     let before = self.living.insert(child.pid, child.tgid);

@@ -105,30 +105,30 @@ pub fn run(options: &Options) -> Result<()> {
             "a worker failed: {ended:?}"
         );
     }
-    let mut tally = Tally::default();
+    let mut done = WorkDone::default();
     for _ in &cpus {
-        tally.raised += u64::try_from(raised.pass()?)?;
+        done.raised += u64::try_from(raised.pass()?)?;
     }
     for _ in 0..OTHER_WORKERS {
-        tally.operations += u64::try_from(operated.pass()?)?;
+        done.operations += u64::try_from(operated.pass()?)?;
     }
     // One more event on each CPU, so that a loss at the end has a number behind it.
     read(&mut staying)?;
     for cpu in &cpus {
         pin(*cpu)?;
         child::fork(|| i32::from(setsid().is_err() || execute_true().is_err()))?.wait()?;
-        tally.raised += 2;
+        done.raised += 2;
         read(&mut staying)?;
     }
     settle(&mut staying, SETTLE_LIMIT, |staying| {
-        compare(staying, &tally)
+        compare(staying, &done)
     })?
     .report("stress")
 }
 
 /// What the workers did.
 #[derive(Default)]
-struct Tally {
+struct WorkDone {
     /// Events that [`COUNTED`] asks for.
     raised: u64,
     /// Requests, and sockets opened and closed.
@@ -155,9 +155,9 @@ fn read_until(staying: &mut [CountedListener], workers: &[Child], limit: Instant
 }
 
 /// Compares the kernel's accounts with what the listeners read.
-fn compare(staying: &[CountedListener], tally: &Tally) -> Result<Comparison> {
+fn compare(staying: &[CountedListener], done: &WorkDone) -> Result<Comparison> {
     let Listing { count, .. } = Listing::read()?;
-    let Tally { raised, operations } = tally;
+    let WorkDone { raised, operations } = done;
     let lines = vec![
         format!("{raised} new sessions and programs, {operations} operations of listeners"),
         format!("{count} listeners at the end"),

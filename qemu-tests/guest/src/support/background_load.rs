@@ -14,12 +14,12 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, waitid, waitpid};
 use nix::unistd::{Pid, execv, setsid};
 
+use super::process::pause_for_ever;
 use super::process::status;
 use super::threads::end_thread;
 use crate::child::{self, Child, Gate, own_pid};
 use crate::cpus::{cpus, pin};
 use crate::harness::{Failure, TestResult};
-use crate::support::process::pause_for_ever;
 use crate::timeouts;
 
 /// How many processes live at most for each CPU, and how many of those that have ended wait to be

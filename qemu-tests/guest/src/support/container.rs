@@ -15,11 +15,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::{Gid, Pid, Uid, setgroups, setresgid, setresuid};
 
+use super::descriptors::{receive_descriptor, send_descriptors};
+use super::process::{sleep, status, succeed};
 use crate::child::{self, Child, Gate};
 use crate::harness::{Failure, TestResult, expect_eq};
 use crate::listener::{EVENT_LIMIT, Listener};
-use crate::support::descriptors::{receive_descriptor, send_descriptors};
-use crate::support::process::{sleep, status, succeed};
 use crate::timeouts;
 use crate::wire::{LISTEN, Task};
 

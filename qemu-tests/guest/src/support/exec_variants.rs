@@ -21,10 +21,10 @@ use super::container::{Handover, open};
 use super::scenario::{is_exit, take_through_exit};
 use super::scheduling::{preempt_others, share_a_cpu};
 use super::threads::end_thread;
+use super::threads::{await_zombie, reap, reap_all};
 use crate::child::{self, Child, Gate};
 use crate::harness::{Failure, TestResult, expect, expect_eq};
 use crate::listener::Listener;
-use crate::support::threads::{await_zombie, reap, reap_all};
 use crate::wire::{Event, LISTEN, Received, mask};
 
 /// What becomes of the exec.

@@ -127,8 +127,8 @@ fn require(directory: &str, option: &str) -> Result<(), Failure> {
     )))
 }
 
-/// Tells how many faults were injected.
-pub fn tell(failures: u64) {
+/// Reports how many faults were injected.
+pub fn report_failures(failures: u64) {
     results::figure(names::FAULTS, failures as f64);
 }
 
@@ -170,7 +170,7 @@ impl FailNth {
 
 impl Drop for FailNth {
     fn drop(&mut self) {
-        tell(self.failures.get());
+        report_failures(self.failures.get());
     }
 }
 

@@ -12,9 +12,9 @@ use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::wait::WaitStatus;
 
+use super::container::{Container, NET, PID, USER, require};
 use crate::child::{self, Child};
 use crate::harness::{Failure, TestResult, expect};
-use crate::support::container::{Container, NET, PID, USER, require};
 use crate::timeouts;
 
 /// How long the kernel may take to free namespaces: it does so after grace periods, in a work

@@ -10,11 +10,11 @@ use nix::sched::CloneFlags;
 use nix::unistd::Pid;
 
 use super::cgroup;
+use super::container::{Container, PID, keep_mounts, mount_own_proc};
 use crate::child::pidfd;
 use crate::harness::{Failure, TestResult};
 use crate::identities;
 use crate::proc_stat::{Stat, TICK, has_ended};
-use crate::support::container::{Container, PID, keep_mounts, mount_own_proc};
 use crate::wire::{Event, Identity, Task};
 
 impl Stat {

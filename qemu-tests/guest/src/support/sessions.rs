@@ -9,9 +9,9 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{getpgrp, getsid, setsid};
 
+use super::scenario::own_task;
 use crate::child::{self, Child};
 use crate::harness::{Failure, TestResult};
-use crate::support::scenario::own_task;
 use crate::wire::{Event, Left, Task, mask};
 
 /// What a follower of sessions asks for.

@@ -363,14 +363,14 @@ impl TwoThreads {
 }
 
 /// The kinds of the events that have come, and whom they are about.
-fn heard(listener: &mut Listener) -> Result<Vec<(&'static str, Task)>, Failure> {
+fn kinds_received(listener: &mut Listener) -> Result<Vec<(&'static str, Task)>, Failure> {
     let events = events(listener)?;
     let told = events.iter().map(|event| (event.kind(), event.subject()));
     Ok(told.collect())
 }
 
 /// The same, up to the end of a process.
-fn heard_through_exit(
+fn kinds_through_exit(
     listener: &mut Listener,
     pid: i32,
 ) -> Result<Vec<(&'static str, Task)>, Failure> {
@@ -501,7 +501,7 @@ fn the_root_has_everything_below_it() -> TestResult {
         let task = run_in(cgroup, || Ok(mark("in a cgroup")?))?;
         expected.push(("comm", task));
     }
-    let mut heard = heard(&mut listener)?;
+    let mut heard = kinds_received(&mut listener)?;
     // The root is everybody's.
     heard.retain(|told| expected.contains(told));
     expect_eq("events", heard, expected)
@@ -573,7 +573,7 @@ fn a_process_that_is_moved_is_told_where_it_is_then() -> TestResult {
         threads.first.act(Action::Mark)?;
         threads.other.act(Action::Mark)?;
         threads.other.act(Action::Fork)?;
-        let told = heard(&mut listener)?;
+        let told = kinds_received(&mut listener)?;
         // Of the child, its kind is all that is known.
         let known = told.iter().filter(|(kind, _)| *kind != "fork");
         let known: Vec<_> = known.copied().collect();
@@ -639,9 +639,9 @@ impl Threaded {
     /// Expects that this is told in `inside`, or in both.
     #[track_caller]
     fn expect_told(&mut self, expected: &[(&'static str, Task)], also_below: bool) -> TestResult {
-        expect_eq("inside", &heard(&mut self.inside)?[..], expected)?;
+        expect_eq("inside", &kinds_received(&mut self.inside)?[..], expected)?;
         let expected = if also_below { expected } else { &[] };
-        expect_eq("below", &heard(&mut self.below)?[..], expected)
+        expect_eq("below", &kinds_received(&mut self.below)?[..], expected)
     }
 }
 
@@ -677,12 +677,12 @@ fn a_process_in_threaded_cgroups_ends_where_its_first_thread_is() -> TestResult 
         await_zombie(&leader.pid.to_string())?;
         scene.threads.other.leave(Action::End)?;
         finish(scene.threads.process)?;
-        let told = heard_through_exit(&mut scene.inside, leader.pid)?;
+        let told = kinds_through_exit(&mut scene.inside, leader.pid)?;
         let expected = [("exit", thread), ("exit", leader)];
         expect_eq("inside", told, expected.to_vec())?;
         settle()?;
         let expected = vec![expected[usize::from(leader_is_below)]];
-        expect_eq("below", heard(&mut scene.below)?, expected)?;
+        expect_eq("below", kinds_received(&mut scene.below)?, expected)?;
     }
     Ok(())
 }
@@ -692,12 +692,12 @@ fn an_exec_by_a_thread_takes_the_process_to_its_threaded_cgroup() -> TestResult 
     let leader = scene.threads.leader();
     scene.threads.other.leave(Action::Execute)?;
     finish(scene.threads.process)?;
-    let mut told = heard_through_exit(&mut scene.below, leader.pid)?;
+    let mut told = kinds_through_exit(&mut scene.below, leader.pid)?;
     // Where the number is told that vanishes is not what is tested.
     told.retain(|(_, task)| *task == leader);
     let expected = vec![("exec", leader), ("exit", leader)];
     expect_eq("below", told, expected.clone())?;
-    let mut told = heard_through_exit(&mut scene.inside, leader.pid)?;
+    let mut told = kinds_through_exit(&mut scene.inside, leader.pid)?;
     told.retain(|(_, task)| *task == leader);
     expect_eq("inside", told, expected)
 }
@@ -712,10 +712,10 @@ fn a_process_whose_first_thread_ended_before_ends_in_the_cgroup() -> TestResult 
     await_zombie(&leader.pid.to_string())?;
     threads.other.leave(Action::End)?;
     finish(threads.process)?;
-    let told = heard_through_exit(&mut inside, leader.pid)?;
+    let told = kinds_through_exit(&mut inside, leader.pid)?;
     expect_eq("inside", told, vec![("exit", thread), ("exit", leader)])?;
     settle()?;
-    expect_eq("beside", heard(&mut beside)?, vec![])
+    expect_eq("beside", kinds_received(&mut beside)?, vec![])
 }
 
 fn a_process_that_is_moved_without_its_first_thread_ends_where_that_was() -> TestResult {
@@ -731,10 +731,10 @@ fn a_process_that_is_moved_without_its_first_thread_ends_where_that_was() -> Tes
     threads.other.act(Action::Mark)?;
     threads.other.leave(Action::End)?;
     finish(threads.process)?;
-    let told = heard_through_exit(&mut inside, leader.pid)?;
+    let told = kinds_through_exit(&mut inside, leader.pid)?;
     expect_eq("inside", told, vec![("exit", leader)])?;
     settle()?;
-    let told = heard(&mut beside)?;
+    let told = kinds_received(&mut beside)?;
     expect_eq("beside", told, vec![("comm", thread), ("exit", thread)])
 }
 
@@ -779,7 +779,7 @@ fn a_listener_whose_cgroup_is_removed_stays_and_hears_nothing() -> TestResult {
     cgroups.below.remove()?;
     cgroups.inside.remove()?;
     mark_elsewhere(&cgroups)?;
-    expect_eq("events", heard(&mut listener)?, vec![])?;
+    expect_eq("events", kinds_received(&mut listener)?, vec![])?;
     expect_eq("listed", Listing::of(listener.port_id()?)?, before)?;
     // It can't be had again.
     expect_eq("err", ask(&mut listener, mask::COMM, id)?, NO_SUCH)?;
@@ -804,8 +804,12 @@ fn a_cgroup_of_the_same_name_is_another_one() -> TestResult {
     let again = Cgroup::within(&cgroups.above.directory(), "beside")?;
     let mut new = listen_in(&again, mask::COMM)?;
     let task = run_in(&again, || Ok(mark("again")?))?;
-    expect_eq("the new one's", heard(&mut new)?, vec![("comm", task)])?;
-    expect_eq("the old one's", heard(&mut old)?, vec![])
+    expect_eq(
+        "the new one's",
+        kinds_received(&mut new)?,
+        vec![("comm", task)],
+    )?;
+    expect_eq("the old one's", kinds_received(&mut old)?, vec![])
 }
 
 /// How many cgroups below were removed, and are not gone.
@@ -931,7 +935,11 @@ fn a_cgroup_that_the_sender_cannot_see_changes_nothing() -> TestResult {
     finish(sender)?;
     expect_eq("listed", Listing::of(listener.port_id()?)?, before)?;
     let task = run_in(&cgroups.beside, || Ok(mark("beside")?))?;
-    expect_eq("events", heard(&mut listener)?, vec![("comm", task)])?;
+    expect_eq(
+        "events",
+        kinds_received(&mut listener)?,
+        vec![("comm", task)],
+    )?;
     // What it sees, it can have.
     let sender = fork_into(&cgroups.inside, || {
         unshare(CloneFlags::CLONE_NEWCGROUP)?;
@@ -939,7 +947,11 @@ fn a_cgroup_that_the_sender_cannot_see_changes_nothing() -> TestResult {
     })?;
     finish(sender)?;
     let task = run_in(&cgroups.inside, || Ok(mark("inside")?))?;
-    expect_eq("events", heard(&mut listener)?, vec![("comm", task)])
+    expect_eq(
+        "events",
+        kinds_received(&mut listener)?,
+        vec![("comm", task)],
+    )
 }
 
 fn a_container_filters_within_itself() -> TestResult {
@@ -1119,9 +1131,9 @@ fn each_listener_hears_its_own_cgroup() -> TestResult {
         mark("in the root")?;
         anywhere.extend([task, other, own_task()].map(|task| ("comm", task)));
     }
-    expect_eq("inside", heard(&mut inside)?, in_there)?;
-    expect_eq("beside", heard(&mut beside)?, over_there)?;
-    let mut told = heard(&mut all)?;
+    expect_eq("inside", kinds_received(&mut inside)?, in_there)?;
+    expect_eq("beside", kinds_received(&mut beside)?, over_there)?;
+    let mut told = kinds_received(&mut all)?;
     told.retain(|told| anywhere.contains(told));
     expect_eq("anywhere", told, anywhere)
 }

@@ -53,8 +53,8 @@ const IGNORED: &str = "LISTEN from another pid or network namespace is ignored o
 const UNKNOWN: u32 = 9;
 
 const OUTER_ROOT: Sender = (0, FIRST_ID, FIRST_ID);
-/// A socket that is told who its messages are from.
-fn told() -> Result<Listener, Failure> {
+/// A socket that gets the sender of each message.
+fn socket_with_senders() -> Result<Listener, Failure> {
     let socket = open()?;
     setsockopt(&socket, sockopt::PassCred, &true)?;
     Ok(socket)
@@ -110,7 +110,7 @@ fn listen_and_mark(socket: &Listener) -> TestResult {
 }
 
 fn events_are_from_root() -> TestResult {
-    let socket = told()?;
+    let socket = socket_with_senders()?;
     listen_and_mark(&socket)?;
     let messages = read(&socket)?;
     let events = messages.iter().filter(|(event, _)| event.bit() != 0);
@@ -120,14 +120,14 @@ fn events_are_from_root() -> TestResult {
 }
 
 fn answers_are_from_root() -> TestResult {
-    expect_answers(&told()?, ROOT)
+    expect_answers(&socket_with_senders()?, ROOT)
 }
 
 fn messages_in_a_container_are_from_its_root() -> TestResult {
     let container = Container::idle(ALL)?;
     let handover = Handover::new()?;
     container.run(|| {
-        let socket = told()?;
+        let socket = socket_with_senders()?;
         expect_answers(&socket, ROOT)?;
         listen_and_mark(&socket)?;
         expect_answer_and_event(&socket, ROOT)?;
@@ -148,7 +148,7 @@ fn messages_where_0_is_not_mapped_are_from_the_overflow_id() -> TestResult {
         let (user, group) = (Uid::from_raw(OWN), Gid::from_raw(OWN));
         setresgid(group, group, group)?;
         setresuid(user, user, user)?;
-        let socket = told()?;
+        let socket = socket_with_senders()?;
         expect_answers(&socket, NOBODY_KNOWN)?;
         listen_and_mark(&socket)?;
         expect_answer_and_event(&socket, NOBODY_KNOWN)?;
@@ -169,7 +169,7 @@ fn messages_where_0_is_not_mapped_are_from_the_overflow_id() -> TestResult {
 fn messages_are_from_root_as_soon_as_it_is_mapped() -> TestResult {
     let (asked, mapped) = (Gate::new()?, Gate::new()?);
     let process = unmapped(|| {
-        let socket = told()?;
+        let socket = socket_with_senders()?;
         for (index, sender) in [NOBODY_KNOWN, (0, 0, OVERFLOW_ID), ROOT]
             .into_iter()
             .enumerate()
@@ -196,11 +196,11 @@ fn messages_are_from_root_as_soon_as_it_is_mapped() -> TestResult {
 
 fn an_answer_is_from_the_requesters_root() -> TestResult {
     let container = Container::idle(ALL)?;
-    let outer = told()?;
+    let outer = socket_with_senders()?;
     outer.request(&[LISTEN, mask::SID])?;
     let handover = Handover::new()?;
     container.run(|| {
-        let inner = told()?;
+        let inner = socket_with_senders()?;
         inner.request(&[LISTEN, mask::SID])?;
         handover.send(&inner)
     })?;
@@ -232,7 +232,7 @@ fn messages_in_a_user_namespace_alone_are_from_its_root() -> TestResult {
     succeed(child::fork(|| {
         status(|| {
             become_nobody_in(USER)?;
-            let socket = told()?;
+            let socket = socket_with_senders()?;
             expect_answers(&socket, ROOT)?;
             listen_and_mark(&socket)?;
             expect_answer_and_event(&socket, ROOT)
@@ -245,7 +245,12 @@ fn a_refusal_in_a_sandbox_is_from_its_root() -> TestResult {
     succeed(child::fork(|| {
         status(|| {
             become_nobody_in(USER | NET)?;
-            expect_answer(&told()?, &[LISTEN], Errno::EPERM as u32, ROOT)
+            expect_answer(
+                &socket_with_senders()?,
+                &[LISTEN],
+                Errno::EPERM as u32,
+                ROOT,
+            )
         })
     })?)
 }
@@ -254,10 +259,10 @@ fn a_refusal_without_a_module_is_from_the_requesters_root() -> TestResult {
     const ENODEV: u32 = Errno::ENODEV as u32;
     let container = Container::idle(ALL)?;
     let _unloaded = ModuleGuard::unloaded()?;
-    expect_answer(&told()?, &[IGNORE], ENODEV, ROOT)?;
+    expect_answer(&socket_with_senders()?, &[IGNORE], ENODEV, ROOT)?;
     let handover = Handover::new()?;
     container.run(|| {
-        let socket = told()?;
+        let socket = socket_with_senders()?;
         expect_answer(&socket, &[IGNORE], ENODEV, ROOT)?;
         socket.request(&[IGNORE])?;
         handover.send(&socket)

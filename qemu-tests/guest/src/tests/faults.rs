@@ -16,7 +16,9 @@ use crate::cpus::{cpus, pin};
 use crate::debugfs::{self, Listing};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::{Listener, ListenerError};
-use crate::support::fault_injection::{FailNth, NoPages, QuietConsole, has_checkers, tell};
+use crate::support::fault_injection::{
+    FailNth, NoPages, QuietConsole, has_checkers, report_failures,
+};
 use crate::support::module::{self, ModuleGuard};
 use crate::support::scenario::{expect_count, mark, own_task};
 use crate::support::sequence_numbers::{cpu_and_seq, missing};
@@ -524,7 +526,7 @@ fn expect_balance_without_pages(flags: u32) -> TestResult {
     let line = Listing::of(listener.port_id()?)?;
     println!("{} of {marks} events lost", line.lost);
     // Each for want of a page.
-    tell(line.lost);
+    report_failures(line.lost);
     expect(line.lost > 0, "the pages to run out")?;
     expect_eq("delivered, as read", line.delivered, messages.len() as u64)?;
     let missing = missing(&messages, &[(cpu, seq.wrapping_add(1))].into())?;

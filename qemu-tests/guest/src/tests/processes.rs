@@ -1163,20 +1163,20 @@ fn grow() -> TestResult {
     expect_eq("status", status_of(marker)?, 77 << 8)?;
     forest.reports.send(WaitStatus::Exited(pid, 77))?;
     let deadline = timeouts::deadline(EVENT_LIMIT);
-    let (wrong, history) = loop {
+    let (wrong, processes) = loop {
         forest.read()?;
-        let (wrong, history) = forest.compare()?;
+        let (wrong, processes) = forest.compare()?;
         // The last ends may come when they were waited for.
         if wrong.is_empty() || Instant::now() > deadline {
-            break (wrong, history);
+            break (wrong, processes);
         }
         thread::yield_now();
     };
     let seconds = started.elapsed().as_secs_f64();
-    results::figure("processes that began and ended", history as f64);
+    results::figure("processes that began and ended", processes as f64);
     results::figure("seconds", seconds);
     expect(wrong.is_empty(), format!("complete lives, got {wrong:?}"))?;
-    expect(history > count + 1, "some trees")?;
+    expect(processes > count + 1, "some trees")?;
     expect_eq("lost", Listing::of(forest.listener.port_id()?)?.lost, 0)?;
     expect_eq(
         "missing numbers",

@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use protocol::bench::{MOST_UNREAD, Operation, SOME_UNREAD, Situation, UNREAD};
+use protocol::bench::{LISTENER_COUNTS, MOST_UNREAD, Operation, SOME_UNREAD, Situation, UNREAD};
 
 use super::figures::Figures;
 use super::kernels::BenchKernel;
-use super::table::{CROWDS, Section, number, with_spread};
+use super::table::{Section, number, with_spread};
 use crate::pages::number::grouped;
 
 /// Who gets events, and how.
@@ -25,7 +25,7 @@ pub fn section(figures: &Figures) -> Section {
         [case].into_iter().chain(cells).collect::<Vec<_>>()
     };
     let mut rows = Vec::new();
-    for count in CROWDS {
+    for count in LISTENER_COUNTS {
         let case = match count {
             1 => "COMM delivered to 1 listener".to_owned(),
             _ => format!("COMM delivered to {count} listeners"),

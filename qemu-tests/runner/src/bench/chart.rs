@@ -5,11 +5,10 @@ use std::path::Path;
 
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
-use protocol::bench::{Operation, Situation};
+use protocol::bench::{LISTENER_COUNTS, Operation, Situation};
 
 use super::figures::Figures;
 use super::kernels::BenchKernel;
-use super::table::CROWDS;
 
 const SIZE: (u32, u32) = (800, 480);
 const FONT: &str = "sans-serif";
@@ -78,7 +77,7 @@ fn draw(file: &Path, figures: &Figures) -> Result<(), Box<dyn std::error::Error>
         ),
     ];
     for (name, kernel, situation, color) in series {
-        let points: Vec<_> = CROWDS
+        let points: Vec<_> = LISTENER_COUNTS
             .into_iter()
             .filter_map(|count| {
                 let cost = figures.cost(kernel, Operation::Comm, situation, count)?;

@@ -6,7 +6,9 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use protocol::bench::{BESIDE, Cost, MANY, Operation, SOME_UNREAD, Situation, THOUSANDS};
+use protocol::bench::{
+    BESIDE, Cost, LISTENER_COUNTS, MANY, Operation, SOME_UNREAD, Situation, THOUSANDS,
+};
 use serde_json::json;
 
 use super::batches;
@@ -15,7 +17,7 @@ use super::flags;
 use super::kernels::BenchKernel;
 use super::provenance::Provenance;
 use super::state;
-use super::table::{CROWDS, Section, markdown, number, origin, ratio, with_spread};
+use super::table::{Section, markdown, number, origin, ratio, with_spread};
 use super::targets::{HOOK, Limit, Target, hook};
 use crate::machine::accelerator::Accelerator;
 use crate::pages::number::grouped;
@@ -31,7 +33,7 @@ pub fn sections(figures: &Figures, targets: &[Target], parallel: Accelerator) ->
     let mut sections = vec![
         must_show(targets),
         nobody(figures),
-        crowds(
+        by_listener_count(
             figures,
             "Delivered",
             "Instructions above the same with nobody listening, both measured in turn, three times; \
@@ -40,7 +42,7 @@ pub fn sections(figures: &Figures, targets: &[Target], parallel: Accelerator) ->
              ring buffer and wakes nobody.",
             Situation::Everything,
         ),
-        crowds(
+        by_listener_count(
             figures,
             "Filtered out",
             "The same with listeners that asked for another kind of event: SID, or UID beside \
@@ -143,9 +145,14 @@ fn nobody(figures: &Figures) -> Section {
     }
 }
 
-fn crowds(figures: &Figures, title: &'static str, about: &str, situation: Situation) -> Section {
+fn by_listener_count(
+    figures: &Figures,
+    title: &'static str,
+    about: &str,
+    situation: Situation,
+) -> Section {
     let mut head = heads(&["event"]);
-    for count in CROWDS {
+    for count in LISTENER_COUNTS {
         for column in ["stock", "ours", "ratio"] {
             head.push(format!("{count}: {column}"));
         }
@@ -156,7 +163,7 @@ fn crowds(figures: &Figures, title: &'static str, about: &str, situation: Situat
     }
     let rows = Operation::KINDS.into_iter().map(|operation| {
         let mut row = vec![operation.name().to_owned()];
-        for count in CROWDS {
+        for count in LISTENER_COUNTS {
             let cost = |kernel| figures.in_turn(kernel, operation, situation, count);
             let (stock, ours) = (cost(BenchKernel::Stock), cost(BenchKernel::Ours));
             let only = |cost: Option<Cost>| cost.map(|cost| cost.instructions);
@@ -253,7 +260,7 @@ fn others(figures: &Figures) -> Section {
     }
     let case = "comm: a listener that never reads, after it overran".to_owned();
     add(case, &above(Operation::Comm, Situation::NeverReads, 1));
-    for count in CROWDS.into_iter().chain([THOUSANDS]) {
+    for count in LISTENER_COUNTS.into_iter().chain([THOUSANDS]) {
         let case = format!("comm in one of {count} containers, each with a listener");
         add(case, &above(Operation::Comm, Situation::Containers, count));
     }

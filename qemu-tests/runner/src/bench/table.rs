@@ -3,9 +3,9 @@
 
 use std::fmt::Write;
 
-use super::provenance::Provenance;
 use protocol::bench::Cost;
 
+use super::provenance::Provenance;
 use crate::pages::number::grouped;
 
 /// A table with a title and some words about it.
@@ -106,9 +106,6 @@ pub fn ratio(ours: Option<f64>, stock: Option<f64>) -> String {
         _ => "-".to_owned(),
     }
 }
-
-/// How many listeners there are, in turn.
-pub const CROWDS: [u32; 4] = [1, 8, 64, 256];
 
 /// What a cost was in the rounds, and how far they were apart where that is more than a trifle.
 pub fn with_spread(cost: Option<Cost>) -> String {

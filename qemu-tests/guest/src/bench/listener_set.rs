@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Many listeners, which are read between the measurements and must not lose anything.
+//! A set of listeners, which are read between the measurements and must not lose anything.
 
 use anyhow::{Result, ensure};
 use protocol::bench::Situation;
 
-use crate::bench::batches::request;
-use crate::bench::reader::{Reader, Tally};
+use super::batches::request;
+use super::reader::{ReadCount, Reader};
 use crate::listener::Listener;
 
 /// Listeners that are all alike.
-pub struct Crowd(Vec<Listener>);
+pub struct ListenerSet(Vec<Listener>);
 
-impl Crowd {
+impl ListenerSet {
     /// Sockets that have not asked for anything.
     pub fn silent(count: u32) -> Result<Self> {
         let sockets = (0..count).map(|_| Listener::open());
@@ -20,9 +20,9 @@ impl Crowd {
 
     /// Listeners with much room.
     pub fn listening(count: u32, mask: u32) -> Result<Self> {
-        let crowd = Self::silent(count)?;
-        crowd.change(mask)?;
-        Ok(crowd)
+        let set = Self::silent(count)?;
+        set.change(mask)?;
+        Ok(set)
     }
 
     /// One that is there already.
@@ -57,7 +57,7 @@ impl Crowd {
     pub fn drain(&mut self, kind: u32, at_least: u64) -> Result<()> {
         let mut reader = Reader::default();
         for listener in &self.0 {
-            let Tally { events, .. } = reader.read_all(listener, kind)?;
+            let ReadCount { events, .. } = reader.read_all(listener, kind)?;
             ensure!(
                 events >= at_least,
                 "a listener got {events} of {at_least} events of kind {kind:#x}"
@@ -70,7 +70,7 @@ impl Crowd {
     pub fn expect_nothing(&mut self) -> Result<()> {
         let mut reader = Reader::default();
         for listener in &self.0 {
-            let Tally { datagrams, .. } = reader.read_all(listener, 0)?;
+            let ReadCount { datagrams, .. } = reader.read_all(listener, 0)?;
             ensure!(
                 datagrams == 0,
                 "a listener got {datagrams} datagrams that it did not ask for"
