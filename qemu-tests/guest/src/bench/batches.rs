@@ -6,12 +6,12 @@ use protocol::bench::{LISTENER_COUNTS, MOST_UNREAD, Operation, Situation};
 
 use super::burst;
 use super::listener_set::ListenerSet;
-use super::missing;
 use super::reading;
+use super::report::missing;
 use super::rounds::Rounds;
 use super::worker::Worker;
 use crate::debugfs;
-use crate::wire::{BATCH, IDENTITY, LISTEN, PROCESSES, mask, proc_listen};
+use crate::wire::mask;
 
 /// How many figures there are: delivered to each crowd, reading, and a burst.
 pub const FIGURES: usize = LISTENER_COUNTS.len() + reading::FIGURES + 1;
@@ -38,18 +38,6 @@ pub fn are_missing(figures: usize) -> Result<bool> {
     Ok(true)
 }
 
-/// The request for the events of a mask, in the form in which the situation has them.
-pub fn request(situation: Situation, mask: u32) -> Vec<u32> {
-    let flags = match situation {
-        Situation::Batch => BATCH,
-        Situation::Identity | Situation::IdentityState => IDENTITY,
-        Situation::IdentityBatch => IDENTITY | BATCH,
-        Situation::Processes => PROCESSES,
-        _ => return vec![LISTEN, mask],
-    };
-    proc_listen(LISTEN, mask, flags).to_vec()
-}
-
 /// That many listeners, and nobody in turn. However many they are, the same number of events is
 /// raised before they read: what finds nothing unread, or only what is full, needs a new datagram,
 /// and each event has its share of that.
@@ -67,22 +55,4 @@ fn many_listeners(worker: &mut Worker, count: u32) -> Result<()> {
         )
     })?;
     rounds.report(comm, Situation::Batch, count)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_flags_are_asked_for_in_the_third_form() {
-        assert_eq!(request(Situation::Everything, mask::SID), [1, 0x80]);
-        for (situation, flags) in [
-            (Situation::Batch, 0x4),
-            (Situation::Identity, 0x2),
-            (Situation::IdentityBatch, 0x6),
-            (Situation::Processes, 0x1),
-        ] {
-            assert_eq!(request(situation, mask::SID), [1, 0x80, flags, 0, 0, 0]);
-        }
-    }
 }

@@ -5,13 +5,15 @@ use anyhow::{Result, ensure};
 use nix::errno::Errno;
 use protocol::bench::{Burst, Line, Situation};
 
-use super::TOO_MANY;
-use super::batches::request;
+use super::listener_set::request;
 use super::operations::rename;
 use super::reader::{ReadCount, Reader};
-use super::report_line;
+use super::report::report_line;
 use crate::listener::Listener;
 use crate::wire::mask;
+
+/// More events than any default buffer holds.
+pub const TOO_MANY: u64 = 4096;
 
 /// Raises them, and then reads what is there. After the first loss nothing is queued until all has
 /// been read, so that nothing of it came later.

@@ -11,9 +11,8 @@ use serde::de::DeserializeOwned;
 
 use super::listener_set::ListenerSet;
 use super::measure::{Measured, measure, repeated};
-use super::missing;
 use super::operations::rename;
-use super::report_figure;
+use super::report::{missing, report_figure};
 use crate::child::allow_descriptors;
 use crate::harness::Failure;
 use crate::support::container::{ALL, Container, PID};

@@ -6,7 +6,7 @@ use anyhow::{Result, anyhow};
 use protocol::bench::{MOST_UNREAD, Operation, Situation, WITH_FLAGS};
 
 use super::listener_set::ListenerSet;
-use super::missing;
+use super::report::missing;
 use super::rounds::Rounds;
 use super::worker::Worker;
 use crate::debugfs;

@@ -11,7 +11,7 @@ use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use protocol::bench::{Flood, Situation};
 
-use super::batches::request;
+use super::listener_set::request;
 use super::reader::{ReadCount, Reader};
 use crate::child::{self, Gate};
 use crate::cpus::pin;

@@ -4,9 +4,9 @@
 use anyhow::{Result, ensure};
 use protocol::bench::Situation;
 
-use super::batches::request;
 use super::reader::{ReadCount, Reader};
 use crate::listener::Listener;
+use crate::wire::{BATCH, IDENTITY, LISTEN, PROCESSES, proc_listen};
 
 /// Listeners that are all alike.
 pub struct ListenerSet(Vec<Listener>);
@@ -93,5 +93,36 @@ impl ListenerSet {
             reader.read_all(listener, 0)?;
         }
         Ok(())
+    }
+}
+
+/// The request for the events of a mask, in the form in which the situation has them.
+pub fn request(situation: Situation, mask: u32) -> Vec<u32> {
+    let flags = match situation {
+        Situation::Batch => BATCH,
+        Situation::Identity | Situation::IdentityState => IDENTITY,
+        Situation::IdentityBatch => IDENTITY | BATCH,
+        Situation::Processes => PROCESSES,
+        _ => return vec![LISTEN, mask],
+    };
+    proc_listen(LISTEN, mask, flags).to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::mask;
+
+    #[test]
+    fn only_flags_are_asked_for_in_the_third_form() {
+        assert_eq!(request(Situation::Everything, mask::SID), [1, 0x80]);
+        for (situation, flags) in [
+            (Situation::Batch, 0x4),
+            (Situation::Identity, 0x2),
+            (Situation::IdentityBatch, 0x6),
+            (Situation::Processes, 0x1),
+        ] {
+            assert_eq!(request(situation, mask::SID), [1, 0x80, flags, 0, 0, 0]);
+        }
     }
 }

@@ -8,24 +8,23 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::thread;
-use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::Args;
 use nix::sys::resource::{Resource, setrlimit};
-use protocol::bench::{BESIDE, Figure, LISTENER_COUNTS, Line, Operation, Situation};
+use protocol::bench::{BESIDE, LISTENER_COUNTS, Line, Operation, Situation};
 
+use crate::bench::burst::TOO_MANY;
 use crate::bench::listener_set::ListenerSet;
-use crate::bench::measure::{Measured, Times, measure};
-use crate::bench::rounds::Rounds;
+use crate::bench::measure::{Times, measure};
+use crate::bench::report::{missing, report_figure, report_line};
+use crate::bench::rounds::{LINGER, ROUND_BATCHES, ROUNDS, Rounds};
 use crate::bench::worker::Worker;
 use crate::child::allow_descriptors;
 use crate::cpus::{cpus, pin};
 use crate::debugfs;
 use crate::listener::Listener;
-use crate::results;
 use crate::wire::{LISTEN, mask};
-use protocol::results::Record;
 
 mod batches;
 mod burst;
@@ -42,6 +41,7 @@ mod operations;
 mod peer;
 mod reader;
 mod reading;
+mod report;
 mod requests;
 mod rounds;
 mod short;
@@ -59,27 +59,6 @@ const AFTER_DEATH: [Operation; 4] = [
     Operation::ShortExec,
     Operation::ShortExit,
 ];
-
-/// What is measured with an eBPF program that records it.
-const RECORDED: [Operation; 5] = [
-    Operation::ShortFork,
-    Operation::ShortExit,
-    Operation::ShortExec,
-    Operation::Sid,
-    Operation::Comm,
-];
-
-/// How often everything is measured in turn, with nobody and with somebody listening.
-const ROUNDS: usize = 3;
-
-/// Batches of an operation in a round.
-const ROUND_BATCHES: usize = 5;
-
-/// More events than any default buffer holds.
-const TOO_MANY: u64 = 4096;
-
-/// Hooks that nobody waits for any more are switched off a second late.
-const LINGER: Duration = Duration::from_millis(1500);
 
 /// What is to be measured.
 #[derive(Args)]
@@ -319,41 +298,4 @@ fn kind_of(operation: Operation) -> u32 {
         Operation::Coredump | Operation::ShortCoredump => mask::COREDUMP,
         _ => mask::EXIT,
     }
-}
-
-fn report_figure(
-    operation: Operation,
-    situation: Situation,
-    listeners: u32,
-    measured: Measured,
-) -> Result<()> {
-    report_line(&Line::Figure(Figure {
-        operation,
-        situation,
-        listeners,
-        instructions: measured.median,
-        spread: measured.spread,
-        low: measured.low,
-        cost: None,
-        added: None,
-    }))
-}
-
-fn missing(figures: usize, situation: Situation, reason: String) -> Result<()> {
-    let figures = u32::try_from(figures)?;
-    report_line(&Line::Missing {
-        figures,
-        situation,
-        reason,
-    })
-}
-
-/// Writes a line for the runner, or for a person who runs the benchmark by hand.
-fn report_line(line: &Line) -> Result<()> {
-    if results::are_wanted() {
-        results::write(&Record::Bench(line.clone()))?;
-    } else {
-        println!("{}", serde_json::to_string(line)?);
-    }
-    Ok(())
 }

@@ -8,13 +8,20 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use protocol::bench::{Operation, SOME_UNREAD, Situation};
 
-use super::RECORDED;
 use super::measure::{Measured, measure, repeated};
-use super::missing;
 use super::operations::rename;
-use super::report_figure;
+use super::report::{missing, report_figure};
 use super::rounds::Rounds;
 use super::worker::Worker;
+
+/// What is measured with an eBPF program that records it.
+const RECORDED: [Operation; 5] = [
+    Operation::ShortFork,
+    Operation::ShortExit,
+    Operation::ShortExec,
+    Operation::Sid,
+    Operation::Comm,
+];
 
 /// How many figures there are: each kind, all of them, a system call, and reading.
 pub const FIGURES: usize = RECORDED.len() + 3;

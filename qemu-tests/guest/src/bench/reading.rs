@@ -9,7 +9,7 @@ use super::listener_set::ListenerSet;
 use super::measure::{measure, repeated};
 use super::operations::rename;
 use super::reader::Reader;
-use super::report_line;
+use super::report::report_line;
 use crate::wire::mask;
 
 /// How many figures there are.

@@ -7,7 +7,7 @@ use protocol::bench::{Operation, Situation};
 
 use super::listener_set::ListenerSet;
 use super::measure::{measure, repeated};
-use super::report_figure;
+use super::report::report_figure;
 use crate::listener::Listener;
 use crate::wire::{IGNORE, LISTEN, mask};
 

@@ -7,17 +7,24 @@
 
 use std::collections::BTreeMap;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use protocol::bench::{Cost, Figure, Line, Operation, Situation};
 
-use super::LINGER;
-use super::ROUND_BATCHES;
-use super::ROUNDS;
 use super::listener_set::ListenerSet;
 use super::measure::{Measured, Times, median};
-use super::report_line;
+use super::report::report_line;
 use super::worker::Worker;
+
+/// How often everything is measured in turn, with nobody and with somebody listening.
+pub const ROUNDS: usize = 3;
+
+/// Batches of an operation in a round.
+pub const ROUND_BATCHES: usize = 5;
+
+/// Hooks that nobody waits for any more are switched off a second late.
+pub const LINGER: Duration = Duration::from_millis(1500);
 
 /// What was measured until now.
 #[derive(Default)]

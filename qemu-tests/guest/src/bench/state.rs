@@ -15,14 +15,13 @@ use nix::libc;
 use nix::sched::{CloneFlags, unshare};
 use protocol::bench::{Line, POPULATIONS, Picture, Situation};
 
-use super::LINGER;
-use super::batches::request;
 use super::clock::instructions;
 use super::containers::run_in;
+use super::listener_set::request;
 use super::measure::{Times, repeated};
-use super::missing;
 use super::reader::{ReadCount, Reader};
-use super::report_line;
+use super::report::{missing, report_line};
+use super::rounds::LINGER;
 use crate::debugfs;
 use crate::harness::TestResult;
 use crate::listener::Listener;
