@@ -13,7 +13,7 @@ use super::worker::Worker;
 use crate::debugfs;
 use crate::wire::mask;
 
-/// How many figures there are: delivered to each crowd, reading, and a burst.
+/// How many figures there are: delivered to each number of listeners, reading, and a burst.
 pub const FIGURES: usize = LISTENER_COUNTS.len() + reading::FIGURES + 1;
 
 /// Measures all of them.

@@ -374,18 +374,18 @@ impl Sessions {
     /// Forgets those that are not among all leaders. Tells of these, and of those that were recorded:
     /// the number, the leader, and whether it is there.
     fn keep(&mut self, leaders: &Leaders) -> Vec<(i32, u64, bool)> {
-        let mut news = Vec::new();
+        let mut changes = Vec::new();
         self.over.retain(|process| leaders.contains_key(process));
         self.leaders.retain(|number, session| {
             let known = leaders.get(&session.who.process);
             let is_there = known.is_some_and(|(_, who)| who.start_ns == session.who.start_ns);
             if !is_there || session.is_recorded {
-                news.push((*number, session.who.process, is_there));
+                changes.push((*number, session.who.process, is_there));
             }
             session.is_recorded = false;
             is_there
         });
-        news
+        changes
     }
 
     /// One of all leaders that is none of these, and is the child of one: its number, who it is, and
@@ -545,8 +545,8 @@ mod tests {
         let mut sessions = Sessions::default();
         sessions.begin(7, who(100, 10));
         sessions.begin(8, who(101, 20));
-        let news = sessions.keep(&all(&[(1, 1, 0, 0), (8, 101, 20, 1), (7, 102, 30, 1)]));
-        assert_eq!(news, [(7, 100, false)]);
+        let changes = sessions.keep(&all(&[(1, 1, 0, 0), (8, 101, 20, 1), (7, 102, 30, 1)]));
+        assert_eq!(changes, [(7, 100, false)]);
         assert!(sessions.end(8, &who(101, 20)));
         assert!(!sessions.end(7, &who(100, 10)));
     }
@@ -582,8 +582,8 @@ mod tests {
         assert_eq!(service, Some((7, 100)));
         let leaders = all(&[(7, 100, 10, 1), (8, 101, 21, 1)]);
         // The second one is of another boot.
-        let news = sessions.keep(&leaders);
-        assert_eq!(news, [(7, 100, true), (8, 101, false)]);
+        let changes = sessions.keep(&leaders);
+        assert_eq!(changes, [(7, 100, true), (8, 101, false)]);
         assert_eq!(sessions.keep(&leaders), []);
         assert!(parse("").unwrap().0.is_none());
         assert!(parse("session 7\n").is_none());

@@ -160,7 +160,7 @@ fn await_end(pipe: &OwnedFd) -> TestResult {
     expect_eq("the end of a storm", poll(&mut closed, limit)?, 1)
 }
 
-/// A process of a storm. Its `last` descriptor is open until all of its deeds are done: exec closes
+/// A process of a storm. Its `last` descriptor is open until all of its actions are done: exec closes
 /// it, and so does the end of the process, or who is the last to do something else.
 fn act(actions: Vec<Action>, last: i32) -> i32 {
     // For as long as the process lives.

@@ -14,15 +14,14 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use crate::child::own_pid;
 use crate::harness::Failure;
 
-/// A group below the root of the hierarchy, which goes when this is dropped: nobody may be in it by
-/// then.
+/// A group below the root of the hierarchy. Dropping it removes the group, which has to be empty by then.
 pub struct Group {
     mounted: PathBuf,
     name: String,
 }
 
 impl Group {
-    /// Makes one. Skips the test on a kernel without control groups.
+    /// Makes a group. Skips the test on a kernel without control groups.
     pub fn new() -> Result<Self, Failure> {
         if !are_there() {
             return Err(Failure::skip("the kernel has no CONFIG_CGROUPS"));
@@ -42,7 +41,7 @@ impl Group {
         Ok(group)
     }
 
-    /// Makes one whose memory is counted. Skips the test on a kernel that doesn't count it.
+    /// Makes a group whose memory is counted. Skips the test on a kernel that does not count it.
     pub fn with_memory() -> Result<Self, Failure> {
         let group = Self::new()?;
         let controllers = fs::read_to_string(group.mounted.join("cgroup.controllers"))?;
@@ -85,7 +84,7 @@ impl Group {
         Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
     }
 
-    /// It, opened.
+    /// Opens its directory.
     pub fn open(&self) -> io::Result<File> {
         File::open(self.directory())
     }
@@ -129,8 +128,8 @@ const GET_INFO: libc::c_ulong = 3 << 30 | (size_of::<PidfdInfo>() as libc::c_ulo
 /// `PIDFD_INFO_CGROUPID`.
 const INFO_CGROUP: u64 = 1 << 2;
 
-/// The id of the group that a pidfd's process is in. Unlike /proc/PID/cgroup, it can be had while
-/// somebody holds the lock of all groups.
+/// The id of the group that a pidfd's process is in. Unlike /proc/PID/cgroup, it can be read while
+/// another task holds the lock of all groups.
 pub fn id_of(pidfd: &OwnedFd) -> Result<u64, Failure> {
     let mut info = PidfdInfo {
         mask: INFO_CGROUP,

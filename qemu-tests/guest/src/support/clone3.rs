@@ -7,10 +7,10 @@ use super::process::succeed;
 use crate::child::{self, Gate};
 use crate::harness::{Failure, TestResult};
 
-/// What libc's constant has no room for.
+/// `CLONE_INTO_CGROUP`, which does not fit into the type of libc's constants.
 pub const CLONE_INTO_CGROUP: u64 = 1 << 33;
 
-/// What waits for the end of a child.
+/// A function that waits for the end of a child.
 pub type End = Box<dyn FnOnce() -> TestResult>;
 
 /// clone3(2)'s arguments for a process that its parent waits for.

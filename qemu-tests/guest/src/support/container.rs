@@ -39,7 +39,7 @@ pub const NET: CloneFlags = CloneFlags::CLONE_NEWNET;
 /// A user namespace of its own.
 pub const USER: CloneFlags = CloneFlags::CLONE_NEWUSER;
 
-/// What a container usually has.
+/// The namespaces that a container usually has.
 pub const ALL: CloneFlags = PID.union(NET).union(USER);
 
 /// Those of these kinds of namespaces that the kernel lacks, each with its option.
@@ -70,10 +70,10 @@ pub fn require(kinds: CloneFlags) -> TestResult {
     }
 }
 
-/// The id outside that is 0 inside, in a user namespace made by root.
+/// In a user namespace that root made, the id outside that is 0 inside.
 pub const FIRST_ID: u32 = 100_000;
 
-/// How many ids follow one another from there.
+/// How many ids are mapped from there on.
 pub const IDS: u32 = 1000;
 
 /// A process in namespaces of its own: the first, in a pid namespace. Dropping kills it.
@@ -115,7 +115,7 @@ impl Container {
         Ok(container)
     }
 
-    /// Starts one in which nothing happens but what is brought in.
+    /// Starts a container whose first process does nothing.
     pub fn idle(kinds: CloneFlags) -> Result<Self, Failure> {
         let ready = Gate::new()?;
         let container = Self::start(kinds, || {
@@ -138,7 +138,7 @@ impl Container {
 
     /// Starts a function in a new process of the container, whose parent is outside.
     ///
-    /// What is returned is a process outside, which ends as the one inside does.
+    /// The returned process is outside, and ends as the one inside does.
     pub fn spawn(&self, function: impl FnOnce() -> TestResult) -> Result<Child, Failure> {
         self.spawn_in(self.kinds, function)
     }
@@ -172,7 +172,7 @@ impl Container {
         succeed(self.spawn(function)?)
     }
 
-    /// A listener that a process inside opened and let listen, for the caller to read.
+    /// A listener that a process inside opened, and that the caller reads.
     pub fn listen(&self, mask: u32) -> Result<Listener, Failure> {
         let handover = Handover::new()?;
         self.run(|| {
@@ -200,7 +200,7 @@ impl Container {
         Ok(())
     }
 
-    /// How the caller numbers the container's thread that has this number inside.
+    /// The number, as the caller sees it, of the container's thread that has this number inside.
     pub fn outer(&self, inner: i32) -> Result<i32, Failure> {
         let own = fs::read_link(self.proc("ns/pid"))?;
         for (pid, numbers) in threads()? {
@@ -223,13 +223,13 @@ impl Drop for Container {
     }
 }
 
-/// Opens a socket with all the room that the caller may have.
+/// Opens a socket with the largest receive buffer that the caller may have.
 pub fn open() -> Result<Listener, Failure> {
     // The large buffer needs rights in the initial user namespace.
     Ok(Listener::open().or_else(|_| Listener::open_unprivileged())?)
 }
 
-/// Becomes root in a user namespace that was just entered, where all ids are someone else's.
+/// Becomes root in a user namespace that was just entered.
 fn become_root(kinds: CloneFlags) -> nix::Result<()> {
     if !kinds.contains(USER) {
         return Ok(());
@@ -288,8 +288,8 @@ pub fn without_proc(kinds: CloneFlags, function: impl FnOnce() -> TestResult) ->
     .finish()
 }
 
-/// The numbers, on each level from the reader's on, of the thread that many levels below which has
-/// this number there.
+/// The numbers of a thread on each level of pid namespaces, from the reader's level on. `depth` levels below
+/// the reader, the thread has the number `inner`.
 pub fn numbers_at(depth: usize, inner: i32) -> Result<Vec<i32>, Failure> {
     let mut threads = threads()?.into_iter().map(|(_, numbers)| numbers);
     threads
@@ -325,7 +325,7 @@ fn threads() -> Result<Vec<(i32, Vec<i32>)>, Failure> {
     Ok(threads)
 }
 
-/// A pair of sockets over which a process hands a listener to another one.
+/// A pair of sockets, over which one process hands a listener to another.
 pub struct Handover {
     sender: OwnedFd,
     receiver: OwnedFd,

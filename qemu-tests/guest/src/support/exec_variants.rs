@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A process with several threads, one of which runs another program: in all variants of who calls,
-//! what becomes of it, and who else is there.
+//! A process with several threads, one of which calls exec. The variants differ in which thread calls it,
+//! how exec ends, and what other threads do.
 
 use std::fmt::{self, Display};
 use std::fs::File;
@@ -27,7 +27,7 @@ use crate::harness::{Failure, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::wire::{Event, LISTEN, Received, mask};
 
-/// What becomes of the exec.
+/// How the exec ends.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum ExecResult {
     /// The program runs.
@@ -70,7 +70,7 @@ pub enum FirstThread {
     EndsMeanwhile,
 }
 
-/// What the process is.
+/// Which kind of process calls exec.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Place {
     Ordinary,
@@ -80,7 +80,7 @@ pub enum Place {
     FirstOfNamespace,
 }
 
-/// One way in which it can go.
+/// A variant of the scenario.
 #[derive(Clone, Copy, Debug)]
 pub struct Variant {
     pub outcome: ExecResult,
@@ -100,7 +100,7 @@ impl Display for Variant {
     }
 }
 
-/// Exit statuses of who can end by itself.
+/// Exit statuses of the threads and programs that can end by themselves.
 pub const FIRST_STATUS: u32 = 3;
 const PROGRAM_STATUS: u32 = 5;
 const PROCESS_STATUS: u32 = 6;
@@ -160,7 +160,7 @@ impl Observer {
         Ok(())
     }
 
-    /// Waits for the ends of these numbers, unless they were told already.
+    /// Waits for the ends of these numbers, unless the listener has received them already.
     fn take_through_exits(&mut self, pids: &[i32]) -> TestResult {
         for pid in pids {
             let told =
@@ -270,7 +270,7 @@ pub fn run(variant: Variant) -> Result<Observations, Failure> {
     Ok(Observations { outside, inside })
 }
 
-/// Starts the process where it belongs.
+/// Starts the process, in a pid namespace of its own if the variant has one.
 fn start(variant: Variant, function: impl FnOnce() -> TestResult) -> nix::Result<Child> {
     let flags = match variant.place {
         Place::FirstOfNamespace => libc::CLONE_NEWPID,
@@ -346,7 +346,7 @@ fn call(variant: Variant, gates: &Gates, meanwhile: &AtomicBool) -> TestResult {
     std::process::exit(PROCESS_STATUS as i32)
 }
 
-/// Lets the process go on, and all happen to it that the variant has.
+/// Lets the process go on, and does to it what the variant says.
 fn direct(variant: Variant, gates: &Gates, process: Child, outside: &mut Observer) -> TestResult {
     let pid = process.into_pid();
     let threads = outside.threads();

@@ -87,15 +87,15 @@ fn spare_checkers() -> io::Result<Option<Setting>> {
     Setting::change(SLABS, "cache-filter", "Y").map(Some)
 }
 
-/// Keeps off the console, which the runner watches, that the kernel's own code says a word when
-/// its allocations fail; until this is dropped.
+/// Keeps messages off the console until this is dropped. The runner watches the console, and the
+/// kernel's own code logs when its allocations fail.
 pub struct QuietConsole {
     log: Log,
     _level: Setting,
 }
 
 impl QuietConsole {
-    /// Begins with what is logged from now on.
+    /// Keeps all messages from now on off the console.
     pub fn new() -> Result<Self, Failure> {
         Ok(Self {
             log: Log::new()?,
@@ -154,7 +154,8 @@ impl FailNth {
         })
     }
 
-    /// Runs a function in which the nth allocation fails, from 1 on. Tells whether it came to that.
+    /// Runs a function in which the nth allocation fails, counted from 1. Also returns whether there was an
+    /// nth allocation.
     pub fn run<T>(&self, nth: u32, function: impl FnOnce() -> T) -> io::Result<(T, bool)> {
         let nth = nth.to_string();
         let mut left = [0; 16];
@@ -174,7 +175,7 @@ impl Drop for FailNth {
     }
 }
 
-/// No page for this process's allocations that must not sleep, until this is dropped.
+/// Lets this process's allocations of pages that must not sleep fail, until this is dropped.
 pub struct NoPages {
     _settings: Vec<Setting>,
 }

@@ -8,7 +8,7 @@ use crate::harness::{Failure, TestResult};
 /// So many processes that a state with them takes several datagrams.
 pub const MANY_IDLE: usize = 150;
 
-/// Starts a child that does something and then waits to be killed; its number.
+/// Starts a child that does something and then waits to be killed. Returns its pid.
 pub fn start_idle(function: impl FnOnce() -> TestResult) -> Result<i32, Failure> {
     let ready = Gate::new()?;
     let process = child::fork(|| {

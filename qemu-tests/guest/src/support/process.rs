@@ -7,7 +7,7 @@ use nix::unistd::pause;
 use crate::child::{self, Child};
 use crate::harness::{TestResult, expect_eq};
 
-/// The exit status of a process that runs a function, which tells what failed.
+/// Runs the function of a child process, and returns the exit status. A failure is printed.
 pub fn status(function: impl FnOnce() -> TestResult) -> i32 {
     match function() {
         Ok(()) => 0,
@@ -18,7 +18,7 @@ pub fn status(function: impl FnOnce() -> TestResult) -> i32 {
     }
 }
 
-/// Waits for a process, which has to succeed.
+/// Waits for a process, and expects it to succeed.
 #[track_caller]
 pub fn succeed(process: Child) -> TestResult {
     let pid = process.pid();
@@ -33,7 +33,7 @@ pub fn sleep() -> TestResult {
     }
 }
 
-/// Waits to be killed, in a child that has no failure to tell.
+/// Waits to be killed, as [`sleep`] does, in a function that returns an exit status.
 pub fn pause_for_ever() -> i32 {
     loop {
         pause();

@@ -17,10 +17,10 @@ use crate::harness::Failure;
 use crate::proc_stat::Stat;
 use crate::timeouts;
 
-/// How long a program may take to say what it has to.
+/// How long a program may take to print what is expected.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// How often a state is looked at that nobody tells.
+/// How often to look at a state that nothing reports.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// A running program, with its output and errors as one text.
@@ -62,7 +62,7 @@ impl Program {
         self.child.id() as i32
     }
 
-    /// Waits until it says this, after what was waited for before.
+    /// Waits until the program prints this, after what was waited for before.
     #[track_caller]
     pub fn wait_for(&mut self, what: &str) -> Result<(), Failure> {
         let deadline = timeouts::deadline(LIMIT);
@@ -77,7 +77,7 @@ impl Program {
         }
     }
 
-    /// Waits for a whole line that is wanted, after what was waited for before; what is wanted of it.
+    /// Waits for a line for which `wanted` returns something, after what was waited for before.
     #[track_caller]
     pub fn wait_for_line<T>(
         &mut self,
@@ -99,12 +99,12 @@ impl Program {
         }
     }
 
-    /// All that it said up to what was waited for last.
+    /// The output up to what was waited for last.
     pub fn heard(&self) -> &str {
         &self.text[..self.seen]
     }
 
-    /// Reads on; false at the end, or when nothing comes in time.
+    /// Reads more output. Returns false at the end, or when nothing comes in time.
     fn read(&mut self, deadline: Instant) -> Result<bool, Failure> {
         let left = deadline.saturating_duration_since(Instant::now());
         let timeout = PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX);
@@ -132,7 +132,7 @@ impl Program {
         Ok(())
     }
 
-    /// Waits for its end; all that it said, and whether it succeeded.
+    /// Waits for the program's end. Returns all its output, and whether it succeeded.
     #[track_caller]
     pub fn wait(self) -> Result<(String, bool), Failure> {
         self.wait_within(LIMIT)
@@ -149,7 +149,7 @@ impl Program {
         Ok((self.text, self.child.wait()?.success()))
     }
 
-    /// Ends it; all that it said.
+    /// Ends the program. Returns all its output.
     pub fn stop(self, signal: Signal) -> Result<String, Failure> {
         kill(Pid::from_raw(self.pid()), signal)?;
         Ok(self.wait()?.0)

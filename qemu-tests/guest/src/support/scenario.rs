@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What the tests have in common: markers, and the events between them.
+//! Scenarios: what a task does between two marks, and the events that come of it.
 //!
 //! The events of one task arrive in the order in which they happened. So a task that renames
 //! itself after what is tested proves, with its COMM event, that nothing else is under way: this
@@ -167,8 +167,8 @@ pub fn is_exit(received: &Received, pid: i32) -> bool {
     matches!(received.event, Event::Exit { task, .. } if task.pid == pid)
 }
 
-/// Lets a child raise at least one event of every kind; the child's pid, and all messages up to
-/// its EXIT. What the child does last is to die of a signal that dumps core.
+/// Lets a child raise at least one event of every kind. At last it dies of a signal that dumps core.
+/// Returns the child's pid, and all messages up to its EXIT.
 pub fn every_kind(listener: &mut Listener) -> Result<(i32, Vec<Received>), Failure> {
     let (ready, go_on) = (Gate::new()?, Gate::new()?);
     let process = child::fork(|| {
@@ -203,8 +203,8 @@ pub fn every_kind(listener: &mut Listener) -> Result<(i32, Vec<Received>), Failu
 
 /// Expects so many listeners.
 ///
-/// The stock kernel does not tell how many there are. But there, a bound socket gets events as
-/// soon as anybody is counted, so that 0 can be told from more.
+/// The stock kernel does not say how many there are. But its bound sockets get events as soon as it counts
+/// any listener, so that the test can tell 0 from more.
 #[track_caller]
 pub fn expect_count(expected: usize) -> TestResult {
     if debugfs::is_there() {
@@ -221,7 +221,7 @@ pub fn expect_count(expected: usize) -> TestResult {
     Ok(())
 }
 
-/// Waits for all of these events, and expects no other one that is `ours` to have come.
+/// Waits for all of these events, and expects no further event that is `ours`.
 #[track_caller]
 pub fn expect_exactly(
     who: &str,

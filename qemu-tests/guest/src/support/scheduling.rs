@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Who runs when two want to on one CPU: how tests force an order that is rare by itself.
+//! Which of two tasks runs first on one CPU: tests force an order that is rare by itself.
 
 use nix::errno::Errno;
 use nix::libc;

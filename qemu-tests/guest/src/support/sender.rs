@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Whom a message is from, as a socket is told that asks for it with SO_PASSCRED.
+//! The sender of a message, which a socket gets with SO_PASSCRED.
 
 use std::io::IoSliceMut;
 use std::os::fd::{AsFd, AsRawFd};
@@ -11,7 +11,7 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg};
 use crate::harness::Failure;
 use crate::listener::Listener;
 
-/// What an id that has no number in a user namespace is shown as.
+/// The id that stands for ids which are not mapped in a user namespace.
 pub const OVERFLOW_ID: u32 = 65534;
 
 /// The sender's pid, uid and gid.
@@ -20,11 +20,10 @@ pub type Sender = (i32, u32, u32);
 /// Root of the reader's user namespace.
 pub const ROOT: Sender = (0, 0, 0);
 
-/// Whose ids are not mapped in the reader's user namespace.
+/// A sender whose ids are not mapped in the reader's user namespace.
 pub const NOBODY_KNOWN: Sender = (0, OVERFLOW_ID, OVERFLOW_ID);
 
-/// Takes the next datagram, if there is one, into a buffer of this size; and who it is from, as a
-/// socket is told that asked for it.
+/// Reads the next datagram, if there is one, into a buffer of this size. Returns its bytes and its sender.
 pub fn receive(socket: &Listener, room: usize) -> Result<Option<(Vec<u8>, Sender)>, Failure> {
     let mut bytes = vec![0; room];
     let mut data = [IoSliceMut::new(&mut bytes)];

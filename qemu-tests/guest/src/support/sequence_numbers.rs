@@ -7,13 +7,13 @@ use crate::harness::{Failure, expect, expect_eq};
 use crate::listener::Listener;
 use crate::wire::{Event, Received};
 
-/// Where a message was numbered, and how.
+/// The CPU on which a message was numbered, and its number there.
 pub fn cpu_and_seq(received: &Received) -> (u32, u32) {
     let message = &received.message;
     (message.body.cpu, message.connector.seq)
 }
 
-/// The numbers that are missing between the first one of each CPU, as given, and its last.
+/// How many numbers are missing: on each CPU, from the given first one to the last one.
 pub fn missing(messages: &[Received], first: &BTreeMap<u32, u32>) -> Result<u64, Failure> {
     let mut next = first.clone();
     let mut missing = 0;
@@ -31,15 +31,15 @@ pub fn missing(messages: &[Received], first: &BTreeMap<u32, u32>) -> Result<u64,
     Ok(missing)
 }
 
-/// The answer to a listener's first request, which is there and says that it listens: with which
-/// number the answer's CPU goes on.
+/// Reads the answer to a listener's first request, and expects it to say that the socket listens. Returns
+/// the next number of the answer's CPU.
 pub fn first_numbers(listener: &mut Listener) -> Result<BTreeMap<u32, u32>, Failure> {
     let answer = listener.wait_for("the answer", |received| received.event.bit() == 0)?;
     expect_eq("answer", answer.event, Event::Ack { err: 0 })?;
     Ok(next_after(&answer))
 }
 
-/// The number with which the CPU of an answer goes on.
+/// The next number of the CPU that an answer is from.
 pub fn next_after(answer: &Received) -> BTreeMap<u32, u32> {
     let (cpu, seq) = cpu_and_seq(answer);
     BTreeMap::from([(cpu, seq.wrapping_add(1))])

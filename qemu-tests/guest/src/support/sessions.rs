@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Children that lead sessions, what is told of them, and the statuses with which children end.
+//! Children that lead sessions, the events about them, and the statuses with which children end.
 
 use std::time::Instant;
 
@@ -14,7 +14,7 @@ use crate::child::{self, Child};
 use crate::harness::{Failure, TestResult};
 use crate::wire::{Event, Left, Task, mask};
 
-/// What a follower of sessions asks for.
+/// The events that a listener asks for which follows sessions.
 pub const SESSIONS: u32 = mask::SID | mask::SESSION_END;
 
 /// Bit of a status that tells that a core was written.
@@ -32,7 +32,7 @@ pub fn lead_here(function: impl FnOnce() -> i32) -> i32 {
     }
 }
 
-/// Waits for a child's end; its status as wait(2) has it.
+/// Waits for a child's end. Returns its status as wait(2) has it.
 pub fn status_of(child: Child) -> Result<u32, Failure> {
     let ended = waitpid(child.into_pid(), Some(WaitPidFlag::__WALL))?;
     code_of(ended).ok_or_else(|| Failure::new(format!("expected an end, got {ended:?}")))
@@ -72,7 +72,7 @@ pub fn end(pid: i32, code: u32) -> Event {
     }
 }
 
-/// Forks a child with a pid of the caller's choice, as soon as that is free.
+/// Forks a child with a pid of the caller's choice, as soon as the pid is free.
 pub fn fork_as(pid: i32, deadline: Instant, function: impl FnOnce() -> i32) -> TestResult {
     // SAFETY: All-zero fields ask for nothing.
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };

@@ -59,7 +59,7 @@ pub struct StateDump {
 }
 
 impl StateDump {
-    /// Reads the next datagram, which is there; whether it was the answer.
+    /// Reads the next datagram, which has to be there. Returns whether the answer was read.
     #[track_caller]
     pub fn read(&mut self, listener: &Listener) -> Result<bool, Failure> {
         let datagram = listener.receive_datagram()?;
@@ -175,7 +175,7 @@ impl StateDump {
         self.of(pid).is_some()
     }
 
-    /// What it tells of a process.
+    /// The event about a process.
     #[track_caller]
     pub fn event(&self, pid: i32) -> Result<Event, Failure> {
         let received = self.of(pid);
@@ -183,7 +183,7 @@ impl StateDump {
         event.ok_or_else(|| Failure::new(format!("expected {pid} in the state")))
     }
 
-    /// Which process it says it is, with the start as /proc has it.
+    /// The identity of a process, with the start as /proc has it.
     #[track_caller]
     pub fn identity(&self, pid: i32) -> Result<Identity, Failure> {
         let identity = self.of(pid).and_then(|received| received.identity);
@@ -207,7 +207,7 @@ impl StateDump {
     }
 }
 
-/// Whether a message is the answer to a request with the numbers that they have here.
+/// Whether a message is the answer to a request for the state.
 pub fn is_answer(received: &Received) -> bool {
     let connector = received.message.connector;
     received.event.bit() == 0 && (connector.seq, connector.ack) == (SEQ, ACK + 1)

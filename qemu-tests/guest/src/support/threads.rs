@@ -36,14 +36,14 @@ pub fn end_thread(status: i32) -> ! {
     unreachable!("exit(2) does not return")
 }
 
-/// Ends the calling thread alone, and has the end told by its word.
+/// Ends the calling thread alone. The kernel clears the thread's word.
 pub fn end_thread_as(index: usize, status: i32) -> ! {
     // SAFETY: The word lives as long as the process.
     unsafe { libc::syscall(libc::SYS_set_tid_address, RUNNING[index].as_ptr()) };
     end_thread(status)
 }
 
-/// Waits until a thread ended; ends the process if it does not.
+/// Waits until a thread has ended. Ends the process if the thread does not end.
 pub fn await_end_of_thread(index: usize) {
     let word = &RUNNING[index];
     while word.load(Ordering::Acquire) != 0 {
@@ -64,12 +64,12 @@ pub fn await_end_of_thread(index: usize) {
     }
 }
 
-/// The status of a process whose last thread was this one.
+/// The status of a process whose last thread has this index.
 pub fn status_of_thread(index: usize) -> i32 {
     10 + index as i32
 }
 
-/// Ends the thread of this index when the one before it in the order ended.
+/// Ends the thread with this index as soon as the thread before it in the order has ended.
 pub fn end_in_turn(order: [usize; 3], index: usize) -> ! {
     let turn = order.iter().position(|other| *other == index);
     if let Some(before) = turn.and_then(|turn| turn.checked_sub(1)) {
@@ -78,7 +78,7 @@ pub fn end_in_turn(order: [usize; 3], index: usize) -> ! {
     end_thread_as(index, status_of_thread(index))
 }
 
-/// Waits for the end of a child or tracee; its status.
+/// Waits for the end of a child or tracee. Returns its status.
 pub fn reap(pid: Pid) -> Result<u32, Failure> {
     reap_all(&[pid])
 }
@@ -147,9 +147,9 @@ pub const ORDERS: [[usize; 3]; 6] = [
 /// How the last thread of a process ends.
 #[derive(Clone, Copy, Debug)]
 pub enum LastThread {
-    /// It ends itself alone.
+    /// The thread ends itself alone.
     Itself,
-    /// It ends all threads there are.
+    /// The thread ends all threads.
     All,
     /// The process is killed.
     Killed,

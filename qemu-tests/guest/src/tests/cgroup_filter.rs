@@ -306,24 +306,24 @@ impl ControlledThread {
         }
     }
 
-    /// Waits until the thread is there; its number.
+    /// Waits until the thread runs. Returns its number.
     fn begin(&self) -> Result<i32, Failure> {
         Ok(self.done.pass()?)
     }
 
-    /// Has something done.
+    /// Lets the thread do something, and waits until it has.
     fn act(&self, action: Action) -> TestResult {
         self.command.open(action as i32)?;
         Ok(self.done.pass().map(drop)?)
     }
 
-    /// Has something begun after which the thread is not there.
+    /// Lets the thread begin an action after which it is gone.
     fn leave(&self, action: Action) -> TestResult {
         Ok(self.command.open(action as i32)?)
     }
 }
 
-/// A process with a player, or with two: its first thread and another one.
+/// A process with two controlled threads: its first thread and another one.
 struct TwoThreads {
     first: ControlledThread,
     other: ControlledThread,

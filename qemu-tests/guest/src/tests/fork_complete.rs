@@ -68,14 +68,14 @@ fn follow(
     make: impl Fn(&Gate) -> Result<End, Failure>,
     mut look: impl FnMut(When, i32, Task) -> TestResult,
 ) -> TestResult {
-    let (ready, cue) = (Gate::new()?, Gate::new()?);
+    let (ready, go) = (Gate::new()?, Gate::new()?);
     let (made, leave) = (Gate::new()?, Gate::new()?);
     share_a_cpu()?;
     let maker = child::fork(|| {
         status(|| {
             prepare()?;
             ready.open(0)?;
-            while cue.pass()? > 0 {
+            while go.pass()? > 0 {
                 let end = make(&leave)?;
                 made.open(0)?;
                 end()?;
@@ -90,7 +90,7 @@ fn follow(
     run_first()?;
     let mut round = || {
         look(When::Before, pid, Task::NONE)?;
-        cue.open(1)?;
+        go.open(1)?;
         let fork = listener.wait_for("FORK", |received| match received.event {
             Event::Fork { parent, child } => parent.tgid == pid || child.tgid == pid,
             _ => false,
@@ -104,7 +104,7 @@ fn follow(
     };
     let looked = (0..ROUNDS).try_for_each(|_| round());
     // Whatever was seen, nobody is left in a control group.
-    cue.open(0)?;
+    go.open(0)?;
     let ended = succeed(maker);
     looked.and(ended)
 }

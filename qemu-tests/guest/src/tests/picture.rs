@@ -130,7 +130,7 @@ impl Follower {
         let limit = timeouts::deadline(EXACT_LIMIT);
         for _ in 0..count {
             let received = self.picture.read(&mut self.listener, limit)?;
-            expect(received.is_some(), "events of the unrest")?;
+            expect(received.is_some(), "events of the load")?;
         }
         Ok(())
     }

@@ -489,7 +489,7 @@ fn the_smallest_buffer_has_room_for_it() -> TestResult {
     })
 }
 
-/// A container of a user, with a crowd and a listener for whom a state has begun.
+/// A container of a user, with many idle processes, and a listener that has asked for the state.
 struct UserContainer {
     maker: Child,
     leave: Gate,

@@ -27,7 +27,7 @@ impl BenchKernel {
     }
 }
 
-/// What is measured with.
+/// The kernels, and the program to compare with.
 pub struct BenchKernels {
     /// The patched kernel.
     pub ours: Kernel,

@@ -19,17 +19,17 @@ const CHECKERS: [&str; 4] = [
 /// The option by which a kernel has the handler built in.
 const BUILT_IN: &str = "CONFIG_PROC_EVENTS_RUST=y";
 
-/// What processor a kernel is for.
+/// The processors that a kernel can be for.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Architecture {
-    /// This one's.
+    /// The processor of this machine.
     X86_64,
-    /// Another one, which is always emulated, and has a root of its own.
+    /// Another processor, which is always emulated, and whose guest has a root of its own.
     Arm64,
 }
 
 impl Architecture {
-    /// Finds it out from a kernel's configuration.
+    /// Reads it from a kernel's configuration.
     fn of(options: &str) -> Self {
         if options.lines().any(|line| line == "CONFIG_ARM64=y") {
             Self::Arm64
@@ -38,7 +38,7 @@ impl Architecture {
         }
     }
 
-    /// Where a build directory holds the kernel to boot.
+    /// The kernel to boot, within a build directory.
     pub fn image(self) -> &'static str {
         match self {
             Self::X86_64 => "arch/x86/boot/bzImage",
@@ -54,7 +54,7 @@ impl Architecture {
         }
     }
 
-    /// How set-up is told of it.
+    /// What to do when the emulator is missing.
     pub fn set_up(self) -> &'static str {
         match self {
             Self::X86_64 => "run scripts/setup, or install qemu-system-x86",
@@ -70,7 +70,7 @@ pub struct Kernel {
     pub name: String,
     /// Its build directory.
     pub directory: PathBuf,
-    /// What it is for.
+    /// The processor that it is for.
     pub architecture: Architecture,
     /// The module to load.
     pub module: Option<PathBuf>,
