@@ -24,7 +24,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// A running program, with its output and errors as one text.
-pub struct Program {
+pub struct RunningProgram {
     name: String,
     child: Child,
     reader: OwnedFd,
@@ -33,7 +33,7 @@ pub struct Program {
     seen: usize,
 }
 
-impl Program {
+impl RunningProgram {
     /// Starts it.
     pub fn start(words: &[&str]) -> Result<Self, Failure> {
         let (name, arguments) = words

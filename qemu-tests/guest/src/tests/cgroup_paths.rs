@@ -14,7 +14,7 @@ use crate::child;
 use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
 use crate::support::cgroup::Group;
 use crate::support::process::{status, succeed};
-use crate::support::program::Program;
+use crate::support::program::RunningProgram;
 use crate::test;
 
 pub const TESTS: &[Test] = &[test!(events_are_shown_with_the_groups_that_they_are_from)
@@ -78,7 +78,8 @@ fn events_are_shown_with_the_groups_that_they_are_from() -> TestResult {
     let other = Below::new(&group, "other")?;
     let short = Below::new(&group, "short")?;
     let program = "/proc/self/exe";
-    let mut listener = Program::start(&[program, "listen", "--cgroups", "--mask", "sid,exit"])?;
+    let mut listener =
+        RunningProgram::start(&[program, "listen", "--cgroups", "--mask", "sid,exit"])?;
     listener.wait_until_it_listens()?;
     let leader = one.lead()?;
     expect_lines(&mut listener, &[(leader, one.path.clone())])?;
@@ -104,7 +105,7 @@ fn events_are_shown_with_the_groups_that_they_are_from() -> TestResult {
 
 /// Waits for both events of each process, and expects this to be shown as their group. An end may be
 /// shown after what others do meanwhile.
-fn expect_lines(listener: &mut Program, expected: &[(i32, String)]) -> TestResult {
+fn expect_lines(listener: &mut RunningProgram, expected: &[(i32, String)]) -> TestResult {
     let mut missing: BTreeMap<(String, String), &str> = BTreeMap::new();
     for (pid, shown) in expected {
         for kind in ["sid", "exit"] {

@@ -15,7 +15,7 @@ use nix::unistd::{Pid, getpid, mkfifo};
 use crate::child;
 use crate::cpus::{cpus, pin};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
-use crate::support::program::Program;
+use crate::support::program::RunningProgram;
 use crate::test;
 
 pub const TESTS: &[Test] = &[
@@ -121,7 +121,7 @@ fn extrace_shows_each_program_and_its_status() -> TestResult {
         go_on.display()
     );
     let mut extrace =
-        Program::start(&["stdbuf", "-oL", "extrace", "-f", "-t", "sh", "-c", &script])?;
+        RunningProgram::start(&["stdbuf", "-oL", "extrace", "-f", "-t", "sh", "-c", &script])?;
     extrace.wait_for("exited status=1")?;
     fs::write(&go_on, "\n")?;
     let (said, _) = extrace.wait()?;
@@ -141,7 +141,7 @@ fn pwait_tells_how_a_process_ended() -> TestResult {
     let end = child::Gate::new()?;
     let process = child::fork(|| end.pass().unwrap_or(1))?;
     let pid = process.pid().to_string();
-    let pwait = Program::start(&["pwait", "-v", &pid])?;
+    let pwait = RunningProgram::start(&["pwait", "-v", &pid])?;
     pwait.wait_until_it_listens()?;
     make_processes()?;
     end.open(7)?;
@@ -210,7 +210,7 @@ fn cgrulesengd_moves_a_program_into_its_cgroup() -> TestResult {
     fs::write("/etc/cgrules.conf", "*:sleep name=rules ruled\n")?;
     fs::write("/etc/cgconfig.conf", "")?;
     fs::create_dir_all("/etc/cgconfig.d")?;
-    let mut daemon = Program::start(&["cgrulesengd", "-d"])?;
+    let mut daemon = RunningProgram::start(&["cgrulesengd", "-d"])?;
     daemon.wait_for("Message sent")?;
     daemon.wait_until_it_listens()?;
     let mut ruled = Command::new("sleep").arg("1000").spawn()?;
@@ -279,7 +279,7 @@ fn keepalived_tracks_a_process() -> TestResult {
         "--vrrp_pid",
         &vrrp_pid,
     ];
-    let mut keepalived = Program::start(&words)?;
+    let mut keepalived = RunningProgram::start(&words)?;
     keepalived.wait_for("proc_events has confirmed it is configured")?;
     for _ in 0..2 {
         let mut tracked = Command::new("sleep").arg("12345").spawn()?;

@@ -15,7 +15,7 @@ use crate::identities;
 use crate::support::cgroup;
 use crate::support::container::{PID, without_proc};
 use crate::support::fault_injection::Setting;
-use crate::support::program::Program;
+use crate::support::program::RunningProgram;
 use crate::test;
 
 pub const TESTS: &[Test] = &[
@@ -142,8 +142,8 @@ impl Example {
         })
     }
 
-    fn start(&self) -> Result<Program, Failure> {
-        let mut program = Program::start(&[&self.path])?;
+    fn start(&self) -> Result<RunningProgram, Failure> {
+        let mut program = RunningProgram::start(&[&self.path])?;
         program.wait_for("listening, features 0x")?;
         Ok(program)
     }
@@ -226,7 +226,7 @@ impl Example {
 }
 
 /// Waits for the end of a state, in which there are some: we, the listener, and a leader.
-fn expect_processes(listener: &mut Program) -> TestResult {
+fn expect_processes(listener: &mut RunningProgram) -> TestResult {
     let count: usize = listener.wait_for_line("how many processes are there", |line| {
         line.strip_suffix(" processes are there")?.parse().ok()
     })?;

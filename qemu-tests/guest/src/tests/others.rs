@@ -19,7 +19,7 @@ use nix::unistd::setsid;
 use crate::child::{self, own_pid};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::support::container::{ALL, Container, keep_mounts, mount_own_proc};
-use crate::support::program::Program;
+use crate::support::program::RunningProgram;
 use crate::support::stock::NO_NETWORK_NAMESPACES;
 use crate::test;
 use crate::timeouts;
@@ -129,7 +129,7 @@ fn in_container(program: &Path, function: fn(&Path) -> TestResult) -> TestResult
 #[track_caller]
 fn run(program: &Path, arguments: &[&str]) -> Result<String, Failure> {
     let program = program.to_string_lossy();
-    let started = Program::start(&[&[&*program], arguments].concat())?;
+    let started = RunningProgram::start(&[&[&*program], arguments].concat())?;
     let (said, succeeded) = started.wait_within(PROGRAM_LIMIT)?;
     expect(succeeded, format!("{program} to succeed, it said:\n{said}"))?;
     Ok(said)
@@ -255,8 +255,8 @@ fn end_with(status: i32) -> Result<i32, Failure> {
 }
 
 /// Starts it when it can tell line by line what it got, and waits until it listens.
-fn start_proc_filter(words: &[&str]) -> Result<Program, Failure> {
-    let program = Program::start(&[&["stdbuf", "-oL"], words].concat())?;
+fn start_proc_filter(words: &[&str]) -> Result<RunningProgram, Failure> {
+    let program = RunningProgram::start(&[&["stdbuf", "-oL"], words].concat())?;
     program.wait_until_it_listens()?;
     Ok(program)
 }

@@ -19,7 +19,7 @@ use nix::unistd::{Pid, getsid};
 
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::support::container::{ALL, Container, PID, keep_mounts, mount_own_proc};
-use crate::support::program::Program;
+use crate::support::program::RunningProgram;
 use crate::test;
 use crate::timeouts;
 
@@ -154,8 +154,8 @@ fn prepare(kinds: CloneFlags, programs: &Programs) -> Result<PathBuf, Failure> {
 }
 
 /// Starts our supervisor with a service.
-fn supervise(service: &[&str]) -> Result<Program, Failure> {
-    Program::start(&[&["/proc/self/exe", "supervise", "--"], service].concat())
+fn supervise(service: &[&str]) -> Result<RunningProgram, Failure> {
+    RunningProgram::start(&[&["/proc/self/exe", "supervise", "--"], service].concat())
 }
 
 /// The number of the service that a line of the supervisor says was started.
@@ -172,7 +172,7 @@ fn detached(line: &str, origin: i32) -> Option<i32> {
 }
 
 /// Waits until the server is there; its number.
-fn await_server(supervisor: &mut Program) -> Result<i32, Failure> {
+fn await_server(supervisor: &mut RunningProgram) -> Result<i32, Failure> {
     let server = supervisor.wait_for_line("that a service was started", started)?;
     supervisor.wait_for("Server listening on")?;
     Ok(server)
@@ -189,7 +189,7 @@ struct Login {
 
 impl Login {
     /// Logs in, and expects the supervisor to see a session detach from the server.
-    fn start(supervisor: &mut Program, server: i32) -> Result<Self, Failure> {
+    fn start(supervisor: &mut RunningProgram, server: i32) -> Result<Self, Failure> {
         let options = [
             "BatchMode=yes",
             "IdentitiesOnly=yes",
@@ -246,7 +246,7 @@ impl Login {
     }
 
     /// Logs out, and expects the supervisor to see the end of that session.
-    fn log_out(mut self, supervisor: &mut Program) -> TestResult {
+    fn log_out(mut self, supervisor: &mut RunningProgram) -> TestResult {
         drop(self.input);
         let status = self.client.wait()?;
         expect(status.success(), format!("ssh to succeed, got {status}"))?;

@@ -29,7 +29,7 @@ use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::support::container::{ALL, Container, PID, require, without_proc};
 use crate::support::fault_injection::Setting;
 use crate::support::process::succeed;
-use crate::support::program::Program;
+use crate::support::program::RunningProgram;
 use crate::test;
 use crate::timeouts;
 
@@ -86,7 +86,7 @@ fn use_up_to(last: i32) -> TestResult {
 
 /// The supervisor, and what its service says.
 struct Supervised {
-    program: Program,
+    program: RunningProgram,
 }
 
 impl Supervised {
@@ -105,7 +105,7 @@ impl Supervised {
         let service = ["--", "/bin/sh", "-c", script];
         let words = [&[program, "supervise"], options, &service, arguments].concat();
         Ok(Self {
-            program: Program::start(&words)?,
+            program: RunningProgram::start(&words)?,
         })
     }
 
