@@ -80,6 +80,7 @@ pub fn unload() -> nix::Result<()> {
 }
 
 /// Expects that the module cannot be unloaded now.
+#[track_caller]
 pub fn expect_unload_refused() -> TestResult {
     let refused = unload();
     expect(
