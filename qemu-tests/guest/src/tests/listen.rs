@@ -5,16 +5,16 @@ use nix::sys::signal::Signal;
 use nix::unistd::setsid;
 use serde_json::Value;
 
-use super::container::{PID, without_proc};
-use super::crowd::{CROWD, crowd};
-use super::programs::Program;
-use super::state::UNKNOWN_TO_STOCK;
 use crate::child::{self, own_pid};
 use crate::harness::{Line, Test, TestResult, expect, expect_eq};
+use crate::support::container::{PID, without_proc};
+use crate::support::idle_processes::{MANY_IDLE, start_many_idle};
+use crate::support::program::RunningProgram;
+use crate::support::stock::NO_STATE;
 use crate::test;
 
 pub const TESTS: &[Test] = &[test!(shows_first_the_processes_that_are_there)
-    .not_on_stock(UNKNOWN_TO_STOCK)
+    .not_on_stock(NO_STATE)
     .covers(&[Line::C21, Line::C55])];
 
 /// The processes that it shows come before the answer to its request, and the events that happen
@@ -23,9 +23,9 @@ fn shows_first_the_processes_that_are_there() -> TestResult {
     let program = std::env::current_exe()?;
     let program = program.to_string_lossy().into_owned();
     without_proc(PID, || {
-        crowd(CROWD)?;
+        start_many_idle(MANY_IDLE)?;
         let options = ["listen", "--state", "--json", "--mask", "sid,exit"];
-        let mut listener = Program::start(&[&[&*program], &options[..]].concat())?;
+        let mut listener = RunningProgram::start(&[&[&*program], &options[..]].concat())?;
         listener.wait_for_line("the answer", |line| of_kind(line, "ack"))?;
         let mut shown: Vec<i64> = listener
             .heard()
@@ -34,8 +34,8 @@ fn shows_first_the_processes_that_are_there() -> TestResult {
             .collect();
         shown.sort_unstable();
         let first = i64::from(own_pid());
-        // Nobody else is in the container: its first process, the crowd, and the listener.
-        let expected: Vec<i64> = (first..).take(CROWD + 2).collect();
+        // Nobody else is in the container: its first process, the idle ones, and the listener.
+        let expected: Vec<i64> = (first..).take(MANY_IDLE + 2).collect();
         expect_eq("processes", shown, expected)?;
 
         let leader = child::fork(|| setsid().map_or(1, |_| 0))?;
