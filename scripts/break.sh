@@ -13,6 +13,48 @@ is_of_kernel() {
 	[[ $1 == */* ]]
 }
 
+# Prints the tests' names, a line each.
+all_tests() {
+	"$("$PROJECT/scripts/harness")/proc-events-guest" list
+}
+
+# Sets what check_break needs: source, the patched kernel, and tests, their names.
+begin_checks() {
+	source=$("$PROJECT/scripts/kernel" source)
+	tests=$(all_tests)
+}
+
+# Usage: lines_changed FILE SED
+# Prints how many lines of the file an edit changes.
+lines_changed() {
+	local file=$PROJECT/rust-module/$1 edited
+
+	if is_of_kernel "$1"; then file=$source/$1; fi
+	edited=$(sed -E "$2" "$file") || return
+	diff "$file" - <<<"$edited" | grep -c '^>' || true
+}
+
+# Checks, without a build, that a break can be made and that somebody may notice: there
+# are tests for it, and each edit changes as many lines as it is meant to. Says what is
+# not so.
+# Usage: check_break NAME TESTS LINES FILE SED...
+check_break() {
+	local name=$1 part=$2 wanted=$3 file=$4 edit changed
+	shift 4
+
+	grep -qF -e "$part" <<<"$tests" || {
+		echo "NO TEST   $name: no test's name contains '$part'"
+		return 1
+	}
+	for edit; do
+		changed=$(lines_changed "$file" "$edit") || return
+		((changed == wanted)) || {
+			echo "NOT MADE  $name: $edit changes $changed lines of $file, not $wanted"
+			return 1
+		}
+	done
+}
+
 # Edits a file of the module, or a file of the kernel by adding a patch. Fails if the
 # edit changes nothing.
 # Usage: break_file FILE SED...
