@@ -212,6 +212,26 @@ macro_rules! test {
 /// says what is left.
 pub type LeakCheck<'a> = &'a mut dyn FnMut() -> std::result::Result<(), String>;
 
+/// What is wrong with the kernel.
+pub struct Trouble {
+    /// In short.
+    pub reason: String,
+    /// What was logged around it.
+    pub log: Vec<String>,
+}
+
+/// The kernel that is under the tests.
+pub trait Kernel {
+    /// A test is to begin.
+    fn test_begins(&mut self, test: &str) -> io::Result<()>;
+
+    /// It has ended; what the kernel complained about in its time.
+    fn test_ended(&mut self) -> io::Result<Option<Trouble>>;
+
+    /// None is to follow.
+    fn tests_ended(&mut self) -> io::Result<()>;
+}
+
 /// Where results go.
 pub trait Reporter {
     /// So many tests are to be run.
@@ -238,6 +258,7 @@ pub fn run(
     tests: &[Test],
     time_factor: u32,
     leak_check: LeakCheck<'_>,
+    kernel: &mut dyn Kernel,
     reporter: &mut dyn Reporter,
 ) -> Result<Conclusion> {
     // Daemons of a test become our children, so that none of them can outlive it.
@@ -245,12 +266,14 @@ pub fn run(
     reporter.plan(tests.len())?;
     let mut conclusion = Conclusion::Passed;
     for test in tests {
+        kernel.test_begins(&test.full_name())?;
         let Ended { mut record, killed } = run_one(test, time_factor)?;
         if let Err(left) = leak_check() {
-            record.outcome = Outcome::Failed(match record.outcome {
-                Outcome::Failed(reason) => format!("{reason}\n{left}"),
-                _ => left,
-            });
+            record.fail(&left);
+        }
+        if let Some(trouble) = kernel.test_ended()? {
+            record.fail(&trouble.reason);
+            record.kernel.extend(trouble.log);
         }
         if matches!(record.outcome, Outcome::Failed(_)) {
             conclusion = Conclusion::Failed;
@@ -261,6 +284,7 @@ pub fn run(
             break;
         }
     }
+    kernel.tests_ended()?;
     Ok(conclusion)
 }
 

@@ -23,6 +23,7 @@ mod describe;
 mod fuzz;
 mod harness;
 mod identities;
+mod kernel;
 mod listener;
 mod loads;
 mod picture;
@@ -112,8 +113,9 @@ fn run(command: Command) -> Result<ExitCode> {
                 &mut Ktap::new(std::io::stdout())
             };
             let tests = select(&names)?;
-            let conclusion =
-                harness::run(&tests, time_factor, &mut debugfs::leak_check(), reporter)?;
+            let mut kernel = kernel::Watched::new()?;
+            let mut leaks = debugfs::leak_check();
+            let conclusion = harness::run(&tests, time_factor, &mut leaks, &mut kernel, reporter)?;
             Ok(match conclusion {
                 Conclusion::Passed => ExitCode::SUCCESS,
                 Conclusion::Failed => ExitCode::FAILURE,

@@ -8,7 +8,7 @@
 use std::io;
 use std::time::Duration;
 
-use harness::{Conclusion, Failure, Reporter, TestResult, expect_eq};
+use harness::{Conclusion, Failure, Kernel, Reporter, TestResult, Trouble, expect_eq};
 use nix::unistd::{pause, setsid};
 use protocol::results::{Outcome, TestRecord};
 
@@ -81,6 +81,11 @@ fn leaves_a_daemon() -> TestResult {
     Ok(())
 }
 
+/// Passes by itself; [`Told`] says that the kernel complained.
+fn makes_the_kernel_warn() -> TestResult {
+    Ok(())
+}
+
 /// Would pass, if it were run behind one that is killed.
 fn is_not_run() -> TestResult {
     Ok(())
@@ -101,6 +106,7 @@ fn main() {
         test!(exits),
         test!(leaves_a_daemon),
         test!(leaves_something_in_the_kernel),
+        test!(makes_the_kernel_warn),
         test!(hangs).limit(Duration::from_millis(300)),
         test!(is_not_run),
     ];
@@ -114,9 +120,13 @@ fn main() {
             Ok(())
         }
     };
-    let conclusion =
-        harness::run(&tests, 1, &mut leak_check, &mut report).expect("the framework itself works");
+    let mut kernel = Told::default();
+    let conclusion = harness::run(&tests, 1, &mut leak_check, &mut kernel, &mut report)
+        .expect("the framework itself works");
     assert_eq!(conclusion, Conclusion::Killed);
+    let names = tests.iter().map(harness::Test::full_name);
+    let began = names.take(tests.len() - 1).chain([String::new()]);
+    assert_eq!(kernel.began, began.collect::<Vec<_>>());
     assert_eq!(report.planned, tests.len());
     let result = |name: &str| {
         let name = format!("harness::{name}");
@@ -150,6 +160,9 @@ fn main() {
         "the daemon {daemon} is left"
     );
     assert_eq!(reason("leaves_something_in_the_kernel"), "1 thing is left");
+    let warned = result("makes_the_kernel_warn");
+    assert_eq!(reason("makes_the_kernel_warn"), "it warned");
+    assert_eq!(warned.kernel, ["WARNING: at something"]);
     assert_eq!(reason("hangs"), "timed out after 300ms");
     assert_eq!(report.records.len(), tests.len() - 1);
     println!("{}", ktap(&report));
@@ -174,6 +187,33 @@ impl Reporter for Kept {
     }
 }
 
+/// A kernel that complains about one test, and what it was told.
+#[derive(Default)]
+struct Told {
+    /// The tests that began; nothing where the last one ended.
+    began: Vec<String>,
+}
+
+impl Kernel for Told {
+    fn test_begins(&mut self, test: &str) -> io::Result<()> {
+        self.began.push(test.to_owned());
+        Ok(())
+    }
+
+    fn test_ended(&mut self) -> io::Result<Option<Trouble>> {
+        let last = self.began.last().expect("one began");
+        Ok((last == "harness::makes_the_kernel_warn").then(|| Trouble {
+            reason: "it warned".to_owned(),
+            log: vec!["WARNING: at something".to_owned()],
+        }))
+    }
+
+    fn tests_ended(&mut self) -> io::Result<()> {
+        self.began.push(String::new());
+        Ok(())
+    }
+}
+
 /// The same as people see it.
 fn ktap(kept: &Kept) -> String {
     let mut text = Vec::new();
@@ -185,10 +225,10 @@ fn ktap(kept: &Kept) -> String {
     }
     let text = String::from_utf8(text).expect("KTAP is text");
     for expected in [
-        "KTAP version 1\n1..10\n# things: 3\nok 1 harness::passes\n",
+        "KTAP version 1\n1..11\n# things: 3\nok 1 harness::passes\n",
         ": sum: expected 3, got 2\nnot ok 2 harness::fails\n",
         "\nok 4 harness::is_skipped # SKIP nothing to test\n",
-        "\n# timed out after 300ms\nnot ok 9 harness::hangs\n",
+        "\n# timed out after 300ms\nnot ok 10 harness::hangs\n",
     ] {
         assert!(text.contains(expected), "{expected} in {text}");
     }

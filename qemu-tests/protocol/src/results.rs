@@ -72,6 +72,16 @@ pub struct TestRecord {
     pub seconds: f64,
 }
 
+impl TestRecord {
+    /// Adds a reason why it failed.
+    pub fn fail(&mut self, reason: &str) {
+        self.outcome = Outcome::Failed(match &self.outcome {
+            Outcome::Failed(first) => format!("{first}\n{reason}"),
+            _ => reason.to_owned(),
+        });
+    }
+}
+
 /// What a program in the guest tells the runner.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What the kernel logs while a test runs.
+//! What the kernel logs while a test runs, and what is added to it.
 
 use std::fs::File;
-use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 
 use nix::libc;
@@ -34,4 +34,11 @@ impl Log {
             }
         }
     }
+}
+
+/// Adds a line to the kernel's log. The console shows it, too.
+pub fn say(line: &str) -> io::Result<()> {
+    // Who opens the file anew is not limited to a few lines in each second.
+    let mut log = File::options().write(true).open("/dev/kmsg")?;
+    log.write_all(format!("<6>{line}\n").as_bytes())
 }

@@ -11,65 +11,13 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 
 use anyhow::{Context, Result};
+use protocol::complaints::{Line, Reader};
 
 /// Lines of the console that a failure shows.
 const TAIL_LINES: usize = 40;
 
 /// How many of them were there before the kernel's first complaint.
 const LINES_BEFORE: usize = 5;
-
-/// What a kernel says when something is wrong with it.
-const COMPLAINTS: [&str; 32] = [
-    "BUG:",
-    "WARNING:",
-    "Oops",
-    "Kernel panic",
-    "Call Trace:",
-    "Call trace:",
-    "cut here",
-    "general protection fault",
-    "unable to handle",
-    "Unable to handle",
-    "Internal error:",
-    "kernel NULL pointer dereference",
-    "blocked for more than",
-    "detected stall",
-    "soft lockup",
-    "hard LOCKUP",
-    "possible circular locking",
-    "possible recursive locking",
-    "inconsistent lock state",
-    "bad unlock balance",
-    "suspicious RCU usage",
-    "trying to register non-static key",
-    "scheduling while atomic",
-    "KASAN:",
-    "KCSAN:",
-    "KMSAN:",
-    "KFENCE:",
-    "UBSAN:",
-    "new suspected memory leaks",
-    "refcount_t:",
-    "unregister_netdevice:",
-    "panicked at",
-];
-
-/// Checkers of all the kernel, whose reports are framed: data races, and values that were never set.
-const CHECKERS: [&str; 2] = ["KCSAN:", "KMSAN:"];
-
-/// The frame.
-const FRAME: &str = "==================================";
-
-/// What names our code in a stack trace. Reports of these checkers that are not ours are nobody's
-/// trouble here.
-const OURS: [&str; 4] = ["proc_event", "connector", " cn_", "netlink_deliver"];
-
-/// What in a console line shows that the kernel is in trouble.
-pub fn complaint(line: &str) -> Option<&'static str> {
-    COMPLAINTS
-        .into_iter()
-        .find(|complaint| line.contains(complaint))
-}
 
 /// The console of a running guest.
 pub struct Console {
@@ -80,51 +28,51 @@ pub struct Console {
 
 #[derive(Default)]
 struct State {
+    reader: Reader,
     /// The last lines until the first complaint, and what follows that.
     excerpt: VecDeque<String>,
-    /// Whether that complaint came.
-    has_complaint: bool,
-    complaints: Vec<String>,
-    /// The report of such a checker that is being read.
-    report: Option<Vec<String>>,
+    complaints: Vec<Line>,
 }
 
 impl State {
-    fn take(&mut self, line: String) {
-        if CHECKERS.iter().any(|checker| line.contains(checker)) {
-            self.report = Some(vec![line]);
-            return;
+    fn take(&mut self, text: &str) {
+        for line in self.reader.take(text) {
+            self.keep(line);
         }
-        if let Some(mut report) = self.report.take() {
-            if !line.contains(FRAME) {
-                report.push(line);
-                self.report = Some(report);
-                return;
-            }
-            let names_us = |line: &String| OURS.iter().any(|name| line.contains(name));
-            if report.iter().any(names_us) {
-                report.into_iter().for_each(|line| self.keep(line));
-            }
-        }
-        self.keep(line);
     }
 
-    fn keep(&mut self, line: String) {
-        if complaint(&line).is_some() {
-            if !self.has_complaint {
+    /// What the kernel complained about first, and in which tests' time it complained at all.
+    fn verdict(&self) -> Option<String> {
+        let first = self.complaints.first()?;
+        let mut tests: Vec<&str> = Vec::new();
+        let tests_of_lines = self.complaints.iter().map(|line| line.test.as_deref());
+        for test in tests_of_lines.flatten() {
+            if !tests.contains(&test) {
+                tests.push(test);
+            }
+        }
+        let place = match tests.as_slice() {
+            [] => String::new(),
+            tests => format!(" in {}", tests.join(", ")),
+        };
+        Some(format!("the kernel complained{place}: {}", first.text))
+    }
+
+    fn keep(&mut self, line: Line) {
+        if line.complains {
+            if self.complaints.is_empty() {
                 let superfluous = self.excerpt.len().saturating_sub(LINES_BEFORE);
                 self.excerpt.drain(..superfluous);
-                self.has_complaint = true;
             }
             self.complaints.push(line.clone());
         }
         if self.excerpt.len() == TAIL_LINES {
-            if self.has_complaint {
+            if !self.complaints.is_empty() {
                 return;
             }
             self.excerpt.pop_front();
         }
-        self.excerpt.push_back(line);
+        self.excerpt.push_back(line.text);
     }
 }
 
@@ -144,9 +92,8 @@ impl Console {
             {
                 // A log that cannot be written (no space) must not stop the guest.
                 let _ = file.write_all(&bytes);
-                let line = String::from_utf8_lossy(&bytes).trim_end().to_owned();
+                lock(&shared).take(String::from_utf8_lossy(&bytes).trim_end());
                 bytes.clear();
-                lock(&shared).take(line);
             }
         });
         Ok(Self { state, reader, log })
@@ -170,17 +117,17 @@ pub struct Transcript {
 }
 
 impl Transcript {
-    /// What the kernel complained about.
-    pub fn complaints(&self) -> Vec<String> {
-        lock(&self.state).complaints.clone()
+    /// What the kernel complained about first, and in which tests' time it complained at all.
+    pub fn verdict(&self) -> Option<String> {
+        lock(&self.state).verdict()
     }
 
     /// The lines around the first complaint, or the last ones; and where all of them are.
     pub fn excerpt(&self) -> String {
         let state = lock(&self.state);
-        let lines = match state.has_complaint {
-            true => "the console when the kernel complained first",
-            false => "the last lines of the console",
+        let lines = match state.complaints.is_empty() {
+            false => "the console when the kernel complained first",
+            true => "the last lines of the console",
         };
         let mut text = format!("{lines} (all of it: {}):\n", self.log.display());
         for line in &state.excerpt {
@@ -227,45 +174,30 @@ mod tests {
         writer.write_all(b"BUG: the last word\n").unwrap();
         drop(writer);
         let transcript = receiver.recv_timeout(Duration::from_secs(60)).unwrap();
-        assert_eq!(transcript.complaints(), ["BUG: the last word"]);
+        let verdict = "the kernel complained: BUG: the last word";
+        assert_eq!(transcript.verdict().as_deref(), Some(verdict));
         assert!(transcript.excerpt().ends_with("BUG: the last word\n"));
         transcript.remove_log();
         assert!(!log.exists());
     }
 
     #[test]
-    fn trouble_is_recognised() {
-        for line in [
-            "[    1.2] BUG: unable to handle page fault for address: ffff",
-            "WARNING: kernel/fork.c:12 at copy_process+0x1/0x2, CPU#0: sh/12",
-            "Oops: general protection fault, probably for non-canonical address",
-            "Kernel panic - not syncing: Fatal exception",
-            "INFO: task sh:12 blocked for more than 120 seconds.",
-            "rcu: INFO: rcu_sched self-detected stall on CPU",
-            "BUG: KASAN: slab-use-after-free in cn_send+0x1/0x2",
-            "kmemleak: 2 new suspected memory leaks (see /sys/kernel/debug/kmemleak)",
-            "unregister_netdevice: waiting for lo to become free. Usage count = 2",
-            "rust_kernel: panicked at proc_events.rs:3:5:",
-            "Unable to handle kernel NULL pointer dereference at virtual address 0000000000000010",
-            "Internal error: Oops: 0000000096000004 [#1]  SMP",
-        ] {
-            assert!(complaint(line).is_some(), "{line}");
-        }
-    }
-
-    #[test]
     fn the_excerpt_shows_the_first_complaint_or_the_end() {
         let mut state = State::default();
-        (0..100).for_each(|number| state.take(format!("line {number}")));
+        (0..100).for_each(|number| state.take(&format!("line {number}")));
         assert_eq!(state.excerpt.len(), TAIL_LINES);
         assert_eq!(state.excerpt.back().unwrap(), "line 99");
-        state.take("BUG: first".into());
-        (0..100).for_each(|number| state.take(format!("after {number}")));
-        state.take("BUG: second".into());
+        state.take("BUG: first");
+        (0..100).for_each(|number| state.take(&format!("after {number}")));
+        state.take("BUG: second");
         assert_eq!(state.excerpt.front().unwrap(), "line 95");
         assert_eq!(state.excerpt[LINES_BEFORE], "BUG: first");
         assert_eq!(state.excerpt.len(), TAIL_LINES);
-        assert_eq!(state.complaints, ["BUG: first", "BUG: second"]);
+        let complaints = state.complaints.iter().map(|line| line.text.as_str());
+        assert_eq!(
+            complaints.collect::<Vec<_>>(),
+            ["BUG: first", "BUG: second"]
+        );
     }
 
     #[test]
@@ -278,7 +210,7 @@ mod tests {
                 &format!(" {function}+0x1/0x2"),
                 &frame,
             ] {
-                state.take(line.to_owned());
+                state.take(line);
             }
         };
         for what in ["KCSAN: data-race in a / b", "KMSAN: uninit-value in a"] {
@@ -288,22 +220,23 @@ mod tests {
             report(&mut state, what, "__proc_event_exit");
             assert_eq!(state.complaints.len(), 1);
             assert!(state.excerpt.iter().any(|line| line.contains("proc_event")));
-            state.take("BUG: after it".into());
+            state.take("BUG: after it");
             assert_eq!(state.complaints.len(), 2);
         }
     }
 
+    fn state_after(log: &str) -> State {
+        let mut state = State::default();
+        log.lines().for_each(|line| state.take(line));
+        state
+    }
+
     #[test]
-    fn ordinary_lines_are_not_trouble() {
-        for line in [
-            "PCI: Using host bridge windows from ACPI; if necessary, use \"pci=nocrs\" and report a bug",
-            "kasan: KernelAddressSanitizer initialized (generic)",
-            "kmemleak: Kernel memory leak detector initialized (mem pool available: 15679)",
-            "proc_events: loading out-of-tree module taints kernel.",
-            "reboot: Power down",
-            "debugfs on /sys/kernel/debug type debugfs (rw,relatime)",
-        ] {
-            assert_eq!(complaint(line), None, "{line}");
-        }
+    fn all_tests_in_whose_time_the_kernel_complained_are_named() {
+        let log = "proc-events: test a::b\nBUG: first\nCall Trace:\n\
+                   proc-events: test c::d\nproc-events: test e::f\nBUG: second\n";
+        let verdict = state_after(log).verdict();
+        let expected = "the kernel complained in a::b, e::f: BUG: first";
+        assert_eq!(verdict.as_deref(), Some(expected));
     }
 }

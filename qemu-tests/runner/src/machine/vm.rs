@@ -266,13 +266,13 @@ impl Vm {
             return Ok(());
         };
         let transcript = console.end();
-        match transcript.complaints().first() {
+        match transcript.verdict() {
             None => {
                 transcript.remove_log();
                 Ok(())
             }
-            Some(first) => Err(anyhow!(
-                "{}: the kernel complained: {first}\n{}",
+            Some(verdict) => Err(anyhow!(
+                "{}: {verdict}\n{}",
                 self.name,
                 transcript.excerpt()
             )),
@@ -288,8 +288,7 @@ impl Vm {
             return anyhow!("{reason}");
         };
         let transcript = console.end();
-        let complaint = transcript.complaints().into_iter().next();
-        let complaint = complaint.map(|line| format!("; the kernel complained: {line}"));
+        let complaint = transcript.verdict().map(|verdict| format!("; {verdict}"));
         let excerpt = transcript.excerpt();
         anyhow!(
             "{name}: {reason}{}\n{excerpt}",

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What the kernel says while the tests run: the framework looks after each test, so that a warning
+//! is the failure of the test in whose time it came.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+
+use anyhow::{Context, Result};
+use protocol::complaints::{Line, Reader, TEST_BEGINS, TESTS_ENDED};
+
+use crate::harness::{Kernel, Trouble};
+use crate::support::kernel_log::{self, Log};
+
+/// How many warnings and reports there were. Kernels before 6.1 don't count them.
+const WARN_COUNT: &str = "/sys/kernel/warn_count";
+
+/// What made the kernel less trustworthy, a bit each.
+const TAINTED: &str = "/proc/sys/kernel/tainted";
+
+/// The bits of it that tell of trouble: a machine check, a bad page, an oops, a warning, and a CPU
+/// that was stuck. The others tell of what was loaded.
+const TROUBLE_TAINTS: u64 = 1 << 4 | 1 << 5 | 1 << 7 | 1 << 9 | 1 << 14;
+
+/// How many lines of the log go with a complaint, and how many of them were there before it.
+const LINES: usize = 60;
+const LINES_BEFORE: usize = 5;
+
+/// The kernel under the tests, by its log and its counters.
+pub struct Watched {
+    log: Log,
+    reader: Reader,
+    before: Counters,
+}
+
+impl Watched {
+    /// From now on.
+    pub fn new() -> Result<Self> {
+        Ok(Self {
+            log: Log::new().context("cannot read the kernel's log")?,
+            reader: Reader::default(),
+            before: Counters::read()?,
+        })
+    }
+
+    /// What was logged since the last time.
+    fn lines(&mut self) -> io::Result<Vec<Line>> {
+        let mut lines = Vec::new();
+        loop {
+            match self.log.records() {
+                Ok(records) => {
+                    let texts = records.iter().flat_map(|record| text(record));
+                    lines.extend(texts.flat_map(|text| self.reader.take(&text)));
+                    return Ok(lines);
+                }
+                // The log is a ring: records were overwritten before we came to read them. The
+                // next read goes on with the oldest that is there.
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+impl Kernel for Watched {
+    fn test_begins(&mut self, test: &str) -> io::Result<()> {
+        // What came between the tests is nobody's.
+        self.lines()?;
+        self.before = Counters::read()?;
+        kernel_log::say(&format!("{TEST_BEGINS}{test}"))
+    }
+
+    fn test_ended(&mut self) -> io::Result<Option<Trouble>> {
+        let lines = self.lines()?;
+        if let Some(trouble) = trouble(&lines) {
+            return Ok(Some(trouble));
+        }
+        let now = Counters::read()?;
+        // Each report of those checkers is counted, also one that is not ours.
+        Ok(match self.reader.has_foreign_reports() {
+            true => None,
+            false => now.trouble_since(self.before),
+        })
+    }
+
+    fn tests_ended(&mut self) -> io::Result<()> {
+        kernel_log::say(TESTS_ENDED)
+    }
+}
+
+/// The kernel's own accounts of trouble.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Counters {
+    warnings: u64,
+    taints: u64,
+}
+
+impl Counters {
+    fn read() -> io::Result<Self> {
+        let number = |path: &str| match fs::read_to_string(path) {
+            Ok(text) => text.trim().parse().map_err(io::Error::other),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(0),
+            Err(error) => Err(error),
+        };
+        Ok(Self {
+            warnings: number(WARN_COUNT)?,
+            taints: number(TAINTED)? & TROUBLE_TAINTS,
+        })
+    }
+
+    fn trouble_since(self, before: Self) -> Option<Trouble> {
+        let new_taints = self.taints & !before.taints;
+        if self.warnings == before.warnings && new_taints == 0 {
+            return None;
+        }
+        let reason = format!(
+            "the kernel's log shows no warning, but its accounts do: {WARN_COUNT} went from {} to {}, \
+             and {TAINTED} got {new_taints:#x}",
+            before.warnings, self.warnings
+        );
+        let log = Vec::new();
+        Some(Trouble { reason, log })
+    }
+}
+
+/// The first complaint, and the lines around it.
+fn trouble(lines: &[Line]) -> Option<Trouble> {
+    let first = lines.iter().position(|line| line.complains)?;
+    let shown = lines.iter().skip(first.saturating_sub(LINES_BEFORE));
+    Some(Trouble {
+        reason: format!(
+            "the kernel complained in this test's time: {}",
+            lines[first].text
+        ),
+        log: shown.take(LINES).map(|line| line.text.clone()).collect(),
+    })
+}
+
+/// The lines in a record of `/dev/kmsg`, which escapes what it takes for unprintable.
+fn text(record: &str) -> Vec<String> {
+    let text = record.split_once(';').map_or("", |(_, text)| text);
+    // What follows the first line says which device it is about.
+    let text = text.lines().next().unwrap_or_default();
+    text.split("\\x0a").map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_its_text() {
+        let record = "6,1403,5140900,-;usb 1-1: two\\x0alines\n SUBSYSTEM=usb\n DEVICE=c189:3\n";
+        assert_eq!(text(record), ["usb 1-1: two", "lines"]);
+        assert_eq!(text("no record"), [""]);
+    }
+
+    #[test]
+    fn trouble_shows_what_was_logged_around_it() {
+        let mut reader = Reader::default();
+        let mut lines: Vec<_> = (0..100)
+            .flat_map(|number| reader.take(&format!("line {number}")))
+            .collect();
+        assert!(trouble(&lines).is_none());
+        lines.extend(reader.take("WARNING: first"));
+        lines.extend((0..100).flat_map(|number| reader.take(&format!("after {number}"))));
+        let trouble = trouble(&lines).unwrap();
+        assert!(trouble.reason.ends_with(": WARNING: first"));
+        assert_eq!(trouble.log.len(), LINES);
+        assert_eq!(trouble.log[LINES_BEFORE], "WARNING: first");
+    }
+
+    #[test]
+    fn the_kernels_accounts_are_believed() {
+        let before = Counters {
+            warnings: 1,
+            taints: 1 << 9,
+        };
+        assert!(before.trouble_since(before).is_none());
+        for warnings in [2, 3] {
+            let now = Counters { warnings, ..before };
+            assert!(now.trouble_since(before).is_some());
+        }
+        let taints = before.taints | 1 << 7;
+        let now = Counters { taints, ..before };
+        let trouble = now.trouble_since(before).unwrap();
+        assert!(trouble.reason.ends_with("got 0x80"), "{}", trouble.reason);
+    }
+}

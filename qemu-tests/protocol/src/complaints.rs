@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What in the kernel's log shows that something is wrong with the kernel, and in which test's time
+//! the kernel said so.
+//!
+//! Two programs read that log. The guest program reads `/dev/kmsg` beside each test, and fails the
+//! test. The runner reads the console, which also has what the guest program did not live to read.
+
+/// A line of the log that begins a test's time; the test's name follows.
+pub const TEST_BEGINS: &str = "proc-events: test ";
+
+/// The line that ends the last test's time.
+pub const TESTS_ENDED: &str = "proc-events: the tests ended";
+
+/// What a kernel says when something is wrong with it.
+const COMPLAINTS: [&str; 32] = [
+    "BUG:",
+    "WARNING:",
+    "Oops",
+    "Kernel panic",
+    "Call Trace:",
+    "Call trace:",
+    "cut here",
+    "general protection fault",
+    "unable to handle",
+    "Unable to handle",
+    "Internal error:",
+    "kernel NULL pointer dereference",
+    "blocked for more than",
+    "detected stall",
+    "soft lockup",
+    "hard LOCKUP",
+    "possible circular locking",
+    "possible recursive locking",
+    "inconsistent lock state",
+    "bad unlock balance",
+    "suspicious RCU usage",
+    "trying to register non-static key",
+    "scheduling while atomic",
+    "KASAN:",
+    "KCSAN:",
+    "KMSAN:",
+    "KFENCE:",
+    "UBSAN:",
+    "new suspected memory leaks",
+    "refcount_t:",
+    "unregister_netdevice:",
+    "panicked at",
+];
+
+/// Checkers of all the kernel, whose reports are framed: data races, and values that were never set.
+const CHECKERS: [&str; 2] = ["KCSAN:", "KMSAN:"];
+
+/// The frame.
+const FRAME: &str = "==================================";
+
+/// What names our code in a stack trace. Reports of these checkers that are not ours are nobody's
+/// trouble here.
+const OURS: [&str; 4] = ["proc_event", "connector", " cn_", "netlink_deliver"];
+
+/// What in a line of the log shows that the kernel is in trouble.
+pub fn complaint(line: &str) -> Option<&'static str> {
+    COMPLAINTS
+        .into_iter()
+        .find(|complaint| line.contains(complaint))
+}
+
+/// A line of the log, and what it means.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Line {
+    /// The line itself.
+    pub text: String,
+    /// Whether the kernel complains in it.
+    pub complains: bool,
+    /// In which test's time it came, if in any.
+    pub test: Option<String>,
+}
+
+/// Takes a log apart, line by line.
+#[derive(Debug, Default)]
+pub struct Reader {
+    test: Option<String>,
+    /// The report of one of [`CHECKERS`] that is being read.
+    report: Option<Vec<String>>,
+    has_foreign_reports: bool,
+}
+
+impl Reader {
+    /// Takes a line. The result is what is known by now: this line, none while a report of a checker
+    /// is being read, or all lines of such a report at its end.
+    pub fn take(&mut self, text: &str) -> Vec<Line> {
+        if let Some((_, test)) = text.split_once(TEST_BEGINS) {
+            self.test = Some(test.to_owned());
+        } else if text.contains(TESTS_ENDED) {
+            self.test = None;
+        } else {
+            return self.take_of_kernel(text);
+        }
+        vec![self.line(text, false)]
+    }
+
+    /// Whether there was a report of a checker, which may not have been ours. The kernel counts such
+    /// a report as a warning.
+    pub fn has_foreign_reports(&self) -> bool {
+        self.has_foreign_reports
+    }
+
+    fn take_of_kernel(&mut self, text: &str) -> Vec<Line> {
+        if CHECKERS.iter().any(|checker| text.contains(checker)) {
+            self.has_foreign_reports = true;
+            self.report = Some(vec![text.to_owned()]);
+            return Vec::new();
+        }
+        let mut lines = Vec::new();
+        if let Some(mut report) = self.report.take() {
+            if !text.contains(FRAME) {
+                report.push(text.to_owned());
+                self.report = Some(report);
+                return Vec::new();
+            }
+            let names_us = |line: &String| OURS.iter().any(|name| line.contains(name));
+            if report.iter().any(names_us) {
+                lines.extend(report.iter().map(|line| self.judged(line)));
+            }
+        }
+        lines.push(self.judged(text));
+        lines
+    }
+
+    fn judged(&self, text: &str) -> Line {
+        self.line(text, complaint(text).is_some())
+    }
+
+    fn line(&self, text: &str, complains: bool) -> Line {
+        Line {
+            text: text.to_owned(),
+            complains,
+            test: self.test.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn complaints(reader: &mut Reader, lines: &[&str]) -> Vec<Line> {
+        let lines = lines.iter().flat_map(|line| reader.take(line));
+        lines.filter(|line| line.complains).collect()
+    }
+
+    #[test]
+    fn a_complaint_is_told_with_its_test() {
+        let mut reader = Reader::default();
+        let lines = complaints(
+            &mut reader,
+            &[
+                "BUG: before all",
+                "[    1.5] proc-events: test a::b",
+                "BUG: first",
+                "proc-events: test c::d",
+                "all is well",
+                "BUG: second",
+                "proc-events: the tests ended",
+                "BUG: after all",
+            ],
+        );
+        let tests = lines.iter().map(|line| line.test.as_deref());
+        assert_eq!(
+            tests.collect::<Vec<_>>(),
+            [None, Some("a::b"), Some("c::d"), None]
+        );
+    }
+
+    #[test]
+    fn a_test_that_begins_during_a_report_is_seen() {
+        let mut reader = Reader::default();
+        let frame = "=".repeat(66);
+        let lines = complaints(
+            &mut reader,
+            &[
+                "BUG: KCSAN: data-race in a / proc_event_b",
+                "proc-events: test a::b",
+                &frame,
+                "BUG: another",
+            ],
+        );
+        assert_eq!(lines.len(), 2);
+        assert!(
+            lines
+                .iter()
+                .all(|line| line.test.as_deref() == Some("a::b"))
+        );
+        assert!(reader.has_foreign_reports());
+    }
+
+    #[test]
+    fn trouble_is_recognised() {
+        for line in [
+            "[    1.2] BUG: unable to handle page fault for address: ffff",
+            "WARNING: kernel/fork.c:12 at copy_process+0x1/0x2, CPU#0: sh/12",
+            "Oops: general protection fault, probably for non-canonical address",
+            "Kernel panic - not syncing: Fatal exception",
+            "INFO: task sh:12 blocked for more than 120 seconds.",
+            "rcu: INFO: rcu_sched self-detected stall on CPU",
+            "BUG: KASAN: slab-use-after-free in cn_send+0x1/0x2",
+            "kmemleak: 2 new suspected memory leaks (see /sys/kernel/debug/kmemleak)",
+            "unregister_netdevice: waiting for lo to become free. Usage count = 2",
+            "rust_kernel: panicked at proc_events.rs:3:5:",
+            "Unable to handle kernel NULL pointer dereference at virtual address 0000000000000010",
+            "Internal error: Oops: 0000000096000004 [#1]  SMP",
+        ] {
+            assert!(complaint(line).is_some(), "{line}");
+        }
+    }
+
+    #[test]
+    fn ordinary_lines_are_not_trouble() {
+        for line in [
+            "PCI: Using host bridge windows from ACPI; if necessary, use \"pci=nocrs\" and report a bug",
+            "kasan: KernelAddressSanitizer initialized (generic)",
+            "kmemleak: Kernel memory leak detector initialized (mem pool available: 15679)",
+            "proc_events: loading out-of-tree module taints kernel.",
+            "reboot: Power down",
+            "debugfs on /sys/kernel/debug type debugfs (rw,relatime)",
+        ] {
+            assert_eq!(complaint(line), None, "{line}");
+        }
+    }
+}
