@@ -230,6 +230,10 @@ pub trait Kernel {
 
     /// None is to follow.
     fn tests_ended(&mut self) -> io::Result<()>;
+
+    /// A test hangs. The kernel logs what everybody does; the result is what the test's own threads
+    /// do, whose processes are below this one.
+    fn dump(&mut self, test: &str) -> io::Result<Vec<String>>;
 }
 
 /// Where results go.
@@ -267,7 +271,7 @@ pub fn run(
     let mut conclusion = Conclusion::Passed;
     for test in tests {
         kernel.test_begins(&test.full_name())?;
-        let Ended { mut record, killed } = run_one(test, time_factor)?;
+        let Ended { mut record, killed } = run_one(test, time_factor, kernel)?;
         if let Err(left) = leak_check() {
             record.fail(&left);
         }
@@ -296,7 +300,7 @@ struct Ended {
 }
 
 /// Runs one test in a child.
-fn run_one(test: &Test, time_factor: u32) -> Result<Ended> {
+fn run_one(test: &Test, time_factor: u32, kernel: &mut dyn Kernel) -> Result<Ended> {
     let started = Instant::now();
     let (records, records_writer) = pipe2(OFlag::O_CLOEXEC)?;
     let (output, output_writer) = pipe()?;
@@ -316,6 +320,8 @@ fn run_one(test: &Test, time_factor: u32) -> Result<Ended> {
     let limit = test.limit * time_factor;
     let mut streams = [Stream::new(output), Stream::new(records)];
     let ended = follow(&child, &mut streams, started + limit)?;
+    // Before anything is killed. Whoever cannot be killed is in the dump as well.
+    let dump = (!ended).then(|| kernel.dump(&test.full_name()));
     let status = remove_processes(child, CLEAN_UP_LIMIT * time_factor)?;
     // The test's end counts and not the pipe's: a daemon of the test may have held it open.
     let [output, records] = &mut streams;
@@ -326,15 +332,22 @@ fn run_one(test: &Test, time_factor: u32) -> Result<Ended> {
     }
     let outcome = outcome
         .unwrap_or_else(|| Outcome::Failed(format!("the test's process ended early: {status:?}")));
+    let mut record = TestRecord {
+        name: test.full_name(),
+        outcome,
+        figures,
+        output: output.last_lines(),
+        kernel: Vec::new(),
+        dumped: matches!(dump, Some(Ok(_))),
+        seconds: started.elapsed().as_secs_f64(),
+    };
+    match dump {
+        Some(Ok(stacks)) => record.kernel = stacks,
+        Some(Err(error)) => record.fail(&format!("the kernel made no dump: {error}")),
+        None => {}
+    }
     Ok(Ended {
-        record: TestRecord {
-            name: test.full_name(),
-            outcome,
-            figures,
-            output: output.last_lines(),
-            kernel: Vec::new(),
-            seconds: started.elapsed().as_secs_f64(),
-        },
+        record,
         killed: !ended,
     })
 }

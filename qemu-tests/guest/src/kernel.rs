@@ -2,13 +2,18 @@
 //! What the kernel says while the tests run: the framework looks after each test, so that a warning
 //! is the failure of the test in whose time it came.
 
-use std::fs;
-use std::io::{self, ErrorKind};
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::iter;
+use std::path::Path;
 
 use anyhow::{Context, Result};
-use protocol::complaints::{Line, Reader, TEST_BEGINS, TESTS_ENDED};
+use nix::unistd::{Pid, getpid};
+use protocol::complaints::{DUMP_BEGINS, DUMP_ENDED, Line, Reader, TEST_BEGINS, TESTS_ENDED};
 
 use crate::harness::{Kernel, Trouble};
+use crate::proc_stat::Stat;
 use crate::support::kernel_log::{self, Log};
 
 /// How many warnings and reports there were. Kernels before 6.1 don't count them.
@@ -20,6 +25,12 @@ const TAINTED: &str = "/proc/sys/kernel/tainted";
 /// The bits of it that tell of trouble: a machine check, a bad page, an oops, a warning, and a CPU
 /// that was stuck. The others tell of what was loaded.
 const TROUBLE_TAINTS: u64 = 1 << 4 | 1 << 5 | 1 << 7 | 1 << 9 | 1 << 14;
+
+/// Where the kernel is asked for dumps.
+const SYSRQ_TRIGGER: &str = "/proc/sysrq-trigger";
+
+/// There is such a file if the kernel keeps account of who holds which lock.
+const LOCKDEP: &str = "/proc/lockdep";
 
 /// How many lines of the log go with a complaint, and how many of them were there before it.
 const LINES: usize = 60;
@@ -85,6 +96,22 @@ impl Kernel for Watched {
     fn tests_ended(&mut self) -> io::Result<()> {
         kernel_log::say(TESTS_ENDED)
     }
+
+    fn dump(&mut self, test: &str) -> io::Result<Vec<String>> {
+        let stacks = stacks_below(getpid())?;
+        kernel_log::say(&format!("{DUMP_BEGINS}: {test} hangs"))?;
+        // Blocked tasks, the backtraces of all CPUs, the locks that are held.
+        let mut keys = vec!['w', 'l'];
+        if Path::new(LOCKDEP).exists() {
+            keys.push('d');
+        }
+        let dumped = keys.into_iter().try_for_each(|key| {
+            let mut trigger = OpenOptions::new().write(true).open(SYSRQ_TRIGGER)?;
+            trigger.write_all(&[key as u8])
+        });
+        kernel_log::say(DUMP_ENDED)?;
+        dumped.map(|()| stacks)
+    }
 }
 
 /// The kernel's own accounts of trouble.
@@ -143,8 +170,52 @@ fn text(record: &str) -> Vec<String> {
     text.split("\\x0a").map(str::to_owned).collect()
 }
 
+/// Where in the kernel each thread is of the processes that come from this one.
+fn stacks_below(ancestor: Pid) -> io::Result<Vec<String>> {
+    let mut parents = BTreeMap::new();
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
+        // Who is gone in between does not hang.
+        if let Ok(stat) = Stat::of(pid) {
+            parents.insert(pid, stat.parent);
+        }
+    }
+    let mut lines = Vec::new();
+    for pid in parents.keys() {
+        let mut ancestors = iter::successors(parents.get(pid), |pid| parents.get(pid))
+            // No more than there are: ids may have been used again while they were read.
+            .take(parents.len());
+        if ancestors.any(|pid| *pid == ancestor.as_raw()) {
+            for thread in fs::read_dir(format!("/proc/{pid}/task"))
+                .into_iter()
+                .flatten()
+            {
+                lines.extend(stack_of(&thread?.path()));
+            }
+        }
+    }
+    Ok(lines)
+}
+
+/// One thread's name, state and stack.
+fn stack_of(task: &Path) -> Vec<String> {
+    let read = |name: &str| fs::read_to_string(task.join(name)).unwrap_or_default();
+    let tid = task.file_name().unwrap_or_default().to_string_lossy();
+    let state = Stat::of(task.strip_prefix("/proc").unwrap_or(task).display());
+    let state = state.map_or('?', |stat| stat.state);
+    let name = read("comm");
+    let mut lines = vec![format!("{tid} {} in state {state}", name.trim_end())];
+    lines.extend(read("stack").lines().map(|line| format!("  {line}")));
+    lines
+}
+
 #[cfg(test)]
 mod tests {
+    use std::process::{Command, Stdio};
+
     use super::*;
 
     #[test]
@@ -184,5 +255,18 @@ mod tests {
         let now = Counters { taints, ..before };
         let trouble = now.trouble_since(before).unwrap();
         assert!(trouble.reason.ends_with("got 0x80"), "{}", trouble.reason);
+    }
+
+    #[test]
+    fn a_stack_begins_with_who_it_is() {
+        let mut command = Command::new("cat");
+        let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+        let lines = stacks_below(getpid()).unwrap();
+        let expected = format!("{} ", child.id());
+        assert!(lines.iter().any(|line| line.starts_with(&expected)));
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        let lines = stacks_below(getpid()).unwrap();
+        assert!(!lines.iter().any(|line| line.starts_with(&expected)));
     }
 }

@@ -9,6 +9,7 @@ use std::io;
 use std::time::Duration;
 
 use harness::{Conclusion, Failure, Kernel, Reporter, TestResult, Trouble, expect_eq};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{pause, setsid};
 use protocol::results::{Outcome, TestRecord};
 
@@ -26,7 +27,7 @@ mod results;
 mod timeouts;
 
 /// Where [`fails`] finds out that it does.
-const FAILING_LINE: u32 = 44;
+const FAILING_LINE: u32 = 45;
 
 fn passes() -> TestResult {
     results::figure("things", 1.0);
@@ -163,7 +164,10 @@ fn main() {
     let warned = result("makes_the_kernel_warn");
     assert_eq!(reason("makes_the_kernel_warn"), "it warned");
     assert_eq!(warned.kernel, ["WARNING: at something"]);
+    assert!(!warned.dumped);
     assert_eq!(reason("hangs"), "timed out after 300ms");
+    assert_eq!(result("hangs").kernel, ["it sleeps"]);
+    assert!(result("hangs").dumped);
     assert_eq!(report.records.len(), tests.len() - 1);
     println!("{}", ktap(&report));
 }
@@ -212,6 +216,17 @@ impl Kernel for Told {
         self.began.push(String::new());
         Ok(())
     }
+
+    fn dump(&mut self, test: &str) -> io::Result<Vec<String>> {
+        assert_eq!(test, "harness::hangs");
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        assert_eq!(
+            waitid(Id::All, flags),
+            Ok(WaitStatus::StillAlive),
+            "it was killed"
+        );
+        Ok(vec!["it sleeps".to_owned()])
+    }
 }
 
 /// The same as people see it.
@@ -228,7 +243,7 @@ fn ktap(kept: &Kept) -> String {
         "KTAP version 1\n1..11\n# things: 3\nok 1 harness::passes\n",
         ": sum: expected 3, got 2\nnot ok 2 harness::fails\n",
         "\nok 4 harness::is_skipped # SKIP nothing to test\n",
-        "\n# timed out after 300ms\nnot ok 10 harness::hangs\n",
+        "\n# it sleeps\n# timed out after 300ms\nnot ok 10 harness::hangs\n",
     ] {
         assert!(text.contains(expected), "{expected} in {text}");
     }

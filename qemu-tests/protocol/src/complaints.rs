@@ -11,6 +11,12 @@ pub const TEST_BEGINS: &str = "proc-events: test ";
 /// The line that ends the last test's time.
 pub const TESTS_ENDED: &str = "proc-events: the tests ended";
 
+/// The line before a dump that somebody asked for. A dump has backtraces, but is no complaint.
+pub const DUMP_BEGINS: &str = "proc-events: dump begins";
+
+/// The line after it.
+pub const DUMP_ENDED: &str = "proc-events: dump ended";
+
 /// What a kernel says when something is wrong with it.
 const COMPLAINTS: [&str; 32] = [
     "BUG:",
@@ -79,6 +85,7 @@ pub struct Line {
 #[derive(Debug, Default)]
 pub struct Reader {
     test: Option<String>,
+    in_dump: bool,
     /// The report of one of [`CHECKERS`] that is being read.
     report: Option<Vec<String>>,
     has_foreign_reports: bool,
@@ -92,10 +99,24 @@ impl Reader {
             self.test = Some(test.to_owned());
         } else if text.contains(TESTS_ENDED) {
             self.test = None;
-        } else {
+        } else if text.contains(DUMP_BEGINS) {
+            self.in_dump = true;
+        } else if text.contains(DUMP_ENDED) {
+            self.in_dump = false;
+        } else if !self.in_dump {
             return self.take_of_kernel(text);
         }
         vec![self.line(text, false)]
+    }
+
+    /// Says that all that follows is a dump, which the kernel was asked for in another way.
+    pub fn dump_begins(&mut self) {
+        self.in_dump = true;
+    }
+
+    /// Whether the last line was of a dump.
+    pub fn is_in_dump(&self) -> bool {
+        self.in_dump
     }
 
     /// Whether there was a report of a checker, which may not have been ours. The kernel counts such
@@ -169,6 +190,15 @@ mod tests {
             tests.collect::<Vec<_>>(),
             [None, Some("a::b"), Some("c::d"), None]
         );
+    }
+
+    #[test]
+    fn what_was_asked_for_is_no_complaint() {
+        let mut reader = Reader::default();
+        let dump = [DUMP_BEGINS, "Call Trace:", DUMP_ENDED, "Call Trace:"];
+        assert_eq!(complaints(&mut reader, &dump).len(), 1);
+        reader.dump_begins();
+        assert_eq!(complaints(&mut reader, &dump[1..2]).len(), 0);
     }
 
     #[test]

@@ -68,6 +68,9 @@ pub struct TestRecord {
     pub output: Vec<String>,
     /// What the kernel logged that belongs to a failure.
     pub kernel: Vec<String>,
+    /// Whether the kernel was asked for a dump, because the test hung. The dump is in its log.
+    #[serde(default)]
+    pub dumped: bool,
     /// How long it took.
     pub seconds: f64,
 }

@@ -7,8 +7,9 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use protocol::complaints::{Line, Reader};
@@ -22,6 +23,8 @@ const LINES_BEFORE: usize = 5;
 /// The console of a running guest.
 pub struct Console {
     state: Arc<Mutex<State>>,
+    /// Tells that there is more in the state.
+    grown: Arc<Condvar>,
     reader: JoinHandle<()>,
     log: PathBuf,
 }
@@ -32,12 +35,17 @@ struct State {
     /// The last lines until the first complaint, and what follows that.
     excerpt: VecDeque<String>,
     complaints: Vec<Line>,
+    /// The lines of dumps that the kernel was asked for.
+    dump: Vec<String>,
 }
 
 impl State {
     fn take(&mut self, text: &str) {
         for line in self.reader.take(text) {
             self.keep(line);
+        }
+        if self.reader.is_in_dump() {
+            self.dump.push(text.to_owned());
         }
     }
 
@@ -83,6 +91,8 @@ impl Console {
             File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
         let state = Arc::new(Mutex::new(State::default()));
         let shared = Arc::clone(&state);
+        let grown = Arc::new(Condvar::new());
+        let grows = Arc::clone(&grown);
         let reader = thread::spawn(move || {
             let mut stream = BufReader::new(stream);
             let mut bytes = Vec::new();
@@ -94,9 +104,38 @@ impl Console {
                 let _ = file.write_all(&bytes);
                 lock(&shared).take(String::from_utf8_lossy(&bytes).trim_end());
                 bytes.clear();
+                grows.notify_all();
             }
         });
-        Ok(Self { state, reader, log })
+        Ok(Self {
+            state,
+            grown,
+            reader,
+            log,
+        })
+    }
+
+    /// Where all of it is.
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// Takes what comes from now on for a dump that the kernel was asked for.
+    pub fn dump_begins(&self) {
+        let mut state = lock(&self.state);
+        state.reader.dump_begins();
+        state.dump.clear();
+    }
+
+    /// Waits until a dump's lines are as wanted; false when they are not in time.
+    pub fn dump_has(&self, wanted: impl Fn(&[String]) -> bool, limit: Duration) -> bool {
+        let state = lock(&self.state);
+        let missing = |state: &mut State| !wanted(&state.dump);
+        let (_state, result) = self
+            .grown
+            .wait_timeout_while(state, limit, missing)
+            .expect("no thread panics while it holds the console's state");
+        !result.timed_out()
     }
 
     /// Waits for the console's end, which comes with QEMU's. Only then is all of it known.
@@ -120,6 +159,22 @@ impl Transcript {
     /// What the kernel complained about first, and in which tests' time it complained at all.
     pub fn verdict(&self) -> Option<String> {
         lock(&self.state).verdict()
+    }
+
+    /// Whether the kernel was asked for a dump.
+    pub fn has_dump(&self) -> bool {
+        !lock(&self.state).dump.is_empty()
+    }
+
+    /// Adds to the log.
+    pub fn add(&self, text: &str) {
+        let file = File::options().append(true).open(&self.log);
+        if let Err(error) = file.and_then(|mut file| file.write_all(text.as_bytes())) {
+            eprintln!(
+                "proc-events-vm: cannot add to {}: {error}",
+                self.log.display()
+            );
+        }
     }
 
     /// The lines around the first complaint, or the last ones; and where all of them are.

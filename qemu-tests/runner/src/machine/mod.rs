@@ -3,6 +3,7 @@
 
 pub mod accelerator;
 mod console;
+mod dump;
 pub mod files;
 pub mod guard;
 pub mod kernel;

@@ -25,12 +25,18 @@ const COPY_ON_WRITE: &str = "grep ^virtme.initmount /proc/mounts | while read -r
     mkdir -p /run/$name/u /run/$name/w; mount -t overlay -o \
     lowerdir=$place,upperdir=/run/$name/u,workdir=/run/$name/w overlay $place; done; ";
 
-/// All arguments for a guest whose agent's port is connected to a socket.
+/// Name of the socket that QEMU connects the agent's port to.
+pub const AGENT_SOCKET: &str = "agent";
+
+/// Name of the socket that QEMU connects its monitor to.
+pub const MONITOR_SOCKET: &str = "monitor";
+
+/// All arguments for a guest whose sockets are in a directory.
 pub fn arguments(
     settings: &Settings,
     kernel: &Kernel,
     accelerator: Accelerator,
-    socket: &Path,
+    sockets: &Path,
 ) -> Result<Vec<String>> {
     let agent = text(&settings.guest)?;
     let mut arguments = machine_arguments(kernel, accelerator);
@@ -38,7 +44,7 @@ pub fn arguments(
         None => root_arguments()?,
         Some(root) => foreign_root_arguments(root, &shared(settings, kernel)?)?,
     });
-    let mut options = device_options(&text(socket)?);
+    let mut options = device_options(&text(sockets)?);
     if kernel.architecture == Architecture::Arm64 {
         options += ARM64_CPU;
     }
@@ -175,11 +181,12 @@ fn root_arguments() -> Result<Vec<String>> {
     Ok(arguments)
 }
 
-/// The agent's virtio-serial port, on a bus of its own, and a network interface that leads nowhere:
-/// some programs that listen for process events do not start without one.
-fn device_options(socket: &str) -> String {
+/// The agent's virtio-serial port, on a bus of its own, QEMU's monitor, and a network interface that
+/// leads nowhere: some programs that listen for process events do not start without one.
+fn device_options(sockets: &str) -> String {
     format!(
-        "-device virtio-serial-pci,id=proc-events -chardev socket,id=agent,path={socket} \
+        "-qmp unix:{sockets}/{MONITOR_SOCKET} -device virtio-serial-pci,id=proc-events \
+         -chardev socket,id=agent,path={sockets}/{AGENT_SOCKET} \
          -device virtserialport,bus=proc-events.0,chardev=agent,name={PORT_NAME} \
          -netdev hubport,id=nowhere,hubid=0 -device virtio-net-pci,netdev=nowhere,romfile="
     )

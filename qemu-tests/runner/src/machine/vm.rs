@@ -10,6 +10,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -25,10 +26,11 @@ use protocol::{
 
 use super::accelerator::Accelerator;
 use super::console::Console;
+use super::dump::{Dump, Monitor};
 use super::files::text;
 use super::kernel::{Architecture, Kernel};
 use super::settings::Settings;
-use super::virtme;
+use super::virtme::{self, AGENT_SOCKET, MONITOR_SOCKET};
 
 /// From QEMU's start to the agent's first word.
 pub const BOOT_LIMIT: Duration = Duration::from_secs(180);
@@ -55,6 +57,9 @@ const POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// How often a long wait says that it goes on.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 
+/// How many virtual machines this process has started.
+static MACHINES: AtomicUsize = AtomicUsize::new(0);
+
 /// A running virtual machine. Dropping it kills it.
 pub struct Vm {
     name: String,
@@ -63,6 +68,11 @@ pub struct Vm {
     port: UnixStream,
     messages: Receiver<io::Result<FromGuest>>,
     console: Option<Console>,
+    monitor: Monitor,
+    /// Whether the machine has one whose keys the kernel takes.
+    has_keyboard: bool,
+    /// See [`Kernel::time_factor`].
+    time_factor: u32,
     last_heard: Instant,
     /// See [`SILENCE_LIMIT`].
     silence_limit: Duration,
@@ -104,12 +114,13 @@ impl Vm {
         limit: Duration,
     ) -> Result<Self> {
         let started = Instant::now();
-        let socket = Socket::new(&kernel.name)?;
+        let sockets = Sockets::new(&kernel.name)?;
         remove_old_logs(&settings.cache);
         let (console, console_writer) = pipe2(OFlag::O_CLOEXEC)?;
-        let log = settings
-            .cache
-            .join(format!("console-{}-{}.log", kernel.name, process::id()));
+        // Each machine has its own, so that a failure's log is there while the next one runs.
+        let number = MACHINES.fetch_add(1, Ordering::Relaxed);
+        let log = format!("console-{}-{}-{number}.log", kernel.name, process::id());
+        let log = settings.cache.join(log);
         let mut guard = Command::new(env::current_exe()?)
             .arg("guard")
             .arg("--")
@@ -118,7 +129,7 @@ impl Vm {
                 settings,
                 kernel,
                 accelerator,
-                &socket.path,
+                &sockets.directory,
             )?)
             .current_dir(&kernel.directory)
             .env("PATH", path_with(settings.vng.parent())?)
@@ -129,15 +140,15 @@ impl Vm {
             .spawn()
             .context("cannot start the guard of the virtual machine")?;
         let console = Console::follow(File::from(console), log)?;
-        let port = match socket.accept(&mut guard) {
-            Ok(port) => port,
+        let (port, monitor) = match sockets.accept(&mut guard) {
+            Ok(both) => both,
             Err(error) => {
                 end(&mut guard);
                 let excerpt = console.end().excerpt();
                 return Err(anyhow!("{}: {error:#}\n{excerpt}", kernel.name));
             }
         };
-        drop(socket);
+        drop(sockets);
         let (sender, messages) = mpsc::channel();
         let reader = port.try_clone()?;
         thread::spawn(move || {
@@ -162,6 +173,9 @@ impl Vm {
             port,
             messages,
             console: Some(console),
+            monitor: Monitor::new(monitor)?,
+            has_keyboard: kernel.architecture == Architecture::X86_64,
+            time_factor: kernel.time_factor() * accelerator.time_factor(),
             last_heard: Instant::now(),
             silence_limit: kernel.time_factor()
                 * match accelerator {
@@ -192,7 +206,7 @@ impl Vm {
             }
             if started.elapsed() > limit {
                 let limit = limit.as_secs();
-                return Err(self.failure(format!("the guest was not up after {limit} s")));
+                return Err(self.stuck(format!("the guest was not up after {limit} s")));
             }
             if Instant::now() > next_progress {
                 next_progress += PROGRESS_INTERVAL;
@@ -234,7 +248,7 @@ impl Vm {
                     if self.last_heard.elapsed() > self.silence_limit =>
                 {
                     let limit = self.silence_limit.as_secs();
-                    return Err(self.failure(format!("the guest was silent for {limit} s")));
+                    return Err(self.stuck(format!("the guest was silent for {limit} s")));
                 }
                 Err(RecvTimeoutError::Timeout) if Instant::now() > deadline => return Ok(None),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -258,7 +272,7 @@ impl Vm {
         while self.guard.try_wait()?.is_none() {
             if Instant::now() > deadline {
                 let limit = POWER_OFF_LIMIT.as_secs();
-                return Err(self.failure(format!("the guest did not power off in {limit} s")));
+                return Err(self.stuck(format!("the guest did not power off in {limit} s")));
             }
             thread::sleep(POLL_INTERVAL / 4);
         }
@@ -268,7 +282,10 @@ impl Vm {
         let transcript = console.end();
         match transcript.verdict() {
             None => {
-                transcript.remove_log();
+                // A test that hung points to its dump.
+                if !transcript.has_dump() {
+                    transcript.remove_log();
+                }
                 Ok(())
             }
             Some(verdict) => Err(anyhow!(
@@ -279,8 +296,25 @@ impl Vm {
         }
     }
 
+    /// Where the console's log is, while there is a machine.
+    pub fn console_log(&self) -> Option<&Path> {
+        self.console.as_ref().map(Console::log)
+    }
+
+    /// Ends a machine that hangs, and tells why, with what it was doing.
+    pub fn stuck(&mut self, reason: impl std::fmt::Display) -> anyhow::Error {
+        let (factor, monitor) = (self.time_factor, &mut self.monitor);
+        let console = self.console.as_ref();
+        let dump = console.map(|console| monitor.dump(console, self.has_keyboard, factor));
+        self.end_for(reason, dump)
+    }
+
     /// Ends the machine and tells why, with the end of the console.
     pub fn failure(&mut self, reason: impl std::fmt::Display) -> anyhow::Error {
+        self.end_for(reason, None)
+    }
+
+    fn end_for(&mut self, reason: impl std::fmt::Display, dump: Option<Dump>) -> anyhow::Error {
         end(&mut self.guard);
         let name = &self.name;
         let Some(console) = self.console.take() else {
@@ -288,12 +322,15 @@ impl Vm {
             return anyhow!("{reason}");
         };
         let transcript = console.end();
-        let complaint = transcript.verdict().map(|verdict| format!("; {verdict}"));
-        let excerpt = transcript.excerpt();
-        anyhow!(
-            "{name}: {reason}{}\n{excerpt}",
-            complaint.unwrap_or_default()
-        )
+        let mut text = format!("{name}: {reason}");
+        if let Some(verdict) = transcript.verdict() {
+            text += &format!("; {verdict}");
+        }
+        if let Some(dump) = dump {
+            transcript.add(&dump.text());
+            text += &format!("; {}", dump.summary());
+        }
+        anyhow!("{text}\n{}", transcript.excerpt())
     }
 }
 
@@ -387,14 +424,15 @@ fn path_with(directory: Option<&Path>) -> Result<OsString> {
     env::join_paths(directories).context("virtme-ng's directory cannot be put into PATH")
 }
 
-/// The socket that QEMU connects the port to, in a directory that only we can enter.
-struct Socket {
+/// The sockets that QEMU connects the agent's port and its monitor to, in a directory that only we
+/// can enter.
+struct Sockets {
     directory: PathBuf,
-    path: PathBuf,
-    listener: UnixListener,
+    agent: UnixListener,
+    monitor: UnixListener,
 }
 
-impl Socket {
+impl Sockets {
     /// For the virtual machine of this name, of which this process has one at a time.
     fn new(name: &str) -> Result<Self> {
         let directory = env::temp_dir().join(format!("proc-events-vm.{}.{name}", process::id()));
@@ -412,36 +450,45 @@ impl Socket {
             .mode(0o700)
             .create(&directory)
             .with_context(|| format!("cannot make {}", directory.display()))?;
-        let path = directory.join("agent");
-        let listener = UnixListener::bind(&path)
-            .with_context(|| format!("cannot listen on {}: set TMPDIR", path.display()))?;
+        let listen = |name| {
+            let path = directory.join(name);
+            UnixListener::bind(&path)
+                .with_context(|| format!("cannot listen on {}: set TMPDIR", path.display()))
+        };
         Ok(Self {
+            agent: listen(AGENT_SOCKET)?,
+            monitor: listen(MONITOR_SOCKET)?,
             directory,
-            path,
-            listener,
         })
     }
 
-    /// Waits for QEMU, as long as it may still come.
-    fn accept(&self, guard: &mut Child) -> Result<UnixStream> {
+    /// Waits for QEMU, as long as it may still come: the agent's port, and the monitor.
+    fn accept(&self, guard: &mut Child) -> Result<(UnixStream, UnixStream)> {
         let deadline = Instant::now() + QEMU_START_LIMIT;
-        loop {
-            let mut descriptors = [PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)];
-            let interval = PollTimeout::try_from(POLL_INTERVAL).unwrap_or(PollTimeout::MAX);
-            if poll(&mut descriptors, interval)? > 0 {
-                return Ok(self.listener.accept()?.0);
-            }
-            if let Some(status) = guard.try_wait()? {
-                bail!("virtme-ng ended before QEMU was up ({status})");
-            }
-            if Instant::now() > deadline {
-                bail!("QEMU was not up after {} s", QEMU_START_LIMIT.as_secs());
-            }
+        Ok((
+            accept(&self.agent, guard, deadline)?,
+            accept(&self.monitor, guard, deadline)?,
+        ))
+    }
+}
+
+fn accept(listener: &UnixListener, guard: &mut Child, deadline: Instant) -> Result<UnixStream> {
+    loop {
+        let mut descriptors = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+        let interval = PollTimeout::try_from(POLL_INTERVAL).unwrap_or(PollTimeout::MAX);
+        if poll(&mut descriptors, interval)? > 0 {
+            return Ok(listener.accept()?.0);
+        }
+        if let Some(status) = guard.try_wait()? {
+            bail!("virtme-ng ended before QEMU was up ({status})");
+        }
+        if Instant::now() > deadline {
+            bail!("QEMU was not up after {} s", QEMU_START_LIMIT.as_secs());
         }
     }
 }
 
-impl Drop for Socket {
+impl Drop for Sockets {
     fn drop(&mut self) {
         // QEMU has connected, or never will.
         let _ = fs::remove_dir_all(&self.directory);

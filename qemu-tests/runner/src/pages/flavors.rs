@@ -251,6 +251,7 @@ mod tests {
                 figures: figures.collect(),
                 output: Vec::new(),
                 kernel: Vec::new(),
+                dumped: false,
                 seconds: 30.0,
             }),
         })

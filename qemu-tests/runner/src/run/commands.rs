@@ -100,6 +100,7 @@ pub fn load(
                 figures,
                 output: Vec::new(),
                 kernel: Vec::new(),
+                dumped: false,
                 seconds: time.as_secs_f64(),
             }),
         }))?;

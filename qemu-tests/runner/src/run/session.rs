@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use protocol::complaints::DUMP_BEGINS;
 use protocol::results::{Record, TestRecord};
 use protocol::{FromGuest, Job, TEST_KILLED};
 
@@ -121,7 +122,7 @@ impl Session {
             };
             let deadline = Instant::now() + limit + RESULT_GRACE * self.factor;
             match machine.next_result(deadline) {
-                Ok(Some(result)) if result.name == name => return Ok(result),
+                Ok(Some(result)) if result.name == name => return Ok(machine.with_dump(result)),
                 Ok(Some(result)) => {
                     let other = result.name;
                     return Err(self.give_up(&anyhow!("the guest reported {other} instead")));
@@ -210,9 +211,20 @@ impl Machine {
             Some(FromGuest::Exited(status)) => self.status = Some(status),
             Some(FromGuest::ModuleLoaded(_)) => {}
             Some(message) => bail!("the agent said {message:?}"),
-            None => bail!("no result came in time"),
+            None => bail!(self.vm.stuck("no result came in time")),
         }
         Ok(None)
+    }
+
+    /// Says where the dump is, if the kernel was asked for one.
+    fn with_dump(&self, mut record: TestRecord) -> TestRecord {
+        if let (true, Some(log)) = (record.dumped, self.vm.console_log()) {
+            record.fail(&format!(
+                "what all tasks and CPUs did then is in {}, from '{DUMP_BEGINS}' on",
+                log.display()
+            ));
+        }
+        record
     }
 
     /// Why it failed, as far as anybody knows.
