@@ -18,7 +18,7 @@ pub const DUMP_BEGINS: &str = "proc-events: dump begins";
 pub const DUMP_ENDED: &str = "proc-events: dump ended";
 
 /// What a kernel says when something is wrong with it.
-const COMPLAINTS: [&str; 32] = [
+const COMPLAINTS: [&str; 34] = [
     "BUG:",
     "WARNING:",
     "Oops",
@@ -32,7 +32,9 @@ const COMPLAINTS: [&str; 32] = [
     "Internal error:",
     "kernel NULL pointer dereference",
     "blocked for more than",
+    "blocked in I/O wait for more than",
     "detected stall",
+    "detected expedited stall",
     "soft lockup",
     "hard LOCKUP",
     "possible circular locking",

@@ -215,6 +215,8 @@ mod tests {
     use std::sync::mpsc;
     use std::time::Duration;
 
+    use protocol::complaints::TEST_BEGINS;
+
     use super::*;
 
     #[test]
@@ -280,6 +282,14 @@ mod tests {
         }
     }
 
+    /// A log in the directory beside this file: a whole report, recorded, or as the kernel's source
+    /// writes it.
+    macro_rules! log {
+        ($name:literal) => {
+            include_str!(concat!("console/", $name, ".txt"))
+        };
+    }
+
     fn state_after(log: &str) -> State {
         let mut state = State::default();
         log.lines().for_each(|line| state.take(line));
@@ -287,11 +297,46 @@ mod tests {
     }
 
     #[test]
+    fn reports_are_trouble_of_their_tests() {
+        for (log, words) in [
+            (log!("warn"), "cut here"),
+            (log!("oops"), "BUG: kernel NULL pointer"),
+            (log!("kasan"), "BUG: KASAN: slab-use-after-free"),
+            (log!("kcsan"), "BUG: KCSAN: data-race"),
+            (log!("kmsan"), "BUG: KMSAN: kernel-infoleak"),
+            (log!("kmemleak"), "3 new suspected memory leaks"),
+            (log!("ubsan"), "cut here"),
+            (log!("lockdep"), "WARNING: possible circular locking"),
+            (log!("rcu-usage"), "WARNING: suspicious RCU usage"),
+            (log!("rcu-stall"), "self-detected stall on CPU"),
+            (log!("rcu-expedited"), "detected expedited stalls"),
+            (log!("soft-lockup"), "soft lockup - CPU#1 stuck"),
+            (log!("hung-task"), "blocked for more than 122 seconds"),
+            (log!("hung-task-io"), "blocked in I/O wait for more"),
+            (log!("refcount"), "cut here"),
+        ] {
+            let (first, _) = log.split_once('\n').unwrap();
+            let test = first.strip_prefix(TEST_BEGINS).expect(first);
+            let verdict = state_after(log).verdict().expect(first);
+            let expected = format!("the kernel complained in {test}: ");
+            assert!(verdict.starts_with(&expected), "{verdict}");
+            assert!(verdict.contains(words), "{words:?} is not in {verdict}");
+        }
+    }
+
+    #[test]
+    fn what_is_ordinary_is_no_trouble() {
+        for log in [log!("clean"), log!("kcsan-of-others"), log!("dump")] {
+            assert_eq!(state_after(log).verdict(), None);
+        }
+    }
+
+    #[test]
     fn all_tests_in_whose_time_the_kernel_complained_are_named() {
-        let log = "proc-events: test a::b\nBUG: first\nCall Trace:\n\
-                   proc-events: test c::d\nproc-events: test e::f\nBUG: second\n";
-        let verdict = state_after(log).verdict();
-        let expected = "the kernel complained in a::b, e::f: BUG: first";
-        assert_eq!(verdict.as_deref(), Some(expected));
+        let logs = [log!("ubsan"), log!("clean"), log!("kmemleak")];
+        let verdict = state_after(&logs.concat()).verdict().unwrap();
+        let tests = "filters::a_mask_selects, leaks::nothing_leaks";
+        let expected = format!("the kernel complained in {tests}: ");
+        assert!(verdict.starts_with(&expected), "{verdict}");
     }
 }
