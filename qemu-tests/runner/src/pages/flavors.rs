@@ -188,11 +188,13 @@ fn page(flavors: &[(&str, Flavor)], loads: &Flavor) -> String {
         format!("{:.1}, {}", seconds / 60.0, flavor.accelerator)
     };
     text += &row("minutes", &minutes, String::new());
-    text + &figures(flavors)
+    let mut all: Vec<(&str, &Flavor)> = flavors.iter().map(|(name, own)| (*name, own)).collect();
+    all.extend(has_loads.then_some(("loads", loads)));
+    text + &figures(&all)
 }
 
-/// What single tests measured, of which sums would say nothing.
-fn figures(flavors: &[(&str, Flavor)]) -> String {
+/// What single tests and loads measured, of which sums would say nothing.
+fn figures(flavors: &[(&str, &Flavor)]) -> String {
     let mut rows = BTreeMap::<(&str, &str), Vec<String>>::new();
     for (index, (_, flavor)) in flavors.iter().enumerate() {
         for test in flavor.passed() {
@@ -209,7 +211,7 @@ fn figures(flavors: &[(&str, Flavor)]) -> String {
     }
     let names: Vec<_> = flavors.iter().map(|(name, _)| *name).collect();
     let mut text = format!(
-        "\n## Figures\n\nWhat tests that passed measured.\n\n| test | figure | {} |\n|---|---|{}\n",
+        "\n## Figures\n\nWhat tests and loads that passed measured.\n\n| test | figure | {} |\n|---|---|{}\n",
         names.join(" | "),
         "---:|".repeat(names.len())
     );
@@ -286,7 +288,8 @@ mod tests {
             ("release", flavor(Outcome::Passed, release)),
             ("small", flavor(failed, small)),
         ];
-        let fuzz = test("fuzz", Outcome::Passed, &[(names::MESSAGES, 1_234_567.0)]);
+        let measured = [(names::MESSAGES, 1_234_567.0), ("inputs kept", 9.0)];
+        let fuzz = test("fuzz", Outcome::Passed, &measured);
         let text = page(&flavors, &Flavor::new(vec![fuzz]));
 
         for line in [
@@ -299,7 +302,8 @@ mod tests {
             "| messages fuzzed | 0 | 0 | 1,234,567 |",
             "| messages of the kernel | none | **some** |  |",
             "| minutes | 1.5, tcg | 1.0, tcg |  |",
-            "| `fork::a` | seconds | 1.50 | - |",
+            "| `fork::a` | seconds | 1.50 | - | - |",
+            "| `fuzz` | inputs kept | - | - | 9 |",
         ] {
             assert!(text.lines().any(|own| own == line), "{line} in {text}");
         }
