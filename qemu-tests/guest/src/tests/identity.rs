@@ -808,6 +808,9 @@ fn numbers_are_the_same_in_all_pid_namespaces() -> TestResult {
                 found.push((received.event.kind(), identity, received.event.subject()));
             }
         }
+        // Two listeners may get events of two processes that happen at the same time on two CPUs in
+        // different orders, but never those of one process.
+        found.sort_by_key(|(_, identity, _)| identity.process);
         Ok::<_, Failure>(found)
     };
     let inside = of_others(&taken[0], None)?;
