@@ -11,7 +11,8 @@ pub const TEST_BEGINS: &str = "proc-events: test ";
 /// The line that ends the last test's time.
 pub const TESTS_ENDED: &str = "proc-events: the tests ended";
 
-/// The line before a dump that somebody asked for. A dump has backtraces, but is no complaint.
+/// The line before a dump that somebody asked for, or before what a test provokes and checks itself.
+/// It has backtraces, but is no complaint.
 pub const DUMP_BEGINS: &str = "proc-events: dump begins";
 
 /// The line after it.
@@ -99,6 +100,8 @@ impl Reader {
     pub fn take(&mut self, text: &str) -> Vec<Line> {
         if let Some((_, test)) = text.split_once(TEST_BEGINS) {
             self.test = Some(test.to_owned());
+            // A test that was killed did not end it.
+            self.in_dump = false;
         } else if text.contains(TESTS_ENDED) {
             self.test = None;
         } else if text.contains(DUMP_BEGINS) {

@@ -8,8 +8,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use nix::sys::mman::{MlockAllFlags, mlockall};
+use protocol::complaints::{DUMP_BEGINS, DUMP_ENDED};
 
-use super::kernel_log::Log;
+use super::kernel_log::{self, Log};
 use crate::harness::{Failure, TestResult, expect};
 use crate::results;
 use protocol::results::names;
@@ -91,15 +92,17 @@ fn spare_checkers() -> io::Result<Option<Setting>> {
 /// kernel's own code logs when its allocations fail.
 pub struct QuietConsole {
     log: Log,
-    _level: Setting,
+    level: Option<Setting>,
 }
 
 impl QuietConsole {
     /// Keeps all messages from now on off the console.
     pub fn new() -> Result<Self, Failure> {
+        let log = Log::new()?;
+        kernel_log::say(&format!("{DUMP_BEGINS}: allocations are made to fail"))?;
         Ok(Self {
-            log: Log::new()?,
-            _level: Setting::change("/proc/sys/kernel", "printk", "1")?,
+            log,
+            level: Some(Setting::change("/proc/sys/kernel", "printk", "1")?),
         })
     }
 
@@ -114,6 +117,16 @@ impl QuietConsole {
             )?;
         }
         Ok(())
+    }
+}
+
+impl Drop for QuietConsole {
+    fn drop(&mut self) {
+        // The console gets this line, too.
+        drop(self.level.take());
+        if let Err(error) = kernel_log::say(DUMP_ENDED) {
+            eprintln!("the kernel's log does not say that all is expected to be well: {error}");
+        }
     }
 }
 
