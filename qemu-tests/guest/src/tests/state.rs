@@ -23,7 +23,7 @@ use crate::listener::{EVENT_LIMIT, Listener};
 use crate::proc_stat::{Stat, TICK};
 use crate::support::cgroup::{Group, root_of};
 use crate::support::idle_processes::{MANY_IDLE, start_idle, start_many_idle};
-use crate::support::process::{sleep, status, succeed};
+use crate::support::process::{pause_for_ever, sleep, status, succeed};
 use crate::support::procfs::{
     cgroup_of, events_of_proc, identity_of, in_container, living_in_proc,
 };
@@ -53,6 +53,9 @@ pub const TESTS: &[Test] = &[
     test!(the_answer_comes_last_and_counts_them)
         .not_on_stock(NO_STATE)
         .covers(&[Line::C19, Line::C20, Line::C55]),
+    test!(a_process_of_many_threads_does_not_end_it)
+        .not_on_stock(NO_STATE)
+        .covers(&[Line::C55]),
     test!(what_is_told_takes_no_number)
         .not_on_stock(NO_STATE)
         .covers(&[Line::C5, Line::C30, Line::C55]),
@@ -211,6 +214,21 @@ fn the_answer_comes_last_and_counts_them() -> TestResult {
             expect_eq("messages behind the answer", behind, None)?;
         }
         Ok(())
+    })
+}
+
+/// The walk looks at some ids at a time, and at threads' ids, too, which are in no message.
+fn a_process_of_many_threads_does_not_end_it() -> TestResult {
+    in_container(|| {
+        start_idle(|| {
+            for _ in 0..MANY_IDLE {
+                thread::Builder::new().spawn(pause_for_ever)?;
+            }
+            Ok(())
+        })?;
+        let last = start_idle(|| Ok(()))?;
+        let pids = state(&listen(RARE, 0)?)?.pids();
+        expect(pids.contains(&last), format!("{last} in {pids:?}"))
     })
 }
 
