@@ -326,7 +326,7 @@ fn many() -> Result<usize, Failure> {
     Ok(count.clamp(10_000, 100_000) as usize)
 }
 
-/// The tests' machine of 2 GB has room for some more than 10,000, one of 14 GB for 100,000: see
+/// The machine of the tests has room for some 10,000, one of 14 GB for 100,000: see
 /// `MEMORY=` of `make boot`.
 fn ten_thousand_processes_and_more_are_counted() -> TestResult {
     let count = if has_checkers() { 1000 } else { many()? };
