@@ -19,7 +19,7 @@ use super::tally::Tally;
 use crate::child::{self, Gate};
 use crate::harness::{Failure, TestResult, expect};
 use crate::support::container::{self, ALL, Container, Handover, NET, PID, USER, available};
-use crate::support::process::{self, status};
+use crate::support::process::{pause_for_ever, status};
 use crate::wire::{CGROUP, LISTEN, mask, proc_listen_in};
 
 const SENDERS: usize = 2;
@@ -77,7 +77,7 @@ pub fn run(mut random: Rng, environment: &Environment, tally: &mut Tally) -> Tes
             })?
             .into_pid();
         }
-        process::sleep()
+        pause_for_ever()
     })?;
     for _ in 0..random.u32(1..=SIGNS) {
         count(told.pass()?, tally)?;

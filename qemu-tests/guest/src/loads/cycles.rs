@@ -10,14 +10,13 @@ use clap::Args;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::WaitStatus;
 
-use crate::child::{self, Child, Gate};
+use super::victim;
 use crate::debugfs::Listing;
 use crate::harness::{Failure, TestResult, expect, expect_eq};
-use crate::listener::Listener;
 use crate::results;
 use crate::support::module;
 use crate::timeouts;
-use crate::wire::{LISTEN, mask};
+use crate::wire::mask;
 use protocol::results::names;
 
 /// How much is to happen.
@@ -110,7 +109,7 @@ pub fn kill_listeners(times: usize) -> TestResult {
     while left > 0 {
         let number = left.min(VICTIMS);
         let victims = (0..number)
-            .map(|_| victim())
+            .map(|_| victim::start(&[mask::EXEC, mask::ALL]))
             .collect::<Result<Vec<_>, _>>()?;
         for victim in &victims {
             kill(victim.pid(), Signal::SIGKILL)?;
@@ -124,26 +123,4 @@ pub fn kill_listeners(times: usize) -> TestResult {
         left -= number;
     }
     Ok(())
-}
-
-/// A process that listens at two sockets, and goes on asking for other events.
-fn victim() -> Result<Child, Failure> {
-    let listening = Gate::new()?;
-    let victim = child::fork(|| {
-        let listeners = [Listener::listen_all(), Listener::listen(mask::SID)];
-        if listeners.iter().any(Result::is_err) || listening.open(0).is_err() {
-            return 1;
-        }
-        loop {
-            for listener in listeners.iter().flatten() {
-                for mask in [mask::EXEC, mask::ALL] {
-                    if listener.request(&[LISTEN, mask]).is_err() {
-                        return 1;
-                    }
-                }
-            }
-        }
-    })?;
-    listening.pass()?;
-    Ok(victim)
 }

@@ -21,11 +21,12 @@ use nix::sys::wait::waitpid;
 use nix::unistd::{execv, pause, pipe2};
 
 use crate::child;
-use crate::harness::{Failure, TestResult, expect, expect_eq};
+use crate::harness::{Failure, TestResult, expect_eq};
 use crate::listener::Listener;
 use crate::proc_stat::has_ended;
 use crate::results;
 use crate::support::container::{Container, PID, available, keep_mounts, mount_own_proc};
+use crate::support::polling::poll_until_done;
 use crate::support::threads::end_thread;
 use crate::timeouts;
 use crate::wire::{Event, Task, mask};
@@ -257,21 +258,14 @@ impl Model {
     /// Expects the model to agree with /proc, at last: about all numbers, or those of a family of
     /// processes.
     fn agree(&mut self, family: Option<Vec<i32>>) -> TestResult {
-        let limit = timeouts::deadline(SETTLE_LIMIT);
-        loop {
+        // Nothing tells when what has ended is seen no more.
+        poll_until_done(SETTLE_LIMIT, || {
             let in_proc = restrict(in_proc()?, family.as_deref());
             self.follow()?;
             let living = restrict(self.living.clone(), family.as_deref());
-            if living == in_proc {
-                return Ok(());
-            }
-            expect(
-                Instant::now() < limit,
-                format!("the numbers {in_proc:?}, by /proc, got {living:?}, by events"),
-            )?;
-            // Nothing tells when what has ended is seen no more.
-            thread::yield_now();
-        }
+            Ok((living != in_proc)
+                .then(|| format!("the numbers {in_proc:?}, by /proc, got {living:?}, by events")))
+        })
     }
 }
 

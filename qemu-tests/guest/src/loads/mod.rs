@@ -8,3 +8,4 @@ pub mod cycles;
 pub mod execs;
 pub mod storm;
 pub mod stress;
+mod victim;

@@ -16,6 +16,7 @@ use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, setsid};
 
 use super::counted_listener::{Comparison, CountedListener, read, settle};
+use super::victim;
 use crate::child::{self, Child, Gate, execute_true};
 use crate::cpus::{cpus, pin};
 use crate::debugfs::{ListenerLine, Listing};
@@ -301,22 +302,7 @@ fn churn_once(round: usize) -> Result<u64, ListenerError> {
 fn kill_listeners(stop: Instant) -> Result<u64> {
     let mut killed = 0;
     while Instant::now() < stop {
-        let listening = Gate::new()?;
-        let victim = child::fork(|| {
-            let listeners = [Listener::listen_all(), Listener::listen(mask::SID)];
-            if listeners.iter().any(Result::is_err) || listening.open(0).is_err() {
-                return 1;
-            }
-            // Goes on listening until it is killed.
-            loop {
-                for listener in listeners.iter().flatten() {
-                    if listener.request(&[LISTEN, mask::EXEC]).is_err() {
-                        return 1;
-                    }
-                }
-            }
-        })?;
-        listening.pass()?;
+        let victim = victim::start(&[mask::EXEC])?;
         let pid = victim.pid();
         if child::has_ended(&child::pidfd(pid)?, LISTENER_TIME)? {
             bail!("a listener ended by itself: {:?}", victim.wait()?);

@@ -131,7 +131,7 @@ impl Processes {
             0 => _ = child::fork(|| 0)?.wait()?,
             1 => _ = child::fork(|| i32::from(setsid().is_err()))?.wait()?,
             2 => _ = child::fork(|| run_by_thread(c"/bin/true", &[c"true"]))?.wait()?,
-            3 => self.live(pause_for_ever)?,
+            3 => self.live(|| pause_for_ever())?,
             4 => self.lead()?,
             5 => self.live(|| run_by_thread(c"/bin/sleep", &[c"sleep", c"1000"]))?,
             6 => self.live(lose_first_thread)?,
@@ -215,7 +215,7 @@ fn run_by_thread(program: &CStr, arguments: &[&CStr]) -> i32 {
 /// Ends the first thread, and lets another one live.
 fn lose_first_thread() -> i32 {
     thread::scope(|scope| {
-        scope.spawn(pause_for_ever);
+        scope.spawn(|| pause_for_ever());
         end_thread(0)
     })
 }

@@ -16,7 +16,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::{Gid, Pid, Uid, setgroups, setresgid, setresuid};
 
 use super::descriptors::{receive_descriptor, send_descriptors};
-use super::process::{sleep, status, succeed};
+use super::process::{pause_for_ever, status, succeed};
 use crate::child::{self, Child, Gate};
 use crate::harness::{Failure, TestResult, expect_eq};
 use crate::listener::{EVENT_LIMIT, Listener};
@@ -120,7 +120,7 @@ impl Container {
         let ready = Gate::new()?;
         let container = Self::start(kinds, || {
             ready.open(0)?;
-            sleep()
+            pause_for_ever()
         })?;
         ready.pass()?;
         Ok(container)

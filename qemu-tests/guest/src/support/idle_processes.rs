@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Processes that do nothing until they are killed.
 
-use super::process::{sleep, status};
+use super::process::{pause_for_ever, status};
 use crate::child::{self, Gate};
 use crate::harness::{Failure, TestResult};
 
@@ -15,7 +15,7 @@ pub fn start_idle(function: impl FnOnce() -> TestResult) -> Result<i32, Failure>
         status(|| {
             function()?;
             ready.open(0)?;
-            sleep()
+            pause_for_ever()
         })
     })?;
     ready.pass()?;
@@ -25,7 +25,7 @@ pub fn start_idle(function: impl FnOnce() -> TestResult) -> Result<i32, Failure>
 /// Starts so many children that do nothing.
 pub fn start_many_idle(count: usize) -> TestResult {
     for _ in 0..count {
-        child::fork(|| status(sleep))?.into_pid();
+        child::fork(|| pause_for_ever())?.into_pid();
     }
     Ok(())
 }

@@ -27,14 +27,7 @@ pub fn succeed(process: Child) -> TestResult {
 }
 
 /// Waits to be killed.
-pub fn sleep() -> TestResult {
-    loop {
-        pause();
-    }
-}
-
-/// Waits to be killed, as [`sleep`] does, in a function that returns an exit status.
-pub fn pause_for_ever() -> i32 {
+pub fn pause_for_ever() -> ! {
     loop {
         pause();
     }

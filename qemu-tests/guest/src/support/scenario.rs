@@ -8,11 +8,11 @@
 use std::ffi::CString;
 
 use nix::sys::prctl;
-use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitStatus, waitpid};
+use nix::sys::wait::WaitStatus;
 use nix::unistd::{Gid, Uid, execv, setgid, setsid, setuid};
 
+use super::tracer::trace;
 use crate::child::{self, Child, Gate, own_pid, own_tid};
 use crate::debugfs::{self, Listing};
 use crate::harness::{Failure, TestResult, expect, expect_eq};
@@ -189,10 +189,7 @@ pub fn every_kind(listener: &mut Listener) -> Result<(i32, Vec<Received>), Failu
     })?;
     let pid = process.pid();
     ready.pass()?;
-    ptrace::seize(pid, Options::empty())?;
-    ptrace::interrupt(pid)?;
-    waitpid(pid, None)?;
-    ptrace::detach(pid, None)?;
+    trace(pid)?;
     go_on.open(0)?;
     let messages = take_through_exit(listener, pid.as_raw())?;
     let ended = process.wait()?;

@@ -13,6 +13,7 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, pause};
 
+use super::polling::poll_until_done;
 use crate::child::{self, Child};
 use crate::harness::{Failure, TestResult, expect};
 use crate::listener::EVENT_LIMIT;
@@ -119,19 +120,11 @@ pub fn reap_all(pids: &[Pid]) -> Result<u32, Failure> {
 
 /// Waits until a task of /proc (its first thread, if it is a process) has ended and is not reaped.
 pub fn await_zombie(task: &str) -> TestResult {
-    let limit = timeouts::deadline(EVENT_LIMIT);
-    loop {
+    // Nothing tells it to a process that is not the parent.
+    poll_until_done(EVENT_LIMIT, || {
         let stat = Stat::of(task)?;
-        if stat.state == 'Z' {
-            return Ok(());
-        }
-        expect(
-            Instant::now() < limit,
-            format!("{task} to end, got {stat:?}"),
-        )?;
-        // Nothing tells it to who is not the parent.
-        thread::yield_now();
-    }
+        Ok((stat.state != 'Z').then(|| format!("{task} to end, got {stat:?}")))
+    })
 }
 
 /// All orders in which three threads may end.

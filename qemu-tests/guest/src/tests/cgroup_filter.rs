@@ -16,7 +16,6 @@ use fastrand::Rng;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::ptrace;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, execv};
 
@@ -29,12 +28,14 @@ use crate::support::cgroup::Group;
 use crate::support::clone3::{CLONE_INTO_CGROUP, arguments};
 use crate::support::container::{self, ALL, Container, FIRST_ID, require};
 use crate::support::kernel_log::Log;
+use crate::support::polling::poll_until_done;
 use crate::support::process::{status, succeed};
 use crate::support::scenario::{
     comm, events, every_kind, expect_exactly, mark, own_task, take_through_exit, without_acks,
 };
 use crate::support::sequence_numbers::{first_numbers, missing};
 use crate::support::threads::{await_zombie, end_thread};
+use crate::support::tracer::trace;
 use crate::test;
 use crate::timeouts;
 use crate::wire::{
@@ -599,12 +600,7 @@ fn a_tracer_is_told_where_its_tracee_is() -> TestResult {
     let mut inside = listen_in(&cgroups.inside, mask::PTRACE)?;
     let mut beside = listen_in(&cgroups.beside, mask::PTRACE)?;
     let threads = TwoThreads::start(&cgroups.beside)?;
-    let tracer = run_in(&cgroups.inside, || {
-        ptrace::seize(threads.process, ptrace::Options::empty())?;
-        ptrace::interrupt(threads.process)?;
-        waitpid(threads.process, None)?;
-        Ok(ptrace::detach(threads.process, None)?)
-    })?;
+    let tracer = run_in(&cgroups.inside, || trace(threads.process))?;
     let task = threads.leader();
     let expected = [tracer, Task::NONE].map(|tracer| Event::Ptrace { task, tracer });
     expect_eq("beside", events(&mut beside)?, expected.to_vec())?;
@@ -825,19 +821,10 @@ fn dying(cgroup: &Cgroup) -> Result<u32, Failure> {
 const GONE_LIMIT: Duration = Duration::from_secs(10);
 
 fn expect_gone(cgroup: &Cgroup) -> TestResult {
-    let limit = timeouts::deadline(GONE_LIMIT);
-    loop {
+    poll_until_done(GONE_LIMIT, || {
         let dying = dying(cgroup)?;
-        if dying == 0 {
-            return Ok(());
-        }
-        expect(
-            Instant::now() < limit,
-            format!("removed cgroups to be gone, got {dying}"),
-        )?;
-        // Nothing tells it.
-        thread::yield_now();
-    }
+        Ok((dying > 0).then(|| format!("removed cgroups to be gone, got {dying}")))
+    })
 }
 
 /// Lets a listener not listen to its cgroup any more; what is left of it.

@@ -16,11 +16,10 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl::set_child_subreaper;
-use nix::sys::ptrace::{self, Options};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigHandler, Signal, raise, signal};
 use nix::sys::socket::{MsgFlags, recv};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::wait::{WaitStatus, waitpid};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Gid, Pid, Uid, execv, setgid, setsid, setuid};
 
@@ -33,12 +32,14 @@ use crate::proc_stat::{Stat, TICK};
 use crate::support::cgroup::Group;
 use crate::support::clone3::{CLONE_INTO_CGROUP, arguments, clone3};
 use crate::support::container::{Container, Handover, PID, open};
+use crate::support::polling::poll_until_done;
 use crate::support::process::{status, succeed};
 use crate::support::procfs::cgroup_of;
 use crate::support::scenario::{every_kind, is_exit, mark, own_task, take_through_exit};
 use crate::support::sequence_numbers::{cpu_and_seq, missing};
 use crate::support::sessions::fork_as;
 use crate::support::stock::NO_FLAGS;
+use crate::support::tracer::trace;
 use crate::test;
 use crate::timeouts;
 use crate::wire::{
@@ -370,14 +371,6 @@ fn a_new_session_has_the_process_and_its_parent() -> TestResult {
     observation.expect(mask::SID, &[observation.who.process(own_number()?)])
 }
 
-/// Attaches to a thread of another process, and detaches.
-fn trace(tid: Pid) -> TestResult {
-    ptrace::seize(tid, Options::empty())?;
-    ptrace::interrupt(tid)?;
-    waitpid(tid, Some(WaitPidFlag::__WALL))?;
-    Ok(ptrace::detach(tid, None)?)
-}
-
 /// The first or the second of two events about a thread that is traced and let go.
 fn observe_tracing(which: usize) -> Result<Observation, Failure> {
     let mut observation = observe_thread(mask::PTRACE, trace, || Ok(()))?;
@@ -577,12 +570,10 @@ fn boottime() -> Result<u64, Failure> {
 fn grow_old() -> TestResult {
     const TICKS: u64 = 5;
     let start = Stat::of("self")?.start;
-    let limit = timeouts::deadline(EVENT_LIMIT);
-    while boottime()? < start + TICKS {
-        expect(Instant::now() < limit, "the clock to go on")?;
-        thread::yield_now();
-    }
-    Ok(())
+    poll_until_done(EVENT_LIMIT, || {
+        let is_young = boottime()? < start + TICKS;
+        Ok(is_young.then(|| "the clock to go on".to_owned()))
+    })
 }
 
 fn the_start_is_that_of_proc_stat() -> TestResult {

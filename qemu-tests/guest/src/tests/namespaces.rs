@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use nix::sched::CloneFlags;
 use nix::sys::prctl;
-use nix::sys::ptrace::{self, Options};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
-use nix::sys::wait::{WaitStatus, waitpid};
+use nix::sys::wait::WaitStatus;
 use nix::unistd::{Gid, Uid, execv, getpgrp, getsid, setresgid, setresuid, setsid};
 
 use crate::child::{self, Gate, own_tid};
@@ -21,6 +20,7 @@ use crate::support::container::{
 use crate::support::process::{status, succeed};
 use crate::support::scenario::{comm, events, every_kind, expect_exactly, mark, own_task};
 use crate::support::stock::NO_NETWORK_NAMESPACES;
+use crate::support::tracer::trace;
 use crate::test;
 use crate::wire::{Event, LISTEN, Left, Task, mask};
 
@@ -182,10 +182,7 @@ fn perform(handshakes: &Handshakes) -> TestResult {
     let child = child::fork(|| status(|| act(handshakes, &ready, &traced)))?;
     let pid = child.pid();
     ready.pass()?;
-    ptrace::seize(pid, Options::empty())?;
-    ptrace::interrupt(pid)?;
-    waitpid(pid, None)?;
-    ptrace::detach(pid, None)?;
+    trace(pid)?;
     traced.open(0)?;
     let ended = child.wait()?;
     let aborted = matches!(ended, WaitStatus::Signaled(_, Signal::SIGABRT, false));

@@ -4,10 +4,9 @@
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::ptrace::{self, Options};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigHandler, Signal, raise, signal};
-use nix::sys::wait::{WaitStatus, waitpid};
+use nix::sys::wait::WaitStatus;
 use nix::unistd::{Gid, Pid, Uid, getpgrp, getsid, setresgid, setresuid, setsid};
 
 use crate::child::{self, Gate, own_pid};
@@ -16,9 +15,10 @@ use crate::listener::Listener;
 use crate::support::container::{
     ALL, Container, FIRST_ID, Handover, IDS, NET, PID, USER, numbers_at, open, require,
 };
-use crate::support::process::{sleep, status, succeed};
+use crate::support::process::{pause_for_ever, status, succeed};
 use crate::support::scenario::{comm, expect_exactly, mark, own_task};
 use crate::support::stock::NO_NETWORK_NAMESPACES;
+use crate::support::tracer::trace;
 use crate::test;
 use crate::wire::{Event, LISTEN, Left, Task, mask};
 
@@ -226,12 +226,6 @@ fn a_session_outside_is_0() -> TestResult {
 
 fn a_tracer_outside_is_0() -> TestResult {
     let (container, mut inside, mut outside) = stage(mask::PTRACE)?;
-    let trace = |pid| {
-        ptrace::seize(pid, Options::empty())?;
-        ptrace::interrupt(pid)?;
-        waitpid(pid, None)?;
-        Ok(ptrace::detach(pid, None)?)
-    };
     let visitor = visit(&container, ALL, trace, || Ok(()))?;
     let events = |task, tracer| [tracer, Task::NONE].map(|tracer| Event::Ptrace { task, tracer });
     expect_both(
@@ -326,7 +320,7 @@ fn an_auto_reaped_child_keeps_its_numbers() -> TestResult {
         unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }?;
         let child = child::fork(|| go_on.pass().map_or(1, |_| 5))?;
         ready.open(child.into_pid().as_raw())?;
-        sleep()
+        pause_for_ever()
     })?;
     let mut inside = handover.receive_from(&container)?;
     let inner = ready.pass()?;
@@ -349,9 +343,9 @@ fn the_end_of_the_first_process_tells_all_exits_once() -> TestResult {
     let container = Container::start(ALL, || {
         hand_over_listener(&handover)?;
         for _ in 0..PROCESSES {
-            ready.open(child::fork(|| status(sleep))?.into_pid().as_raw())?;
+            ready.open(child::fork(|| pause_for_ever())?.into_pid().as_raw())?;
         }
-        sleep()
+        pause_for_ever()
     })?;
     let mut inside = handover.receive_from(&container)?;
     let code = Signal::SIGKILL as u32;
@@ -384,9 +378,9 @@ fn the_end_of_an_outer_namespace_tells_all_exits_within_once() -> TestResult {
         succeed(other)?;
         Container::start(PID | NET, || {
             hand_over_listener(&handover)?;
-            child::fork(|| status(sleep))?.into_pid();
+            child::fork(|| pause_for_ever())?.into_pid();
             ready.open(0)?;
-            sleep()
+            pause_for_ever()
         })?
         .finish()
     })?;
@@ -433,7 +427,7 @@ fn an_orphan_ends_as_a_child_of_its_first_process() -> TestResult {
         })?;
         left.open(parent.pid().as_raw())?;
         succeed(parent)?;
-        sleep()
+        pause_for_ever()
     })?;
     let mut inside = handover.receive_from(&container)?;
     let parent = Task::leader(left.pass()?);

@@ -11,9 +11,10 @@ use crate::child::{self, Child, Gate};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::support::container::{Container, Handover, NET, PID, USER, open};
+use crate::support::idle_processes::start_idle;
 use crate::support::module::ModuleGuard;
 use crate::support::namespace_user::{FREE_LIMIT, NamespaceUser, POLL_INTERVAL};
-use crate::support::process::{sleep, status, succeed};
+use crate::support::process::{pause_for_ever, status, succeed};
 use crate::support::scenario::expect_count;
 use crate::support::slabs;
 use crate::support::stock::{NO_MODULE, NO_NETWORK_NAMESPACES};
@@ -84,19 +85,13 @@ impl UserContainer {
                 let kept = (owner == Owner::Container).then_some(listener);
                 // So that those leave a session of this namespace who lead one.
                 setsid()?;
-                let sleeper = child::fork(|| {
-                    status(|| {
-                        setsid()?;
-                        ready.open(0)?;
-                        sleep()
-                    })
-                })?;
-                sleeper.into_pid();
+                start_idle(|| Ok(setsid().map(drop)?))?;
+                ready.open(0)?;
                 // Busy until it is killed.
                 while kept.is_some() {
                     succeed(child::fork(|| status(|| Ok(setsid().map(drop)?)))?)?;
                 }
-                sleep()
+                pause_for_ever()
             })?;
             leave.pass()?;
             container.kill()

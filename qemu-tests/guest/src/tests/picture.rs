@@ -24,7 +24,7 @@ use crate::support::background_load::{BackgroundLoad, PIDS_PER_CPU};
 use crate::support::container::{ALL, Container, PID, without_proc};
 use crate::support::fault_injection::{FailNth, Setting, has_checkers};
 use crate::support::idle_processes::{MANY_IDLE, start_idle, start_many_idle};
-use crate::support::process::{sleep, status};
+use crate::support::process::{pause_for_ever, status};
 use crate::support::procfs::{in_container, living_in_proc};
 use crate::support::state_dump::{RARE, is_without_memory, listen, listen_and_read_little, state};
 use crate::support::stock::NO_STATE;
@@ -407,7 +407,7 @@ fn supervise_until_killed(leaders: &BTreeMap<i32, u64>) -> TestResult {
             let leading: BTreeMap<_, _> = leading.map(|(number, pid, _)| (pid, number)).collect();
             expect_eq("leaders of sessions", &leading, leaders)?;
             found.open(0)?;
-            sleep()
+            pause_for_ever()
         })
     })?;
     found.pass()?;

@@ -31,13 +31,15 @@ use crate::support::clone3::{arguments, clone3};
 use crate::support::container::{self, ALL, Container, Handover, PID};
 use crate::support::exec_variants::FirstThread;
 use crate::support::fault_injection::has_checkers;
-use crate::support::process::{pause_for_ever, sleep, status, succeed};
+use crate::support::polling::poll_until_done;
+use crate::support::process::{pause_for_ever, status, succeed};
 use crate::support::scenario::{events, events_of, is_exit, mark, own_task, take_through_exit};
 use crate::support::sequence_numbers::{first_numbers, missing};
 use crate::support::sessions::{CORE_FLAG, code_of, status_of};
 use crate::support::threads::{
     ORDERS, await_zombie, end_at_once, end_in_turn, end_thread, reap, try_wait,
 };
+use crate::support::tracer::trace;
 use crate::test;
 use crate::timeouts;
 use crate::wire::{BATCH, Event, LISTEN, PROCESSES, Received, Task, mask, proc_listen};
@@ -290,7 +292,7 @@ fn start(first: FirstThread, function: impl FnOnce() -> i32 + Send) -> nix::Resu
     child::fork(|| {
         thread::scope(|scope| {
             for _ in 0..2 {
-                scope.spawn(pause_for_ever);
+                scope.spawn(|| pause_for_ever());
             }
             scope.spawn(move || end_thread(function()));
             pause_for_ever()
@@ -561,13 +563,10 @@ fn failures_are_those_of_processes() -> TestResult {
 
 /// Waits until the calling thread is the only one of its process.
 fn await_only_thread() -> TestResult {
-    let limit = timeouts::deadline(EVENT_LIMIT);
-    while fs::read_dir("/proc/self/task")?.count() > 1 {
-        expect(Instant::now() < limit, "the other threads to end")?;
-        // Nothing tells it.
-        thread::yield_now();
-    }
-    Ok(())
+    poll_until_done(EVENT_LIMIT, || {
+        let others = fs::read_dir("/proc/self/task")?.count() - 1;
+        Ok((others > 0).then(|| "the other threads to end".to_owned()))
+    })
 }
 
 fn the_end_of_a_pid_namespace_ends_each_process_in_it_once() -> TestResult {
@@ -593,20 +592,20 @@ fn expect_end_of_namespace(first: FirstThread) -> TestResult {
         inside.request(&proc_listen(LISTEN, mask::EXIT, PROCESSES))?;
         handover.send(&inside)?;
         for _ in 0..OTHERS {
-            let other = start(FirstThread::Waits, pause_for_ever)?;
+            let other = start(FirstThread::Waits, || pause_for_ever())?;
             ready.open(other.into_pid().as_raw())?;
         }
         go.pass()?;
         if first == FirstThread::Waits {
             settled.open(0)?;
-            return sleep();
+            pause_for_ever();
         }
         thread::scope(|scope| {
             scope.spawn(|| {
                 status(|| {
                     await_zombie("self")?;
                     settled.open(0)?;
-                    sleep()
+                    pause_for_ever()
                 })
             });
             end_thread(0)
@@ -694,10 +693,7 @@ fn raise_by_thread() -> Result<(i32, i32), Failure> {
         1
     })?;
     let thread = Pid::from_raw(ready.pass()?);
-    ptrace::seize(thread, ptrace::Options::empty())?;
-    ptrace::interrupt(thread)?;
-    waitpid(thread, Some(WaitPidFlag::__WALL))?;
-    ptrace::detach(thread, None)?;
+    trace(thread)?;
     go.open(0)?;
     let pid = process.pid().as_raw();
     expect_eq("status", status_of(process)?, Signal::SIGABRT as u32)?;
@@ -972,7 +968,7 @@ impl Plan {
         match self.end {
             End::EndsAll(thread) if thread == index => return end_all(self.status),
             End::Dies(thread, signal) if thread == index => _ = raise(signal),
-            End::Dies(..) => return pause_for_ever(),
+            End::Dies(..) => pause_for_ever(),
             End::Executes(thread) if thread == index => _ = execute_true(),
             _ => {}
         }

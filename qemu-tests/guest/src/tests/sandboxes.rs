@@ -16,7 +16,7 @@ use crate::listener::Listener;
 use crate::support::container::{
     ALL, Container, Handover, NET, PID, USER, become_nobody_in, become_root_as, open, require,
 };
-use crate::support::process::{sleep, status, succeed};
+use crate::support::process::{pause_for_ever, status, succeed};
 use crate::support::scenario::{comm, events, expect_count, expect_exactly, mark, own_task};
 use crate::test;
 use crate::wire::{Event, IGNORE, LISTEN, Task, mask};
@@ -207,7 +207,7 @@ struct Below(OwnedFd);
 impl Below {
     fn new() -> Result<Self, Failure> {
         let kinds = USER | PID;
-        let first = child::clone_with(kinds.bits() | libc::SIGCHLD, || status(sleep))?;
+        let first = child::clone_with(kinds.bits() | libc::SIGCHLD, || pause_for_ever())?;
         Ok(Self(child::pidfd(first.into_pid())?))
     }
 

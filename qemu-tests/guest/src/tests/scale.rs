@@ -6,7 +6,6 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -20,6 +19,7 @@ use crate::results;
 use crate::support::cgroup::Group;
 use crate::support::descriptors::{send_descriptors, unix_pair};
 use crate::support::fault_injection::has_checkers;
+use crate::support::polling::poll_until_done;
 use crate::support::scenario::{expect_count, in_self, mark};
 use crate::test;
 use crate::timeouts;
@@ -179,19 +179,13 @@ fn time_behind_garbage(words: Option<&[u32]>) -> Result<Duration, Failure> {
 /// Expects that no listener is left. A worker closes them, in an order of its own, and tells nobody
 /// when it has done so.
 fn expect_none_in_time() -> TestResult {
-    let deadline = timeouts::deadline(CLOSED_LIMIT);
-    while debugfs::is_there() {
-        let left = Listing::read()?.count;
-        if left == 0 {
-            break;
-        }
-        expect(
-            Instant::now() < deadline,
-            format!("no listener, got {left}"),
-        )?;
-        thread::yield_now();
+    if !debugfs::is_there() {
+        return Ok(());
     }
-    Ok(())
+    poll_until_done(CLOSED_LIMIT, || {
+        let left = Listing::read()?.count;
+        Ok((left > 0).then(|| format!("no listener, got {left}")))
+    })
 }
 
 fn listeners_that_nobody_reaches_delay_nobody() -> TestResult {

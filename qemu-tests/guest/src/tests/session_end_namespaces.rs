@@ -10,7 +10,7 @@ use crate::child::{self, Gate};
 use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
 use crate::support::container::{ALL, Container, Handover, NET, PID, numbers_at, open};
-use crate::support::process::{sleep, succeed};
+use crate::support::process::{pause_for_ever, succeed};
 use crate::support::scenario::{events, expect_exactly};
 use crate::support::sessions::{SESSIONS, end, lead, status_of};
 use crate::support::stock::{NO_NETWORK_NAMESPACES, NO_SESSION_END};
@@ -117,9 +117,13 @@ fn all_sessions_of_a_dying_pid_namespace_end_once() -> TestResult {
         setsid()?;
         for _ in 0..LEADERS {
             // They live until the namespace dies.
-            let _ = lead(|| i32::from(ready.open(0).is_err() || sleep().is_err()))?.into_pid();
+            let _ = lead(|| match ready.open(0) {
+                Ok(()) => pause_for_ever(),
+                Err(_) => 1,
+            })?
+            .into_pid();
         }
-        sleep()
+        pause_for_ever()
     })?;
     let mut inside = handover.receive_from(&container)?;
     (0..LEADERS).try_for_each(|_| ready.pass().map(drop))?;

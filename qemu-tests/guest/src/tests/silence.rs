@@ -6,12 +6,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::cpus::{cpus, pin};
-use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
 use crate::listener::{Listener, ListenerError};
+use crate::support::polling::poll_until_done;
 use crate::support::scenario::mark;
 use crate::support::socket_filter::keep_bytes_slowly;
 use crate::test;
-use crate::timeouts;
 use crate::wire::{BATCH, CN_PROC, IGNORE, LISTEN, mask, proc_listen};
 
 pub const TESTS: &[Test] = &[
@@ -97,13 +97,11 @@ impl Other {
 
     /// Waits until all events are queued that had begun.
     fn settle(&self) -> TestResult {
-        let deadline = timeouts::deadline(EVENTS_LIMIT);
         let wanted = self.raised.load(Ordering::Acquire) + LATER;
-        while self.raised.load(Ordering::Acquire) < wanted {
-            expect(Instant::now() < deadline, "events on the other CPU")?;
-            thread::yield_now();
-        }
-        Ok(())
+        poll_until_done(EVENTS_LIMIT, || {
+            let is_missing = self.raised.load(Ordering::Acquire) < wanted;
+            Ok(is_missing.then(|| "events on the other CPU".to_owned()))
+        })
     }
 }
 

@@ -8,7 +8,6 @@ use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::thread;
-use std::time::Instant;
 
 use nix::libc;
 use nix::sched::{CloneFlags, sched_getaffinity, sched_setaffinity, unshare};
@@ -23,7 +22,8 @@ use crate::listener::{EVENT_LIMIT, Listener};
 use crate::proc_stat::{Stat, TICK};
 use crate::support::cgroup::{Group, root_of};
 use crate::support::idle_processes::{MANY_IDLE, start_idle, start_many_idle};
-use crate::support::process::{pause_for_ever, sleep, status, succeed};
+use crate::support::polling::poll_until_done;
+use crate::support::process::{pause_for_ever, status, succeed};
 use crate::support::procfs::{
     cgroup_of, events_of_proc, identity_of, in_container, living_in_proc,
 };
@@ -119,7 +119,7 @@ fn the_parent_is_the_thread_that_forked() -> TestResult {
     thread::scope(|scope| {
         let thread = scope.spawn(|| -> Result<i32, Failure> {
             // On its own copy of the stack, and it does nothing but to wait.
-            let process = child::clone_with(libc::SIGCHLD, || status(sleep))?;
+            let process = child::clone_with(libc::SIGCHLD, || pause_for_ever())?;
             made.open(process.into_pid().as_raw())?;
             end.pass()?;
             Ok(own_tid())
@@ -129,11 +129,10 @@ fn the_parent_is_the_thread_that_forked() -> TestResult {
         end.open(0)?;
         let tid = thread.join().expect("forking does not panic")?;
         // Its children are given away before it is gone.
-        let limit = timeouts::deadline(EVENT_LIMIT);
-        while Path::new("/proc/self/task").join(tid.to_string()).exists() {
-            expect(Instant::now() < limit, "the end of a thread")?;
-            thread::yield_now();
-        }
+        let task = Path::new("/proc/self/task").join(tid.to_string());
+        poll_until_done(EVENT_LIMIT, || {
+            Ok(task.exists().then(|| "the end of a thread".to_owned()))
+        })?;
         let after = state(&listener)?.event(pid)?;
         let parent = |event: Event| match event {
             Event::Process { parent, .. } => Some(parent),
@@ -195,7 +194,7 @@ fn processes_come_by_rising_numbers() -> TestResult {
     const NUMBERS: [i32; 5] = [900, 300, 700, 301, 500];
     in_container(|| {
         for pid in NUMBERS {
-            fork_as(pid, timeouts::deadline(EVENT_LIMIT), || status(sleep))?;
+            fork_as(pid, timeouts::deadline(EVENT_LIMIT), || pause_for_ever())?;
         }
         let dump = state(&listen(RARE, 0)?)?;
         expect_eq("numbers", dump.pids(), vec![1, 300, 301, 500, 700, 900])
@@ -222,7 +221,7 @@ fn a_process_of_many_threads_does_not_end_it() -> TestResult {
     in_container(|| {
         start_idle(|| {
             for _ in 0..MANY_IDLE {
-                thread::Builder::new().spawn(pause_for_ever)?;
+                thread::Builder::new().spawn(|| pause_for_ever())?;
             }
             Ok(())
         })?;

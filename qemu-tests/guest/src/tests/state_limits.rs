@@ -25,7 +25,7 @@ use crate::support::fault_injection::FailNth;
 use crate::support::idle_processes::{MANY_IDLE, start_many_idle};
 use crate::support::module::{self, ModuleGuard};
 use crate::support::namespace_user::NamespaceUser;
-use crate::support::process::{sleep, status, succeed};
+use crate::support::process::{pause_for_ever, status, succeed};
 use crate::support::procfs::in_container;
 use crate::support::scenario::{expect_count, mark};
 use crate::support::sender::{ROOT, Sender, receive};
@@ -508,7 +508,7 @@ impl UserContainer {
                 let listener = listen(mask::FORK | mask::EXIT, IDENTITY | BATCH)?;
                 handover.send(&listener)?;
                 begun.open(0)?;
-                sleep()
+                pause_for_ever()
             })?;
             leave.pass()?;
             container.kill()
@@ -592,7 +592,7 @@ fn it_is_from_root_of_the_listeners_users() -> TestResult {
         start_many_idle(MANY_IDLE)?;
         expect_all_from(&dump()?, ROOT)?;
         handover.send(&dump()?)?;
-        sleep()
+        pause_for_ever()
     })?;
     expect_all_from(&handover.receive_from(&container)?, OUTER_ROOT)?;
     start_many_idle(MANY_IDLE)?;

@@ -21,7 +21,7 @@ use crate::proc_stat::Stat;
 use crate::support::cgroup::{Group, root_of};
 use crate::support::container::{Container, Handover, PID, keep_mounts, mount_own_proc};
 use crate::support::idle_processes::{start_idle, start_many_idle};
-use crate::support::process::{sleep, status};
+use crate::support::process::{pause_for_ever, status};
 use crate::support::procfs::{events_of_proc, identity_of, in_container};
 use crate::support::scenario::own_task;
 use crate::support::state_dump::{RARE, listen, listen_in, state};
@@ -123,7 +123,7 @@ fn a_container_has_its_own_numbers_and_nobody_else() -> TestResult {
     ready.pass()?;
     let visitor = container.spawn_in(PID, || {
         visiting.open(own_pid())?;
-        sleep()
+        pause_for_ever()
     })?;
     go.open(visiting.pass()?)?;
     container.finish()?;
@@ -213,7 +213,7 @@ fn threads_are_not_told() -> TestResult {
             thread::spawn(move || {
                 status(|| {
                     threads.open(own_tid())?;
-                    sleep()
+                    pause_for_ever()
                 })
             });
         }
@@ -346,7 +346,7 @@ fn start_runner(go: &Gate) -> Result<Pid, Failure> {
                 });
                 child::exit(|| failed)
             });
-            status(sleep)
+            pause_for_ever()
         })
     })?;
     ready.pass()?;

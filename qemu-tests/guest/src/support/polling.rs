@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Waiting for what no event, signal or handshake tells.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::harness::{Failure, TestResult, expect};
+use crate::timeouts;
+
+/// Looks again and again, until nothing is awaited any more. `awaited` returns what still is, for the
+/// failure when the limit, which is scaled for this kernel, is over.
+#[track_caller]
+pub fn poll_until_done(
+    limit: Duration,
+    mut awaited: impl FnMut() -> Result<Option<String>, Failure>,
+) -> TestResult {
+    let deadline = timeouts::deadline(limit);
+    while let Some(what) = awaited()? {
+        expect(Instant::now() < deadline, what)?;
+        thread::yield_now();
+    }
+    Ok(())
+}
