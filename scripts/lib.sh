@@ -62,8 +62,11 @@ die() {
 
 # The root of an arm64 guest, which the set-up makes from Debian's packages.
 GUEST_ROOT=$CACHE/arm64/root
+# The C compiler for programs that run in the guest.
+GUEST_CC=(gcc)
 if [[ $MACHINE == arm64 ]]; then
 	PATH=$CACHE/arm64/qemu/bin:$PATH
+	GUEST_CC=(clang-19 --target=aarch64-linux-gnu "--sysroot=$GUEST_ROOT" -fuse-ld=lld-19)
 	export PROC_EVENTS_ROOT=$GUEST_ROOT
 fi
 
