@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail, ensure};
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use machine::guard;
 use machine::kernel::Kernel;
 use machine::settings::{HostOptions, Settings};
@@ -32,47 +32,51 @@ struct Arguments {
     command: Command,
 }
 
+/// The machine of a command that boots one.
+#[derive(Args)]
+struct OneMachine {
+    /// Build directory of the kernel to boot.
+    #[arg(long, value_name = "DIR")]
+    kernel: PathBuf,
+    /// The module to load first, unless the kernel has it built in.
+    #[arg(long, value_name = "FILE")]
+    module: Option<PathBuf>,
+    /// How to call the kernel in messages.
+    #[arg(long, value_name = "NAME", default_value = "release")]
+    flavor_name: String,
+    /// The machine's memory, as QEMU has it, instead of what the tests have.
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<String>,
+    #[command(flatten)]
+    host: HostOptions,
+}
+
+impl OneMachine {
+    /// Looks at the kernel and at what the host has for it.
+    fn resolve(self) -> Result<(Settings, Kernel)> {
+        let mut kernel = Kernel::new(self.flavor_name, self.kernel, self.module)?;
+        kernel.memory = self.memory.unwrap_or(kernel.memory);
+        Ok((Settings::new(&self.host, kernel.architecture)?, kernel))
+    }
+}
+
 #[derive(Subcommand)]
 enum Command {
     /// Run a command line in the virtual machine; without one, a shell on the terminal.
     Boot {
-        /// Build directory of the kernel to boot.
-        #[arg(long, value_name = "DIR")]
-        kernel: PathBuf,
-        /// Module to load first.
-        #[arg(long, value_name = "FILE")]
-        module: Option<PathBuf>,
-        /// How to call the kernel in messages.
-        #[arg(long, value_name = "NAME", default_value = "release")]
-        flavor_name: String,
-        /// The machine's memory, as QEMU has it, instead of what the tests have.
-        #[arg(long, value_name = "SIZE")]
-        memory: Option<String>,
         #[command(flatten)]
-        host: HostOptions,
+        machine: OneMachine,
         /// Command line for /bin/sh; its standard input is empty.
         #[arg(last = true, value_name = "CMD")]
         command: Vec<String>,
     },
     /// Run a load of the guest program: fuzz, storm, cycles, execs or containers.
     Load {
-        /// Build directory of the patched kernel.
-        #[arg(long, value_name = "DIR")]
-        kernel: PathBuf,
-        /// The module, unless the kernel has it built in.
-        #[arg(long, value_name = "FILE")]
-        module: Option<PathBuf>,
-        /// How to call the kernel in messages.
-        #[arg(long, value_name = "NAME", default_value = "release")]
-        flavor_name: String,
-        /// The machine's memory, as QEMU has it, instead of what the tests have.
-        #[arg(long, value_name = "SIZE")]
-        memory: Option<String>,
+        #[command(flatten)]
+        machine: OneMachine,
         /// Where to add the results.
         #[arg(long, value_name = "FILE")]
         results: Option<PathBuf>,
-        #[command(flatten)]
-        host: HostOptions,
         /// The load, and its options.
         #[arg(last = true, required = true)]
         arguments: Vec<String>,
@@ -189,34 +193,16 @@ fn main() -> ExitCode {
 
 fn execute(command: Command) -> Result<u8> {
     match command {
-        Command::Boot {
-            kernel,
-            module,
-            flavor_name,
-            memory,
-            host,
-            command,
-        } => {
-            let mut kernel = Kernel::new(flavor_name, kernel, module)?;
-            kernel.memory = memory.unwrap_or(kernel.memory);
-            commands::boot(
-                &Settings::new(&host, kernel.architecture)?,
-                &kernel,
-                &command,
-            )
+        Command::Boot { machine, command } => {
+            let (settings, kernel) = machine.resolve()?;
+            commands::boot(&settings, &kernel, &command)
         }
         Command::Load {
-            kernel,
-            module,
-            flavor_name,
-            memory,
+            machine,
             results,
-            host,
             arguments,
         } => {
-            let mut kernel = Kernel::new(flavor_name, kernel, module)?;
-            kernel.memory = memory.unwrap_or(kernel.memory);
-            let settings = Settings::new(&host, kernel.architecture)?;
+            let (settings, kernel) = machine.resolve()?;
             commands::load(&settings, &kernel, results.as_deref(), &arguments)
         }
         Command::Count { failed, files } => Ok(count::run(&files, failed)),
