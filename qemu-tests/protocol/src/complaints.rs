@@ -11,12 +11,17 @@ pub const TEST_BEGINS: &str = "proc-events: test ";
 /// The line that ends the last test's time.
 pub const TESTS_ENDED: &str = "proc-events: the tests ended";
 
-/// The line before a dump that somebody asked for, or before what a test provokes and checks itself.
-/// It has backtraces, but is no complaint.
+/// The line before a dump that somebody asked for. A dump has backtraces, but is no complaint.
 pub const DUMP_BEGINS: &str = "proc-events: dump begins";
 
 /// The line after it.
 pub const DUMP_ENDED: &str = "proc-events: dump ended";
+
+/// The line before complaints that a test provokes, and looks at itself.
+pub const PROVOKED_BEGINS: &str = "proc-events: complaints are provoked";
+
+/// The line after them.
+pub const PROVOKED_ENDED: &str = "proc-events: no more complaints are provoked";
 
 /// What a kernel says when something is wrong with it.
 const COMPLAINTS: [&str; 34] = [
@@ -89,6 +94,8 @@ pub struct Line {
 pub struct Reader {
     test: Option<String>,
     in_dump: bool,
+    /// Whether a test provokes complaints.
+    is_provoked: bool,
     /// The report of one of [`CHECKERS`] that is being read.
     report: Option<Vec<String>>,
     has_foreign_reports: bool,
@@ -101,14 +108,18 @@ impl Reader {
         if let Some((_, test)) = text.split_once(TEST_BEGINS) {
             self.test = Some(test.to_owned());
             // A test that was killed did not end it.
-            self.in_dump = false;
+            self.is_provoked = false;
         } else if text.contains(TESTS_ENDED) {
             self.test = None;
         } else if text.contains(DUMP_BEGINS) {
             self.in_dump = true;
         } else if text.contains(DUMP_ENDED) {
             self.in_dump = false;
-        } else if !self.in_dump {
+        } else if text.contains(PROVOKED_BEGINS) {
+            self.is_provoked = true;
+        } else if text.contains(PROVOKED_ENDED) {
+            self.is_provoked = false;
+        } else if !self.in_dump && !self.is_provoked {
             return self.take_of_kernel(text);
         }
         vec![self.line(text, false)]
@@ -204,6 +215,20 @@ mod tests {
         assert_eq!(complaints(&mut reader, &dump).len(), 1);
         reader.dump_begins();
         assert_eq!(complaints(&mut reader, &dump[1..2]).len(), 0);
+    }
+
+    #[test]
+    fn what_a_test_provokes_is_no_complaint_and_no_dump() {
+        let next_test = format!("{TEST_BEGINS}a::b");
+        for end in [PROVOKED_ENDED, &next_test] {
+            let mut reader = Reader::default();
+            assert_eq!(
+                complaints(&mut reader, &[PROVOKED_BEGINS, "Call Trace:"]),
+                []
+            );
+            assert!(!reader.is_in_dump());
+            assert_eq!(complaints(&mut reader, &[end, "Call Trace:"]).len(), 1);
+        }
     }
 
     #[test]

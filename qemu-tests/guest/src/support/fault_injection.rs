@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use nix::sys::mman::{MlockAllFlags, mlockall};
-use protocol::complaints::{DUMP_BEGINS, DUMP_ENDED};
+use protocol::complaints::{PROVOKED_BEGINS, PROVOKED_ENDED};
 
 use super::kernel_log::{self, Log};
 use crate::harness::{Failure, TestResult, expect};
@@ -99,7 +99,7 @@ impl QuietConsole {
     /// Keeps all messages from now on off the console.
     pub fn new() -> Result<Self, Failure> {
         let log = Log::new()?;
-        kernel_log::say(&format!("{DUMP_BEGINS}: allocations are made to fail"))?;
+        kernel_log::say(PROVOKED_BEGINS)?;
         Ok(Self {
             log,
             level: Some(Setting::change("/proc/sys/kernel", "printk", "1")?),
@@ -124,8 +124,8 @@ impl Drop for QuietConsole {
     fn drop(&mut self) {
         // The console gets this line, too.
         drop(self.level.take());
-        if let Err(error) = kernel_log::say(DUMP_ENDED) {
-            eprintln!("the kernel's log does not say that all is expected to be well: {error}");
+        if let Err(error) = kernel_log::say(PROVOKED_ENDED) {
+            eprintln!("further complaints of the kernel are not noticed: {error}");
         }
     }
 }
