@@ -98,17 +98,51 @@ document_kernel() {
 		die "rustdoc complains of the abstractions: see $log"
 }
 
-# The kernel's make has no rule for the documentation of a module, so this changes the
-# command that compiled the module.
-document_module() {
-	local out=${BUILD%/*}/module-$NAME log=$BUILD.rustdoc.log command
+# Usage: compile_like_module PROGRAM ARGUMENT...
+# Runs PROGRAM with the arguments that rustc had for the module, but those for its input
+# and its output. The kernel's make has no rule for that.
+compile_like_module() {
+	local out=${BUILD%/*}/module-$NAME command
+	local program=$1
+	shift
 
 	command=$(sed -n 's/^savedcmd_[^ ]* := //p' "$out/rust-module/.proc_events_main.o.cmd" |
-		sed -E "s|; .*||; s|^(.*) $RUSTC |\1 ${RUSTDOC:-/usr/bin/rustdoc} |; s/--(remap-path-scope|emit)=[^ ]*//g; s/ (-o|--out-dir) [^ ]+//g")
-	if ! (cd "$out" && RUSTC_BOOTSTRAP=1 bash -c "$command -Arustdoc::private_intra_doc_links -Zunstable-options \
-		--document-private-items --output $out/doc") >"$log" 2>&1 || grep -qE "$COMPLAINT" "$log"; then
+		sed -E "s|; .*||; s|^(.*) $RUSTC |\1 $program |; s/--(remap-path-scope|emit|crate-type)[= ][^ ]*//g; s/ (-o|--out-dir) [^ ]+//g; s| [^ ]*/proc_events_main\.rs *$||")
+	(cd "$out" && RUSTC_BOOTSTRAP=1 bash -c "$command \"\$@\"" bash "$@")
+}
+
+document_module() {
+	local out=${BUILD%/*}/module-$NAME log=$BUILD.rustdoc.log
+
+	if ! compile_like_module "${RUSTDOC:-/usr/bin/rustdoc}" "$PROJECT/rust-module/proc_events_main.rs" \
+		-Arustdoc::private_intra_doc_links -Zunstable-options --document-private-items \
+		--output "$out/doc" >"$log" 2>&1 || grep -qE "$COMPLAINT" "$log"; then
 		explain_failure "$log" "rustdoc of the module" "$COMPLAINT"
 	fi
+}
+
+# Compiles each file in qemu-tests/misuse. Such a file says how the compiler refuses it,
+# or nothing, if it compiles. Prints where the compiler says something else.
+check_misuse() {
+	local out=${BUILD%/*}/misuse-$NAME file expected refusals wrong=0
+
+	build
+	build_module >/dev/null
+	mkdir -p "$out"
+	for file in "$PROJECT"/qemu-tests/misuse/*.rs; do
+		expected=$(sed -n 's|^//! Refused: ||p' "$file")
+		refusals=$(compile_like_module "$RUSTC" "$file" --crate-name misuse --crate-type rlib \
+			--emit metadata --out-dir "$out" 2>&1 | grep '^error' | grep -v '^error: aborting') || true
+		if [[ -z $refusals && -n $expected ]]; then
+			echo "$(shown "$file") compiles: expected $expected"
+		elif [[ -n $refusals ]] && { [[ -z $expected ]] || grep -qvF "$expected" <<<"$refusals"; }; then
+			echo "$(shown "$file"): expected ${expected:-no error}, got $refusals"
+		else
+			continue
+		fi
+		wrong=1
+	done
+	((!wrong))
 }
 
 document() {

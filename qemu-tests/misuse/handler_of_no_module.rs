@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: GPL-2.0
+//! A handler belongs to a module: nobody can make one up.
+//!
+//! Refused: error[E0133]
+
+use kernel::{
+    module::{
+        ModuleMetadata,
+        ThisModule, //
+    },
+    prelude::*,
+    str::CStr, //
+};
+
+pub struct NoModule;
+
+impl ModuleMetadata for NoModule {
+    const NAME: &'static CStr = c"none";
+    const THIS_MODULE: ThisModule = ThisModule::from_ptr(core::ptr::null_mut());
+}

@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Only a hook, or a request, opens a section.
+//!
+//! Refused: error[E0624]
+
+use kernel::proc_events::{
+    Handler,
+    Section, //
+};
+
+pub fn section<'a, H: Handler>() -> Section<'a, H> {
+    // SAFETY: None: it is not even allowed.
+    unsafe { Section::assume_held() }
+}
