@@ -7,15 +7,18 @@
 # shellcheck source=scripts/clone.sh
 . "$PROJECT/scripts/clone.sh"
 
+MISUSE=misuse
+
 # Usage: is_of_kernel FILE
 # Files of the kernel have a directory in their path, files of the module do not.
 is_of_kernel() {
 	[[ $1 == */* ]]
 }
 
-# Prints the tests' names, a line each.
+# Prints the tests' names, a line each. MISUSE is the check of that name.
 all_tests() {
 	"$("$PROJECT/scripts/harness")/proc-events-guest" list
+	echo "$MISUSE"
 }
 
 # Sets what check_break needs: source, the patched kernel, and tests, their names.
