@@ -4,25 +4,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
-use std::{fs, io, ptr};
+use std::{io, ptr};
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::sysinfo::sysinfo;
 use nix::unistd::{Pid, setsid};
 
 use crate::child::{self, Gate};
-use crate::cpus::cpus;
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::identities;
-use crate::listener::Listener;
 use crate::picture::{FLAGS, MASK, Picture};
 use crate::results;
-use crate::support::background_load::{BackgroundLoad, PIDS_PER_CPU};
+use crate::support::background_load::{BackgroundLoad, beside_load};
 use crate::support::container::{ALL, Container, PID, without_proc};
 use crate::support::fault_injection::{FailNth, Setting, has_checkers};
+use crate::support::follower::{EXACT_LIMIT, Follower};
 use crate::support::idle_processes::{MANY_IDLE, start_idle, start_many_idle};
 use crate::support::process::{pause_for_ever, status};
 use crate::support::procfs::{in_container, living_in_proc};
@@ -30,7 +28,7 @@ use crate::support::state_dump::{RARE, is_without_memory, listen, listen_and_rea
 use crate::support::stock::NO_STATE;
 use crate::test;
 use crate::timeouts;
-use crate::wire::{BATCH, IGNORE, LISTEN, PROCESSES, proc_listen};
+use crate::wire::{BATCH, PROCESSES};
 
 pub const TESTS: &[Test] = &[
     test!(whenever_it_is_begun_it_is_the_kernels_own)
@@ -72,121 +70,8 @@ const TIME: Duration = Duration::from_secs(40);
 /// How many rounds there are on any kernel.
 const ROUNDS_AT_LEAST: usize = 3;
 
-/// How long a picture may take to be exact, beside any load.
-const EXACT_LIMIT: Duration = Duration::from_secs(20);
-
 /// Events of the load that are read before it is to pause.
 const EVENTS: usize = 30;
-
-/// Who lives: the number in pidfs, the pid, and whether it leads a session.
-type Living = BTreeSet<(u64, i32, bool)>;
-
-/// A listener and its picture.
-struct Follower {
-    listener: Listener,
-    picture: Picture,
-    /// Flags of the listener, beside those that the picture needs.
-    flags: u32,
-}
-
-impl Follower {
-    /// Listens; the picture is empty.
-    fn new(flags: u32) -> Result<Self, Failure> {
-        Ok(Self {
-            listener: listen(MASK, FLAGS | flags)?,
-            picture: Picture::default(),
-            flags,
-        })
-    }
-
-    /// The same with room for little, in bytes.
-    fn with_little_room(flags: u32, room: usize) -> Result<Self, Failure> {
-        let follower = Self::new(flags)?;
-        setsockopt(&follower.listener, sockopt::RcvBuf, &room)?;
-        Ok(follower)
-    }
-
-    /// Ends the listener and makes it one again, with an empty picture.
-    fn begin_anew(&mut self) -> TestResult {
-        self.listener.request(&[IGNORE])?;
-        self.listener.take_queued()?;
-        self.listener
-            .request(&proc_listen(LISTEN, MASK, FLAGS | self.flags))?;
-        self.picture = Picture::default();
-        Ok(())
-    }
-
-    /// Reads until the picture is exact.
-    #[track_caller]
-    fn complete(&mut self) -> TestResult {
-        let limit = timeouts::deadline(EXACT_LIMIT);
-        let is_exact = self.picture.complete(&mut self.listener, limit)?;
-        expect(is_exact, "an exact picture")
-    }
-
-    /// Reads so many messages.
-    #[track_caller]
-    fn read(&mut self, count: usize) -> TestResult {
-        let limit = timeouts::deadline(EXACT_LIMIT);
-        for _ in 0..count {
-            let received = self.picture.read(&mut self.listener, limit)?;
-            expect(received.is_some(), "events of the load")?;
-        }
-        Ok(())
-    }
-
-    /// Expects the picture to be the kernel's own, while nothing happens.
-    ///
-    /// The end of a process may be told a moment after it was waited for, and seen in /proc until then.
-    /// A picture that is wrong is so for ever.
-    #[track_caller]
-    fn expect_exact(&mut self) -> TestResult {
-        let limit = timeouts::deadline(EXACT_LIMIT);
-        loop {
-            let is_exact = self.picture.catch_up(&mut self.listener, limit)?;
-            expect(is_exact, "an exact picture")?;
-            let (living, by_proc) = (self.living(), living_by_proc()?);
-            if living == by_proc {
-                return Ok(());
-            }
-            let (too_many, missing) = (&living - &by_proc, &by_proc - &living);
-            expect(
-                Instant::now() < limit,
-                format!("0 differences, got {too_many:?} too many, and {missing:?} missing"),
-            )?;
-        }
-    }
-
-    fn living(&self) -> Living {
-        let living = self.picture.living().iter();
-        living
-            .map(|(number, process)| (*number, process.pid, process.leads))
-            .collect()
-    }
-}
-
-/// Who lives by /proc and pidfds.
-fn living_by_proc() -> Result<Living, Failure> {
-    let mut living = Living::new();
-    for (pid, stat) in living_in_proc()? {
-        // Who is gone in between has ended.
-        if let Ok(number) = identities::number_of(Pid::from_raw(pid)) {
-            living.insert((number, pid, stat.session == pid));
-        }
-    }
-    Ok(living)
-}
-
-/// Runs a function beside a load whose processes are given the same numbers again and again.
-fn beside_load(function: impl FnOnce(&BackgroundLoad) -> TestResult) -> TestResult {
-    /// The lowest number that is given again, `RESERVED_PIDS`.
-    const LOWEST: usize = 300;
-    in_container(|| {
-        let numbers = 2 * PIDS_PER_CPU * cpus()?.len();
-        fs::write("/proc/sys/kernel/pid_max", (LOWEST + numbers).to_string())?;
-        function(&BackgroundLoad::start()?)
-    })
-}
 
 /// Goes on for as many rounds as there is time for, and for some on any kernel; how many there were.
 fn rounds(most: usize, mut round: impl FnMut(usize) -> TestResult) -> Result<usize, Failure> {
