@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 //! State and events are one picture (C55): after any load, and after any loss, it is the kernel's own,
-//! which is read by other means here.
+//! which is read by other means here. See the `pictures` command, too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -15,6 +15,7 @@ use nix::unistd::{Pid, setsid};
 use crate::child::{self, Gate};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::identities;
+use crate::loads::pictures::{self, EVENTS, rounds};
 use crate::picture::{FLAGS, MASK, Picture};
 use crate::results;
 use crate::support::background_load::{BackgroundLoad, beside_load};
@@ -67,84 +68,13 @@ const STARTS: usize = 1000;
 /// When no more are begun.
 const TIME: Duration = Duration::from_secs(40);
 
-/// How many rounds there are on any kernel.
-const ROUNDS_AT_LEAST: usize = 3;
-
-/// Events of the load that are read before it is to pause.
-const EVENTS: usize = 30;
-
-/// Goes on for as many rounds as there is time for, and for some on any kernel; how many there were.
-fn rounds(most: usize, mut round: impl FnMut(usize) -> TestResult) -> Result<usize, Failure> {
-    let until = Instant::now() + TIME;
-    let mut count = 0;
-    while count < most && (count < ROUNDS_AT_LEAST || Instant::now() < until) {
-        round(count).map_err(|failure| failure.about(format!("in round {count}")))?;
-        count += 1;
-    }
-    Ok(count)
-}
-
-/// Each picture is begun while the load runs, some of them are given up, and one is kept through all
-/// pauses.
 fn whenever_it_is_begun_it_is_the_kernels_own() -> TestResult {
-    const FLAGS: [u32; 4] = [0, BATCH, PROCESSES, PROCESSES | BATCH];
-    beside_load(|load| {
-        let mut kept = Follower::new(PROCESSES | BATCH)?;
-        let mut again = Follower::new(BATCH)?;
-        kept.complete()?;
-        let starts = rounds(STARTS, |round| {
-            // Given up in the middle, and begun anew.
-            Follower::new(0)?.read(1)?;
-            for _ in 0..2 {
-                again.begin_anew()?;
-                again.read(1)?;
-            }
-            let mut begun = Follower::new(FLAGS[round % FLAGS.len()])?;
-            begun.complete()?;
-            again.complete()?;
-            begun.read(EVENTS)?;
-            load.pause()?;
-            for follower in [&mut begun, &mut again, &mut kept] {
-                follower.expect_exact()?;
-                expect_eq("losses", follower.picture.losses(), 0)?;
-                expect_eq("states", follower.picture.states(), 1)?;
-            }
-            load.resume()
-        })?;
-        let living = kept.living().len();
-        println!("begun {starts} times, {living} processes at last");
-        Ok(())
-    })
+    pictures::begin(STARTS, TIME)
 }
 
-/// A listener that does not read beside the load loses most of the events.
 fn after_losses_the_state_alone_restores_it() -> TestResult {
     const ROUNDS: usize = 200;
-    const ROOM: usize = 4096;
-    beside_load(|load| {
-        let mut pace = Follower::new(0)?;
-        let mut losers = Vec::new();
-        for flags in [0, BATCH, PROCESSES | BATCH] {
-            losers.push(Follower::with_little_room(flags, ROOM)?);
-        }
-        let mut losses = 0;
-        let rounds = rounds(ROUNDS, |_| {
-            let before: Vec<_> = losers.iter().map(|loser| loser.picture.losses()).collect();
-            // More than fit, in whichever form.
-            pace.read(10 * EVENTS)?;
-            load.pause()?;
-            pace.expect_exact()?;
-            for (loser, before) in losers.iter_mut().zip(before) {
-                loser.expect_exact()?;
-                let lost = loser.picture.losses() - before;
-                expect(lost > 0, "a loss in each round")?;
-                losses += lost;
-            }
-            load.resume()
-        })?;
-        println!("{losses} losses in {rounds} rounds");
-        Ok(())
-    })
+    pictures::lose(ROUNDS, TIME)
 }
 
 /// Who reads with little room loses events while the state is told, too, and has it told again.
@@ -156,7 +86,7 @@ fn a_state_that_overruns_is_told_again() -> TestResult {
         for room in [4096, 32_768, 131_072] {
             readers.push(Follower::with_little_room(BATCH, room)?);
         }
-        let rounds = rounds(ROUNDS, |_| {
+        let rounds = rounds("with little room", ROUNDS, TIME, |_| {
             for _ in 0..EVENTS {
                 pace.read(1)?;
                 for reader in &mut readers {
@@ -250,7 +180,7 @@ fn a_state_comes_to_its_end_while_all_changes() -> TestResult {
         let _load = BackgroundLoad::start()?;
         let (mut longest, mut changes) = (0, 0);
         let mut before = Vec::new();
-        let states = rounds(STATES, |_| {
+        let states = rounds("with a state", STATES, TIME, |_| {
             let listener = listen(RARE, BATCH)?;
             let told = state(&listener)?;
             let pids: BTreeSet<_> = told.pids().into_iter().collect();
