@@ -6,6 +6,7 @@ pub mod containers;
 mod counted_listener;
 pub mod cycles;
 pub mod execs;
+pub mod pictures;
 pub mod storm;
 pub mod stress;
 mod victim;

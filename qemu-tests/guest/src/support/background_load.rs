@@ -3,6 +3,7 @@
 //! one after the other. While the load pauses, the processes that live go on living, and nothing happens.
 
 use std::ffi::CStr;
+use std::fs;
 use std::os::fd::AsFd;
 use std::thread;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use nix::unistd::{Pid, execv, setsid};
 
 use super::process::pause_for_ever;
 use super::process::status;
+use super::procfs::in_container;
 use super::threads::end_thread;
 use crate::child::{self, Child, Gate, own_pid};
 use crate::cpus::{cpus, pin};
@@ -28,7 +30,7 @@ const LIVING: usize = 12;
 const ZOMBIES: usize = 3;
 
 /// How many pids the processes and threads of a CPU need at most.
-pub const PIDS_PER_CPU: usize = 2 * (LIVING + ZOMBIES) + 8;
+const PIDS_PER_CPU: usize = 2 * (LIVING + ZOMBIES) + 8;
 
 /// How long a pause may last.
 const PAUSE_LIMIT: Duration = Duration::from_secs(60);
@@ -96,6 +98,17 @@ impl BackgroundLoad {
         }
         Ok(())
     }
+}
+
+/// Runs a function beside a load whose processes are given the same numbers again and again.
+pub fn beside_load(function: impl FnOnce(&BackgroundLoad) -> TestResult) -> TestResult {
+    /// The lowest number that is given again, `RESERVED_PIDS`.
+    const LOWEST: usize = 300;
+    in_container(|| {
+        let numbers = 2 * PIDS_PER_CPU * cpus()?.len();
+        fs::write("/proc/sys/kernel/pid_max", (LOWEST + numbers).to_string())?;
+        function(&BackgroundLoad::start()?)
+    })
 }
 
 /// Makes the load of one CPU.

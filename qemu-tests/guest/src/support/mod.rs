@@ -9,6 +9,7 @@ pub mod container;
 pub mod descriptors;
 pub mod exec_variants;
 pub mod fault_injection;
+pub mod follower;
 pub mod idle_processes;
 pub mod kernel_log;
 pub mod modprobe;

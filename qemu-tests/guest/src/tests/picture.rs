@@ -1,28 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0
 //! State and events are one picture (C55): after any load, and after any loss, it is the kernel's own,
-//! which is read by other means here.
+//! which is read by other means here. See the `pictures` command, too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
-use std::{fs, io, ptr};
+use std::{io, ptr};
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::sysinfo::sysinfo;
 use nix::unistd::{Pid, setsid};
 
 use crate::child::{self, Gate};
-use crate::cpus::cpus;
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::identities;
-use crate::listener::Listener;
+use crate::loads::pictures::{self, EVENTS, rounds};
 use crate::picture::{FLAGS, MASK, Picture};
 use crate::results;
-use crate::support::background_load::{BackgroundLoad, PIDS_PER_CPU};
+use crate::support::background_load::{BackgroundLoad, beside_load};
 use crate::support::container::{ALL, Container, PID, without_proc};
 use crate::support::fault_injection::{FailNth, Setting, has_checkers};
+use crate::support::follower::{EXACT_LIMIT, Follower};
 use crate::support::idle_processes::{MANY_IDLE, start_idle, start_many_idle};
 use crate::support::process::{pause_for_ever, status};
 use crate::support::procfs::{in_container, living_in_proc};
@@ -30,7 +29,7 @@ use crate::support::state_dump::{RARE, is_without_memory, listen, listen_and_rea
 use crate::support::stock::NO_STATE;
 use crate::test;
 use crate::timeouts;
-use crate::wire::{BATCH, IGNORE, LISTEN, PROCESSES, proc_listen};
+use crate::wire::{BATCH, PROCESSES};
 
 pub const TESTS: &[Test] = &[
     test!(whenever_it_is_begun_it_is_the_kernels_own)
@@ -69,197 +68,13 @@ const STARTS: usize = 1000;
 /// When no more are begun.
 const TIME: Duration = Duration::from_secs(40);
 
-/// How many rounds there are on any kernel.
-const ROUNDS_AT_LEAST: usize = 3;
-
-/// How long a picture may take to be exact, beside any load.
-const EXACT_LIMIT: Duration = Duration::from_secs(20);
-
-/// Events of the load that are read before it is to pause.
-const EVENTS: usize = 30;
-
-/// Who lives: the number in pidfs, the pid, and whether it leads a session.
-type Living = BTreeSet<(u64, i32, bool)>;
-
-/// A listener and its picture.
-struct Follower {
-    listener: Listener,
-    picture: Picture,
-    /// Flags of the listener, beside those that the picture needs.
-    flags: u32,
-}
-
-impl Follower {
-    /// Listens; the picture is empty.
-    fn new(flags: u32) -> Result<Self, Failure> {
-        Ok(Self {
-            listener: listen(MASK, FLAGS | flags)?,
-            picture: Picture::default(),
-            flags,
-        })
-    }
-
-    /// The same with room for little, in bytes.
-    fn with_little_room(flags: u32, room: usize) -> Result<Self, Failure> {
-        let follower = Self::new(flags)?;
-        setsockopt(&follower.listener, sockopt::RcvBuf, &room)?;
-        Ok(follower)
-    }
-
-    /// Ends the listener and makes it one again, with an empty picture.
-    fn begin_anew(&mut self) -> TestResult {
-        self.listener.request(&[IGNORE])?;
-        self.listener.take_queued()?;
-        self.listener
-            .request(&proc_listen(LISTEN, MASK, FLAGS | self.flags))?;
-        self.picture = Picture::default();
-        Ok(())
-    }
-
-    /// Reads until the picture is exact.
-    #[track_caller]
-    fn complete(&mut self) -> TestResult {
-        let limit = timeouts::deadline(EXACT_LIMIT);
-        let is_exact = self.picture.complete(&mut self.listener, limit)?;
-        expect(is_exact, "an exact picture")
-    }
-
-    /// Reads so many messages.
-    #[track_caller]
-    fn read(&mut self, count: usize) -> TestResult {
-        let limit = timeouts::deadline(EXACT_LIMIT);
-        for _ in 0..count {
-            let received = self.picture.read(&mut self.listener, limit)?;
-            expect(received.is_some(), "events of the load")?;
-        }
-        Ok(())
-    }
-
-    /// Expects the picture to be the kernel's own, while nothing happens.
-    ///
-    /// The end of a process may be told a moment after it was waited for, and seen in /proc until then.
-    /// A picture that is wrong is so for ever.
-    #[track_caller]
-    fn expect_exact(&mut self) -> TestResult {
-        let limit = timeouts::deadline(EXACT_LIMIT);
-        loop {
-            let is_exact = self.picture.catch_up(&mut self.listener, limit)?;
-            expect(is_exact, "an exact picture")?;
-            let (living, by_proc) = (self.living(), living_by_proc()?);
-            if living == by_proc {
-                return Ok(());
-            }
-            let (too_many, missing) = (&living - &by_proc, &by_proc - &living);
-            expect(
-                Instant::now() < limit,
-                format!("0 differences, got {too_many:?} too many, and {missing:?} missing"),
-            )?;
-        }
-    }
-
-    fn living(&self) -> Living {
-        let living = self.picture.living().iter();
-        living
-            .map(|(number, process)| (*number, process.pid, process.leads))
-            .collect()
-    }
-}
-
-/// Who lives by /proc and pidfds.
-fn living_by_proc() -> Result<Living, Failure> {
-    let mut living = Living::new();
-    for (pid, stat) in living_in_proc()? {
-        // Who is gone in between has ended.
-        if let Ok(number) = identities::number_of(Pid::from_raw(pid)) {
-            living.insert((number, pid, stat.session == pid));
-        }
-    }
-    Ok(living)
-}
-
-/// Runs a function beside a load whose processes are given the same numbers again and again.
-fn beside_load(function: impl FnOnce(&BackgroundLoad) -> TestResult) -> TestResult {
-    /// The lowest number that is given again, `RESERVED_PIDS`.
-    const LOWEST: usize = 300;
-    in_container(|| {
-        let numbers = 2 * PIDS_PER_CPU * cpus()?.len();
-        fs::write("/proc/sys/kernel/pid_max", (LOWEST + numbers).to_string())?;
-        function(&BackgroundLoad::start()?)
-    })
-}
-
-/// Goes on for as many rounds as there is time for, and for some on any kernel; how many there were.
-fn rounds(most: usize, mut round: impl FnMut(usize) -> TestResult) -> Result<usize, Failure> {
-    let until = Instant::now() + TIME;
-    let mut count = 0;
-    while count < most && (count < ROUNDS_AT_LEAST || Instant::now() < until) {
-        round(count).map_err(|failure| failure.about(format!("in round {count}")))?;
-        count += 1;
-    }
-    Ok(count)
-}
-
-/// Each picture is begun while the load runs, some of them are given up, and one is kept through all
-/// pauses.
 fn whenever_it_is_begun_it_is_the_kernels_own() -> TestResult {
-    const FLAGS: [u32; 4] = [0, BATCH, PROCESSES, PROCESSES | BATCH];
-    beside_load(|load| {
-        let mut kept = Follower::new(PROCESSES | BATCH)?;
-        let mut again = Follower::new(BATCH)?;
-        kept.complete()?;
-        let starts = rounds(STARTS, |round| {
-            // Given up in the middle, and begun anew.
-            Follower::new(0)?.read(1)?;
-            for _ in 0..2 {
-                again.begin_anew()?;
-                again.read(1)?;
-            }
-            let mut begun = Follower::new(FLAGS[round % FLAGS.len()])?;
-            begun.complete()?;
-            again.complete()?;
-            begun.read(EVENTS)?;
-            load.pause()?;
-            for follower in [&mut begun, &mut again, &mut kept] {
-                follower.expect_exact()?;
-                expect_eq("losses", follower.picture.losses(), 0)?;
-                expect_eq("states", follower.picture.states(), 1)?;
-            }
-            load.resume()
-        })?;
-        let living = kept.living().len();
-        println!("begun {starts} times, {living} processes at last");
-        Ok(())
-    })
+    pictures::begin(STARTS, TIME)
 }
 
-/// A listener that does not read beside the load loses most of the events.
 fn after_losses_the_state_alone_restores_it() -> TestResult {
     const ROUNDS: usize = 200;
-    const ROOM: usize = 4096;
-    beside_load(|load| {
-        let mut pace = Follower::new(0)?;
-        let mut losers = Vec::new();
-        for flags in [0, BATCH, PROCESSES | BATCH] {
-            losers.push(Follower::with_little_room(flags, ROOM)?);
-        }
-        let mut losses = 0;
-        let rounds = rounds(ROUNDS, |_| {
-            let before: Vec<_> = losers.iter().map(|loser| loser.picture.losses()).collect();
-            // More than fit, in whichever form.
-            pace.read(10 * EVENTS)?;
-            load.pause()?;
-            pace.expect_exact()?;
-            for (loser, before) in losers.iter_mut().zip(before) {
-                loser.expect_exact()?;
-                let lost = loser.picture.losses() - before;
-                expect(lost > 0, "a loss in each round")?;
-                losses += lost;
-            }
-            load.resume()
-        })?;
-        println!("{losses} losses in {rounds} rounds");
-        Ok(())
-    })
+    pictures::lose(ROUNDS, TIME)
 }
 
 /// Who reads with little room loses events while the state is told, too, and has it told again.
@@ -271,7 +86,7 @@ fn a_state_that_overruns_is_told_again() -> TestResult {
         for room in [4096, 32_768, 131_072] {
             readers.push(Follower::with_little_room(BATCH, room)?);
         }
-        let rounds = rounds(ROUNDS, |_| {
+        let rounds = rounds("with little room", ROUNDS, TIME, |_| {
             for _ in 0..EVENTS {
                 pace.read(1)?;
                 for reader in &mut readers {
@@ -365,7 +180,7 @@ fn a_state_comes_to_its_end_while_all_changes() -> TestResult {
         let _load = BackgroundLoad::start()?;
         let (mut longest, mut changes) = (0, 0);
         let mut before = Vec::new();
-        let states = rounds(STATES, |_| {
+        let states = rounds("with a state", STATES, TIME, |_| {
             let listener = listen(RARE, BATCH)?;
             let told = state(&listener)?;
             let pids: BTreeSet<_> = told.pids().into_iter().collect();

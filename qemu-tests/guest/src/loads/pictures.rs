@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Pictures of the processes that live, from state and events, beside a load on all CPUs: begun and
+//! given up again and again, and restored after losses. Whenever the load pauses, each has to be the
+//! kernel's own, which is read by other means.
+
+use std::time::{Duration, Instant};
+
+use clap::Args;
+
+use crate::harness::{Failure, TestResult, expect, expect_eq};
+use crate::results;
+use crate::support::background_load::beside_load;
+use crate::support::follower::Follower;
+use crate::wire::{BATCH, PROCESSES};
+
+/// How much is to happen.
+#[derive(Args)]
+pub struct Options {
+    /// How many rounds that begin pictures.
+    #[arg(long, default_value_t = 1000)]
+    pub starts: usize,
+    /// How many rounds in which listeners lose events.
+    #[arg(long, default_value_t = 1000)]
+    pub losses: usize,
+}
+
+/// How many rounds there are on any kernel.
+const ROUNDS_AT_LEAST: usize = 3;
+
+/// How often to say how far it is.
+const REPORTS: usize = 10;
+
+/// Events of the load that are read before it is to pause.
+pub const EVENTS: usize = 30;
+
+/// Runs it, and prints the figures.
+pub fn run(options: &Options) -> TestResult {
+    const NO_LIMIT: Duration = Duration::MAX;
+    begin(options.starts, NO_LIMIT)?;
+    lose(options.losses, NO_LIMIT)
+}
+
+/// Does so many rounds, but begins none after this time, unless there were hardly any. Tells how many
+/// there were.
+pub fn rounds(
+    what: &str,
+    most: usize,
+    time: Duration,
+    mut round: impl FnMut(usize) -> TestResult,
+) -> Result<usize, Failure> {
+    let started = Instant::now();
+    let mut count = 0;
+    while count < most && (count < ROUNDS_AT_LEAST || started.elapsed() < time) {
+        round(count).map_err(|failure| failure.about(format!("in round {count}")))?;
+        count += 1;
+        if count % most.div_ceil(REPORTS) == 0 || count == most {
+            let seconds = started.elapsed().as_secs_f64();
+            println!("pictures: {count} of {most} rounds {what} ({seconds:.1} s)");
+        }
+    }
+    Ok(count)
+}
+
+/// Begins pictures in so many rounds, but in none after this time. Each is begun while the load runs,
+/// some of them are given up, and one is kept through all pauses.
+pub fn begin(most: usize, time: Duration) -> TestResult {
+    const FLAGS: [u32; 4] = [0, BATCH, PROCESSES, PROCESSES | BATCH];
+    beside_load(|load| {
+        let mut kept = Follower::new(PROCESSES | BATCH)?;
+        let mut again = Follower::new(BATCH)?;
+        kept.complete()?;
+        let starts = rounds("that begin pictures", most, time, |round| {
+            // Given up in the middle, and begun anew.
+            Follower::new(0)?.read(1)?;
+            for _ in 0..2 {
+                again.begin_anew()?;
+                again.read(1)?;
+            }
+            let mut begun = Follower::new(FLAGS[round % FLAGS.len()])?;
+            begun.complete()?;
+            again.complete()?;
+            begun.read(EVENTS)?;
+            load.pause()?;
+            for follower in [&mut begun, &mut again, &mut kept] {
+                follower.expect_exact()?;
+                expect_eq("losses", follower.picture.losses(), 0)?;
+                expect_eq("states", follower.picture.states(), 1)?;
+            }
+            load.resume()
+        })?;
+        let living = kept.living().len();
+        results::figure("rounds that begin pictures", starts as f64);
+        println!("pictures: begun in {starts} rounds, {living} processes at last");
+        Ok(())
+    })
+}
+
+/// Has listeners lose events in so many rounds, but in none after this time: they do not read beside
+/// the load. The state alone restores their pictures.
+pub fn lose(most: usize, time: Duration) -> TestResult {
+    const ROOM: usize = 4096;
+    beside_load(|load| {
+        let mut pace = Follower::new(0)?;
+        let mut losers = Vec::new();
+        for flags in [0, BATCH, PROCESSES | BATCH] {
+            losers.push(Follower::with_little_room(flags, ROOM)?);
+        }
+        let mut losses = 0;
+        let rounds = rounds("with losses", most, time, |_| {
+            let before: Vec<_> = losers.iter().map(|loser| loser.picture.losses()).collect();
+            // More than fit, in whichever form.
+            pace.read(10 * EVENTS)?;
+            load.pause()?;
+            pace.expect_exact()?;
+            for (loser, before) in losers.iter_mut().zip(before) {
+                loser.expect_exact()?;
+                let lost = loser.picture.losses() - before;
+                expect(lost > 0, "a loss in each round")?;
+                losses += lost;
+            }
+            load.resume()
+        })?;
+        results::figure("rounds with losses", rounds as f64);
+        results::figure("losses", losses as f64);
+        println!("pictures: {losses} losses in {rounds} rounds");
+        Ok(())
+    })
+}

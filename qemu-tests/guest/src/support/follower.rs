@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: GPL-2.0
+//! A listener with its picture, and what /proc and pidfds say of the same processes.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::unistd::Pid;
+
+use super::procfs::living_in_proc;
+use super::state_dump::listen;
+use crate::harness::{Failure, TestResult, expect};
+use crate::identities;
+use crate::listener::Listener;
+use crate::picture::{FLAGS, MASK, Picture};
+use crate::timeouts;
+use crate::wire::{IGNORE, LISTEN, proc_listen};
+
+/// How long a picture may take to be exact, beside any load.
+pub const EXACT_LIMIT: Duration = Duration::from_secs(20);
+
+/// Who lives: the number in pidfs, the pid, and whether it leads a session.
+pub type Living = BTreeSet<(u64, i32, bool)>;
+
+/// A listener and its picture.
+pub struct Follower {
+    /// The listener.
+    pub listener: Listener,
+    /// What it has of the state and the events.
+    pub picture: Picture,
+    /// Flags of the listener, beside those that the picture needs.
+    flags: u32,
+}
+
+impl Follower {
+    /// Listens; the picture is empty.
+    pub fn new(flags: u32) -> Result<Self, Failure> {
+        Ok(Self {
+            listener: listen(MASK, FLAGS | flags)?,
+            picture: Picture::default(),
+            flags,
+        })
+    }
+
+    /// The same with room for little, in bytes.
+    pub fn with_little_room(flags: u32, room: usize) -> Result<Self, Failure> {
+        let follower = Self::new(flags)?;
+        setsockopt(&follower.listener, sockopt::RcvBuf, &room)?;
+        Ok(follower)
+    }
+
+    /// Ends the listener and makes it one again, with an empty picture.
+    pub fn begin_anew(&mut self) -> TestResult {
+        self.listener.request(&[IGNORE])?;
+        self.listener.take_queued()?;
+        self.listener
+            .request(&proc_listen(LISTEN, MASK, FLAGS | self.flags))?;
+        self.picture = Picture::default();
+        Ok(())
+    }
+
+    /// Reads until the picture is exact.
+    #[track_caller]
+    pub fn complete(&mut self) -> TestResult {
+        let limit = timeouts::deadline(EXACT_LIMIT);
+        let is_exact = self.picture.complete(&mut self.listener, limit)?;
+        expect(is_exact, "an exact picture")
+    }
+
+    /// Reads so many messages.
+    #[track_caller]
+    pub fn read(&mut self, count: usize) -> TestResult {
+        let limit = timeouts::deadline(EXACT_LIMIT);
+        for _ in 0..count {
+            let received = self.picture.read(&mut self.listener, limit)?;
+            expect(received.is_some(), "events of the load")?;
+        }
+        Ok(())
+    }
+
+    /// Expects the picture to be the kernel's own, while nothing happens.
+    ///
+    /// The end of a process may be told a moment after it was waited for, and seen in /proc until then.
+    /// A picture that is wrong is so for ever.
+    #[track_caller]
+    pub fn expect_exact(&mut self) -> TestResult {
+        let limit = timeouts::deadline(EXACT_LIMIT);
+        loop {
+            let is_exact = self.picture.catch_up(&mut self.listener, limit)?;
+            expect(is_exact, "an exact picture")?;
+            let (living, by_proc) = (self.living(), living_by_proc()?);
+            if living == by_proc {
+                return Ok(());
+            }
+            let (too_many, missing) = (&living - &by_proc, &by_proc - &living);
+            expect(
+                Instant::now() < limit,
+                format!("0 differences, got {too_many:?} too many, and {missing:?} missing"),
+            )?;
+        }
+    }
+
+    /// Who lives in the picture.
+    pub fn living(&self) -> Living {
+        let living = self.picture.living().iter();
+        living
+            .map(|(number, process)| (*number, process.pid, process.leads))
+            .collect()
+    }
+}
+
+/// Who lives by /proc and pidfds.
+fn living_by_proc() -> Result<Living, Failure> {
+    let mut living = Living::new();
+    for (pid, stat) in living_in_proc()? {
+        // Who is gone in between has ended.
+        if let Ok(number) = identities::number_of(Pid::from_raw(pid)) {
+            living.insert((number, pid, stat.session == pid));
+        }
+    }
+    Ok(living)
+}
