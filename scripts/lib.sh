@@ -106,7 +106,7 @@ json_string() {
 count_results() {
 	local count status=0
 
-	count=$("$CACHE/target/release/proc-events-vm" count "$@") || status=$?
+	count=$("$(programs_directory)/proc-events-vm" count "$@") || status=$?
 	if ((status > 1)) || [[ -z $count ]]; then
 		count="0 passed, 1 failed" status=1
 		[[ $1 != --failed ]] || count=1
@@ -242,14 +242,42 @@ make_cache() {
 	LOGS=$CACHE/log
 }
 
-# Only one run at a time changes the cache. The lock ends with the process and its
-# children, so that a killed run leaves none behind.
-lock_cache() {
-	exec {LOCK}>"$CACHE/lock"
+# Usage: lock FILE WHAT
+# Waits until no other run has the lock, which is for WHAT. The lock ends with the process
+# and its children, so that a killed run leaves none behind.
+lock() {
+	exec {LOCK}>"$1"
 	flock -n "$LOCK" && return
-	say "waiting for another run that is using $CACHE ..."
+	say "waiting for another run that is using $2 ..."
 	flock -w "$LOCK_LIMIT_SECONDS" "$LOCK" ||
-		die "another run has been using $CACHE for $(duration $LOCK_LIMIT_SECONDS): see 'fuser -v $CACHE/lock'"
+		die "another run has been using $2 for $(duration $LOCK_LIMIT_SECONDS): see 'fuser -v $1'"
+}
+
+# Only one run at a time changes the cache, but for the programs of the harness.
+lock_cache() {
+	lock "$CACHE/lock" "$CACHE"
+}
+
+# Only one run at a time builds the programs of the harness.
+lock_programs() {
+	lock "$CACHE/programs.lock" "$CACHE/target"
+}
+
+# Prints the directory with the programs of the harness that are made from the sources
+# of this clone, whether they were built or not.
+programs_directory() {
+	local identity
+
+	identity=$(
+		{
+			cd "$PROJECT" || exit
+			find qemu-tests rust-module Documentation/interface/listener.rs -path qemu-tests/target -prune -o -type f -print0 |
+				sort -z | xargs -0 sha256sum
+			cargo --version
+			echo "${RUSTFLAGS:-}"
+		} | sha256sum
+	)
+	echo "$CACHE/programs/$(of_machine "${identity:0:16}")"
 }
 
 # Lets other runs use the cache again.

@@ -121,7 +121,8 @@ impl Vm {
         let number = MACHINES.fetch_add(1, Ordering::Relaxed);
         let log = format!("console-{}-{}-{number}.log", kernel.name, process::id());
         let log = settings.cache.join(log);
-        let mut guard = Command::new(env::current_exe()?)
+        // The program itself, even if its file was replaced since it was started.
+        let mut guard = Command::new("/proc/self/exe")
             .arg("guard")
             .arg("--")
             .arg(&settings.vng)
