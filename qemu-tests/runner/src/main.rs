@@ -140,7 +140,7 @@ enum Command {
         #[arg(required = true, value_name = "NAME=FILE")]
         results: Vec<flavors::Source>,
     },
-    /// Measure what events cost, on three kernels of one version and configuration.
+    /// Measure what events cost, on four kernels of one version and configuration.
     Bench {
         /// Build directory of the patched kernel.
         #[arg(long, value_name = "DIR")]
@@ -154,6 +154,9 @@ enum Command {
         /// Build directory of the patched kernel without process events.
         #[arg(long, value_name = "DIR")]
         floor_kernel: PathBuf,
+        /// Build directory of the patched kernel with cn_proc instead of a handler.
+        #[arg(long, value_name = "DIR")]
+        mainline_kernel: PathBuf,
         /// Program that lets eBPF programs record events, for comparison.
         #[arg(long, value_name = "FILE")]
         peer: Option<PathBuf>,
@@ -261,6 +264,7 @@ fn execute(command: Command) -> Result<u8> {
             module,
             stock_kernel,
             floor_kernel,
+            mainline_kernel,
             peer,
             json,
             output,
@@ -272,6 +276,7 @@ fn execute(command: Command) -> Result<u8> {
                 ours: Kernel::new("ours".into(), kernel, Some(module))?,
                 stock: Kernel::new("stock".into(), stock_kernel, None)?,
                 floor: Kernel::new("floor".into(), floor_kernel, None)?,
+                mainline: Kernel::new("mainline".into(), mainline_kernel, None)?,
                 peer,
             };
             let files = bench::Files {

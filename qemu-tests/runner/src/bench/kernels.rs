@@ -14,6 +14,8 @@ pub enum BenchKernel {
     Stock,
     /// Patched, with the module.
     Ours,
+    /// Patched, with cn_proc instead of a handler.
+    Mainline,
 }
 
 impl BenchKernel {
@@ -23,6 +25,7 @@ impl BenchKernel {
             Self::Floor => "floor",
             Self::Stock => "stock",
             Self::Ours => "ours",
+            Self::Mainline => "mainline",
         }
     }
 }
@@ -35,6 +38,8 @@ pub struct BenchKernels {
     pub stock: Kernel,
     /// The patched one without process events.
     pub floor: Kernel,
+    /// The patched one with cn_proc instead of a handler.
+    pub mainline: Kernel,
     /// The program that lets eBPF programs record events.
     pub peer: Option<PathBuf>,
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! `bench`: what events cost on our kernel, on the stock one, and on one without process events.
+//! `bench`: what events cost on our kernel, on the stock one, on one without process events, and on one
+//! with the series but without its handler.
 //!
 //! Each kernel is booted on one emulated CPU whose clock counts instructions, so that a figure is
 //! the same on any machine. What takes two CPUs is measured in another virtual machine, in the time
@@ -31,6 +32,7 @@ mod chart;
 mod figures;
 mod flags;
 mod kernels;
+mod mainline;
 mod page;
 mod provenance;
 mod state;
@@ -62,7 +64,7 @@ pub fn run(
 ) -> Result<u8> {
     let started = Instant::now();
     let mut figures = Figures::default();
-    eprintln!("bench: three kernels on one emulated CPU each, a few minutes in all");
+    eprintln!("bench: four kernels on one emulated CPU each, a few minutes in all");
     for (kernel, lines) in count_all(settings, kernels)? {
         figures.add(kernel, lines);
     }
@@ -110,6 +112,7 @@ fn count_all(settings: &Settings, kernels: &BenchKernels) -> Result<Vec<(BenchKe
             vec!["--nobody".to_owned()],
         ),
         (BenchKernel::Stock, &kernels.stock, Vec::new()),
+        (BenchKernel::Mainline, &kernels.mainline, Vec::new()),
         (
             BenchKernel::Ours,
             &kernels.ours,

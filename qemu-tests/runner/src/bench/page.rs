@@ -15,6 +15,7 @@ use super::batches;
 use super::figures::Figures;
 use super::flags;
 use super::kernels::BenchKernel;
+use super::mainline;
 use super::provenance::Provenance;
 use super::state;
 use super::table::{Section, markdown, number, origin, ratio, with_spread};
@@ -54,6 +55,7 @@ pub fn sections(figures: &Figures, targets: &[Target], parallel: Accelerator) ->
         flags::section(figures),
         state::section(figures),
         others(figures),
+        mainline::section(figures),
     ];
     sections.extend(in_parallel(figures, parallel));
     sections

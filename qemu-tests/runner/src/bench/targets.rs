@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::figures::Figures;
 use super::flags::{listeners, outside};
 use super::kernels::BenchKernel;
+use super::mainline;
 use crate::pages::number::grouped;
 
 /// What a hook that nobody uses may cost.
@@ -77,7 +78,7 @@ pub fn all(figures: &Figures) -> Vec<Target> {
             digits: 0,
         }
     };
-    let mut targets = vec![no_listener(figures)];
+    let mut targets = vec![no_listener(figures), mainline::target(figures)];
     for (listeners, case) in [
         (1, "COMM with 1 SID-only listener"),
         (8, "COMM with 8 SID-only listeners"),
