@@ -10,6 +10,7 @@ mod cgroup_filter;
 mod cgroup_paths;
 mod clients;
 mod comm;
+mod compat;
 mod connector;
 pub mod containers;
 mod coredump;
@@ -122,6 +123,7 @@ pub fn all() -> Vec<Test> {
         containers::TESTS,
         runtimes::TESTS,
         examples::TESTS,
+        compat::TESTS,
         stress::TESTS,
         storm::TESTS,
         cycles::TESTS,
