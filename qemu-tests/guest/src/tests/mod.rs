@@ -11,6 +11,7 @@ mod cgroup_paths;
 mod clients;
 mod comm;
 mod compat;
+mod confined;
 mod connector;
 pub mod containers;
 mod coredump;
@@ -124,6 +125,7 @@ pub fn all() -> Vec<Test> {
         runtimes::TESTS,
         examples::TESTS,
         compat::TESTS,
+        confined::TESTS,
         stress::TESTS,
         storm::TESTS,
         cycles::TESTS,
