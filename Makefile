@@ -25,7 +25,7 @@
 #:                          bench and what runs for minutes)
 #: STOCK=1                  the unpatched kernel (boot, test)
 #: FLAVOR=debug             another kernel: debug, kcsan, rt, small, no-pid-ns, no-user-ns, no-net-ns,
-#:                          builtin, mainline
+#:                          builtin, mainline, distro (Debian's configuration), selinux
 #: TABLE=FILE               make test writes the page of the contract there, make test-all that of the flavors
 #: RESULTS=FILE             make test has its results there afterwards, a line of JSON each
 #: OUT=DIR                  make bench writes a page and a chart there

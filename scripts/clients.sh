@@ -7,6 +7,10 @@
 # $CLIENTS, and are found through $CLIENTS/bin. None of them runs on this machine.
 #
 # cn_pec of LTP is left out, because no package contains it.
+#
+# Also what other tests need and what is not worth an installation: the programs that
+# compile policies of AppArmor and SELinux for confined.rs, and a 32-bit C library for
+# compat.rs.
 
 CLIENTS=$CACHE/clients
 
@@ -21,6 +25,9 @@ has_client() {
 clients_missing() {
 	! has_client stress-ng ||
 		! has_client netlink-go-test ||
+		! has_client apparmor_parser ||
+		! has_client checkpolicy ||
+		! can_build_compat ||
 		! has_client python-pyroute2 "$PYROUTE2_VERSION" ||
 		! has_client proc-connector-test "$PROC_CONNECTOR_VERSION"
 }
@@ -103,6 +110,51 @@ make_netlink_go_test() {
 		add_client netlink-go-test 'exec "$clients/netlink-go-test/netlink.test"'
 }
 
+# Usage: make_from_package PACKAGE PROGRAM
+# Takes one program out of a package. It needs no library but libc.
+make_from_package() {
+	local package=$1 name=$2 packages=$CLIENTS/packages
+
+	rm -rf "$packages" && mkdir -p "$packages" "$CLIENTS/$name" || return
+	(
+		cd "$packages" &&
+			apt-get -q -o APT::Sandbox::User=root download "$package" &&
+			dpkg-deb -x "$package"_*.deb .
+	) || return
+	# The releases of Debian have it in different directories.
+	find "$packages" -path "*bin/$name" -exec cp -t "$CLIENTS/$name" {} + &&
+		[[ -x $CLIENTS/$name/$name ]] &&
+		rm -rf "$packages" &&
+		add_client "$name" "exec \"\$clients/$name/$name\""
+}
+
+make_apparmor_parser() {
+	make_from_package apparmor apparmor_parser
+}
+
+make_checkpolicy() {
+	make_from_package checkpolicy checkpolicy
+}
+
+# The C library and the files of gcc for 32-bit programs, without gcc-multilib, which
+# cannot be installed beside compilers for some other machines.
+make_compat() {
+	local packages=$CLIENTS/packages version package
+
+	version=$(gcc -dumpversion) && version=${version%%.*} || return
+	rm -rf "$packages" "$COMPAT" && mkdir -p "$packages" "$COMPAT"/{lib,include} || return
+	(
+		cd "$packages" &&
+			apt-get -q -o APT::Sandbox::User=root download libc6-dev-i386 "lib32gcc-$version-dev" || exit
+		for package in *.deb; do dpkg-deb -x "$package" . || exit; done
+	) || return
+	cp "$packages"/usr/lib32/*.[oa] "$packages/usr/lib/gcc/x86_64-linux-gnu/$version/32"/*.[oa] "$COMPAT/lib/" &&
+		cp -r "$packages/usr/include/x86_64-linux-gnu/." "$COMPAT/include/" &&
+		rm -rf "$packages" || return
+	# The last line of the log says what is wrong.
+	"${COMPAT_CC[@]}" -x c -o /dev/null - <<<'int main(void) { return 0; }'
+}
+
 make_pyroute2() {
 	local to=$CLIENTS/python-pyroute2
 
@@ -150,7 +202,7 @@ get_client() {
 
 # Usage: needs_apt PROGRAM WHAT
 needs_apt() {
-	command -v apt-get >/dev/null ||
+	has_client "$1" || command -v apt-get >/dev/null ||
 		die "this machine has no apt; put $2 as $1 into your PATH, then run it again"
 }
 
@@ -158,15 +210,26 @@ install_clients() {
 	clients_missing || return 0
 	# Other users than the one that made the files read them, in containers.
 	umask 022
-	if ! has_client stress-ng || ! has_client netlink-go-test; then
+	if ! has_client stress-ng || ! has_client netlink-go-test || ! has_client apparmor_parser ||
+		! has_client checkpolicy || ! can_build_compat; then
 		needs_apt stress-ng "stress-ng"
 		needs_apt netlink-go-test "the tests of github.com/vishvananda/netlink ('go test -c')"
+		needs_apt apparmor_parser "AppArmor's parser"
+		needs_apt checkpolicy "the compiler of SELinux' policies"
+		can_build_compat || command -v apt-get >/dev/null ||
+			die "gcc -m32 -static cannot build programs here, and this machine has no apt: install a 32-bit C library, then run it again"
 		refresh_packages
 	fi
 	has_client stress-ng ||
 		get_client "stress-ng" apt-get stress-ng make_stress_ng
 	has_client netlink-go-test ||
 		get_client "the tests of vishvananda/netlink" apt-get netlink-go-test make_netlink_go_test
+	has_client apparmor_parser ||
+		get_client "AppArmor's parser" apt-get apparmor make_apparmor_parser
+	has_client checkpolicy ||
+		get_client "checkpolicy" apt-get checkpolicy make_checkpolicy
+	can_build_compat ||
+		get_client "a 32-bit C library" apt-get compat make_compat
 	has_client python-pyroute2 "$PYROUTE2_VERSION" ||
 		get_client "pyroute2 $PYROUTE2_VERSION" pip pyroute2 make_pyroute2
 	has_client proc-connector-test "$PROC_CONNECTOR_VERSION" ||

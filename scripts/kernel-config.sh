@@ -48,7 +48,8 @@ tools_identity() {
 
 # Sets FRAGMENTS, and BASE to the flavor that this flavor is on top of: release, unless
 # it names another one. For another machine than x86-64, each fragment is followed by
-# the fragment of that machine.
+# the fragment of that machine. Sets DEBIAN_CONFIG to the name of Debian's configuration
+# that the fragments start from, or to nothing if they start from tinyconfig.
 choose_fragments() {
 	local below=$FLAVOR name
 
@@ -65,6 +66,9 @@ choose_fragments() {
 		[[ $below != release ]] || break
 		below=$(base_of "$below")
 	done
+	DEBIAN_CONFIG=$(sed -n 's/^# base: //p' "${FRAGMENTS[@]}")
+	[[ -z $DEBIAN_CONFIG || $MACHINE == x86_64 ]] ||
+		die "the flavor $FLAVOR is for x86-64 only, since its base is $DEBIAN_CONFIG: leave out ARCH=$MACHINE, or choose another flavor"
 }
 
 flavors() {
@@ -109,9 +113,19 @@ lost_options() {
 	' "${FRAGMENTS[@]}" "$BUILD/.config" | sort
 }
 
+# Writes what the fragments change. Without a kernel's modules, what Debian builds as
+# modules would be missing, and would only take time to build.
+start_config() {
+	if [[ -z $DEBIAN_CONFIG ]]; then
+		kernel_make tinyconfig
+	else
+		sed -E 's/^(CONFIG_[A-Za-z0-9_]+)=m$/# \1 is not set/' "$DEBIAN_CONFIGS/$DEBIAN_CONFIG" >"$BUILD/.config"
+	fi
+}
+
 write_config() {
 	# merge_config.sh leaves files in the current directory.
-	cd "$BUILD" && kernel_make tinyconfig &&
+	cd "$BUILD" && start_config &&
 		"$SOURCE/scripts/kconfig/merge_config.sh" -m -O "$BUILD" "$BUILD/.config" "${FRAGMENTS[@]}" &&
 		kernel_make olddefconfig
 }

@@ -32,6 +32,44 @@ download_source() {
 	}
 }
 
+# The configurations of Debian's own kernels of this series, as its package has them, and
+# a file that names the package.
+DEBIAN_CONFIGS=$CACHE/linux-config-$SERIES
+
+unpack_debian_configs() {
+	local new=$DEBIAN_CONFIGS.new package
+
+	cd "$APT/package" &&
+		private_apt download "linux-config-$SERIES" &&
+		package=$(echo *.deb) &&
+		rm -rf "$new" "$DEBIAN_CONFIGS" &&
+		mkdir -p "$new" &&
+		dpkg-deb --fsys-tarfile "$package" |
+		tar -x --strip-components=4 -C "$new" "./usr/src/linux-config-$SERIES" &&
+		xz -d "$new"/*.xz &&
+		printf '%s, SHA256 %s\n' "$(dpkg-deb -W --showformat='${Package} ${Version}' "$package")" \
+			"$(hash_of <"$package")" >"$new/package" &&
+		mv "$new" "$DEBIAN_CONFIGS"
+}
+
+# Provides the configuration that the flavor starts from, if it starts from Debian's.
+fetch_debian_config() {
+	local otherwise="or choose another flavor than $FLAVOR"
+
+	[[ -n $DEBIAN_CONFIG ]] || return 0
+	if [[ ! -e $DEBIAN_CONFIGS/package ]]; then
+		open_private_apt deb "$SUITE" "$otherwise"
+		long_step "fetching linux-config-$SERIES" far_unknown "$LOGS/debian-config.log" unpack_debian_configs || {
+			network_trouble "$LOGS/debian-config.log" &&
+				die "cannot download linux-config-$SERIES: $NETWORK_HINT, $otherwise"
+			die "cannot get linux-config-$SERIES from $SUITE: $(grep -m1 '^E: ' "$LOGS/debian-config.log" || tail -n1 "$LOGS/debian-config.log"); $otherwise"
+		}
+		rm -rf "$APT"
+	fi
+	[[ -e $DEBIAN_CONFIGS/$DEBIAN_CONFIG ]] ||
+		die "$(<"$DEBIAN_CONFIGS/package") has no $DEBIAN_CONFIG: correct '# base:' in qemu-tests/config/$FLAVOR.config, $otherwise"
+}
+
 source_tar() {
 	if [[ -e /usr/src/linux-source-$SERIES.tar.xz ]]; then
 		cat "/usr/src/linux-source-$SERIES.tar.xz"

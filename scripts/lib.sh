@@ -70,6 +70,31 @@ if [[ $MACHINE == arm64 ]]; then
 	export PROC_EVENTS_ROOT=$GUEST_ROOT
 fi
 
+# The C compiler for 32-bit programs that run in the guest, with the C library that
+# scripts/setup --clients provides if the system has none.
+COMPAT=$CACHE/clients/compat
+COMPAT_CC=(gcc -m32 -static -isystem "$COMPAT/include" -idirafter /usr/include/x86_64-linux-gnu
+	"-B$COMPAT/lib/" "-L$COMPAT/lib")
+
+# Returns whether COMPAT_CC can build programs.
+can_build_compat() {
+	[[ $MACHINE == x86_64 ]] &&
+		"${COMPAT_CC[@]}" -x c -o /dev/null - <<<'int main(void) { return 0; }' 2>/dev/null
+}
+
+# Usage: build_compat OUTPUT ARGUMENT...
+# Builds a 32-bit program, or removes it if COMPAT_CC cannot build any: the tests in the
+# VM are then skipped.
+build_compat() {
+	rm -f "$1"
+	[[ $MACHINE == x86_64 ]] || return 0
+	if can_build_compat; then
+		"${COMPAT_CC[@]}" -o "$@"
+	else
+		say "no 32-bit programs, since 'gcc -m32 -static' cannot link any: run scripts/setup --clients, or install gcc-multilib"
+	fi
+}
+
 # Usage: of_machine NAME
 # Prints the name of a flavor for the machine, which is used for directories, logs and
 # counts.

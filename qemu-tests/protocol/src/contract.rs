@@ -109,6 +109,9 @@ lines! {
         by "make bench";
     C57 "No LISTEN, close(2), exit or exec waits for an RCU grace period; an end cannot fail.";
     C58 "What a listener takes is charged to who made it, along the user namespaces.";
+    C63 "A distribution's configuration, with what its security modules decide, and 32-bit programs, \
+         too."
+        by "make test-all";
     C64 "Clients that nobody here wrote work unchanged, on the host and in a container.";
     C65 "Every line of the contract has a test that declares it, or a command that shows it."
         by "make check";

@@ -2,6 +2,7 @@
 //! The library of the tests, the fuzzer, the loads and the benchmark: what they do to processes, and
 //! how they compare what a listener receives.
 
+pub mod apparmor;
 pub mod background_load;
 pub mod cgroup;
 pub mod clone3;
@@ -22,6 +23,8 @@ pub mod procfs;
 pub mod program;
 pub mod scenario;
 pub mod scheduling;
+pub mod security;
+pub mod selinux;
 pub mod sender;
 pub mod sequence_numbers;
 pub mod sessions;

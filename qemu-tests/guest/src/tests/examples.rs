@@ -45,7 +45,7 @@ pub const TESTS: &[Test] = &[
         .covers(&[Line::C21, Line::C55]),
 ];
 
-const NEEDS: &str = "the programs say that they need newer features";
+pub(super) const NEEDS: &str = "the programs say that they need newer features";
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -86,7 +86,7 @@ fn needs_no_proc(example: &Example) -> TestResult {
 }
 
 /// Leaves listeners to come so little room that they overrun, until this is dropped.
-fn give_little_room() -> Result<Setting, Failure> {
+pub(super) fn give_little_room() -> Result<Setting, Failure> {
     Ok(Setting::change(
         "/proc/sys/net/core",
         "rmem_default",
@@ -128,13 +128,13 @@ fn exit_on_each_cpu() -> TestResult {
 }
 
 /// A program, and what is to be known of the system before it loses its /proc.
-struct Example {
+pub(super) struct Example {
     path: String,
     has_cgroups: bool,
 }
 
 impl Example {
-    fn named(name: &str) -> Result<Self, Failure> {
+    pub(super) fn named(name: &str) -> Result<Self, Failure> {
         let path = env::current_exe()?.with_file_name(name);
         Ok(Self {
             path: path.to_string_lossy().into_owned(),
@@ -159,7 +159,7 @@ impl Example {
         Ok(format!("(pidfd inode {number}, cgroup {group})"))
     }
 
-    fn follows_sessions(&self) -> TestResult {
+    pub(super) fn follows_sessions(&self) -> TestResult {
         let before = waiting_leader()?;
         let of_before = self.identity(before.pid())?;
         let mut listener = self.start()?;
@@ -188,7 +188,7 @@ impl Example {
     }
 
     /// With little room.
-    fn recovers_from_a_loss(&self) -> TestResult {
+    pub(super) fn recovers_from_a_loss(&self) -> TestResult {
         let known = waiting_leader()?;
         let mut listener = self.start()?;
         listener.wait_for(&format!("session {} is there ", known.pid()))?;

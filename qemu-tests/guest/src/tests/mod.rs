@@ -10,6 +10,8 @@ mod cgroup_filter;
 mod cgroup_paths;
 mod clients;
 mod comm;
+mod compat;
+mod confined;
 mod connector;
 pub mod containers;
 mod coredump;
@@ -122,6 +124,8 @@ pub fn all() -> Vec<Test> {
         containers::TESTS,
         runtimes::TESTS,
         examples::TESTS,
+        compat::TESTS,
+        confined::TESTS,
         stress::TESTS,
         storm::TESTS,
         cycles::TESTS,

@@ -75,7 +75,7 @@ const OWN_LIMIT: Duration = Duration::from_secs(30);
 const PLACE: &str = "/run/proc-events-client";
 
 /// A program of this name that set-up provides, or that is there from elsewhere.
-fn in_path(name: &str) -> Result<PathBuf, Failure> {
+pub(super) fn in_path(name: &str) -> Result<PathBuf, Failure> {
     if cfg!(not(target_arch = "x86_64")) {
         return Err(Failure::skip("set-up provides it for x86-64 only"));
     }
@@ -263,7 +263,7 @@ fn start_proc_filter(words: &[&str]) -> Result<RunningProgram, Failure> {
 }
 
 /// The lines that it has for a process.
-fn about(said: &str, pid: i32) -> Vec<&str> {
+pub(super) fn about(said: &str, pid: i32) -> Vec<&str> {
     let word = format!("process {pid} (tgid {pid})");
     said.lines().filter(|line| line.contains(&word)).collect()
 }

@@ -103,7 +103,7 @@ fn limit(listeners: u32) -> Result<Setting, Failure> {
 }
 
 /// Opens a socket, sends LISTEN, and tells the answer's errno.
-fn listen() -> Result<(Listener, u32), Failure> {
+pub(super) fn listen() -> Result<(Listener, u32), Failure> {
     let mut listener = Listener::open_unprivileged()?;
     let err = listen_on(&mut listener)?;
     Ok((listener, err))
