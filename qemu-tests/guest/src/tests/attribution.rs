@@ -9,24 +9,21 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::setsid;
 
 use crate::child::{self, Child, Gate};
-use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::proc_stat::Stat;
 use crate::results;
 use crate::test;
 use crate::wire::{Event, Left, mask};
 
-pub const TESTS: &[Test] = &[
-    test!(leaders_that_are_gone_are_attributed_by_their_events)
-        .covers(&[Line::C11])
-        .stock_fails(NO_FIELDS),
-    test!(leaders_whose_parents_are_gone_are_attributed_by_their_events)
-        .covers(&[Line::C11])
-        .stock_fails(NO_FIELDS),
-    test!(short_sessions_outrun_a_reader_of_proc_and_not_their_events)
-        .covers(&[Line::C11])
-        .stock_fails(NO_FIELDS),
-];
+pub const TESTS: &[Test] = &Declaration::new()
+    .stock_fails(NO_FIELDS)
+    .covers(&[Line::C11])
+    .of([
+        test!(leaders_that_are_gone_are_attributed_by_their_events),
+        test!(leaders_whose_parents_are_gone_are_attributed_by_their_events),
+        test!(short_sessions_outrun_a_reader_of_proc_and_not_their_events),
+    ]);
 
 const NO_FIELDS: &str = "the event has no such fields";
 

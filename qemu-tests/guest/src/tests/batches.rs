@@ -18,7 +18,7 @@ use nix::unistd::{pipe, read};
 use crate::child::{self, Gate};
 use crate::cpus::{cpus, pin};
 use crate::debugfs::Listing;
-use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::results;
 use crate::support::container::{self, Container, FIRST_ID, PID, map, unmapped};
@@ -35,66 +35,32 @@ use crate::wire::{
     proc_listen,
 };
 
-pub const TESTS: &[Test] = &[
-    test!(events_that_wait_share_a_datagram)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C5, Line::C54]),
-    test!(an_event_can_be_read_at_once)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C54]),
-    test!(events_are_those_that_others_get_alone)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C54]),
-    test!(an_answer_has_a_datagram_of_its_own)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C19, Line::C54]),
-    test!(the_default_buffer_keeps_ten_times_as_many)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C54]),
-    test!(an_overrun_is_a_gap_and_one_enobufs)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C5, Line::C6, Line::C54]),
-    test!(an_overrun_without_enobufs_is_a_gap_still)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C5, Line::C6, Line::C54]),
-    test!(a_datagram_that_was_peeked_at_stays_as_it_is)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C54]),
-    test!(a_buffer_that_is_too_small_is_told)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C54]),
-    test!(with_a_filter_each_event_stays_alone)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C54]),
-    test!(what_a_filter_drops_takes_no_number)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C5, Line::C54]),
-    test!(a_buffer_that_shrinks_loses_nothing_queued)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C5, Line::C54]),
-    test!(each_datagram_tells_who_it_is_from)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C48, Line::C54]),
-    test!(events_from_two_senders_share_no_datagram)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C48, Line::C54]),
-    test!(recvmmsg_gets_whole_datagrams)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C54]),
-    test!(splice_gets_whole_datagrams)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C54]),
-    test!(who_is_woken_once_gets_all_that_is_there)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C54]),
-    test!(readers_on_all_cpus_get_each_event_once)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C5, Line::C54])
-        .limit(Duration::from_secs(60)),
-    test!(a_listener_in_a_container_gets_batches)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C21, Line::C54]),
-];
+pub const TESTS: &[Test] = &Declaration::new()
+    .not_on_stock(NO_FLAGS)
+    .covers(&[Line::C54])
+    .of([
+        test!(events_that_wait_share_a_datagram).covers(&[Line::C5]),
+        test!(an_event_can_be_read_at_once),
+        test!(events_are_those_that_others_get_alone),
+        test!(an_answer_has_a_datagram_of_its_own).covers(&[Line::C19]),
+        test!(the_default_buffer_keeps_ten_times_as_many),
+        test!(an_overrun_is_a_gap_and_one_enobufs).covers(&[Line::C5, Line::C6]),
+        test!(an_overrun_without_enobufs_is_a_gap_still).covers(&[Line::C5, Line::C6]),
+        test!(a_datagram_that_was_peeked_at_stays_as_it_is),
+        test!(a_buffer_that_is_too_small_is_told),
+        test!(with_a_filter_each_event_stays_alone),
+        test!(what_a_filter_drops_takes_no_number).covers(&[Line::C5]),
+        test!(a_buffer_that_shrinks_loses_nothing_queued).covers(&[Line::C5]),
+        test!(each_datagram_tells_who_it_is_from).covers(&[Line::C48]),
+        test!(events_from_two_senders_share_no_datagram).covers(&[Line::C48]),
+        test!(recvmmsg_gets_whole_datagrams),
+        test!(splice_gets_whole_datagrams),
+        test!(who_is_woken_once_gets_all_that_is_there),
+        test!(readers_on_all_cpus_get_each_event_once)
+            .limit(Duration::from_secs(60))
+            .covers(&[Line::C5]),
+        test!(a_listener_in_a_container_gets_batches).covers(&[Line::C21]),
+    ]);
 
 /// How many events the first datagram may have: it was made for one, when nothing waited.
 const FIRST_AT_MOST: usize = 8;

@@ -22,7 +22,7 @@ use nix::unistd::{Pid, execv};
 use crate::child::{self, Gate, own_tid};
 use crate::cpus::{cpus, pin};
 use crate::debugfs::Listing;
-use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::{EVENT_LIMIT, Listener};
 use crate::support::cgroup::Group;
 use crate::support::clone3::{CLONE_INTO_CGROUP, arguments};
@@ -43,84 +43,47 @@ use crate::wire::{
     proc_listen, proc_listen_in,
 };
 
-pub const TESTS: &[Test] = &[
-    test!(what_happens_in_the_cgroup_and_below_comes_and_nothing_else)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C53])
-        .limit(Duration::from_secs(30)),
-    test!(what_happens_elsewhere_takes_no_number)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C5, Line::C53]),
-    test!(the_root_has_everything_below_it)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C53]),
-    test!(a_child_that_begins_in_the_cgroup_is_told)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C7, Line::C53]),
-    test!(a_child_that_begins_elsewhere_is_not_told)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C7, Line::C53]),
-    test!(a_process_that_is_moved_is_told_where_it_is_then)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C53]),
-    test!(a_tracer_is_told_where_its_tracee_is)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C12, Line::C53]),
-    test!(a_thread_in_a_threaded_cgroup_is_told_there)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C53]),
-    test!(a_process_in_threaded_cgroups_ends_where_its_first_thread_is)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C53]),
-    test!(an_exec_by_a_thread_takes_the_process_to_its_threaded_cgroup)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C53]),
-    test!(a_process_whose_first_thread_ended_before_ends_in_the_cgroup)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C53]),
-    test!(a_process_that_is_moved_without_its_first_thread_ends_where_that_was)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C53]),
-    test!(a_listener_whose_cgroup_is_removed_stays_and_hears_nothing)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C5, Line::C30, Line::C53]),
-    test!(a_cgroup_of_the_same_name_is_another_one)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C53]),
-    test!(a_removed_cgroup_goes_when_nobody_listens_to_it)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C53])
-        .limit(Duration::from_secs(30)),
-    test!(only_what_its_cgroup_namespace_shows_is_taken)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C53]),
-    test!(a_cgroup_that_the_sender_cannot_see_changes_nothing)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C20, Line::C53]),
-    test!(a_container_filters_within_itself)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C21, Line::C23, Line::C53]),
-    test!(the_host_hears_a_container_by_its_cgroup)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C21, Line::C53]),
-    test!(listening_again_changes_the_cgroup_without_a_gap)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C5, Line::C18, Line::C50, Line::C53]),
-    test!(listening_again_loses_nothing_that_both_cgroups_have)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C5, Line::C18, Line::C53])
-        .limit(Duration::from_secs(30)),
-    test!(each_listener_hears_its_own_cgroup)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C53]),
-    test!(a_cgroup_that_is_removed_meanwhile_is_found_or_not)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C53])
-        .limit(Duration::from_secs(60)),
-    test!(processes_of_a_cgroup_come_with_identities_and_in_batches)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C51, Line::C52, Line::C53, Line::C54]),
-];
+pub const TESTS: &[Test] = &Declaration::new()
+    .not_on_stock(UNKNOWN_TO_STOCK)
+    .covers(&[Line::C53])
+    .of([
+        test!(what_happens_in_the_cgroup_and_below_comes_and_nothing_else)
+            .limit(Duration::from_secs(30)),
+        test!(what_happens_elsewhere_takes_no_number).covers(&[Line::C5]),
+        test!(the_root_has_everything_below_it),
+        test!(a_child_that_begins_in_the_cgroup_is_told).covers(&[Line::C7]),
+        test!(a_child_that_begins_elsewhere_is_not_told).covers(&[Line::C7]),
+        test!(a_process_that_is_moved_is_told_where_it_is_then),
+        test!(a_tracer_is_told_where_its_tracee_is).covers(&[Line::C12]),
+        test!(a_thread_in_a_threaded_cgroup_is_told_there),
+        test!(a_process_in_threaded_cgroups_ends_where_its_first_thread_is),
+        test!(an_exec_by_a_thread_takes_the_process_to_its_threaded_cgroup),
+        test!(a_process_whose_first_thread_ended_before_ends_in_the_cgroup),
+        test!(a_process_that_is_moved_without_its_first_thread_ends_where_that_was),
+        test!(a_listener_whose_cgroup_is_removed_stays_and_hears_nothing)
+            .covers(&[Line::C5, Line::C30]),
+        test!(a_cgroup_of_the_same_name_is_another_one),
+        test!(a_removed_cgroup_goes_when_nobody_listens_to_it).limit(Duration::from_secs(30)),
+        test!(only_what_its_cgroup_namespace_shows_is_taken),
+        test!(a_cgroup_that_the_sender_cannot_see_changes_nothing).covers(&[Line::C20]),
+        test!(a_container_filters_within_itself).covers(&[Line::C21, Line::C23]),
+        test!(the_host_hears_a_container_by_its_cgroup).covers(&[Line::C21]),
+        test!(listening_again_changes_the_cgroup_without_a_gap).covers(&[
+            Line::C5,
+            Line::C18,
+            Line::C50,
+        ]),
+        test!(listening_again_loses_nothing_that_both_cgroups_have)
+            .limit(Duration::from_secs(30))
+            .covers(&[Line::C5, Line::C18]),
+        test!(each_listener_hears_its_own_cgroup),
+        test!(a_cgroup_that_is_removed_meanwhile_is_found_or_not).limit(Duration::from_secs(60)),
+        test!(processes_of_a_cgroup_come_with_identities_and_in_batches).covers(&[
+            Line::C51,
+            Line::C52,
+            Line::C54,
+        ]),
+    ]);
 
 const UNKNOWN_TO_STOCK: &str = "all get the events of all cgroups";
 

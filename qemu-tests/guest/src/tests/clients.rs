@@ -14,27 +14,23 @@ use nix::unistd::{Pid, getpid, mkfifo};
 
 use crate::child;
 use crate::cpus::{cpus, pin};
-use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::support::program::RunningProgram;
 use crate::test;
 
-pub const TESTS: &[Test] = &[
-    test!(forkstat_shows_fork_sid_exec_and_exit)
-        .covers(&[Line::C1, Line::C7, Line::C8, Line::C11, Line::C15])
-        .limit(LIMIT),
-    test!(extrace_shows_each_program_and_its_status)
-        .limit(LIMIT)
-        .covers(&[Line::C5, Line::C8, Line::C15]),
-    test!(pwait_tells_how_a_process_ended)
-        .limit(LIMIT)
-        .covers(&[Line::C5, Line::C15]),
-    test!(cgrulesengd_moves_a_program_into_its_cgroup)
-        .limit(LIMIT)
-        .covers(&[Line::C2, Line::C18]),
-    test!(keepalived_tracks_a_process)
-        .limit(LIMIT)
-        .covers(&[Line::C4, Line::C5, Line::C19]),
-];
+pub const TESTS: &[Test] = &Declaration::new().limit(LIMIT).of([
+    test!(forkstat_shows_fork_sid_exec_and_exit).covers(&[
+        Line::C1,
+        Line::C7,
+        Line::C8,
+        Line::C11,
+        Line::C15,
+    ]),
+    test!(extrace_shows_each_program_and_its_status).covers(&[Line::C5, Line::C8, Line::C15]),
+    test!(pwait_tells_how_a_process_ended).covers(&[Line::C5, Line::C15]),
+    test!(cgrulesengd_moves_a_program_into_its_cgroup).covers(&[Line::C2, Line::C18]),
+    test!(keepalived_tracks_a_process).covers(&[Line::C4, Line::C5, Line::C19]),
+]);
 
 const LIMIT: Duration = Duration::from_secs(30);
 

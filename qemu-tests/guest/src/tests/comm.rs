@@ -5,19 +5,19 @@ use std::fs;
 use std::thread;
 
 use crate::child::{self, Gate, own_pid, own_tid};
-use crate::harness::{Line, Test, TestResult, expect, expect_eq};
+use crate::harness::{Declaration, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::support::scenario::{comm, events_of, in_child, in_self, mark, own_task};
 use crate::test;
 use crate::wire::{Event, Task, mask};
 
-pub const TESTS: &[Test] = &[
-    test!(carries_the_new_name).covers(&[Line::C13]),
-    test!(carries_fifteen_characters_of_a_longer_name).covers(&[Line::C13]),
-    test!(names_the_thread_that_renames_itself).covers(&[Line::C13]),
-    test!(names_the_renamed_thread_when_another_one_writes_its_name).covers(&[Line::C13]),
-    test!(does_not_come_for_the_name_of_a_foreign_process).covers(&[Line::C13]),
-];
+pub const TESTS: &[Test] = &Declaration::new().covers(&[Line::C13]).of([
+    test!(carries_the_new_name),
+    test!(carries_fifteen_characters_of_a_longer_name),
+    test!(names_the_thread_that_renames_itself),
+    test!(names_the_renamed_thread_when_another_one_writes_its_name),
+    test!(does_not_come_for_the_name_of_a_foreign_process),
+]);
 
 fn carries_the_new_name() -> TestResult {
     let mut listener = Listener::listen_all()?;

@@ -8,17 +8,17 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use nix::sys::signal::{Signal, raise};
 
 use crate::child::{self, own_pid};
-use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::support::scenario::{own_task, take_through_exit};
 use crate::test;
 use crate::wire::{Event, Task};
 
-pub const TESTS: &[Test] = &[
-    test!(names_process_and_parent_before_its_exit).covers(&[Line::C14]),
-    test!(comes_also_when_no_core_may_be_written).covers(&[Line::C14]),
-    test!(does_not_come_for_a_signal_without_core).covers(&[Line::C14]),
-];
+pub const TESTS: &[Test] = &Declaration::new().covers(&[Line::C14]).of([
+    test!(names_process_and_parent_before_its_exit),
+    test!(comes_also_when_no_core_may_be_written),
+    test!(does_not_come_for_a_signal_without_core),
+]);
 
 /// Bit of an exit code that tells that a core was written.
 const CORE_FLAG: u32 = 0x80;

@@ -14,75 +14,44 @@ use nix::unistd::{dup2_stdin, dup2_stdout, execv, pipe, read};
 
 use crate::child::{self, Gate};
 use crate::debugfs;
-use crate::harness::{Line, Test, TestResult, expect, expect_eq};
+use crate::harness::{Declaration, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::support::descriptors::{receive_descriptor, send_descriptors, unix_pair};
 use crate::support::scenario::{ListeningChild, expect_count, in_self, mark, own_task};
 use crate::test;
 use crate::wire::{CN_PROC, Event, IGNORE, LISTEN, mask};
 
-pub const TESTS: &[Test] = &[
-    test!(ignore_ends_a_listener)
-        .not_on_stock(NO_COUNT)
-        .covers(&[Line::C27, Line::C30]),
-    test!(ignore_with_a_mask_ends_a_listener)
-        .not_on_stock(NO_COUNT)
-        .covers(&[Line::C27]),
-    test!(closing_the_socket_ends_a_listener)
-        .stock_fails(LEAK)
-        .covers(&[Line::C27]),
-    test!(killing_the_process_ends_a_listener)
-        .stock_fails(LEAK)
-        .covers(&[Line::C27]),
-    test!(leaving_the_group_ends_a_listener)
-        .stock_fails(LEAK)
-        .covers(&[Line::C27]),
-    test!(binding_without_the_group_ends_a_listener)
-        .stock_fails(LEAK)
-        .covers(&[Line::C27]),
-    test!(a_socket_passed_on_listens_until_its_last_holder_closes_it)
-        .stock_fails(LEAK)
-        .covers(&[Line::C27]),
-    test!(a_socket_in_flight_listens_until_its_message_is_dropped)
-        .stock_fails(LEAK)
-        .covers(&[Line::C27]),
-    test!(a_socket_shared_by_fork_listens_until_both_close_it)
-        .stock_fails(LEAK)
-        .covers(&[Line::C27]),
-    test!(executing_a_program_ends_a_listener_that_closes_on_exec)
-        .stock_fails(LEAK)
-        .covers(&[Line::C27]),
-    test!(listening_and_closing_at_once_leaves_nothing)
-        .stock_fails(LEAK)
-        .covers(&[Line::C27]),
-    test!(two_threads_at_one_socket_make_one_listener)
-        .not_on_stock(NO_COUNT)
-        .covers(&[Line::C27]),
-    test!(listening_after_a_refused_request_counts_once)
-        .stock_fails(LEAK)
-        .covers(&[Line::C20, Line::C27]),
-    test!(a_refused_request_counts_nothing)
-        .not_on_stock(NO_COUNT)
-        .covers(&[Line::C20, Line::C27]),
-    test!(listening_twice_counts_once)
-        .not_on_stock(NO_COUNT)
-        .covers(&[Line::C18, Line::C27]),
-    test!(ignore_without_listening_ends_nobody)
-        .not_on_stock(NO_COUNT)
-        .covers(&[Line::C27]),
-    test!(ending_twice_ends_nobody_else)
-        .not_on_stock(NO_COUNT)
-        .covers(&[Line::C27]),
-    test!(joining_the_group_again_is_no_request)
-        .stock_fails(LEAK)
-        .covers(&[Line::C24, Line::C27]),
-    test!(leaving_another_group_ends_nobody)
-        .not_on_stock(NO_COUNT)
-        .covers(&[Line::C27]),
-    test!(each_socket_of_a_process_counts)
-        .not_on_stock(NO_COUNT)
-        .covers(&[Line::C27]),
-];
+pub const TESTS: &[Test] = &Declaration::new()
+    .stock_fails(LEAK)
+    .covers(&[Line::C27])
+    .of([
+        test!(ignore_ends_a_listener)
+            .not_on_stock(NO_COUNT)
+            .covers(&[Line::C30]),
+        test!(ignore_with_a_mask_ends_a_listener).not_on_stock(NO_COUNT),
+        test!(closing_the_socket_ends_a_listener),
+        test!(killing_the_process_ends_a_listener),
+        test!(leaving_the_group_ends_a_listener),
+        test!(binding_without_the_group_ends_a_listener),
+        test!(a_socket_passed_on_listens_until_its_last_holder_closes_it),
+        test!(a_socket_in_flight_listens_until_its_message_is_dropped),
+        test!(a_socket_shared_by_fork_listens_until_both_close_it),
+        test!(executing_a_program_ends_a_listener_that_closes_on_exec),
+        test!(listening_and_closing_at_once_leaves_nothing),
+        test!(two_threads_at_one_socket_make_one_listener).not_on_stock(NO_COUNT),
+        test!(listening_after_a_refused_request_counts_once).covers(&[Line::C20]),
+        test!(a_refused_request_counts_nothing)
+            .not_on_stock(NO_COUNT)
+            .covers(&[Line::C20]),
+        test!(listening_twice_counts_once)
+            .not_on_stock(NO_COUNT)
+            .covers(&[Line::C18]),
+        test!(ignore_without_listening_ends_nobody).not_on_stock(NO_COUNT),
+        test!(ending_twice_ends_nobody_else).not_on_stock(NO_COUNT),
+        test!(joining_the_group_again_is_no_request).covers(&[Line::C24]),
+        test!(leaving_another_group_ends_nobody).not_on_stock(NO_COUNT),
+        test!(each_socket_of_a_process_counts).not_on_stock(NO_COUNT),
+    ]);
 
 const NO_COUNT: &str = "its count is not told, and what was ever left counted hides it";
 const LEAK: &str = "a listener that goes without IGNORE is counted for ever";

@@ -10,7 +10,7 @@ use nix::unistd::{Pid, getpgrp, getpid, getsid, setsid};
 
 use crate::child::{self, Gate};
 use crate::cpus::{cpus, pin};
-use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::identities;
 use crate::support::cgroup;
 use crate::support::container::{PID, without_proc};
@@ -18,32 +18,18 @@ use crate::support::fault_injection::Setting;
 use crate::support::program::RunningProgram;
 use crate::test;
 
-pub const TESTS: &[Test] = &[
-    test!(the_one_in_c_follows_sessions)
-        .not_on_stock(NEEDS)
-        .limit(LIMIT)
-        .covers(&[Line::C11, Line::C15, Line::C52, Line::C55]),
-    test!(the_one_in_c_recovers_from_a_loss)
-        .not_on_stock(NEEDS)
-        .limit(LIMIT)
-        .covers(&[Line::C5, Line::C6, Line::C55]),
-    test!(the_one_in_c_needs_no_proc)
-        .not_on_stock(NEEDS)
-        .limit(LIMIT)
-        .covers(&[Line::C21, Line::C55]),
-    test!(the_one_in_rust_follows_sessions)
-        .not_on_stock(NEEDS)
-        .limit(LIMIT)
-        .covers(&[Line::C11, Line::C15, Line::C52, Line::C55]),
-    test!(the_one_in_rust_recovers_from_a_loss)
-        .not_on_stock(NEEDS)
-        .limit(LIMIT)
-        .covers(&[Line::C5, Line::C6, Line::C55]),
-    test!(the_one_in_rust_needs_no_proc)
-        .not_on_stock(NEEDS)
-        .limit(LIMIT)
-        .covers(&[Line::C21, Line::C55]),
-];
+pub const TESTS: &[Test] = &Declaration::new()
+    .not_on_stock(NEEDS)
+    .limit(LIMIT)
+    .covers(&[Line::C55])
+    .of([
+        test!(the_one_in_c_follows_sessions).covers(&[Line::C11, Line::C15, Line::C52]),
+        test!(the_one_in_c_recovers_from_a_loss).covers(&[Line::C5, Line::C6]),
+        test!(the_one_in_c_needs_no_proc).covers(&[Line::C21]),
+        test!(the_one_in_rust_follows_sessions).covers(&[Line::C11, Line::C15, Line::C52]),
+        test!(the_one_in_rust_recovers_from_a_loss).covers(&[Line::C5, Line::C6]),
+        test!(the_one_in_rust_needs_no_proc).covers(&[Line::C21]),
+    ]);
 
 const NEEDS: &str = "the programs say that they need newer features";
 

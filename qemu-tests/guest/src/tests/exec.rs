@@ -8,17 +8,17 @@ use nix::errno::Errno;
 use nix::unistd::execv;
 
 use crate::child;
-use crate::harness::{Line, Test, TestResult, expect_eq};
+use crate::harness::{Declaration, Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
 use crate::support::scenario::{events_of, in_child, take_through_exit};
 use crate::test;
 use crate::wire::{Event, Task, mask};
 
-pub const TESTS: &[Test] = &[
-    test!(names_the_process).covers(&[Line::C8]),
-    test!(names_the_leader_when_a_thread_executes).covers(&[Line::C8]),
-    test!(does_not_come_when_it_fails).covers(&[Line::C8]),
-];
+pub const TESTS: &[Test] = &Declaration::new().covers(&[Line::C8]).of([
+    test!(names_the_process),
+    test!(names_the_leader_when_a_thread_executes),
+    test!(does_not_come_when_it_fails),
+]);
 
 fn names_the_process() -> TestResult {
     expect_one_exec(|| i32::from(execute("/bin/true").is_err()))

@@ -11,7 +11,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::child::{self, Gate};
-use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
 use crate::support::process::{status, succeed};
 use crate::support::scenario::{is_exit, mark, own_task, take_through_exit, take_through_mark};
@@ -22,22 +22,17 @@ use crate::support::threads::{
 use crate::test;
 use crate::wire::{Event, Received, Task, mask};
 
-pub const TESTS: &[Test] = &[
-    test!(a_first_thread_that_ends_tells_nothing_until_its_process_ends)
-        .covers(&[Line::C15, Line::C45])
-        .stock_fails(FIRST_THREAD_ENDS_PROCESS),
-    test!(a_process_of_which_a_tracer_has_a_thread_ends_when_that_is_reaped)
-        .covers(&[Line::C45])
-        .stock_fails(FIRST_THREAD_ENDS_PROCESS),
-    test!(a_process_whose_end_was_told_can_be_waited_for)
-        .covers(&[Line::C45])
-        .stock_fails(FIRST_THREAD_ENDS_PROCESS)
-        .limit(Duration::from_secs(30)),
-    test!(a_process_that_nobody_waits_for_ends_once)
-        .covers(&[Line::C45])
-        // Whichever comes last there: a first thread that is the last has been released already.
-        .stock_fails("the first thread's end is told before others, or without the parent"),
-];
+pub const TESTS: &[Test] = &Declaration::new()
+    .stock_fails(FIRST_THREAD_ENDS_PROCESS)
+    .covers(&[Line::C45])
+    .of([
+        test!(a_first_thread_that_ends_tells_nothing_until_its_process_ends).covers(&[Line::C15]),
+        test!(a_process_of_which_a_tracer_has_a_thread_ends_when_that_is_reaped),
+        test!(a_process_whose_end_was_told_can_be_waited_for).limit(Duration::from_secs(30)),
+        test!(a_process_that_nobody_waits_for_ends_once)
+            // Whichever comes last there: a first thread that is the last has been released already.
+            .stock_fails("the first thread's end is told before others, or without the parent"),
+    ]);
 
 /// Signal of a thread that tells nobody: -1.
 const NO_SIGNAL: u32 = u32::MAX;

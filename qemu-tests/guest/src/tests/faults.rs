@@ -14,7 +14,7 @@ use zerocopy::IntoBytes;
 
 use crate::cpus::{cpus, pin};
 use crate::debugfs::{self, Listing};
-use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::{Listener, ListenerError};
 use crate::support::fault_injection::{
     FailNth, NoPages, QuietConsole, has_checkers, report_failures,
@@ -26,47 +26,44 @@ use crate::support::state_dump::is_without_memory;
 use crate::test;
 use crate::wire::{BATCH, BATCH_SIZE, CN_PROC, Event, IGNORE, LISTEN, Received, mask, proc_listen};
 
-pub const TESTS: &[Test] = &[
+pub const TESTS: &[Test] = &Declaration::new().not_on_stock(NO_LISTING).of([
     test!(listen_without_memory_changes_nothing)
         .stock_fails("nothing is answered when nobody listens")
         .covers(&[Line::C19, Line::C20, Line::C27]),
-    test!(listening_again_without_memory_changes_nothing)
-        .not_on_stock(NO_LISTING)
-        .covers(&[Line::C5, Line::C18, Line::C19, Line::C20]),
-    test!(ignore_without_memory_ends_a_listener)
-        .not_on_stock(NO_LISTING)
-        .covers(&[Line::C19, Line::C27]),
-    test!(closing_takes_no_memory)
-        .not_on_stock(NO_LISTING)
-        .covers(&[Line::C27, Line::C57]),
-    test!(leaving_the_group_takes_no_memory)
-        .not_on_stock(NO_LISTING)
-        .covers(&[Line::C27, Line::C57]),
-    test!(binding_takes_no_memory)
-        .not_on_stock(NO_LISTING)
-        .covers(&[Line::C27, Line::C57]),
+    test!(listening_again_without_memory_changes_nothing).covers(&[
+        Line::C5,
+        Line::C18,
+        Line::C19,
+        Line::C20,
+    ]),
+    test!(ignore_without_memory_ends_a_listener).covers(&[Line::C19, Line::C27]),
+    test!(closing_takes_no_memory).covers(&[Line::C27, Line::C57]),
+    test!(leaving_the_group_takes_no_memory).covers(&[Line::C27, Line::C57]),
+    test!(binding_takes_no_memory).covers(&[Line::C27, Line::C57]),
     test!(an_event_without_memory_is_one_listeners_loss)
         .stock_fails("what finds no memory is lost for all, and nobody is told")
         .covers(&[Line::C5, Line::C6, Line::C30]),
     test!(an_event_without_memory_and_enobufs_is_a_gap_still)
         .stock_fails("what finds no memory is lost for all")
         .covers(&[Line::C5, Line::C6, Line::C30]),
-    test!(events_in_batches_without_memory_are_one_listeners_loss)
-        .not_on_stock(NO_LISTING)
-        .covers(&[Line::C5, Line::C6, Line::C30, Line::C54]),
-    test!(an_event_for_which_there_is_no_page_has_a_small_datagram)
-        .not_on_stock(NO_LISTING)
-        .covers(&[Line::C54]),
-    test!(accounts_balance_when_pages_run_out)
-        .not_on_stock(NO_LISTING)
-        .covers(&[Line::C5, Line::C6, Line::C30]),
-    test!(accounts_of_batches_balance_when_pages_run_out)
-        .not_on_stock(NO_LISTING)
-        .covers(&[Line::C5, Line::C6, Line::C30, Line::C54]),
+    test!(events_in_batches_without_memory_are_one_listeners_loss).covers(&[
+        Line::C5,
+        Line::C6,
+        Line::C30,
+        Line::C54,
+    ]),
+    test!(an_event_for_which_there_is_no_page_has_a_small_datagram).covers(&[Line::C54]),
+    test!(accounts_balance_when_pages_run_out).covers(&[Line::C5, Line::C6, Line::C30]),
+    test!(accounts_of_batches_balance_when_pages_run_out).covers(&[
+        Line::C5,
+        Line::C6,
+        Line::C30,
+        Line::C54,
+    ]),
     test!(loading_without_memory_leaves_nothing)
         .not_on_stock("cn_proc is built in, there is no module")
         .covers(&[Line::C32]),
-];
+]);
 
 const NO_LISTING: &str = "nothing lists who listens, for what, and what was lost";
 

@@ -8,20 +8,20 @@ use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
 use crate::child::{self, own_tid};
-use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::support::scenario::{Scene, events_of, in_child, own_task};
 use crate::test;
 use crate::wire::{Event, Task, mask};
 
-pub const TESTS: &[Test] = &[
-    test!(names_parent_and_child).covers(&[Line::C7]),
-    test!(names_parent_and_child_of_vfork).covers(&[Line::C7]),
-    test!(names_the_real_parent_of_clone_parent).covers(&[Line::C7]),
-    test!(names_the_thread_and_the_parent_of_its_process).covers(&[Line::C7]),
-    test!(comes_before_any_event_of_the_child).covers(&[Line::C7]),
-    test!(does_not_come_when_fork_fails).covers(&[Line::C7]),
-];
+pub const TESTS: &[Test] = &Declaration::new().covers(&[Line::C7]).of([
+    test!(names_parent_and_child),
+    test!(names_parent_and_child_of_vfork),
+    test!(names_the_real_parent_of_clone_parent),
+    test!(names_the_thread_and_the_parent_of_its_process),
+    test!(comes_before_any_event_of_the_child),
+    test!(does_not_come_when_fork_fails),
+]);
 
 /// The FORK events of a new process.
 fn forks(scene: &Scene, child: i32) -> Vec<Event> {

@@ -24,7 +24,7 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Gid, Pid, Uid, execv, setgid, setsid, setuid};
 
 use crate::child::{self, Child, Gate, allow_descriptors, own_pid, own_tid, pidfd};
-use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::identities;
 use crate::listener::{EVENT_LIMIT, Listener};
 use crate::loads::containers::{ALL_LIMIT, is_room};
@@ -47,115 +47,50 @@ use crate::wire::{
     NLMSG_EVENT, Received, mask, proc_listen,
 };
 
-pub const TESTS: &[Test] = &[
-    test!(a_fork_has_the_new_process_and_its_parent)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C52]),
-    test!(a_fork_of_a_thread_has_the_thread_and_its_process)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C52]),
-    test!(an_exec_has_the_process)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C52]),
-    test!(a_change_of_user_ids_has_the_process)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C52]),
-    test!(a_change_of_group_ids_has_the_process)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C52]),
-    test!(a_change_of_ids_by_a_thread_has_the_thread)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C52]),
-    test!(a_new_session_has_the_process_and_its_parent)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C52]),
-    test!(an_attach_has_the_thread_and_the_tracer)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C52]),
-    test!(a_detach_has_the_thread_and_no_tracer)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C52]),
-    test!(a_new_name_has_the_thread)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C52]),
-    test!(a_coredump_has_the_thread_that_caused_it)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C52]),
-    test!(an_exit_has_the_process_and_its_parent)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C52]),
-    test!(an_exit_of_a_thread_has_the_thread)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C52]),
-    test!(an_end_of_a_session_has_its_leader)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C52]),
-    test!(an_exec_by_another_thread_ends_that_thread_and_keeps_the_process)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C45, Line::C52]),
-    test!(the_end_of_an_auto_reaped_child_has_all_that_it_was)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C52]),
-    test!(the_end_of_an_orphan_has_its_new_parent)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C52]),
-    test!(every_kind_of_event_has_the_cgroup_of_its_process)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C52]),
-    test!(a_process_that_moves_has_another_cgroup_from_then_on)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C52]),
-    test!(a_fork_into_a_cgroup_has_that_cgroup)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C47, Line::C52]),
-    test!(the_start_is_that_of_proc_stat)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C52]),
-    test!(a_thread_has_the_start_of_its_process)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C52]),
-    test!(the_start_is_by_the_clock_of_the_listeners_time_namespace)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C21, Line::C52]),
-    test!(each_listener_gets_the_start_by_its_own_clock)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C21, Line::C52]),
-    test!(who_cannot_be_seen_has_no_number)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C21, Line::C52]),
-    test!(numbers_are_the_same_in_all_pid_namespaces)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C21, Line::C52])
-        .limit(Duration::from_secs(20)),
-    test!(a_late_end_is_told_from_the_begin_of_who_has_the_pid_now)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C52]),
-    test!(a_late_end_is_told_from_that_begin_in_a_container)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C21, Line::C52]),
-    test!(an_event_has_116_bytes)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C52]),
-    test!(an_answer_has_76_bytes_still)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C19, Line::C52]),
-    test!(what_is_in_front_is_what_others_get)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C3, Line::C52]),
-    test!(each_listener_gets_the_form_that_it_asked_for)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C52, Line::C54]),
-    test!(listening_again_begins_and_ends_it_without_a_gap)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C5, Line::C18, Line::C52]),
-    test!(events_that_share_a_datagram_have_one_each)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C52, Line::C54]),
-    test!(two_hundred_containers_are_told_apart_by_their_cgroups)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C52])
-        .limit(Duration::from_secs(120)),
-];
+pub const TESTS: &[Test] = &Declaration::new()
+    .not_on_stock(NO_FLAGS)
+    .covers(&[Line::C52])
+    .of([
+        test!(a_fork_has_the_new_process_and_its_parent),
+        test!(a_fork_of_a_thread_has_the_thread_and_its_process),
+        test!(an_exec_has_the_process),
+        test!(a_change_of_user_ids_has_the_process),
+        test!(a_change_of_group_ids_has_the_process),
+        test!(a_change_of_ids_by_a_thread_has_the_thread),
+        test!(a_new_session_has_the_process_and_its_parent),
+        test!(an_attach_has_the_thread_and_the_tracer),
+        test!(a_detach_has_the_thread_and_no_tracer),
+        test!(a_new_name_has_the_thread),
+        test!(a_coredump_has_the_thread_that_caused_it),
+        test!(an_exit_has_the_process_and_its_parent),
+        test!(an_exit_of_a_thread_has_the_thread),
+        test!(an_end_of_a_session_has_its_leader),
+        test!(an_exec_by_another_thread_ends_that_thread_and_keeps_the_process)
+            .covers(&[Line::C45]),
+        test!(the_end_of_an_auto_reaped_child_has_all_that_it_was),
+        test!(the_end_of_an_orphan_has_its_new_parent),
+        test!(every_kind_of_event_has_the_cgroup_of_its_process),
+        test!(a_process_that_moves_has_another_cgroup_from_then_on),
+        test!(a_fork_into_a_cgroup_has_that_cgroup).covers(&[Line::C47]),
+        test!(the_start_is_that_of_proc_stat),
+        test!(a_thread_has_the_start_of_its_process),
+        test!(the_start_is_by_the_clock_of_the_listeners_time_namespace).covers(&[Line::C21]),
+        test!(each_listener_gets_the_start_by_its_own_clock).covers(&[Line::C21]),
+        test!(who_cannot_be_seen_has_no_number).covers(&[Line::C21]),
+        test!(numbers_are_the_same_in_all_pid_namespaces)
+            .limit(Duration::from_secs(20))
+            .covers(&[Line::C21]),
+        test!(a_late_end_is_told_from_the_begin_of_who_has_the_pid_now),
+        test!(a_late_end_is_told_from_that_begin_in_a_container).covers(&[Line::C21]),
+        test!(an_event_has_116_bytes),
+        test!(an_answer_has_76_bytes_still).covers(&[Line::C19]),
+        test!(what_is_in_front_is_what_others_get).covers(&[Line::C3]),
+        test!(each_listener_gets_the_form_that_it_asked_for).covers(&[Line::C54]),
+        test!(listening_again_begins_and_ends_it_without_a_gap).covers(&[Line::C5, Line::C18]),
+        test!(events_that_share_a_datagram_have_one_each).covers(&[Line::C54]),
+        test!(two_hundred_containers_are_told_apart_by_their_cgroups)
+            .limit(Duration::from_secs(120)),
+    ]);
 
 /// The number of a process, as a pidfd has it.
 fn number(pid: i32) -> Result<u64, Failure> {

@@ -12,7 +12,7 @@ use nix::sys::wait::WaitStatus;
 
 use crate::child::{self, Gate};
 use crate::cpus::{cpus, pin};
-use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::support::modprobe::Modprobe;
 use crate::support::module::ModuleGuard;
@@ -22,23 +22,19 @@ use crate::test;
 use crate::timeouts;
 use crate::wire::{Event, IGNORE, LISTEN, mask};
 
-pub const TESTS: &[Test] = &[
-    test!(rust_task).not_on_stock(NO_SUITE).covers(&[Line::C41]),
-    test!(rust_pid).not_on_stock(NO_SUITE).covers(&[Line::C41]),
-    test!(rust_user_namespace)
-        .not_on_stock(NO_SUITE)
-        .covers(&[Line::C41]),
-    test!(rust_percpu)
-        .not_on_stock(NO_SUITE)
-        .covers(&[Line::C41]),
-    test!(rust_proc_events)
-        .not_on_stock(NO_SUITE)
-        .covers(&[Line::C41]),
-    test!(rust_proc_events_runs_again_while_requests_come_in)
-        .not_on_stock(NO_SUITE)
-        .covers(&[Line::C32, Line::C41])
-        .limit(Duration::from_secs(60)),
-];
+pub const TESTS: &[Test] = &Declaration::new()
+    .not_on_stock(NO_SUITE)
+    .covers(&[Line::C41])
+    .of([
+        test!(rust_task),
+        test!(rust_pid),
+        test!(rust_user_namespace),
+        test!(rust_percpu),
+        test!(rust_proc_events),
+        test!(rust_proc_events_runs_again_while_requests_come_in)
+            .limit(Duration::from_secs(60))
+            .covers(&[Line::C32]),
+    ]);
 
 /// Where the kernel has the suites, with what runs each again.
 const SUITES: &str = "/sys/kernel/debug/kunit";

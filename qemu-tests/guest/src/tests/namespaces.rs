@@ -12,7 +12,7 @@ use nix::sys::wait::WaitStatus;
 use nix::unistd::{Gid, Uid, execv, getpgrp, getsid, setresgid, setresuid, setsid};
 
 use crate::child::{self, Gate, own_tid};
-use crate::harness::{Line, Test, TestResult, expect, expect_eq};
+use crate::harness::{Declaration, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::support::container::{
     ALL, Container, FIRST_ID, Handover, NET, PID, USER, numbers_at, open,
@@ -24,34 +24,28 @@ use crate::support::tracer::trace;
 use crate::test;
 use crate::wire::{Event, LISTEN, Left, Task, mask};
 
-pub const TESTS: &[Test] = &[
+pub const TESTS: &[Test] = &Declaration::new().stock_fails(NO_NETWORK_NAMESPACES).of([
     test!(every_kind_of_event_has_the_listeners_own_numbers)
-        .covers(&[Line::C21, Line::C23])
-        .stock_fails(NO_NETWORK_NAMESPACES)
-        .limit(Duration::from_secs(20)),
+        .limit(Duration::from_secs(20))
+        .covers(&[Line::C21, Line::C23]),
     test!(every_kind_of_event_has_them_in_a_pid_namespace_alone)
-        .covers(&[Line::C21, Line::C23])
         .stock_fails("LISTEN from another pid namespace is ignored")
-        .limit(Duration::from_secs(20)),
+        .limit(Duration::from_secs(20))
+        .covers(&[Line::C21, Line::C23]),
     test!(nothing_of_parents_and_siblings_gets_into_a_container)
-        .covers(&[Line::C22])
-        .stock_fails(NO_NETWORK_NAMESPACES)
-        .limit(Duration::from_secs(20)),
+        .limit(Duration::from_secs(20))
+        .covers(&[Line::C22]),
     test!(a_socket_that_does_not_listen_gets_nothing_of_its_parents)
-        .covers(&[Line::C24])
-        .stock_fails("whoever is bound gets the host's events with the host's pids"),
-    test!(two_levels_have_numbers_of_their_own)
-        .covers(&[Line::C21, Line::C22])
-        .stock_fails(NO_NETWORK_NAMESPACES),
+        .stock_fails("whoever is bound gets the host's events with the host's pids")
+        .covers(&[Line::C24]),
+    test!(two_levels_have_numbers_of_their_own).covers(&[Line::C21, Line::C22]),
     test!(five_levels_have_numbers_of_their_own)
-        .covers(&[Line::C21, Line::C22])
-        .stock_fails(NO_NETWORK_NAMESPACES)
-        .limit(Duration::from_secs(20)),
+        .limit(Duration::from_secs(20))
+        .covers(&[Line::C21, Line::C22]),
     test!(thirty_two_levels_have_numbers_of_their_own)
-        .covers(&[Line::C21, Line::C22])
-        .stock_fails(NO_NETWORK_NAMESPACES)
-        .limit(Duration::from_secs(40)),
-];
+        .limit(Duration::from_secs(40))
+        .covers(&[Line::C21, Line::C22]),
+]);
 
 /// The user and group that a process in the container becomes, in its own numbers.
 const ID: u32 = 7;

@@ -10,7 +10,7 @@ use nix::sys::wait::WaitStatus;
 use nix::unistd::{Gid, Pid, Uid, getpgrp, getsid, setresgid, setresuid, setsid};
 
 use crate::child::{self, Gate, own_pid};
-use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
 use crate::support::container::{
     ALL, Container, FIRST_ID, Handover, IDS, NET, PID, USER, numbers_at, open, require,
@@ -22,52 +22,38 @@ use crate::support::tracer::trace;
 use crate::test;
 use crate::wire::{Event, LISTEN, Left, Task, mask};
 
-pub const TESTS: &[Test] = &[
-    test!(fork_into_a_new_pid_namespace_has_the_number_outside).covers(&[Line::C21]),
-    test!(fork_after_unshare_has_the_number_outside).covers(&[Line::C21]),
+pub const TESTS: &[Test] = &Declaration::new().stock_fails(NO_NETWORK_NAMESPACES).of([
+    test!(fork_into_a_new_pid_namespace_has_the_number_outside)
+        .stock_passes()
+        .covers(&[Line::C21]),
+    test!(fork_after_unshare_has_the_number_outside)
+        .stock_passes()
+        .covers(&[Line::C21]),
     test!(forks_into_nested_pid_namespaces_have_the_number_in_between)
-        .covers(&[Line::C21, Line::C22])
-        .stock_fails(NO_NETWORK_NAMESPACES),
-    test!(a_parent_outside_is_0)
-        .covers(&[Line::C21])
-        .stock_fails(NO_NETWORK_NAMESPACES),
-    test!(a_session_outside_is_0)
-        .covers(&[Line::C11, Line::C21])
-        .stock_fails(NO_NETWORK_NAMESPACES),
-    test!(a_tracer_outside_is_0)
-        .covers(&[Line::C12, Line::C21])
-        .stock_fails(NO_NETWORK_NAMESPACES),
-    test!(the_parent_of_a_coredump_outside_is_0)
-        .covers(&[Line::C14, Line::C21])
-        .stock_fails(NO_NETWORK_NAMESPACES),
-    test!(whoever_entered_a_pid_namespace_is_not_seen_in_it)
-        .covers(&[Line::C22])
-        .stock_fails(NO_NETWORK_NAMESPACES),
-    test!(whoever_entered_a_pid_namespace_listens_outside).covers(&[Line::C21]),
-    test!(an_auto_reaped_child_keeps_its_numbers)
-        .covers(&[Line::C15, Line::C21])
-        .stock_fails(NO_NETWORK_NAMESPACES),
+        .covers(&[Line::C21, Line::C22]),
+    test!(a_parent_outside_is_0).covers(&[Line::C21]),
+    test!(a_session_outside_is_0).covers(&[Line::C11, Line::C21]),
+    test!(a_tracer_outside_is_0).covers(&[Line::C12, Line::C21]),
+    test!(the_parent_of_a_coredump_outside_is_0).covers(&[Line::C14, Line::C21]),
+    test!(whoever_entered_a_pid_namespace_is_not_seen_in_it).covers(&[Line::C22]),
+    test!(whoever_entered_a_pid_namespace_listens_outside)
+        .stock_passes()
+        .covers(&[Line::C21]),
+    test!(an_auto_reaped_child_keeps_its_numbers).covers(&[Line::C15, Line::C21]),
     test!(the_end_of_the_first_process_tells_all_exits_once)
-        .covers(&[Line::C21, Line::C22, Line::C45])
-        .stock_fails(NO_NETWORK_NAMESPACES)
-        .limit(Duration::from_secs(20)),
+        .limit(Duration::from_secs(20))
+        .covers(&[Line::C21, Line::C22, Line::C45]),
     test!(the_end_of_an_outer_namespace_tells_all_exits_within_once)
-        .covers(&[Line::C21, Line::C22, Line::C45])
-        .stock_fails(NO_NETWORK_NAMESPACES)
-        .limit(Duration::from_secs(20)),
-    test!(an_orphan_ends_as_a_child_of_its_first_process)
-        .covers(&[Line::C15, Line::C21])
-        .stock_fails(NO_NETWORK_NAMESPACES),
+        .limit(Duration::from_secs(20))
+        .covers(&[Line::C21, Line::C22, Line::C45]),
+    test!(an_orphan_ends_as_a_child_of_its_first_process).covers(&[Line::C15, Line::C21]),
     test!(ids_are_those_of_the_listeners_user_namespace)
-        .covers(&[Line::C21])
-        .stock_fails("LISTEN from another user namespace is ignored"),
+        .stock_fails("LISTEN from another user namespace is ignored")
+        .covers(&[Line::C21]),
     test!(ids_are_the_hosts_where_only_the_pid_namespace_was_joined)
-        .covers(&[Line::C21, Line::C46])
-        .stock_fails(NO_NETWORK_NAMESPACES),
-    test!(ids_that_are_not_mapped_are_the_overflow_id)
-        .covers(&[Line::C21])
-        .stock_fails(NO_NETWORK_NAMESPACES),
-];
+        .covers(&[Line::C21, Line::C46]),
+    test!(ids_that_are_not_mapped_are_the_overflow_id).covers(&[Line::C21]),
+]);
 
 /// What an id that has no number in a user namespace is shown as.
 const OVERFLOW_ID: u32 = 65534;

@@ -17,50 +17,35 @@ use nix::sys::signal::Signal;
 use nix::unistd::setsid;
 
 use crate::child::{self, own_pid};
-use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::support::container::{ALL, Container, keep_mounts, mount_own_proc};
 use crate::support::program::RunningProgram;
 use crate::support::stock::NO_NETWORK_NAMESPACES;
 use crate::test;
 use crate::timeouts;
 
-pub const TESTS: &[Test] = &[
-    test!(pyroute2_follows_a_process)
-        .covers(&[Line::C15, Line::C64])
-        .limit(LIMIT),
+pub const TESTS: &[Test] = &Declaration::new().limit(LIMIT).covers(&[Line::C64]).of([
+    test!(pyroute2_follows_a_process).covers(&[Line::C15]),
     test!(pyroute2_follows_a_process_in_a_container)
-        .covers(&[Line::C21, Line::C23, Line::C64])
         .stock_fails(NO_NETWORK_NAMESPACES)
-        .limit(LIMIT),
-    test!(vishvananda_netlink_passes_its_test)
-        .covers(&[Line::C15, Line::C64])
-        .limit(LIMIT),
+        .covers(&[Line::C21, Line::C23]),
+    test!(vishvananda_netlink_passes_its_test).covers(&[Line::C15]),
     test!(vishvananda_netlink_passes_its_test_in_a_container)
-        .covers(&[Line::C21, Line::C23, Line::C64])
         .stock_fails(NO_NETWORK_NAMESPACES)
-        .limit(LIMIT),
-    test!(proc_connector_passes_its_tests)
-        .covers(&[Line::C64])
-        .limit(LIMIT),
+        .covers(&[Line::C21, Line::C23]),
+    test!(proc_connector_passes_its_tests),
     test!(proc_connector_passes_its_tests_in_a_container)
-        .covers(&[Line::C23, Line::C64])
         .stock_fails(NO_NETWORK_NAMESPACES)
-        .limit(LIMIT),
-    test!(proc_filter_shows_what_it_asked_for)
-        .covers(&[Line::C15, Line::C16, Line::C64])
-        .limit(LIMIT),
+        .covers(&[Line::C23]),
+    test!(proc_filter_shows_what_it_asked_for).covers(&[Line::C15, Line::C16]),
     test!(proc_filter_shows_what_it_asked_for_in_a_container)
-        .covers(&[Line::C21, Line::C23, Line::C64])
         .stock_fails(NO_NETWORK_NAMESPACES)
-        .limit(LIMIT),
-    test!(stress_ng_gets_its_events)
-        .covers(&[Line::C64])
-        .limit(LIMIT),
+        .covers(&[Line::C21, Line::C23]),
+    test!(stress_ng_gets_its_events),
     test!(stress_ng_gets_its_events_in_a_container)
-        .covers(&[Line::C23, Line::C64])
         .stock_fails(NO_NETWORK_NAMESPACES)
-        .limit(LIMIT),
-];
+        .covers(&[Line::C23]),
+]);
 
 const LIMIT: Duration = Duration::from_secs(120);
 

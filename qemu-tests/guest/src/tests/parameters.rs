@@ -14,7 +14,7 @@ use nix::unistd::{Gid, Uid, setresgid, setresuid};
 
 use crate::child::{self, Gate, own_pid};
 use crate::debugfs::{self, Listing};
-use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::support::container::{ALL, Container, require};
 use crate::support::fault_injection::Setting;
@@ -25,32 +25,22 @@ use crate::test;
 use crate::timeouts;
 use crate::wire::{Event, LISTEN, mask};
 
-pub const TESTS: &[Test] = &[
-    test!(everybody_may_listen_by_default).covers(&[Line::C31]),
+pub const TESTS: &[Test] = &Declaration::new().not_on_stock(NO_LIMIT).of([
+    test!(everybody_may_listen_by_default)
+        .stock_passes()
+        .covers(&[Line::C31]),
     test!(unprivileged_zero_refuses_users)
         .not_on_stock(NO_MODULE)
         .covers(&[Line::C31]),
     test!(unprivileged_zero_leaves_root_alone)
         .not_on_stock(NO_MODULE)
         .covers(&[Line::C31]),
-    test!(a_user_has_no_more_listeners_than_the_limit)
-        .not_on_stock(NO_LIMIT)
-        .covers(&[Line::C31, Line::C58]),
-    test!(each_user_has_a_limit_alone)
-        .not_on_stock(NO_LIMIT)
-        .covers(&[Line::C31, Line::C58]),
-    test!(root_has_no_limit)
-        .not_on_stock(NO_LIMIT)
-        .covers(&[Line::C31, Line::C58]),
-    test!(namespaces_of_ones_own_share_the_limit)
-        .not_on_stock(NO_LIMIT)
-        .covers(&[Line::C31, Line::C58]),
-    test!(a_namespace_can_lower_its_limit)
-        .not_on_stock(NO_LIMIT)
-        .covers(&[Line::C31, Line::C58]),
-    test!(the_default_limit_is_what_the_document_says)
-        .not_on_stock(NO_LIMIT)
-        .covers(&[Line::C31, Line::C58]),
+    test!(a_user_has_no_more_listeners_than_the_limit).covers(&[Line::C31, Line::C58]),
+    test!(each_user_has_a_limit_alone).covers(&[Line::C31, Line::C58]),
+    test!(root_has_no_limit).covers(&[Line::C31, Line::C58]),
+    test!(namespaces_of_ones_own_share_the_limit).covers(&[Line::C31, Line::C58]),
+    test!(a_namespace_can_lower_its_limit).covers(&[Line::C31, Line::C58]),
+    test!(the_default_limit_is_what_the_document_says).covers(&[Line::C31, Line::C58]),
     test!(the_listing_names_a_listener)
         .not_on_stock(NO_LISTING)
         .covers(&[Line::C30]),
@@ -60,7 +50,7 @@ pub const TESTS: &[Test] = &[
     test!(the_listing_is_for_root_alone)
         .not_on_stock(NO_LISTING)
         .covers(&[Line::C30]),
-];
+]);
 
 const NO_MODULE: &str = "cn_proc is built in and has no parameters";
 const NO_LIMIT: &str = "nothing limits how many listeners a user has";

@@ -24,7 +24,7 @@ use nix::unistd::{Pid, execv, pipe, setsid};
 use crate::child::{self, Child, Gate, execute_true, own_pid, own_tid};
 use crate::cpus::{cpus, pin};
 use crate::debugfs::Listing;
-use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::{EVENT_LIMIT, Listener};
 use crate::results;
 use crate::support::clone3::{arguments, clone3};
@@ -44,66 +44,35 @@ use crate::test;
 use crate::timeouts;
 use crate::wire::{BATCH, Event, LISTEN, PROCESSES, Received, Task, mask, proc_listen};
 
-pub const TESTS: &[Test] = &[
-    test!(each_new_process_is_told_however_it_is_made)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C7, Line::C51]),
-    test!(threads_are_told_neither_when_they_begin_nor_when_they_end)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C51]),
-    test!(what_is_not_told_takes_no_number)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C5, Line::C51]),
-    test!(a_thread_that_ends_its_process_ends_it_once)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C51]),
-    test!(a_process_whose_first_thread_ended_long_before_ends_once)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C51]),
-    test!(an_exec_by_another_thread_ends_nothing)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C51]),
-    test!(a_process_that_is_killed_ends_once)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C51]),
-    test!(a_process_ends_with_the_signal_of_another_thread)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C51]),
-    test!(a_process_that_dumps_core_ends_with_the_status_that_says_so)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C14, Line::C51]),
-    test!(a_process_that_nobody_waits_for_ends_once)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C51]),
-    test!(a_process_of_which_a_tracer_has_a_thread_ends_when_that_is_reaped)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C51]),
-    test!(a_process_whose_end_was_told_can_be_waited_for)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C51])
-        .limit(Duration::from_secs(30)),
-    test!(failures_are_those_of_processes)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C16, Line::C51]),
-    test!(the_end_of_a_pid_namespace_ends_each_process_in_it_once)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C21, Line::C51])
-        .limit(Duration::from_secs(20)),
-    test!(other_events_are_told_of_threads_too)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C51]),
-    test!(listening_again_changes_whether_threads_are_told)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C18, Line::C50, Line::C51]),
-    test!(listening_again_loses_no_process)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C5, Line::C18, Line::C51])
-        .limit(Duration::from_secs(60)),
-    test!(thousands_of_processes_begin_and_end_once)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C5, Line::C51, Line::C54])
-        .limit(Duration::from_secs(120)),
-];
+pub const TESTS: &[Test] = &Declaration::new()
+    .not_on_stock(UNKNOWN_TO_STOCK)
+    .covers(&[Line::C51])
+    .of([
+        test!(each_new_process_is_told_however_it_is_made).covers(&[Line::C7]),
+        test!(threads_are_told_neither_when_they_begin_nor_when_they_end),
+        test!(what_is_not_told_takes_no_number).covers(&[Line::C5]),
+        test!(a_thread_that_ends_its_process_ends_it_once),
+        test!(a_process_whose_first_thread_ended_long_before_ends_once),
+        test!(an_exec_by_another_thread_ends_nothing),
+        test!(a_process_that_is_killed_ends_once),
+        test!(a_process_ends_with_the_signal_of_another_thread),
+        test!(a_process_that_dumps_core_ends_with_the_status_that_says_so).covers(&[Line::C14]),
+        test!(a_process_that_nobody_waits_for_ends_once),
+        test!(a_process_of_which_a_tracer_has_a_thread_ends_when_that_is_reaped),
+        test!(a_process_whose_end_was_told_can_be_waited_for).limit(Duration::from_secs(30)),
+        test!(failures_are_those_of_processes).covers(&[Line::C16]),
+        test!(the_end_of_a_pid_namespace_ends_each_process_in_it_once)
+            .limit(Duration::from_secs(20))
+            .covers(&[Line::C21]),
+        test!(other_events_are_told_of_threads_too),
+        test!(listening_again_changes_whether_threads_are_told).covers(&[Line::C18, Line::C50]),
+        test!(listening_again_loses_no_process)
+            .limit(Duration::from_secs(60))
+            .covers(&[Line::C5, Line::C18]),
+        test!(thousands_of_processes_begin_and_end_once)
+            .limit(Duration::from_secs(120))
+            .covers(&[Line::C5, Line::C54]),
+    ]);
 
 const UNKNOWN_TO_STOCK: &str = "forks and exits are those of threads, for everybody";
 

@@ -7,18 +7,18 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::child::{self, Gate};
-use crate::harness::{Line, Test, TestResult, expect, expect_eq};
+use crate::harness::{Declaration, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::support::scenario::{events_of, in_self, own_task};
 use crate::test;
 use crate::wire::{Event, Task, mask};
 
-pub const TESTS: &[Test] = &[
-    test!(names_tracee_and_tracer_when_it_attaches).covers(&[Line::C12]),
-    test!(names_tracee_and_tracer_when_it_seizes).covers(&[Line::C12]),
-    test!(has_no_tracer_when_it_detaches).covers(&[Line::C12]),
-    test!(does_not_come_when_attaching_fails).covers(&[Line::C12]),
-];
+pub const TESTS: &[Test] = &Declaration::new().covers(&[Line::C12]).of([
+    test!(names_tracee_and_tracer_when_it_attaches),
+    test!(names_tracee_and_tracer_when_it_seizes),
+    test!(has_no_tracer_when_it_detaches),
+    test!(does_not_come_when_attaching_fails),
+]);
 
 /// Runs a function on a child that waits, and expects these tracers of it, one event each.
 fn expect_tracers(function: impl FnOnce(Pid) -> TestResult, tracers: &[Task]) -> TestResult {

@@ -14,7 +14,7 @@ use zerocopy::IntoBytes;
 
 use crate::child::{self, pidfd};
 use crate::debugfs::{self, Listing};
-use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::support::cgroup::{self, Group};
 use crate::support::process::{status, succeed};
@@ -26,7 +26,7 @@ use crate::wire::{
     mask, proc_listen, proc_listen_in,
 };
 
-pub const TESTS: &[Test] = &[
+pub const TESTS: &[Test] = &Declaration::new().not_on_stock(NO_FLAGS).of([
     test!(the_third_form_listens_as_the_second)
         .stock_fails(NO_FLAGS)
         .covers(&[Line::C50]),
@@ -36,41 +36,20 @@ pub const TESTS: &[Test] = &[
     test!(a_longer_request_is_taken_if_the_rest_is_0)
         .stock_fails(NO_FLAGS)
         .covers(&[Line::C50]),
-    test!(a_request_has_4_or_8_bytes_or_24_or_more)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C20, Line::C50]),
-    test!(all_flags_are_known_together)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C50, Line::C51, Line::C52, Line::C53]),
-    test!(what_is_not_0_and_not_known_is_refused)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C50]),
+    test!(a_request_has_4_or_8_bytes_or_24_or_more).covers(&[Line::C20, Line::C50]),
+    test!(all_flags_are_known_together).covers(&[Line::C50, Line::C51, Line::C52, Line::C53]),
+    test!(what_is_not_0_and_not_known_is_refused).covers(&[Line::C50]),
     test!(a_refused_change_changes_nothing)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C50])
-        .limit(Duration::from_secs(30)),
-    test!(a_cgroup_that_is_not_there_is_refused)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C20, Line::C53]),
-    test!(a_cgroup_that_was_removed_is_refused)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C53]),
-    test!(a_cgroup_outside_the_cgroup_namespace_is_refused)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C53]),
-    test!(a_change_to_a_cgroup_that_is_not_there_changes_nothing)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C50, Line::C53]),
-    test!(ignore_looks_for_no_cgroup)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C50, Line::C53]),
-    test!(listening_again_replaces_the_flags)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C50, Line::C51, Line::C52, Line::C54]),
-    test!(listening_again_replaces_the_cgroup)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C50, Line::C53]),
-];
+        .limit(Duration::from_secs(30))
+        .covers(&[Line::C50]),
+    test!(a_cgroup_that_is_not_there_is_refused).covers(&[Line::C20, Line::C53]),
+    test!(a_cgroup_that_was_removed_is_refused).covers(&[Line::C53]),
+    test!(a_cgroup_outside_the_cgroup_namespace_is_refused).covers(&[Line::C53]),
+    test!(a_change_to_a_cgroup_that_is_not_there_changes_nothing).covers(&[Line::C50, Line::C53]),
+    test!(ignore_looks_for_no_cgroup).covers(&[Line::C50, Line::C53]),
+    test!(listening_again_replaces_the_flags).covers(&[Line::C50, Line::C51, Line::C52, Line::C54]),
+    test!(listening_again_replaces_the_cgroup).covers(&[Line::C50, Line::C53]),
+]);
 
 const SEQ: u32 = 42;
 

@@ -16,30 +16,22 @@ use nix::unistd::{Pid, setsid};
 use serde_json::json;
 
 use crate::child::{self, Gate, own_pid};
-use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::support::container::{ALL, Container};
 use crate::support::process::{status, succeed};
 use crate::support::stock::NO_NETWORK_NAMESPACES;
 use crate::test;
 
-pub const TESTS: &[Test] = &[
-    test!(forkstat_follows_a_bubblewrap_container)
-        .covers(&[Line::C21, Line::C22, Line::C23])
-        .stock_fails(NO_NETWORK_NAMESPACES)
-        .limit(Duration::from_secs(60)),
-    test!(forkstat_follows_an_oci_container)
-        .covers(&[Line::C21, Line::C22, Line::C23])
-        .stock_fails(NO_NETWORK_NAMESPACES)
-        .limit(Duration::from_secs(60)),
-    test!(a_supervisor_works_in_a_bubblewrap_container)
-        .covers(&[Line::C11, Line::C17, Line::C21, Line::C22, Line::C23])
-        .stock_fails(NO_NETWORK_NAMESPACES)
-        .limit(Duration::from_secs(60)),
-    test!(a_supervisor_works_in_an_oci_container)
-        .covers(&[Line::C11, Line::C17, Line::C21, Line::C22, Line::C23])
-        .stock_fails(NO_NETWORK_NAMESPACES)
-        .limit(Duration::from_secs(60)),
-];
+pub const TESTS: &[Test] = &Declaration::new()
+    .stock_fails(NO_NETWORK_NAMESPACES)
+    .limit(Duration::from_secs(60))
+    .covers(&[Line::C21, Line::C22, Line::C23])
+    .of([
+        test!(forkstat_follows_a_bubblewrap_container),
+        test!(forkstat_follows_an_oci_container),
+        test!(a_supervisor_works_in_a_bubblewrap_container).covers(&[Line::C11, Line::C17]),
+        test!(a_supervisor_works_in_an_oci_container).covers(&[Line::C11, Line::C17]),
+    ]);
 
 /// A user without rights.
 const NOBODY: u32 = 1000;

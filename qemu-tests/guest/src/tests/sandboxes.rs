@@ -11,7 +11,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::child::{self, own_pid};
 use crate::debugfs::{self, Listing};
-use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
 use crate::support::container::{
     ALL, Container, Handover, NET, PID, USER, become_nobody_in, become_root_as, open, require,
@@ -21,35 +21,20 @@ use crate::support::scenario::{comm, events, expect_count, expect_exactly, mark,
 use crate::test;
 use crate::wire::{Event, IGNORE, LISTEN, Task, mask};
 
-pub const TESTS: &[Test] = &[
-    test!(a_sandbox_that_root_made_is_refused)
-        .covers(&[Line::C46])
-        .stock_fails(NO_ANSWER),
-    test!(a_sandbox_that_a_user_made_is_refused)
-        .covers(&[Line::C46])
-        .stock_fails(NO_ANSWER),
-    test!(a_sandbox_within_a_container_is_refused)
-        .covers(&[Line::C46])
-        .stock_fails(NO_ANSWER),
-    test!(who_makes_a_pid_namespace_is_refused_and_who_is_in_it_is_not)
-        .covers(&[Line::C23, Line::C46])
-        .stock_fails(NO_ANSWER),
-    test!(pid_namespaces_nested_in_a_users_container_listen)
-        .covers(&[Line::C23, Line::C46])
-        .stock_fails(NO_ANSWER),
-    test!(who_joins_the_pid_namespace_of_a_container_below_listens)
-        .covers(&[Line::C21, Line::C46])
-        .stock_fails(NO_ANSWER),
-    test!(who_joins_a_container_below_from_a_sandbox_listens)
-        .covers(&[Line::C46])
-        .stock_fails(NO_ANSWER),
-    test!(a_listener_changes_its_mask_from_a_sandbox)
-        .covers(&[Line::C18, Line::C46])
-        .stock_fails(NO_ANSWER),
-    test!(a_user_namespace_in_the_hosts_network_listens)
-        .covers(&[Line::C46])
-        .stock_fails(NO_ANSWER),
-];
+pub const TESTS: &[Test] = &Declaration::new()
+    .stock_fails(NO_ANSWER)
+    .covers(&[Line::C46])
+    .of([
+        test!(a_sandbox_that_root_made_is_refused),
+        test!(a_sandbox_that_a_user_made_is_refused),
+        test!(a_sandbox_within_a_container_is_refused),
+        test!(who_makes_a_pid_namespace_is_refused_and_who_is_in_it_is_not).covers(&[Line::C23]),
+        test!(pid_namespaces_nested_in_a_users_container_listen).covers(&[Line::C23]),
+        test!(who_joins_the_pid_namespace_of_a_container_below_listens).covers(&[Line::C21]),
+        test!(who_joins_a_container_below_from_a_sandbox_listens),
+        test!(a_listener_changes_its_mask_from_a_sandbox).covers(&[Line::C18]),
+        test!(a_user_namespace_in_the_hosts_network_listens),
+    ]);
 
 const NO_ANSWER: &str = "LISTEN is ignored or refused in other namespaces than the initial ones";
 

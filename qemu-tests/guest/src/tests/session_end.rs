@@ -17,7 +17,7 @@ use nix::unistd::{Pid, setpgid};
 
 use crate::child::{self, Child};
 use crate::debugfs::Listing;
-use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::support::scenario::{events, every_kind, take_through_exit};
 use crate::support::sessions::{
@@ -28,37 +28,21 @@ use crate::test;
 use crate::timeouts;
 use crate::wire::{Event, LISTEN, Received, Task, mask};
 
-pub const TESTS: &[Test] = &[
-    test!(comes_once_when_a_session_leader_ends)
-        .covers(&[Line::C17])
-        .stock_fails(NO_SESSION_END),
-    test!(has_the_status_that_wait_reports)
-        .covers(&[Line::C17])
-        .stock_fails(NO_SESSION_END),
-    test!(has_the_signal_that_the_parent_asked_for)
-        .covers(&[Line::C17])
-        .stock_fails(NO_SESSION_END),
-    test!(comes_for_a_leader_that_nobody_waits_for)
-        .covers(&[Line::C17])
-        .stock_fails(NO_SESSION_END),
-    test!(comes_before_the_number_is_used_again)
-        .covers(&[Line::C17])
-        .stock_fails(NO_SESSION_END)
-        .limit(Duration::from_secs(30)),
-    test!(does_not_come_for_who_leads_no_session)
-        .covers(&[Line::C17])
-        .stock_fails(NO_SESSION_END),
-    test!(does_not_come_unasked).covers(&[Line::C17]),
-    test!(comes_beside_everything_else_and_before_exit)
-        .covers(&[Line::C17])
-        .stock_fails(NO_SESSION_END),
-    test!(follows_the_mask)
-        .covers(&[Line::C17, Line::C18])
-        .stock_fails(NO_SESSION_END),
-    test!(a_session_costs_its_follower_two_events)
-        .covers(&[Line::C17])
-        .stock_fails(NO_SESSION_END),
-];
+pub const TESTS: &[Test] = &Declaration::new()
+    .stock_fails(NO_SESSION_END)
+    .covers(&[Line::C17])
+    .of([
+        test!(comes_once_when_a_session_leader_ends),
+        test!(has_the_status_that_wait_reports),
+        test!(has_the_signal_that_the_parent_asked_for),
+        test!(comes_for_a_leader_that_nobody_waits_for),
+        test!(comes_before_the_number_is_used_again).limit(Duration::from_secs(30)),
+        test!(does_not_come_for_who_leads_no_session),
+        test!(does_not_come_unasked).stock_passes(),
+        test!(comes_beside_everything_else_and_before_exit),
+        test!(follows_the_mask).covers(&[Line::C18]),
+        test!(a_session_costs_its_follower_two_events),
+    ]);
 
 fn comes_once_when_a_session_leader_ends() -> TestResult {
     let mut listener = Listener::listen(SESSIONS)?;

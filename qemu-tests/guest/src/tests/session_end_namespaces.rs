@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::setsid;
 
 use crate::child::{self, Gate};
-use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
 use crate::support::container::{ALL, Container, Handover, NET, PID, numbers_at, open};
 use crate::support::process::{pause_for_ever, succeed};
@@ -18,22 +18,20 @@ use crate::support::threads::{await_end_of_thread, end_thread_as};
 use crate::test;
 use crate::wire::{Event, LISTEN, Left, Task};
 
-pub const TESTS: &[Test] = &[
-    test!(both_ends_of_a_session_have_each_levels_numbers)
-        .covers(&[Line::C11, Line::C17, Line::C21, Line::C22])
-        .stock_fails(NO_NETWORK_NAMESPACES)
-        .limit(Duration::from_secs(20)),
-    test!(a_sibling_hears_of_no_session)
-        .covers(&[Line::C17, Line::C22])
-        .stock_fails(NO_NETWORK_NAMESPACES),
-    test!(all_sessions_of_a_dying_pid_namespace_end_once)
-        .covers(&[Line::C17, Line::C22])
-        .stock_fails(NO_NETWORK_NAMESPACES)
-        .limit(Duration::from_secs(20)),
-    test!(a_namespace_ends_with_the_last_thread_of_its_first_process)
-        .covers(&[Line::C17])
-        .stock_fails(NO_SESSION_END),
-];
+pub const TESTS: &[Test] = &Declaration::new()
+    .stock_fails(NO_NETWORK_NAMESPACES)
+    .covers(&[Line::C17])
+    .of([
+        test!(both_ends_of_a_session_have_each_levels_numbers)
+            .limit(Duration::from_secs(20))
+            .covers(&[Line::C11, Line::C21, Line::C22]),
+        test!(a_sibling_hears_of_no_session).covers(&[Line::C22]),
+        test!(all_sessions_of_a_dying_pid_namespace_end_once)
+            .limit(Duration::from_secs(20))
+            .covers(&[Line::C22]),
+        test!(a_namespace_ends_with_the_last_thread_of_its_first_process)
+            .stock_fails(NO_SESSION_END),
+    ]);
 
 /// Listens to sessions and hands the listener over.
 fn hand_over_listener(handover: &Handover) -> TestResult {

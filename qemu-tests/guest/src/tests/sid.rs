@@ -7,22 +7,21 @@ use std::thread;
 use nix::errno::Errno;
 use nix::unistd::{Pid, getpgrp, getsid, setpgid, setsid};
 
-use crate::harness::{Line, Test, TestResult, expect_eq};
+use crate::harness::{Declaration, Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
 use crate::support::scenario::{events_of, in_child, own_task, take_through_exit};
 use crate::test;
 use crate::wire::{Event, Left, Task, mask};
 
-pub const TESTS: &[Test] = &[
-    test!(comes_exactly_once_when_setsid_succeeds).covers(&[Line::C11]),
-    test!(is_not_repeated_by_a_second_setsid).covers(&[Line::C11]),
-    test!(does_not_come_for_a_process_group_leader).covers(&[Line::C11]),
-    test!(names_the_group_leader_when_a_thread_calls_setsid).covers(&[Line::C11]),
-    test!(comes_for_the_setsid_program).covers(&[Line::C11]),
+pub const TESTS: &[Test] = &Declaration::new().covers(&[Line::C11]).of([
+    test!(comes_exactly_once_when_setsid_succeeds),
+    test!(is_not_repeated_by_a_second_setsid),
+    test!(does_not_come_for_a_process_group_leader),
+    test!(names_the_group_leader_when_a_thread_calls_setsid),
+    test!(comes_for_the_setsid_program),
     test!(tells_the_parent_the_session_and_the_group_that_were_left)
-        .covers(&[Line::C11])
         .stock_fails("the event has no such fields"),
-];
+]);
 
 fn leaders(events: &[Event]) -> Vec<Task> {
     events.iter().map(Event::subject).collect()

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::cpus::{cpus, pin};
-use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect_eq};
 use crate::listener::{Listener, ListenerError};
 use crate::support::polling::poll_until_done;
 use crate::support::scenario::mark;
@@ -14,32 +14,24 @@ use crate::support::socket_filter::keep_bytes_slowly;
 use crate::test;
 use crate::wire::{BATCH, CN_PROC, IGNORE, LISTEN, mask, proc_listen};
 
-pub const TESTS: &[Test] = &[
-    test!(nothing_is_queued_after_ignore)
-        .not_on_stock(NO_END)
-        .covers(&[Line::C27])
-        .limit(LIMIT),
-    test!(nothing_is_queued_after_leaving_the_group)
-        .not_on_stock(NO_END)
-        .covers(&[Line::C27])
-        .limit(LIMIT),
-    test!(nothing_is_queued_after_binding)
-        .not_on_stock(NO_END)
-        .covers(&[Line::C27])
-        .limit(LIMIT),
-    test!(nothing_joins_a_batch_after_ignore)
-        .not_on_stock(NO_BATCHES)
-        .covers(&[Line::C27, Line::C54])
-        .limit(LIMIT),
-    test!(nothing_joins_a_batch_after_leaving_the_group)
-        .not_on_stock(NO_BATCHES)
-        .covers(&[Line::C27, Line::C54])
-        .limit(LIMIT),
-    test!(a_new_listener_hears_nothing_of_the_one_before)
-        .not_on_stock(NO_BATCHES)
-        .covers(&[Line::C18, Line::C27])
-        .limit(LIMIT),
-];
+pub const TESTS: &[Test] = &Declaration::new()
+    .not_on_stock(NO_END)
+    .limit(LIMIT)
+    .covers(&[Line::C27])
+    .of([
+        test!(nothing_is_queued_after_ignore),
+        test!(nothing_is_queued_after_leaving_the_group),
+        test!(nothing_is_queued_after_binding),
+        test!(nothing_joins_a_batch_after_ignore)
+            .not_on_stock(NO_BATCHES)
+            .covers(&[Line::C54]),
+        test!(nothing_joins_a_batch_after_leaving_the_group)
+            .not_on_stock(NO_BATCHES)
+            .covers(&[Line::C54]),
+        test!(a_new_listener_hears_nothing_of_the_one_before)
+            .not_on_stock(NO_BATCHES)
+            .covers(&[Line::C18]),
+    ]);
 
 const NO_BATCHES: &str = "each event has a datagram of its own";
 

@@ -17,7 +17,7 @@ use nix::unistd::{Pid, setpgid, setsid};
 use crate::child::{self, Gate, own_pid, own_tid};
 use crate::cpus::{cpus, pin};
 use crate::debugfs::Listing;
-use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::{EVENT_LIMIT, Listener};
 use crate::proc_stat::{Stat, TICK};
 use crate::support::cgroup::{Group, root_of};
@@ -37,53 +37,26 @@ use crate::test;
 use crate::timeouts;
 use crate::wire::{BATCH, BATCH_SIZE, CN_PROC, Event, IDENTITY, PROCESSES, Received, Task, mask};
 
-pub const TESTS: &[Test] = &[
-    test!(each_process_has_its_parent_session_and_group)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C55]),
-    test!(the_parent_is_the_thread_that_forked)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C55]),
-    test!(all_that_proc_shows_are_told_and_nobody_else)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C55]),
-    test!(processes_come_by_rising_numbers)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C55]),
-    test!(the_answer_comes_last_and_counts_them)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C19, Line::C20, Line::C55]),
-    test!(a_process_of_many_threads_does_not_end_it)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C55]),
-    test!(what_is_told_takes_no_number)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C5, Line::C30, Line::C55]),
-    test!(an_identity_is_what_a_pidfd_and_proc_show)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C52, Line::C55]),
-    test!(an_identity_has_the_cgroup_that_the_process_is_in)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C52, Line::C55]),
-    test!(the_start_is_by_the_clock_of_the_listener)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C21, Line::C52, Line::C55]),
-    test!(who_did_not_ask_for_identities_gets_none)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C52, Line::C55]),
-    test!(whatever_is_listened_for_the_state_is_the_same)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C55]),
-    test!(events_in_between_have_datagrams_of_their_own)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C5, Line::C54, Line::C55]),
-    test!(with_a_filter_each_process_has_a_datagram)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C55]),
-    test!(datagrams_are_full_and_fit_into_the_buffer_of_a_batch)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C54, Line::C55]),
-];
+pub const TESTS: &[Test] = &Declaration::new()
+    .not_on_stock(NO_STATE)
+    .covers(&[Line::C55])
+    .of([
+        test!(each_process_has_its_parent_session_and_group),
+        test!(the_parent_is_the_thread_that_forked),
+        test!(all_that_proc_shows_are_told_and_nobody_else),
+        test!(processes_come_by_rising_numbers),
+        test!(the_answer_comes_last_and_counts_them).covers(&[Line::C19, Line::C20]),
+        test!(a_process_of_many_threads_does_not_end_it),
+        test!(what_is_told_takes_no_number).covers(&[Line::C5, Line::C30]),
+        test!(an_identity_is_what_a_pidfd_and_proc_show).covers(&[Line::C52]),
+        test!(an_identity_has_the_cgroup_that_the_process_is_in).covers(&[Line::C52]),
+        test!(the_start_is_by_the_clock_of_the_listener).covers(&[Line::C21, Line::C52]),
+        test!(who_did_not_ask_for_identities_gets_none).covers(&[Line::C52]),
+        test!(whatever_is_listened_for_the_state_is_the_same),
+        test!(events_in_between_have_datagrams_of_their_own).covers(&[Line::C5, Line::C54]),
+        test!(with_a_filter_each_process_has_a_datagram),
+        test!(datagrams_are_full_and_fit_into_the_buffer_of_a_batch).covers(&[Line::C54]),
+    ]);
 
 fn each_process_has_its_parent_session_and_group() -> TestResult {
     let listener = listen(RARE, 0)?;

@@ -15,7 +15,7 @@ use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, execv, setsid};
 
 use crate::child::{self, Gate, own_pid, own_tid, pidfd};
-use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::{EVENT_LIMIT, Listener};
 use crate::proc_stat::Stat;
 use crate::support::cgroup::{Group, root_of};
@@ -31,36 +31,20 @@ use crate::test;
 use crate::timeouts;
 use crate::wire::{CGROUP, Event, IDENTITY, Task, mask};
 
-pub const TESTS: &[Test] = &[
-    test!(of_a_cgroup_those_in_it_and_below_are_told)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C53, Line::C55]),
-    test!(a_container_has_its_own_numbers_and_nobody_else)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C21, Line::C22, Line::C55]),
-    test!(a_container_in_a_container_is_told_to_both)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C21, Line::C22, Line::C55]),
-    test!(whoever_asks_the_numbers_are_the_listeners)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C21, Line::C55]),
-    test!(who_has_ended_is_not_told_and_who_waits_for_it_is)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C55]),
-    test!(threads_are_not_told)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C55]),
-    test!(a_process_without_its_first_thread_is_told)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C55]),
-    test!(a_process_of_which_a_tracer_has_a_thread_is_told_until_that_is_reaped)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C55]),
-    test!(who_runs_a_program_by_a_thread_is_in_each_state)
-        .not_on_stock(NO_STATE)
-        .limit(Duration::from_secs(60))
-        .covers(&[Line::C55]),
-];
+pub const TESTS: &[Test] = &Declaration::new()
+    .not_on_stock(NO_STATE)
+    .covers(&[Line::C55])
+    .of([
+        test!(of_a_cgroup_those_in_it_and_below_are_told).covers(&[Line::C53]),
+        test!(a_container_has_its_own_numbers_and_nobody_else).covers(&[Line::C21, Line::C22]),
+        test!(a_container_in_a_container_is_told_to_both).covers(&[Line::C21, Line::C22]),
+        test!(whoever_asks_the_numbers_are_the_listeners).covers(&[Line::C21]),
+        test!(who_has_ended_is_not_told_and_who_waits_for_it_is),
+        test!(threads_are_not_told),
+        test!(a_process_without_its_first_thread_is_told),
+        test!(a_process_of_which_a_tracer_has_a_thread_is_told_until_that_is_reaped),
+        test!(who_runs_a_program_by_a_thread_is_in_each_state).limit(Duration::from_secs(60)),
+    ]);
 
 fn of_a_cgroup_those_in_it_and_below_are_told() -> TestResult {
     let group = Group::new()?;

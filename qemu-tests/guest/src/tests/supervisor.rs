@@ -25,7 +25,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getsid, mkfifo, setsid};
 
 use crate::child::{self, own_pid};
-use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::support::container::{ALL, Container, PID, require, without_proc};
 use crate::support::fault_injection::Setting;
 use crate::support::process::succeed;
@@ -33,24 +33,23 @@ use crate::support::program::RunningProgram;
 use crate::test;
 use crate::timeouts;
 
-pub const TESTS: &[Test] = &[
-    test!(a_strangers_end_is_not_that_of_the_service_with_its_number)
-        .covers(&[Line::C17, Line::C52])
-        .stock_fails(NO_ANSWER)
-        .limit(LIMIT),
-    test!(a_login_is_not_from_the_next_service_with_the_same_number)
-        .covers(&[Line::C11, Line::C17, Line::C52])
-        .stock_fails(NO_ANSWER)
-        .limit(LIMIT),
-    test!(started_again_it_finds_the_sessions_that_are_there)
-        .covers(&[Line::C11, Line::C17, Line::C52, Line::C55])
-        .stock_fails(NO_ANSWER)
-        .limit(LIMIT),
-    test!(after_a_loss_it_finds_out_what_became_of_its_sessions)
-        .covers(&[Line::C6, Line::C11, Line::C17, Line::C55])
-        .stock_fails("LISTEN from another network namespace is refused")
-        .limit(LIMIT),
-];
+pub const TESTS: &[Test] = &Declaration::new()
+    .stock_fails(NO_ANSWER)
+    .limit(LIMIT)
+    .covers(&[Line::C17])
+    .of([
+        test!(a_strangers_end_is_not_that_of_the_service_with_its_number).covers(&[Line::C52]),
+        test!(a_login_is_not_from_the_next_service_with_the_same_number)
+            .covers(&[Line::C11, Line::C52]),
+        test!(started_again_it_finds_the_sessions_that_are_there).covers(&[
+            Line::C11,
+            Line::C52,
+            Line::C55,
+        ]),
+        test!(after_a_loss_it_finds_out_what_became_of_its_sessions)
+            .stock_fails("LISTEN from another network namespace is refused")
+            .covers(&[Line::C6, Line::C11, Line::C55]),
+    ]);
 
 const NO_ANSWER: &str = "LISTEN from another pid namespace is not answered";
 
