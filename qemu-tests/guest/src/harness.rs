@@ -239,7 +239,7 @@ impl Test {
         self
     }
 
-    /// Module, name and variant, as in `sid::comes_once[setsid]`.
+    /// Module, name and variant, as in `ids::uid_follows[saved_id]`.
     pub fn full_name(&self) -> String {
         let module = self.module.rsplit("::").next().unwrap_or(self.module);
         format!("{module}::{}", self.name)

@@ -15,24 +15,20 @@ use crate::test;
 use crate::wire::{Event, Task, mask};
 
 pub const TESTS: &[Test] = &Declaration::new().covers(&[Line::C8]).of([
-    test!(names_the_process),
-    test!(names_the_leader_when_a_thread_executes),
+    test!(names_the_process[first_thread](|| i32::from(
+        execute("/bin/true").is_err()
+    ))),
+    test!(names_the_process[another_thread](execute_by_a_thread)),
     test!(does_not_come_when_it_fails),
 ]);
 
-fn names_the_process() -> TestResult {
-    expect_one_exec(|| i32::from(execute("/bin/true").is_err()))
-}
-
 /// The thread takes over the leader's id: the process keeps its pid.
-fn names_the_leader_when_a_thread_executes() -> TestResult {
-    expect_one_exec(|| {
-        let thread = thread::spawn(|| execute("/bin/true"));
-        i32::from(thread.join().is_ok())
-    })
+fn execute_by_a_thread() -> i32 {
+    let thread = thread::spawn(|| execute("/bin/true"));
+    i32::from(thread.join().is_ok())
 }
 
-fn expect_one_exec(function: impl FnOnce() -> i32) -> TestResult {
+fn names_the_process(function: fn() -> i32) -> TestResult {
     let mut listener = Listener::listen(mask::EXEC | mask::EXIT)?;
     let child = child::fork(function)?;
     let pid = child.pid().as_raw();

@@ -26,12 +26,12 @@ pub const TESTS: &[Test] = &Declaration::new()
     .not_on_stock(NO_SUITE)
     .covers(&[Line::C41])
     .of([
-        test!(rust_task),
-        test!(rust_pid),
-        test!(rust_user_namespace),
-        test!(rust_percpu),
-        test!(rust_proc_events),
-        test!(rust_proc_events_runs_again_while_requests_come_in)
+        test!(all_cases_passed[rust_task]("rust_task")),
+        test!(all_cases_passed[rust_pid]("rust_pid")),
+        test!(all_cases_passed[rust_user_namespace]("rust_user_namespace")),
+        test!(all_cases_passed[rust_percpu]("rust_percpu")),
+        test!(all_cases_passed[rust_proc_events]("rust_proc_events")),
+        test!(a_suite_runs_again_while_requests_come_in)
             .limit(Duration::from_secs(60))
             .covers(&[Line::C32]),
     ]);
@@ -41,29 +41,8 @@ const SUITES: &str = "/sys/kernel/debug/kunit";
 
 const NO_SUITE: &str = "the series adds the abstractions, and the suites with them";
 
-fn rust_task() -> TestResult {
-    expect_passed("rust_task")
-}
-
-fn rust_pid() -> TestResult {
-    expect_passed("rust_pid")
-}
-
-fn rust_user_namespace() -> TestResult {
-    expect_passed("rust_user_namespace")
-}
-
-fn rust_percpu() -> TestResult {
-    expect_passed("rust_percpu")
-}
-
-fn rust_proc_events() -> TestResult {
-    expect_passed("rust_proc_events")
-}
-
-/// Expects that each case of a suite ran and passed.
-#[track_caller]
-fn expect_passed(suite: &str) -> TestResult {
+/// Each case of a suite ran when the kernel booted.
+fn all_cases_passed(suite: &str) -> TestResult {
     let results = fs::read_to_string(format!("{SUITES}/{suite}/results"))?;
     print!("{results}");
     expect_all_passed(suite, &results)
@@ -98,7 +77,7 @@ const RUNS_LIMIT: Duration = Duration::from_secs(40);
 
 /// The suite's handler is there for a moment, and answers nothing; then there is none again, and the
 /// handler's memory is free. What calls it meanwhile has to be through by then.
-fn rust_proc_events_runs_again_while_requests_come_in() -> TestResult {
+fn a_suite_runs_again_while_requests_come_in() -> TestResult {
     const SUITE: &str = "rust_proc_events";
     let directory = Path::new(SUITES).join(SUITE);
     if !directory.join("run").exists() {

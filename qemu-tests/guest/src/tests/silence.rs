@@ -19,16 +19,16 @@ pub const TESTS: &[Test] = &Declaration::new()
     .limit(LIMIT)
     .covers(&[Line::C27])
     .of([
-        test!(nothing_is_queued_after_ignore),
-        test!(nothing_is_queued_after_leaving_the_group),
-        test!(nothing_is_queued_after_binding),
-        test!(nothing_joins_a_batch_after_ignore)
+        test!(nothing_is_queued_after[ignore](0, ignore)),
+        test!(nothing_is_queued_after[leave](0, leave)),
+        test!(nothing_is_queued_after[bind](0, bind)),
+        test!(nothing_is_queued_after[ignore_in_batches](BATCH, ignore))
             .not_on_stock(NO_BATCHES)
             .covers(&[Line::C54]),
-        test!(nothing_joins_a_batch_after_leaving_the_group)
+        test!(nothing_is_queued_after[leave_in_batches](BATCH, leave))
             .not_on_stock(NO_BATCHES)
             .covers(&[Line::C54]),
-        test!(a_new_listener_hears_nothing_of_the_one_before)
+        test!(nothing_is_queued_after[listen_in_batches](BATCH, renew))
             .not_on_stock(NO_BATCHES)
             .covers(&[Line::C18]),
     ]);
@@ -97,12 +97,12 @@ impl Other {
     }
 }
 
-/// Ends a listener with these flags again and again while another CPU raises events. Expects that
-/// it reads nothing more than what was in its queue then.
-fn expect_silence(
-    flags: u32,
-    end: impl Fn(&mut Listener) -> Result<(), ListenerError>,
-) -> TestResult {
+/// A way to end a listener.
+type End = fn(&mut Listener) -> Result<(), ListenerError>;
+
+/// A listener with these flags ends again and again while another CPU raises events. It reads
+/// nothing more than what was in its queue then.
+fn nothing_is_queued_after(flags: u32, end: End) -> TestResult {
     let [own, others, ..] = cpus()?[..] else {
         return Err(Failure::skip("there is one CPU"));
     };
@@ -124,11 +124,7 @@ fn expect_silence(
     })
 }
 
-fn end_repeatedly(
-    other: &Other,
-    flags: u32,
-    end: impl Fn(&mut Listener) -> Result<(), ListenerError>,
-) -> TestResult {
+fn end_repeatedly(other: &Other, flags: u32, end: End) -> TestResult {
     let (mut heard, mut later) = (0, Queued::default());
     for _ in 0..ENDS {
         let mut listener = Listener::listen_with(mask::COMM | mask::SID, flags)?;
@@ -160,36 +156,14 @@ fn leave(listener: &mut Listener) -> Result<(), ListenerError> {
     left.map_err(|error| ListenerError::System("setsockopt", error))
 }
 
-fn bind_without_groups(listener: &mut Listener) -> Result<(), ListenerError> {
+fn bind(listener: &mut Listener) -> Result<(), ListenerError> {
     let address = netlink_sys::SocketAddr::new(listener.port_id()?, 0);
     let bound = listener.socket().bind(&address);
     bound.map_err(|error| ListenerError::System("bind", error))
 }
 
-fn nothing_is_queued_after_ignore() -> TestResult {
-    expect_silence(0, ignore)
-}
-
-fn nothing_is_queued_after_leaving_the_group() -> TestResult {
-    expect_silence(0, leave)
-}
-
-fn nothing_is_queued_after_binding() -> TestResult {
-    expect_silence(0, bind_without_groups)
-}
-
-fn nothing_joins_a_batch_after_ignore() -> TestResult {
-    expect_silence(BATCH, ignore)
-}
-
-fn nothing_joins_a_batch_after_leaving_the_group() -> TestResult {
-    expect_silence(BATCH, leave)
-}
-
 /// What was on the way to a listener does not reach the next one that the socket is.
-fn a_new_listener_hears_nothing_of_the_one_before() -> TestResult {
-    expect_silence(BATCH, |listener| {
-        ignore(listener)?;
-        listener.request(&proc_listen(LISTEN, mask::SID, BATCH))
-    })
+fn renew(listener: &mut Listener) -> Result<(), ListenerError> {
+    ignore(listener)?;
+    listener.request(&proc_listen(LISTEN, mask::SID, BATCH))
 }
