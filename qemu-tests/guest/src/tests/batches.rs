@@ -44,8 +44,8 @@ pub const TESTS: &[Test] = &Declaration::new()
         test!(events_are_those_that_others_get_alone),
         test!(an_answer_has_a_datagram_of_its_own).covers(&[Line::C19]),
         test!(the_default_buffer_keeps_ten_times_as_many),
-        test!(an_overrun_is_a_gap_and_one_enobufs).covers(&[Line::C5, Line::C6]),
-        test!(an_overrun_without_enobufs_is_a_gap_still).covers(&[Line::C5, Line::C6]),
+        test!(an_overrun_is_a_gap[and_one_enobufs](false, 1)).covers(&[Line::C5, Line::C6]),
+        test!(an_overrun_is_a_gap[without_enobufs](true, 0)).covers(&[Line::C5, Line::C6]),
         test!(a_datagram_that_was_peeked_at_stays_as_it_is),
         test!(a_buffer_that_is_too_small_is_told),
         test!(with_a_filter_each_event_stays_alone),
@@ -215,9 +215,9 @@ fn the_default_buffer_keeps_ten_times_as_many() -> TestResult {
     )
 }
 
-/// Lets a listener with the default buffer overrun; expects each event to be read, or to be missing
-/// and counted as lost, and so many ENOBUFS.
-fn expect_overrun(no_enobufs: bool, expected: usize) -> TestResult {
+/// A listener with the default buffer overruns. Each event is read, or missing and counted as lost, and
+/// there are so many ENOBUFS.
+fn an_overrun_is_a_gap(no_enobufs: bool, expected: usize) -> TestResult {
     const TOO_MANY: usize = 3000;
     let (mut listener, first) = listen(Listener::open_unprivileged()?)?;
     listener.socket().set_no_enobufs(no_enobufs)?;
@@ -243,14 +243,6 @@ fn expect_overrun(no_enobufs: bool, expected: usize) -> TestResult {
     expect_eq("lost", line.lost, missing(&events, &first)?)?;
     expect(line.lost > 0, "an overrun")?;
     expect_eq("all", line.delivered + line.lost, TOO_MANY as u64 + 3)
-}
-
-fn an_overrun_is_a_gap_and_one_enobufs() -> TestResult {
-    expect_overrun(false, 1)
-}
-
-fn an_overrun_without_enobufs_is_a_gap_still() -> TestResult {
-    expect_overrun(true, 0)
 }
 
 /// Peeks into a buffer of so many bytes: how many a whole datagram has.

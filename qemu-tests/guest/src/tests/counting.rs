@@ -15,8 +15,9 @@ use nix::unistd::{dup2_stdin, dup2_stdout, execv, pipe, read};
 use crate::child::{self, Gate};
 use crate::debugfs;
 use crate::harness::{Declaration, Line, Test, TestResult, expect, expect_eq};
-use crate::listener::Listener;
+use crate::listener::{Listener, ListenerError};
 use crate::support::descriptors::{receive_descriptor, send_descriptors, unix_pair};
+use crate::support::ends::{End, ignore, leave};
 use crate::support::scenario::{ListeningChild, expect_count, in_self, mark, own_task};
 use crate::test;
 use crate::wire::{CN_PROC, Event, IGNORE, LISTEN, mask};
@@ -25,13 +26,13 @@ pub const TESTS: &[Test] = &Declaration::new()
     .stock_fails(LEAK)
     .covers(&[Line::C27])
     .of([
-        test!(ignore_ends_a_listener)
+        test!(a_listener_ends_by[ignore](ignore))
             .not_on_stock(NO_COUNT)
             .covers(&[Line::C30]),
-        test!(ignore_with_a_mask_ends_a_listener).not_on_stock(NO_COUNT),
+        test!(a_listener_ends_by[ignore_with_a_mask](ignore_with_a_mask)).not_on_stock(NO_COUNT),
         test!(closing_the_socket_ends_a_listener),
         test!(killing_the_process_ends_a_listener),
-        test!(leaving_the_group_ends_a_listener),
+        test!(a_listener_ends_by[leaving_the_group](leave)),
         test!(binding_without_the_group_ends_a_listener),
         test!(a_socket_passed_on_listens_until_its_last_holder_closes_it),
         test!(a_socket_in_flight_listens_until_its_message_is_dropped),
@@ -65,18 +66,15 @@ fn expect_own_event(listener: &mut Listener) -> TestResult {
     Ok(())
 }
 
-fn ignore_ends_a_listener() -> TestResult {
-    let listener = Listener::listen_all()?;
+fn a_listener_ends_by(end: End) -> TestResult {
+    let mut listener = Listener::listen(mask::SID | mask::EXEC)?;
     expect_count(1)?;
-    listener.ignore()?;
+    end(&mut listener)?;
     expect_count(0)
 }
 
-fn ignore_with_a_mask_ends_a_listener() -> TestResult {
-    let listener = Listener::listen(mask::SID | mask::EXEC)?;
-    expect_count(1)?;
-    listener.request(&[IGNORE, mask::SID])?;
-    expect_count(0)
+fn ignore_with_a_mask(listener: &mut Listener) -> Result<(), ListenerError> {
+    listener.request(&[IGNORE, mask::SID])
 }
 
 fn closing_the_socket_ends_a_listener() -> TestResult {
@@ -90,13 +88,6 @@ fn killing_the_process_ends_a_listener() -> TestResult {
     let child = ListeningChild::start()?;
     expect_count(1)?;
     child.kill()?;
-    expect_count(0)
-}
-
-fn leaving_the_group_ends_a_listener() -> TestResult {
-    let mut listener = Listener::listen_all()?;
-    expect_count(1)?;
-    listener.socket().drop_membership(CN_PROC)?;
     expect_count(0)
 }
 

@@ -23,12 +23,12 @@ pub const TESTS: &[Test] = &Declaration::new()
     .limit(LIMIT)
     .covers(&[Line::C55])
     .of([
-        test!(the_one_in_c_follows_sessions).covers(&[Line::C11, Line::C15, Line::C52]),
-        test!(the_one_in_c_recovers_from_a_loss).covers(&[Line::C5, Line::C6]),
-        test!(the_one_in_c_needs_no_proc).covers(&[Line::C21]),
-        test!(the_one_in_rust_follows_sessions).covers(&[Line::C11, Line::C15, Line::C52]),
-        test!(the_one_in_rust_recovers_from_a_loss).covers(&[Line::C5, Line::C6]),
-        test!(the_one_in_rust_needs_no_proc).covers(&[Line::C21]),
+        test!(follows_sessions[c](IN_C)).covers(&[Line::C11, Line::C15, Line::C52]),
+        test!(recovers_from_a_loss[c](IN_C)).covers(&[Line::C5, Line::C6]),
+        test!(needs_no_proc[c](IN_C)).covers(&[Line::C21]),
+        test!(follows_sessions[rust](IN_RUST)).covers(&[Line::C11, Line::C15, Line::C52]),
+        test!(recovers_from_a_loss[rust](IN_RUST)).covers(&[Line::C5, Line::C6]),
+        test!(needs_no_proc[rust](IN_RUST)).covers(&[Line::C21]),
     ]);
 
 const NEEDS: &str = "the programs say that they need newer features";
@@ -39,33 +39,17 @@ const LIMIT: Duration = Duration::from_secs(60);
 const IN_C: &str = "listener-c";
 const IN_RUST: &str = "listener-rust";
 
-fn the_one_in_c_follows_sessions() -> TestResult {
-    Example::named(IN_C)?.follows_sessions()
+fn follows_sessions(name: &str) -> TestResult {
+    Example::named(name)?.follows_sessions()
 }
 
-fn the_one_in_rust_follows_sessions() -> TestResult {
-    Example::named(IN_RUST)?.follows_sessions()
-}
-
-fn the_one_in_c_recovers_from_a_loss() -> TestResult {
+fn recovers_from_a_loss(name: &str) -> TestResult {
     let _little = give_little_room()?;
-    Example::named(IN_C)?.recovers_from_a_loss()
+    Example::named(name)?.recovers_from_a_loss()
 }
 
-fn the_one_in_rust_recovers_from_a_loss() -> TestResult {
-    let _little = give_little_room()?;
-    Example::named(IN_RUST)?.recovers_from_a_loss()
-}
-
-fn the_one_in_c_needs_no_proc() -> TestResult {
-    needs_no_proc(&Example::named(IN_C)?)
-}
-
-fn the_one_in_rust_needs_no_proc() -> TestResult {
-    needs_no_proc(&Example::named(IN_RUST)?)
-}
-
-fn needs_no_proc(example: &Example) -> TestResult {
+fn needs_no_proc(name: &str) -> TestResult {
+    let example = Example::named(name)?;
     without_proc(PID, || example.follows_sessions())?;
     let _little = give_little_room()?;
     without_proc(PID, || example.recovers_from_a_loss())

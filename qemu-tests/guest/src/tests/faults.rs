@@ -15,7 +15,8 @@ use zerocopy::IntoBytes;
 use crate::cpus::{cpus, pin};
 use crate::debugfs::{self, Listing};
 use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
-use crate::listener::{Listener, ListenerError};
+use crate::listener::Listener;
+use crate::support::ends::{End, bind, leave};
 use crate::support::fault_injection::{
     FailNth, NoPages, QuietConsole, has_checkers, report_failures,
 };
@@ -24,7 +25,7 @@ use crate::support::scenario::{expect_count, mark, own_task};
 use crate::support::sequence_numbers::{cpu_and_seq, missing};
 use crate::support::state_dump::is_without_memory;
 use crate::test;
-use crate::wire::{BATCH, BATCH_SIZE, CN_PROC, Event, IGNORE, LISTEN, Received, mask, proc_listen};
+use crate::wire::{BATCH, BATCH_SIZE, Event, IGNORE, LISTEN, Received, mask, proc_listen};
 
 pub const TESTS: &[Test] = &Declaration::new().not_on_stock(NO_LISTING).of([
     test!(listen_without_memory_changes_nothing)
@@ -37,24 +38,28 @@ pub const TESTS: &[Test] = &Declaration::new().not_on_stock(NO_LISTING).of([
         Line::C20,
     ]),
     test!(ignore_without_memory_ends_a_listener).covers(&[Line::C19, Line::C27]),
-    test!(closing_takes_no_memory).covers(&[Line::C27, Line::C57]),
-    test!(leaving_the_group_takes_no_memory).covers(&[Line::C27, Line::C57]),
-    test!(binding_takes_no_memory).covers(&[Line::C27, Line::C57]),
-    test!(an_event_without_memory_is_one_listeners_loss)
+    test!(an_end_takes_no_memory[close](None)).covers(&[Line::C27, Line::C57]),
+    test!(an_end_takes_no_memory[leave](Some(leave))).covers(&[Line::C27, Line::C57]),
+    test!(an_end_takes_no_memory[bind](Some(bind))).covers(&[Line::C27, Line::C57]),
+    test!(an_event_is_one_listeners_loss[enobufs](1, &ALONE))
         .stock_fails("what finds no memory is lost for all, and nobody is told")
         .covers(&[Line::C5, Line::C6, Line::C30]),
-    test!(an_event_without_memory_and_enobufs_is_a_gap_still)
+    test!(an_event_is_one_listeners_loss[no_enobufs](0, &ALONE))
         .stock_fails("what finds no memory is lost for all")
         .covers(&[Line::C5, Line::C6, Line::C30]),
-    test!(events_in_batches_without_memory_are_one_listeners_loss).covers(&[
+    test!(an_event_is_one_listeners_loss[batches](1, &BATCHES)).covers(&[
         Line::C5,
         Line::C6,
         Line::C30,
         Line::C54,
     ]),
+    test!(an_event_is_one_listeners_loss[batches_no_enobufs](
+        0, &BATCHES
+    ))
+    .covers(&[Line::C5, Line::C6, Line::C30, Line::C54]),
     test!(an_event_for_which_there_is_no_page_has_a_small_datagram).covers(&[Line::C54]),
-    test!(accounts_balance_when_pages_run_out).covers(&[Line::C5, Line::C6, Line::C30]),
-    test!(accounts_of_batches_balance_when_pages_run_out).covers(&[
+    test!(accounts_balance_without_pages[alone](0)).covers(&[Line::C5, Line::C6, Line::C30]),
+    test!(accounts_balance_without_pages[in_batches](BATCH)).covers(&[
         Line::C5,
         Line::C6,
         Line::C30,
@@ -299,60 +304,21 @@ fn ignore_without_memory_ends_a_listener() -> TestResult {
     )
 }
 
-/// Expects an end that allocates nothing, and is always done.
-fn expect_ended_without_memory(
-    end: impl Fn(&mut Option<Listener>) -> Result<(), ListenerError>,
-) -> TestResult {
+/// An end allocates nothing, and is always done; without a way to end it, the socket is closed.
+fn an_end_takes_no_memory(end: Option<End>) -> TestResult {
     expect_ended(&[DONE], |faults, nth, goes| {
-        let (ended, failed) = faults.run(nth, || end(goes))?;
+        let (ended, failed) = faults.run(nth, || match (end, goes.as_mut()) {
+            (Some(end), Some(goes)) => end(goes),
+            _ => {
+                drop(goes.take());
+                Ok(())
+            }
+        })?;
         ended?;
         // A kernel that checks itself allocates what tells it more about sockets and namespaces.
         expect(!failed || has_checkers(), "an end that allocates nothing")?;
         Ok((DONE, failed))
     })
-}
-
-fn closing_takes_no_memory() -> TestResult {
-    expect_ended_without_memory(|listener| {
-        drop(listener.take());
-        Ok(())
-    })
-}
-
-fn leaving_the_group_takes_no_memory() -> TestResult {
-    expect_ended_without_memory(|listener| {
-        let Some(listener) = listener else {
-            return Ok(());
-        };
-        let left = listener.socket().drop_membership(CN_PROC);
-        left.map_err(|error| ListenerError::System("setsockopt", error))
-    })
-}
-
-fn binding_takes_no_memory() -> TestResult {
-    expect_ended_without_memory(|listener| {
-        let Some(listener) = listener else {
-            return Ok(());
-        };
-        let address = netlink_sys::SocketAddr::new(listener.port_id()?, 0);
-        let bound = listener.socket().bind(&address);
-        bound.map_err(|error| ListenerError::System("bind", error))
-    })
-}
-
-fn an_event_without_memory_is_one_listeners_loss() -> TestResult {
-    expect_losses(1, &[LISTEN, mask::COMM])
-}
-
-fn an_event_without_memory_and_enobufs_is_a_gap_still() -> TestResult {
-    expect_losses(0, &[LISTEN, mask::COMM])
-}
-
-fn events_in_batches_without_memory_are_one_listeners_loss() -> TestResult {
-    for enobufs in [0, 1] {
-        expect_losses(enobufs, &proc_listen(LISTEN, mask::COMM, BATCH))?;
-    }
-    Ok(())
 }
 
 /// Lets one allocation after the other fail when a page of events is to be begun: since one small
@@ -381,9 +347,13 @@ fn an_event_for_which_there_is_no_page_has_a_small_datagram() -> TestResult {
     expect(failures > 0, "an allocation to fail")
 }
 
-/// Raises events while one allocation after the other fails, before two listeners. Expects each
-/// failure to be a loss of one of them, which reads so many ENOBUFS.
-fn expect_losses(enobufs: u64, request: &[u32]) -> TestResult {
+/// A listener that gets each event in a datagram of its own, and one that gets batches.
+const ALONE: [u32; 2] = [LISTEN, mask::COMM];
+const BATCHES: [u32; 6] = proc_listen(LISTEN, mask::COMM, BATCH);
+
+/// Events are raised while one allocation after the other fails, before two listeners. Each failure
+/// is a loss of one of them, which reads so many ENOBUFS.
+fn an_event_is_one_listeners_loss(enobufs: u64, request: &[u32]) -> TestResult {
     /// Far more than there are allocations in one.
     const EVENTS: usize = 100;
     pin(cpus()?[0])?;
@@ -483,16 +453,8 @@ impl Victim {
     }
 }
 
-fn accounts_balance_when_pages_run_out() -> TestResult {
-    expect_balance_without_pages(0)
-}
-
-fn accounts_of_batches_balance_when_pages_run_out() -> TestResult {
-    expect_balance_without_pages(BATCH)
-}
-
-/// Raises events, before a listener with these flags, until some are lost for want of pages.
-fn expect_balance_without_pages(flags: u32) -> TestResult {
+/// Events are raised, before a listener with these flags, until some are lost for want of pages.
+fn accounts_balance_without_pages(flags: u32) -> TestResult {
     const AT_ONCE: usize = 500;
     const ROUNDS: usize = 100;
     pin(cpus()?[0])?;

@@ -25,10 +25,10 @@ use crate::test;
 use crate::wire::{Event, LISTEN, Left, Task, mask};
 
 pub const TESTS: &[Test] = &Declaration::new().stock_fails(NO_NETWORK_NAMESPACES).of([
-    test!(every_kind_of_event_has_the_listeners_own_numbers)
+    test!(every_event_has_the_listeners_numbers[all](ALL))
         .limit(Duration::from_secs(20))
         .covers(&[Line::C21, Line::C23]),
-    test!(every_kind_of_event_has_them_in_a_pid_namespace_alone)
+    test!(every_event_has_the_listeners_numbers[pid_alone](PID))
         .stock_fails("LISTEN from another pid namespace is ignored")
         .limit(Duration::from_secs(20))
         .covers(&[Line::C21, Line::C23]),
@@ -38,11 +38,11 @@ pub const TESTS: &[Test] = &Declaration::new().stock_fails(NO_NETWORK_NAMESPACES
     test!(a_socket_that_does_not_listen_gets_nothing_of_its_parents)
         .stock_fails("whoever is bound gets the host's events with the host's pids")
         .covers(&[Line::C24]),
-    test!(two_levels_have_numbers_of_their_own).covers(&[Line::C21, Line::C22]),
-    test!(five_levels_have_numbers_of_their_own)
+    test!(each_level_has_its_numbers[two](2)).covers(&[Line::C21, Line::C22]),
+    test!(each_level_has_its_numbers[five](5))
         .limit(Duration::from_secs(20))
         .covers(&[Line::C21, Line::C22]),
-    test!(thirty_two_levels_have_numbers_of_their_own)
+    test!(each_level_has_its_numbers[thirty_two](DEEPEST))
         .limit(Duration::from_secs(40))
         .covers(&[Line::C21, Line::C22]),
 ]);
@@ -223,16 +223,8 @@ fn act(handshakes: &Handshakes, ready: &Gate, traced: &Gate) -> TestResult {
     Ok(())
 }
 
-fn every_kind_of_event_has_the_listeners_own_numbers() -> TestResult {
-    expect_own_numbers(ALL)
-}
-
-fn every_kind_of_event_has_them_in_a_pid_namespace_alone() -> TestResult {
-    expect_own_numbers(PID)
-}
-
-/// Lets the same happen before a listener outside and one inside.
-fn expect_own_numbers(kinds: CloneFlags) -> TestResult {
+/// The same happens before a listener outside and one inside, with these kinds of namespaces.
+fn every_event_has_the_listeners_numbers(kinds: CloneFlags) -> TestResult {
     let mut outside = Listener::listen_all()?;
     let handshakes = Handshakes {
         begin: Gate::new()?,
@@ -340,22 +332,12 @@ fn a_socket_that_does_not_listen_gets_nothing_of_its_parents() -> TestResult {
     expect_exactly("bound alone", &mut bound, &[], |_| true)
 }
 
-fn two_levels_have_numbers_of_their_own() -> TestResult {
-    expect_numbers_of_levels(2)
-}
+/// As deep as the kernel lets pid namespaces nest.
+const DEEPEST: usize = 32;
 
-fn five_levels_have_numbers_of_their_own() -> TestResult {
-    expect_numbers_of_levels(5)
-}
-
-fn thirty_two_levels_have_numbers_of_their_own() -> TestResult {
-    // As deep as the kernel lets pid namespaces nest.
-    expect_numbers_of_levels(32)
-}
-
-/// Nests containers, each with a listener, and expects all of them to hear of a process in the
-/// innermost one, each in its own numbers.
-fn expect_numbers_of_levels(depth: usize) -> TestResult {
+/// Containers are nested, each with a listener. All of them hear of a process in the innermost one,
+/// each in its own numbers.
+fn each_level_has_its_numbers(depth: usize) -> TestResult {
     let mut listeners = vec![Listener::listen(FOLLOWED)?];
     let handover = Handover::new()?;
     let (ready, go_on) = (Gate::new()?, Gate::new()?);

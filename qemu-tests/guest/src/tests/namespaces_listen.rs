@@ -28,14 +28,18 @@ pub const TESTS: &[Test] = &Declaration::new().stock_fails(NO_NETWORK_NAMESPACES
         )
         .limit(Duration::from_secs(30))
         .covers(&[Line::C19, Line::C23, Line::C46]),
-    test!(an_unprivileged_user_listens_in_a_container).covers(&[Line::C21, Line::C22, Line::C23]),
-    test!(an_unprivileged_container_has_many_processes_of_its_own_alone)
+    test!(a_container_of_a_user_hears_itself_alone[once](1)).covers(&[
+        Line::C21,
+        Line::C22,
+        Line::C23,
+    ]),
+    test!(a_container_of_a_user_hears_itself_alone[often](OFTEN))
         .limit(Duration::from_secs(20))
         .covers(&[Line::C22]),
-    test!(a_socket_from_outside_sees_what_its_listener_inside_sees)
+    test!(a_socket_from_outside_listens_inside[pid](PID))
         .stock_fails("LISTEN from another pid namespace is ignored")
         .covers(&[Line::C21, Line::C22]),
-    test!(a_socket_from_outside_listens_from_a_user_namespace_within)
+    test!(a_socket_from_outside_listens_inside[all](ALL))
         .stock_fails("LISTEN from another user namespace is ignored")
         .covers(&[Line::C21, Line::C22, Line::C23]),
     test!(a_socket_does_not_listen_from_a_sibling_container).covers(&[Line::C21, Line::C22]),
@@ -114,18 +118,12 @@ fn child_events(number: i32) -> [Event; 3] {
     ]
 }
 
-fn an_unprivileged_user_listens_in_a_container() -> TestResult {
-    follow_children_as_nobody(1)
-}
+/// As many as a receive buffer of the default size has room for.
+const OFTEN: i32 = 50;
 
-fn an_unprivileged_container_has_many_processes_of_its_own_alone() -> TestResult {
-    // As many as a receive buffer of the default size has room for.
-    follow_children_as_nobody(50)
-}
-
-/// Lets an unprivileged user follow the processes of a container, from inside, while the host is
+/// An unprivileged user follows so many processes of a container, from inside, while the host is
 /// busy.
-fn follow_children_as_nobody(children: i32) -> TestResult {
+fn a_container_of_a_user_hears_itself_alone(children: i32) -> TestResult {
     require(ALL)?;
     let mut outside = Listener::listen_all()?;
     let (listening, go_on) = (Gate::new()?, Gate::new()?);
@@ -200,16 +198,8 @@ fn expect_view_from_outside(container: &Container, listener: &mut Listener) -> T
     })
 }
 
-fn a_socket_from_outside_sees_what_its_listener_inside_sees() -> TestResult {
-    listen_inside(PID)
-}
-
-fn a_socket_from_outside_listens_from_a_user_namespace_within() -> TestResult {
-    listen_inside(ALL)
-}
-
-/// Lets a process in a container ask for a socket from outside.
-fn listen_inside(kinds: CloneFlags) -> TestResult {
+/// A process in a container asks for a socket from outside, which sees what the process sees.
+fn a_socket_from_outside_listens_inside(kinds: CloneFlags) -> TestResult {
     let container = Container::idle(kinds)?;
     let mut socket = Listener::open()?;
     container.run(|| Ok(socket.request(&[LISTEN, mask::COMM])?))?;

@@ -34,8 +34,8 @@ pub const TESTS: &[Test] = &[
     test!(listening_again_after_ignore_starts_anew)
         .stock_fails("the count goes on, whoever listens")
         .covers(&[Line::C5, Line::C19]),
-    test!(an_overrun_is_a_gap_and_one_enobufs).covers(&[Line::C5, Line::C6]),
-    test!(an_overrun_without_enobufs_is_a_gap_still).covers(&[Line::C5, Line::C6]),
+    test!(an_overrun_is_a_gap[and_one_enobufs](false, 1)).covers(&[Line::C5, Line::C6]),
+    test!(an_overrun_is_a_gap[without_enobufs](true, 0)).covers(&[Line::C5, Line::C6]),
     test!(an_overrun_is_nobody_elses_loss).covers(&[Line::C5, Line::C6]),
     test!(accounts_balance_after_an_overrun)
         .not_on_stock("there are no accounts")
@@ -250,21 +250,12 @@ fn expect_all_accounted(overrun: &Overrun, first: &BTreeMap<u32, u32>) -> Result
     Ok(lost)
 }
 
-fn an_overrun_is_a_gap_and_one_enobufs() -> TestResult {
+fn an_overrun_is_a_gap(no_enobufs: bool, expected: usize) -> TestResult {
     let mut listener = listener_with_little_room()?;
+    listener.socket().set_no_enobufs(no_enobufs)?;
     let first = listen_and_begin(&mut listener)?;
     let overrun = overrun(&mut listener)?;
-    expect_eq("number of ENOBUFS", overrun.enobufs, 1)?;
-    expect_all_accounted(&overrun, &first)?;
-    Ok(())
-}
-
-fn an_overrun_without_enobufs_is_a_gap_still() -> TestResult {
-    let mut listener = listener_with_little_room()?;
-    listener.socket().set_no_enobufs(true)?;
-    let first = listen_and_begin(&mut listener)?;
-    let overrun = overrun(&mut listener)?;
-    expect_eq("number of ENOBUFS", overrun.enobufs, 0)?;
+    expect_eq("number of ENOBUFS", overrun.enobufs, expected)?;
     expect_all_accounted(&overrun, &first)?;
     Ok(())
 }

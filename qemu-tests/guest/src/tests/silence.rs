@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 use crate::cpus::{cpus, pin};
 use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect_eq};
 use crate::listener::{Listener, ListenerError};
+use crate::support::ends::{End, bind, ignore, leave};
 use crate::support::polling::poll_until_done;
 use crate::support::scenario::mark;
 use crate::support::socket_filter::keep_bytes_slowly;
 use crate::test;
-use crate::wire::{BATCH, CN_PROC, IGNORE, LISTEN, mask, proc_listen};
+use crate::wire::{BATCH, LISTEN, mask, proc_listen};
 
 pub const TESTS: &[Test] = &Declaration::new()
     .not_on_stock(NO_END)
@@ -97,9 +98,6 @@ impl Other {
     }
 }
 
-/// A way to end a listener.
-type End = fn(&mut Listener) -> Result<(), ListenerError>;
-
 /// A listener with these flags ends again and again while another CPU raises events. It reads
 /// nothing more than what was in its queue then.
 fn nothing_is_queued_after(flags: u32, end: End) -> TestResult {
@@ -145,21 +143,6 @@ fn end_repeatedly(other: &Other, flags: u32, end: End) -> TestResult {
     println!("{ENDS} listeners ended, {heard} of which had heard something");
     expect_eq("what was queued after the end", later, Queued::default())?;
     expect_eq("listeners that had heard something before", heard, ENDS)
-}
-
-fn ignore(listener: &mut Listener) -> Result<(), ListenerError> {
-    listener.request(&[IGNORE])
-}
-
-fn leave(listener: &mut Listener) -> Result<(), ListenerError> {
-    let left = listener.socket().drop_membership(CN_PROC);
-    left.map_err(|error| ListenerError::System("setsockopt", error))
-}
-
-fn bind(listener: &mut Listener) -> Result<(), ListenerError> {
-    let address = netlink_sys::SocketAddr::new(listener.port_id()?, 0);
-    let bound = listener.socket().bind(&address);
-    bound.map_err(|error| ListenerError::System("bind", error))
 }
 
 /// What was on the way to a listener does not reach the next one that the socket is.

@@ -24,13 +24,13 @@ use crate::test;
 use crate::timeouts;
 
 pub const TESTS: &[Test] = &[
-    test!(logins_survive_their_server_under_a_supervisor)
+    test!(logins_survive_their_server[under_a_supervisor](MOUNT))
         .covers(&[Line::C11, Line::C17])
         .stock_fails(
             "the supervisor finds that the kernel tells neither origin nor end of a session",
         )
         .limit(LIMIT),
-    test!(logins_survive_their_server_in_a_container)
+    test!(logins_survive_their_server[in_a_container](ALL | MOUNT))
         .covers(&[Line::C11, Line::C17, Line::C21, Line::C23])
         .stock_fails("LISTEN from another network namespace is refused")
         .limit(LIMIT),
@@ -328,17 +328,9 @@ fn a_daemon_is_told_apart() -> Result<i32, Failure> {
     Ok(session)
 }
 
-fn scenario(kinds: CloneFlags) -> TestResult {
+/// In these namespaces. What a container needs for the server: a range of ids, not only its root's own,
+/// because the server gives up root for another user before it trusts a client.
+fn logins_survive_their_server(kinds: CloneFlags) -> TestResult {
     let programs = Programs::copy()?;
     Container::start(kinds, || kill_the_server(kinds, &programs))?.finish()
-}
-
-fn logins_survive_their_server_under_a_supervisor() -> TestResult {
-    scenario(MOUNT)
-}
-
-/// What a container needs for the server: a range of ids, not only its root's own, because the
-/// server gives up root for another user before it trusts a client.
-fn logins_survive_their_server_in_a_container() -> TestResult {
-    scenario(ALL | MOUNT)
 }

@@ -21,6 +21,7 @@ use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expec
 use crate::listener::Listener;
 use crate::support::cgroup;
 use crate::support::container::{self, ALL, Container, FIRST_ID, Handover, NET, PID, USER};
+use crate::support::ends::ENDS;
 use crate::support::fault_injection::FailNth;
 use crate::support::idle_processes::{MANY_IDLE, start_many_idle};
 use crate::support::module::{self, ModuleGuard};
@@ -179,22 +180,6 @@ fn what_a_request_says_else_has_no_effect() -> TestResult {
     })?
     .finish()
 }
-
-fn leave(listener: &mut Listener) -> TestResult {
-    Ok(listener.socket().drop_membership(CN_PROC)?)
-}
-
-fn bind_without_groups(listener: &mut Listener) -> TestResult {
-    let address = netlink_sys::SocketAddr::new(listener.port_id()?, 0);
-    Ok(listener.socket().bind(&address)?)
-}
-
-fn ignore(listener: &mut Listener) -> TestResult {
-    Ok(listener.ignore()?)
-}
-
-/// The ways in which a listener ends while its socket stays.
-const ENDS: [fn(&mut Listener) -> TestResult; 3] = [ignore, leave, bind_without_groups];
 
 fn who_does_not_listen_is_told_nothing() -> TestResult {
     let requests = [
