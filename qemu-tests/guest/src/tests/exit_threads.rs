@@ -11,33 +11,53 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::child::{self, Gate};
-use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::support::process::{status, succeed};
 use crate::support::scenario::{is_exit, mark, own_task, take_through_exit, take_through_mark};
-use crate::support::stock::FIRST_THREAD_ENDS_PROCESS;
+use crate::support::sessions::code_of;
+use crate::support::stock::{FIRST_THREAD_ENDS_PROCESS, NO_FLAGS};
 use crate::support::threads::{
     LastThread, THREADS_AT_ONCE, await_zombie, end_at_once, end_thread, reap, try_wait,
 };
 use crate::test;
-use crate::wire::{Event, Received, Task, mask};
+use crate::wire::{Event, PROCESSES, Received, Task, mask};
 
 pub const TESTS: &[Test] = &Declaration::new()
     .stock_fails(FIRST_THREAD_ENDS_PROCESS)
     .covers(&[Line::C45])
     .of([
         test!(a_first_thread_that_ends_tells_nothing_until_its_process_ends).covers(&[Line::C15]),
-        test!(a_process_of_which_a_tracer_has_a_thread_ends_when_that_is_reaped),
-        test!(a_process_whose_end_was_told_can_be_waited_for).limit(Duration::from_secs(30)),
-        test!(a_process_that_nobody_waits_for_ends_once)
+        test!(an_end_waits_for_a_traced_thread[threads_too](0)),
+        test!(an_end_waits_for_a_traced_thread[processes](PROCESSES))
+            .not_on_stock(NO_FLAGS)
+            .covers(&[Line::C51]),
+        test!(a_told_end_can_be_waited_for[threads_too](0)).limit(Duration::from_secs(30)),
+        test!(a_told_end_can_be_waited_for[processes](PROCESSES))
+            .limit(Duration::from_secs(30))
+            .not_on_stock(NO_FLAGS)
+            .covers(&[Line::C51]),
+        test!(who_nobody_waits_for_ends_once[threads_too](0))
             // Whichever comes last there: a first thread that is the last has been released already.
             .stock_fails("the first thread's end is told before others, or without the parent"),
+        test!(who_nobody_waits_for_ends_once[processes](PROCESSES))
+            .not_on_stock(NO_FLAGS)
+            .covers(&[Line::C51]),
     ]);
 
 /// Signal of a thread that tells nobody: -1.
 const NO_SIGNAL: u32 = u32::MAX;
 
-/// The events of two kinds about a process.
+/// A listener for the ends of threads, too, or with [`PROCESSES`] for those of processes alone.
+fn listen(flags: u32) -> Result<Listener, Failure> {
+    Ok(match flags {
+        // The form of the request that the unpatched kernel knows.
+        0 => Listener::listen(mask::EXIT)?,
+        flags => Listener::listen_with(mask::EXIT, flags)?,
+    })
+}
+
+/// The ends of a process and its threads.
 fn ends(messages: &[Received], tgid: i32) -> Vec<Event> {
     let events = messages.iter().map(|received| received.event);
     events
@@ -118,24 +138,25 @@ enum LetsGo {
     Dies,
 }
 
-fn a_process_of_which_a_tracer_has_a_thread_ends_when_that_is_reaped() -> TestResult {
+fn an_end_waits_for_a_traced_thread(flags: u32) -> TestResult {
     for sooner in [Sooner::First, Sooner::Traced] {
         for lets_go in [LetsGo::Reaps, LetsGo::Dies] {
-            expect_end_when_let_go(sooner, lets_go)
+            expect_end_when_let_go(flags, sooner, lets_go)
                 .map_err(|failure| failure.about(format!("with {sooner:?}, {lets_go:?}")))?;
         }
     }
     Ok(())
 }
 
-fn expect_end_when_let_go(sooner: Sooner, lets_go: LetsGo) -> TestResult {
+fn expect_end_when_let_go(flags: u32, sooner: Sooner, lets_go: LetsGo) -> TestResult {
     // The status of the process, and then of all its threads, is that of who is the last.
     let last = match sooner {
         Sooner::First => 4,
         Sooner::Traced => 3,
     };
     let code = (last as u32) << 8;
-    let mut listener = Listener::listen(mask::EXIT)?;
+    let mut listener = listen(flags)?;
+    let mut witness = listen(0)?;
     let (ready, go, go_too) = (Gate::new()?, Gate::new()?, Gate::new()?);
     let process = child::fork(|| {
         let (first, other) = match sooner {
@@ -175,7 +196,11 @@ fn expect_end_when_let_go(sooner: Sooner, lets_go: LetsGo) -> TestResult {
         await_zombie(&task)?;
     }
     // Now all threads have ended.
-    listener.wait_for("EXIT of the thread", |received| is_exit(received, thread))?;
+    let hears_threads = match flags {
+        PROCESSES => &mut witness,
+        _ => &mut listener,
+    };
+    hears_threads.wait_for("EXIT of the thread", |received| is_exit(received, thread))?;
     succeed(child::fork(|| 0)?)?;
     let early = ends(&listener.take_queued()?, pid.as_raw());
     expect_eq("ends before it is let go", early, vec![])?;
@@ -198,9 +223,9 @@ fn expect_end_when_let_go(sooner: Sooner, lets_go: LetsGo) -> TestResult {
     )
 }
 
-fn a_process_whose_end_was_told_can_be_waited_for() -> TestResult {
+fn a_told_end_can_be_waited_for(flags: u32) -> TestResult {
     const ROUNDS: usize = 150;
-    let mut listener = Listener::listen(mask::EXIT)?;
+    let mut listener = listen(flags)?;
     for round in 0..ROUNDS {
         let process = end_at_once(round)?.into_pid();
         if round % 3 == 2 {
@@ -208,25 +233,25 @@ fn a_process_whose_end_was_told_can_be_waited_for() -> TestResult {
         }
         let pid = process.as_raw();
         let received = listener.wait_for("EXIT", |received| is_exit(received, pid))?;
-        let code = match try_wait(process)? {
-            WaitStatus::Exited(_, status) => (status as u32) << 8,
-            WaitStatus::Signaled(_, signal, _) => signal as u32,
-            other => {
-                let failure = format!("expected an end in round {round}, got {other:?}");
-                return Err(Failure::new(failure));
-            }
-        };
+        let code = code_of(try_wait(process)?);
         let Event::Exit { code: told, .. } = received.event else {
             return Err(Failure::new("expected EXIT"));
         };
-        expect_eq(&format!("status in round {round}"), told, code)?;
+        expect_eq(&format!("status in round {round}"), Some(told), code)?;
+        let of_threads = ends(&listener.take_queued()?, pid);
+        let is_right = flags != PROCESSES || of_threads.is_empty();
+        expect(is_right, format!("no ends of threads, got {of_threads:?}"))?;
     }
     Ok(())
 }
 
-fn a_process_that_nobody_waits_for_ends_once() -> TestResult {
+fn who_nobody_waits_for_ends_once(flags: u32) -> TestResult {
     const ROUNDS: usize = 60;
-    let mut listener = Listener::listen(mask::EXIT)?;
+    let mut listener = listen(flags)?;
+    let ends_told = match flags {
+        PROCESSES => 1,
+        _ => THREADS_AT_ONCE,
+    };
     // SAFETY: No handler is installed.
     unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }?;
     // The number of each is in use until it has ended.
@@ -242,7 +267,7 @@ fn a_process_that_nobody_waits_for_ends_once() -> TestResult {
         let told = ends(&messages, pid);
         let whole = told.iter().filter(|event| event.subject().pid == pid);
         expect_eq(&format!("ends of {pid}"), whole.count(), 1)?;
-        expect_eq("ends of its threads", told.len(), THREADS_AT_ONCE)?;
+        expect_eq("ends with those of its threads", told.len(), ends_told)?;
         let code = match round % 2 {
             0 => LastThread::Itself.code(),
             _ => LastThread::All.code(),

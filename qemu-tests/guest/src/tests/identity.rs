@@ -51,20 +51,19 @@ pub const TESTS: &[Test] = &Declaration::new()
     .not_on_stock(NO_FLAGS)
     .covers(&[Line::C52])
     .of([
-        test!(a_fork_has_the_new_process_and_its_parent),
-        test!(a_fork_of_a_thread_has_the_thread_and_its_process),
-        test!(an_exec_has_the_process),
-        test!(a_change_of_user_ids_has_the_process),
-        test!(a_change_of_group_ids_has_the_process),
-        test!(a_change_of_ids_by_a_thread_has_the_thread),
-        test!(a_new_session_has_the_process_and_its_parent),
-        test!(an_attach_has_the_thread_and_the_tracer),
-        test!(a_detach_has_the_thread_and_no_tracer),
-        test!(a_new_name_has_the_thread),
-        test!(a_coredump_has_the_thread_that_caused_it),
-        test!(an_exit_has_the_process_and_its_parent),
-        test!(an_exit_of_a_thread_has_the_thread),
-        test!(an_end_of_a_session_has_its_leader),
+        test!(has_the_process[fork](mask::FORK, nothing)),
+        test!(the_begin_and_the_end_of_a_thread_have_the_thread),
+        test!(has_the_process[exec](mask::EXEC, exec)),
+        test!(has_the_process[uid](mask::UID, change_uid)),
+        test!(has_the_process[gid](mask::GID, change_gid)),
+        test!(has_the_thread[uid](mask::UID, change_own_uid)),
+        test!(has_the_thread[gid](mask::GID, change_own_gid)),
+        test!(has_the_process[sid](mask::SID, lead)),
+        test!(tracing_has_the_thread_and_the_tracer),
+        test!(has_the_thread[comm](mask::COMM, rename)),
+        test!(has_the_thread[coredump](mask::COREDUMP, abort)),
+        test!(has_the_process[exit](mask::EXIT, nothing)),
+        test!(has_the_process[session_end](mask::SESSION_END, lead)),
         test!(an_exec_by_another_thread_ends_that_thread_and_keeps_the_process)
             .covers(&[Line::C45]),
         test!(the_end_of_an_auto_reaped_child_has_all_that_it_was),
@@ -248,91 +247,39 @@ fn exec() -> TestResult {
     Ok(())
 }
 
-fn a_fork_has_the_new_process_and_its_parent() -> TestResult {
-    let observation = observe(mask::FORK, || Ok(()))?;
-    observation.expect(mask::FORK, &[observation.who.process(own_number()?)])
-}
-
-fn a_fork_of_a_thread_has_the_thread_and_its_process() -> TestResult {
-    let observation = observe_thread(mask::FORK, |_| Ok(()), || Ok(()))?;
-    // A thread's parent is its process's.
-    let parent = own_number()?;
-    let forks = [
-        observation.who.process(parent),
-        observation.who.thread(observation.thread, parent),
-    ];
-    observation.expect(mask::FORK, &forks)
-}
-
-fn an_exec_has_the_process() -> TestResult {
-    let observation = observe(mask::EXEC, exec)?;
-    observation.expect(mask::EXEC, &[observation.who.process(0)])
+fn nothing() -> TestResult {
+    Ok(())
 }
 
 /// A user and group that nobody is.
 const ID: u32 = 4242;
 
-fn a_change_of_user_ids_has_the_process() -> TestResult {
-    let observation = observe(mask::UID, || Ok(setuid(Uid::from_raw(ID))?))?;
-    observation.expect(mask::UID, &[observation.who.process(0)])
+fn change_uid() -> TestResult {
+    Ok(setuid(Uid::from_raw(ID))?)
 }
 
-fn a_change_of_group_ids_has_the_process() -> TestResult {
-    let observation = observe(mask::GID, || Ok(setgid(Gid::from_raw(ID))?))?;
-    observation.expect(mask::GID, &[observation.who.process(0)])
+fn change_gid() -> TestResult {
+    Ok(setgid(Gid::from_raw(ID))?)
 }
 
-fn a_change_of_ids_by_a_thread_has_the_thread() -> TestResult {
-    // The library's functions change the ids of all threads.
-    let change = |call| {
-        // SAFETY: The call takes a number.
-        Errno::result(unsafe { libc::syscall(call, ID) }).map(drop)
-    };
-    let observation = observe_thread(
-        mask::UID | mask::GID,
-        |_| Ok(()),
-        || {
-            change(libc::SYS_setgid)?;
-            Ok(change(libc::SYS_setuid)?)
-        },
-    )?;
-    let thread = observation.who.thread(observation.thread, 0);
-    observation.expect(mask::GID, &[thread])?;
-    observation.expect(mask::UID, &[thread])
+/// Of the calling thread. The library's functions change the ids of all threads.
+fn change_own_uid() -> TestResult {
+    // SAFETY: The call takes a number.
+    Ok(Errno::result(unsafe { libc::syscall(libc::SYS_setuid, ID) }).map(drop)?)
 }
 
-fn a_new_session_has_the_process_and_its_parent() -> TestResult {
-    let observation = observe(mask::SID, || Ok(setsid().map(drop)?))?;
-    observation.expect(mask::SID, &[observation.who.process(own_number()?)])
+/// The same of group ids.
+fn change_own_gid() -> TestResult {
+    // SAFETY: The call takes a number.
+    Ok(Errno::result(unsafe { libc::syscall(libc::SYS_setgid, ID) }).map(drop)?)
 }
 
-/// The first or the second of two events about a thread that is traced and let go.
-fn observe_tracing(which: usize) -> Result<Observation, Failure> {
-    let mut observation = observe_thread(mask::PTRACE, trace, || Ok(()))?;
-    let of_kind = |received: &Received| received.event.bit() == mask::PTRACE;
-    observation.events.retain(of_kind);
-    expect_eq("events", observation.events.len(), 2)?;
-    observation.events = vec![observation.events[which]];
-    Ok(observation)
+fn lead() -> TestResult {
+    Ok(setsid().map(drop)?)
 }
 
-fn an_attach_has_the_thread_and_the_tracer() -> TestResult {
-    let observation = observe_tracing(0)?;
-    let attached = observation.who.thread(observation.thread, own_number()?);
-    observation.expect(mask::PTRACE, &[attached])
-}
-
-fn a_detach_has_the_thread_and_no_tracer() -> TestResult {
-    let observation = observe_tracing(1)?;
-    observation.expect(
-        mask::PTRACE,
-        &[observation.who.thread(observation.thread, 0)],
-    )
-}
-
-fn a_new_name_has_the_thread() -> TestResult {
-    let observation = observe_thread(mask::COMM, |_| Ok(()), || Ok(mark("renamed")?))?;
-    observation.expect(mask::COMM, &[observation.who.thread(observation.thread, 0)])
+fn rename() -> TestResult {
+    Ok(mark("renamed")?)
 }
 
 /// Dies of a signal that would dump core.
@@ -341,30 +288,43 @@ fn abort() -> TestResult {
     Ok(raise(Signal::SIGABRT)?)
 }
 
-fn a_coredump_has_the_thread_that_caused_it() -> TestResult {
-    let observation = observe_thread(mask::COREDUMP, |_| Ok(()), abort)?;
-    let thread = observation.who.thread(observation.thread, own_number()?);
-    observation.expect(mask::COREDUMP, &[thread])
+/// The other process of an event of this kind, where this process is the parent; 0 if there is none.
+fn other_in(bit: u32) -> Result<u64, Failure> {
+    const WITH_PARENT: u32 = mask::FORK | mask::SID | mask::COREDUMP | mask::EXIT;
+    match bit & WITH_PARENT {
+        0 => Ok(0),
+        _ => own_number(),
+    }
 }
 
-fn an_exit_has_the_process_and_its_parent() -> TestResult {
-    let observation = observe(mask::EXIT, || Ok(()))?;
-    observation.expect(mask::EXIT, &[observation.who.process(own_number()?)])
+/// An event about a process, or its first thread, which does something.
+fn has_the_process(bit: u32, function: fn() -> TestResult) -> TestResult {
+    let observation = observe(bit, function)?;
+    observation.expect(bit, &[observation.who.process(other_in(bit)?)])
 }
 
-fn an_exit_of_a_thread_has_the_thread() -> TestResult {
-    let observation = observe_thread(mask::EXIT, |_| Ok(()), || Ok(()))?;
+/// The same about a second thread.
+fn has_the_thread(bit: u32, function: fn() -> TestResult) -> TestResult {
+    let observation = observe_thread(bit, |_| Ok(()), function)?;
+    let (who, thread) = (&observation.who, observation.thread);
+    observation.expect(bit, &[who.thread(thread, other_in(bit)?)])
+}
+
+fn the_begin_and_the_end_of_a_thread_have_the_thread() -> TestResult {
+    let observation = observe_thread(mask::FORK | mask::EXIT, |_| Ok(()), nothing)?;
+    // A thread's parent is its process's.
     let parent = own_number()?;
-    let ends = [
-        observation.who.thread(observation.thread, parent),
-        observation.who.process(parent),
-    ];
-    observation.expect(mask::EXIT, &ends)
+    let process = observation.who.process(parent);
+    let thread = observation.who.thread(observation.thread, parent);
+    observation.expect(mask::FORK, &[process, thread])?;
+    observation.expect(mask::EXIT, &[thread, process])
 }
 
-fn an_end_of_a_session_has_its_leader() -> TestResult {
-    let observation = observe(mask::SESSION_END, || Ok(setsid().map(drop)?))?;
-    observation.expect(mask::SESSION_END, &[observation.who.process(0)])
+fn tracing_has_the_thread_and_the_tracer() -> TestResult {
+    let observation = observe_thread(mask::PTRACE, trace, nothing)?;
+    let attached = observation.who.thread(observation.thread, own_number()?);
+    let detached = observation.who.thread(observation.thread, 0);
+    observation.expect(mask::PTRACE, &[attached, detached])
 }
 
 fn an_exec_by_another_thread_ends_that_thread_and_keeps_the_process() -> TestResult {

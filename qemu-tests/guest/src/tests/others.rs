@@ -25,24 +25,24 @@ use crate::test;
 use crate::timeouts;
 
 pub const TESTS: &[Test] = &Declaration::new().limit(LIMIT).covers(&[Line::C64]).of([
-    test!(pyroute2_follows_a_process).covers(&[Line::C15]),
-    test!(pyroute2_follows_a_process_in_a_container)
+    test!(pyroute2_follows_a_process[host](on_the_host)).covers(&[Line::C15]),
+    test!(pyroute2_follows_a_process[container](in_container))
         .stock_fails(NO_NETWORK_NAMESPACES)
         .covers(&[Line::C21, Line::C23]),
-    test!(vishvananda_netlink_passes_its_test).covers(&[Line::C15]),
-    test!(vishvananda_netlink_passes_its_test_in_a_container)
+    test!(vishvananda_netlink_passes_its_test[host](on_the_host)).covers(&[Line::C15]),
+    test!(vishvananda_netlink_passes_its_test[container](in_container))
         .stock_fails(NO_NETWORK_NAMESPACES)
         .covers(&[Line::C21, Line::C23]),
-    test!(proc_connector_passes_its_tests),
-    test!(proc_connector_passes_its_tests_in_a_container)
+    test!(proc_connector_passes_its_tests[host](on_the_host)),
+    test!(proc_connector_passes_its_tests[container](in_container))
         .stock_fails(NO_NETWORK_NAMESPACES)
         .covers(&[Line::C23]),
-    test!(proc_filter_shows_what_it_asked_for).covers(&[Line::C15, Line::C16]),
-    test!(proc_filter_shows_what_it_asked_for_in_a_container)
+    test!(proc_filter_shows_what_it_asked_for[host](on_the_host)).covers(&[Line::C15, Line::C16]),
+    test!(proc_filter_shows_what_it_asked_for[container](in_container))
         .stock_fails(NO_NETWORK_NAMESPACES)
         .covers(&[Line::C21, Line::C23]),
-    test!(stress_ng_gets_its_events),
-    test!(stress_ng_gets_its_events_in_a_container)
+    test!(stress_ng_gets_its_events[host](on_the_host)),
+    test!(stress_ng_gets_its_events[container](in_container))
         .stock_fails(NO_NETWORK_NAMESPACES)
         .covers(&[Line::C23]),
 ]);
@@ -85,9 +85,19 @@ fn proc_filter() -> Result<PathBuf, Failure> {
     Ok(program)
 }
 
+/// Runs a program, and checks what comes of it.
+type Client = fn(&Path) -> TestResult;
+
+/// Where that is done.
+type Place = fn(&Path, Client) -> TestResult;
+
+fn on_the_host(program: &Path, function: Client) -> TestResult {
+    function(program)
+}
+
 /// Runs a function in a container, with the path that the program has there: what is two
 /// directories above the program is mounted for it, whatever it needs of that.
-fn in_container(program: &Path, function: fn(&Path) -> TestResult) -> TestResult {
+fn in_container(program: &Path, function: Client) -> TestResult {
     let nothing: Option<&str> = None;
     let outside = |what: &str| Failure::new(format!("{} {what}", program.display()));
     let directory = program.parent().and_then(Path::parent);
@@ -182,12 +192,8 @@ fn pyroute2(python: &Path) -> TestResult {
     )
 }
 
-fn pyroute2_follows_a_process() -> TestResult {
-    pyroute2(&in_path("python-pyroute2")?)
-}
-
-fn pyroute2_follows_a_process_in_a_container() -> TestResult {
-    in_container(&in_path("python-pyroute2")?, pyroute2)
+fn pyroute2_follows_a_process(run_client: Place) -> TestResult {
+    run_client(&in_path("python-pyroute2")?, pyroute2)
 }
 
 /// Its test expects fork, exec and exit of a process that it makes, with the numbers that it knows
@@ -207,12 +213,8 @@ fn vishvananda_netlink(program: &Path) -> TestResult {
     expect_said(&said, "--- PASS: TestSubscribeProcEvent ")
 }
 
-fn vishvananda_netlink_passes_its_test() -> TestResult {
-    vishvananda_netlink(&in_path("netlink-go-test")?)
-}
-
-fn vishvananda_netlink_passes_its_test_in_a_container() -> TestResult {
-    in_container(&in_path("netlink-go-test")?, vishvananda_netlink)
+fn vishvananda_netlink_passes_its_test(run_client: Place) -> TestResult {
+    run_client(&in_path("netlink-go-test")?, vishvananda_netlink)
 }
 
 /// Its tests expect an exec, and the answers to requests.
@@ -224,12 +226,8 @@ fn proc_connector(program: &Path) -> TestResult {
     Ok(())
 }
 
-fn proc_connector_passes_its_tests() -> TestResult {
-    proc_connector(&in_path("proc-connector-test")?)
-}
-
-fn proc_connector_passes_its_tests_in_a_container() -> TestResult {
-    in_container(&in_path("proc-connector-test")?, proc_connector)
+fn proc_connector_passes_its_tests(run_client: Place) -> TestResult {
+    run_client(&in_path("proc-connector-test")?, proc_connector)
 }
 
 /// A process in a session of its own that ends with this status; its number, when it has ended.
@@ -279,12 +277,8 @@ fn shows_what_it_asked_for(program: &Path) -> TestResult {
     expect_said(&said, "Done total count: ")
 }
 
-fn proc_filter_shows_what_it_asked_for() -> TestResult {
-    shows_what_it_asked_for(&proc_filter()?)
-}
-
-fn proc_filter_shows_what_it_asked_for_in_a_container() -> TestResult {
-    in_container(&proc_filter()?, shows_what_it_asked_for)
+fn proc_filter_shows_what_it_asked_for(run_client: Place) -> TestResult {
+    run_client(&proc_filter()?, shows_what_it_asked_for)
 }
 
 /// How many events it is to get. It succeeds also when it gets none and its time is up.
@@ -319,10 +313,6 @@ fn stress_ng(program: &Path) -> TestResult {
     )
 }
 
-fn stress_ng_gets_its_events() -> TestResult {
-    stress_ng(&in_path("stress-ng")?)
-}
-
-fn stress_ng_gets_its_events_in_a_container() -> TestResult {
-    in_container(&in_path("stress-ng")?, stress_ng)
+fn stress_ng_gets_its_events(run_client: Place) -> TestResult {
+    run_client(&in_path("stress-ng")?, stress_ng)
 }

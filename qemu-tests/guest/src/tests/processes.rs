@@ -15,9 +15,8 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 use nix::sys::prctl::set_child_subreaper;
-use nix::sys::ptrace;
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
-use nix::sys::signal::{SigHandler, Signal, kill, raise, signal};
+use nix::sys::signal::{Signal, kill, raise};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, execv, pipe, setsid};
 
@@ -36,9 +35,7 @@ use crate::support::process::{pause_for_ever, status, succeed};
 use crate::support::scenario::{events, events_of, is_exit, mark, own_task, take_through_exit};
 use crate::support::sequence_numbers::{first_numbers, missing};
 use crate::support::sessions::{CORE_FLAG, code_of, status_of};
-use crate::support::threads::{
-    ORDERS, await_zombie, end_at_once, end_in_turn, end_thread, reap, try_wait,
-};
+use crate::support::threads::{ORDERS, await_zombie, end_in_turn, end_thread};
 use crate::support::tracer::trace;
 use crate::test;
 use crate::timeouts;
@@ -57,9 +54,6 @@ pub const TESTS: &[Test] = &Declaration::new()
         test!(a_process_that_is_killed_ends_once),
         test!(a_process_ends_with_the_signal_of_another_thread),
         test!(a_process_that_dumps_core_ends_with_the_status_that_says_so).covers(&[Line::C14]),
-        test!(a_process_that_nobody_waits_for_ends_once),
-        test!(a_process_of_which_a_tracer_has_a_thread_ends_when_that_is_reaped),
-        test!(a_process_whose_end_was_told_can_be_waited_for).limit(Duration::from_secs(30)),
         test!(failures_are_those_of_processes).covers(&[Line::C16]),
         test!(the_end_of_a_pid_namespace_ends_each_process_in_it_once)
             .limit(Duration::from_secs(20))
@@ -411,80 +405,6 @@ fn a_process_that_dumps_core_ends_with_the_status_that_says_so() -> TestResult {
         expect_eq("events", told, life(pid, &[], code))?;
     }
     Ok(fs::remove_dir_all(&directory)?)
-}
-
-fn a_process_that_nobody_waits_for_ends_once() -> TestResult {
-    const ROUNDS: usize = 40;
-    let mut listener = listen(LIFE)?;
-    // SAFETY: No handler is installed.
-    unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }?;
-    for round in 0..ROUNDS {
-        // All threads end themselves with 4, or one of them ends all with 7.
-        let process = end_at_once(3 * round + round % 2)?.into_pid();
-        let code = [4, 7][round % 2] << 8;
-        expect_eq("wait", waitpid(process, None), Err(Errno::ECHILD))?;
-        let pid = process.as_raw();
-        let told = life_of(&mut listener, pid)?;
-        expect_eq("events", told, life(pid, &[], code))?;
-    }
-    Ok(())
-}
-
-fn a_process_of_which_a_tracer_has_a_thread_ends_when_that_is_reaped() -> TestResult {
-    let mut listener = listen(LIFE)?;
-    let mut witness = Listener::listen(mask::EXIT)?;
-    let (ready, go) = (Gate::new()?, Gate::new()?);
-    let process = without_first_thread(|| {
-        let passed = ready.open(own_tid()).and_then(|()| go.pass());
-        if passed.is_ok() { 4 } else { 1 }
-    })?;
-    let pid = process.pid();
-    let thread = Pid::from_raw(ready.pass()?);
-    ptrace::seize(thread, ptrace::Options::empty())?;
-    go.open(0)?;
-    await_zombie(&format!("{pid}/task/{thread}"))?;
-    witness.wait_for("EXIT of the thread", |received| {
-        is_exit(received, thread.as_raw())
-    })?;
-    // Now all threads have ended, and the process has not.
-    let marker = child::fork(|| 0)?;
-    let messages = take_through_exit(&mut listener, marker.pid().as_raw())?;
-    succeed(marker)?;
-    let events = messages.iter().map(|received| received.event);
-    let early: Vec<_> = events
-        .filter(|event| event.bit() != 0 && event.subject().tgid == pid.as_raw())
-        .collect();
-    let expected = life(pid.as_raw(), &[], 4 << 8);
-    expect_eq("events before it is let go", &early[..], &expected[..1])?;
-    expect_eq("wait", try_wait(pid)?, WaitStatus::StillAlive)?;
-    expect_eq("status of the thread", reap(thread)?, 4 << 8)?;
-    expect_eq("status", status_of(process)?, 4 << 8)?;
-    let late = life_of(&mut listener, pid.as_raw())?;
-    expect_eq("events after that", &late[..], &expected[1..])
-}
-
-fn a_process_whose_end_was_told_can_be_waited_for() -> TestResult {
-    const ROUNDS: usize = 90;
-    let mut listener = listen(mask::EXIT)?;
-    for round in 0..ROUNDS {
-        let process = end_at_once(round)?.into_pid();
-        if round % 3 == 2 {
-            kill(process, Signal::SIGKILL)?;
-        }
-        let pid = process.as_raw();
-        let received =
-            listener.wait_for("EXIT", |received| received.event.subject().tgid == pid)?;
-        let Event::Exit { task, code, .. } = received.event else {
-            return Err(Failure::new("expected EXIT"));
-        };
-        let waited = code_of(try_wait(process)?);
-        expect_eq(
-            &format!("task and status in round {round}"),
-            (task, Some(code)),
-            (Task::leader(pid), waited),
-        )?;
-    }
-    Ok(())
 }
 
 fn failures_are_those_of_processes() -> TestResult {
