@@ -32,7 +32,7 @@ pub struct CountedListener {
 impl CountedListener {
     /// Begins with the answer to the request that made it a listener.
     pub fn new(mut listener: Listener, mask: u32) -> Result<Self> {
-        let answer = listener.wait_for("the answer", |received| received.event.bit() == 0)?;
+        let answer = listener.answer()?;
         let cpu = answer.message.body.cpu;
         let seq = answer.message.connector.seq;
         Ok(Self {

@@ -4,7 +4,6 @@
 use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
-use std::time::Instant;
 
 use fastrand::Rng;
 use nix::errno::Errno;
@@ -112,7 +111,7 @@ fn request(
 
 /// Takes what a request was answered, which is one message or one ENOBUFS.
 fn answer(listener: &mut Listener) -> Result<RequestResult, Failure> {
-    let read = read(listener)?;
+    let read = listener.drain()?;
     let errs: Vec<_> = read
         .messages
         .iter()
@@ -127,29 +126,10 @@ fn answer(listener: &mut Listener) -> Result<RequestResult, Failure> {
     }
 }
 
-/// What a listener read, and how often ENOBUFS came in between.
-#[derive(Debug)]
-struct Read {
-    messages: Vec<Received>,
-    enobufs: u64,
-}
-
-fn read(listener: &mut Listener) -> Result<Read, Failure> {
-    let (mut messages, mut enobufs) = (Vec::new(), 0);
-    loop {
-        match listener.receive(Instant::now()) {
-            Ok(None) => return Ok(Read { messages, enobufs }),
-            Ok(Some(received)) => messages.push(received),
-            Err(error) if error.is_overrun() => enobufs += 1,
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
 /// Raises a COMM event, and tells how many messages about it come.
 fn hear(listener: &mut Listener) -> Result<usize, Failure> {
     mark("heard?")?;
-    let read = read(listener)?;
+    let read = listener.drain()?;
     let own = |received: &&Received| received.event.subject() == own_task();
     Ok(read.messages.iter().filter(own).count())
 }
@@ -223,7 +203,7 @@ fn listening_again_without_memory_changes_nothing() -> TestResult {
     let (few, many) = (mask::COMM, mask::COMM | mask::SID | mask::PTRACE);
     let mut listener = Listener::open()?;
     listener.send([LISTEN, few].as_bytes(), SEQ, 0)?;
-    let mut messages = read(&mut listener)?.messages;
+    let mut messages = listener.drain()?.messages;
     let mut marks = 0;
     for (before, wanted) in [(few, many), (many, few)] {
         fail_each(OF_LISTEN, |nth| {
@@ -240,7 +220,7 @@ fn listening_again_without_memory_changes_nothing() -> TestResult {
             expect_references(1)?;
             mark("still heard")?;
             marks += 1;
-            messages.extend(read(&mut listener)?.messages);
+            messages.extend(listener.drain()?.messages);
             Ok((outcome, failed))
         })?;
     }
@@ -276,16 +256,16 @@ fn expect_ended(
         expect_references(1)?;
         mark("heard by one")?;
         if let Some(goes) = &mut goes {
-            let messages = read(goes)?.messages;
+            let messages = goes.drain()?.messages;
             let events = messages.iter().filter(|received| received.event.bit() != 0);
             expect_eq("events after the end", events.count(), 0)?;
             goes.request(&[LISTEN, mask::COMM])?;
-            read(goes)?;
+            goes.drain()?;
             expect_count(2)?;
             expect_eq("messages, listening again", hear(goes)?, 1)?;
         }
         drop(goes);
-        read(&mut stays)?;
+        stays.drain()?;
         expect_eq("messages for who stays", hear(&mut stays)?, 1)?;
         Ok((outcome, failed))
     })?;
@@ -336,7 +316,7 @@ fn an_event_for_which_there_is_no_page_has_a_small_datagram() -> TestResult {
         let (marked, failed) = faults.run(nth, || mark("in a small one"))?;
         marked?;
         mark("after it")?;
-        let read = read(&mut listener)?;
+        let read = listener.drain()?;
         expect_eq("events", read.messages.len(), 3)?;
         expect_eq("number of ENOBUFS", read.enobufs, 0)?;
         if !failed {
@@ -353,7 +333,7 @@ const BATCHES: [u32; 6] = proc_listen(LISTEN, mask::COMM, BATCH);
 
 /// Events are raised while one allocation after the other fails, before two listeners. Each failure
 /// is a loss of one of them, which reads so many ENOBUFS.
-fn an_event_is_one_listeners_loss(enobufs: u64, request: &[u32]) -> TestResult {
+fn an_event_is_one_listeners_loss(enobufs: usize, request: &[u32]) -> TestResult {
     /// Far more than there are allocations in one.
     const EVENTS: usize = 100;
     pin(cpus()?[0])?;
@@ -364,7 +344,7 @@ fn an_event_is_one_listeners_loss(enobufs: u64, request: &[u32]) -> TestResult {
         listener.socket().set_no_enobufs(enobufs == 0)?;
         listener.request(request)?;
         mark("begins the count")?;
-        let first = read(&mut listener)?.messages.last().map(cpu_and_seq);
+        let first = listener.drain()?.messages.last().map(cpu_and_seq);
         let (_, seq) = first.ok_or_else(|| Failure::new("no event came"))?;
         listeners.push(Victim {
             listener,
@@ -426,7 +406,7 @@ struct Victim {
 impl Victim {
     /// Takes what was raised for others.
     fn catch_up(&mut self) -> TestResult {
-        for received in read(&mut self.listener)?.messages {
+        for received in self.listener.drain()?.messages {
             self.expect_next(&received)?;
         }
         Ok(())
@@ -440,10 +420,10 @@ impl Victim {
     }
 
     /// Reads an event, or the ENOBUFS in its place, and another one after it; 1 if one was lost.
-    fn read_one_or_lose(&mut self, enobufs: u64) -> Result<u64, Failure> {
-        let got = read(&mut self.listener)?;
+    fn read_one_or_lose(&mut self, enobufs: usize) -> Result<u64, Failure> {
+        let got = self.listener.drain()?;
         let lost = u64::from(got.messages.is_empty());
-        expect_eq("number of ENOBUFS", got.enobufs, lost * enobufs)?;
+        expect_eq("number of ENOBUFS", got.enobufs, lost as usize * enobufs)?;
         self.lost += lost;
         self.seq = self.seq.wrapping_add(lost as u32);
         for received in got.messages {
@@ -461,7 +441,7 @@ fn accounts_balance_without_pages(flags: u32) -> TestResult {
     let mut listener = Listener::open()?;
     listener.socket().set_no_enobufs(true)?;
     listener.request(&proc_listen(LISTEN, mask::COMM, flags))?;
-    let answer = read(&mut listener)?.messages.pop();
+    let answer = listener.drain()?.messages.pop();
     let (cpu, seq) = cpu_and_seq(&answer.ok_or_else(|| Failure::new("no answer"))?);
     let mut marks = 0;
     let lost = |listener: &Listener| -> Result<u64, Failure> {
@@ -478,10 +458,10 @@ fn accounts_balance_without_pages(flags: u32) -> TestResult {
         }
     }
     drop(no_pages);
-    let mut messages = read(&mut listener)?.messages;
+    let mut messages = listener.drain()?.messages;
     mark("shows the gap")?;
     marks += 1;
-    messages.extend(read(&mut listener)?.messages);
+    messages.extend(listener.drain()?.messages);
     let line = Listing::of(listener.port_id()?)?;
     println!("{} of {marks} events lost", line.lost);
     // Each for want of a page.
@@ -527,7 +507,7 @@ fn loading_without_memory_leaves_nothing() -> TestResult {
     println!("{refused} loads refused");
     expect(refused > 0, "a load to be refused")?;
     let mut listener = Listener::listen(mask::COMM)?;
-    read(&mut listener)?;
+    listener.drain()?;
     expect_eq("messages", hear(&mut listener)?, 1)?;
     expect_count(1)
 }

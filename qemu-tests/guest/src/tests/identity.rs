@@ -36,7 +36,7 @@ use crate::support::polling::poll_until_done;
 use crate::support::process::{status, succeed};
 use crate::support::procfs::cgroup_of;
 use crate::support::scenario::{every_kind, is_exit, mark, own_task, take_through_exit};
-use crate::support::sequence_numbers::{cpu_and_seq, missing};
+use crate::support::sequence_numbers::{first_numbers, missing};
 use crate::support::sessions::fork_as;
 use crate::support::stock::NO_FLAGS;
 use crate::support::tracer::trace;
@@ -778,8 +778,7 @@ fn a_late_end_is_told_from_that_begin_in_a_container() -> TestResult {
 /// A listener for renames with identities, whose answer was read.
 fn listen(flags: u32) -> Result<Listener, Failure> {
     let mut listener = Listener::listen_with(mask::COMM, IDENTITY | flags)?;
-    let answer = listener.wait_for("the answer", |received| received.event.bit() == 0)?;
-    expect_eq("answer", answer.event, Event::Ack { err: 0 })?;
+    first_numbers(&mut listener)?;
     Ok(listener)
 }
 
@@ -882,9 +881,7 @@ fn each_listener_gets_the_form_that_it_asked_for() -> TestResult {
 
 fn listening_again_begins_and_ends_it_without_a_gap() -> TestResult {
     let mut listener = Listener::listen(mask::COMM)?;
-    let answer = listener.wait_for("the answer", |received| received.event.bit() == 0)?;
-    let (cpu, seq) = cpu_and_seq(&answer);
-    let first = BTreeMap::from([(cpu, seq.wrapping_add(1))]);
+    let first = first_numbers(&mut listener)?;
     let mut events = Vec::new();
     for flags in [IDENTITY, 0, IDENTITY | BATCH, BATCH, IDENTITY, IDENTITY] {
         listener.request(&proc_listen(LISTEN, mask::COMM, flags))?;
@@ -910,10 +907,7 @@ fn events_that_share_a_datagram_have_one_each() -> TestResult {
     for _ in 0..EVENTS {
         mark("in a batch")?;
     }
-    let mut datagrams = Vec::new();
-    while let Some(datagram) = listener.receive_datagram()? {
-        datagrams.push(datagram);
-    }
+    let datagrams = listener.take_datagrams()?;
     let lengths: Vec<_> = datagrams.iter().map(Vec::len).collect();
     println!("{lengths:?}");
     for received in datagrams.iter().flatten() {

@@ -44,8 +44,7 @@ const NO_CPU: u32 = u32::MAX;
 #[track_caller]
 fn expect_answer(listener: &mut Listener, words: &[u32], err: u32) -> Result<Received, Failure> {
     listener.send(words.as_bytes(), SEQ, ACK)?;
-    let deadline = timeouts::deadline(Duration::from_secs(2));
-    let answer = listener.wait_until("answer", deadline, |received| received.event.bit() == 0)?;
+    let answer = listener.answer()?;
     expect_eq("answer", answer.event, Event::Ack { err })?;
     let connector = answer.message.connector;
     expect_eq(

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::setsid;
@@ -13,13 +13,12 @@ use crate::child;
 use crate::cpus::{cpus, pin};
 use crate::debugfs::Listing;
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
-use crate::listener::Listener;
+use crate::listener::{Drained, Listener};
 use crate::support::scenario::mark;
 use crate::support::sequence_numbers::{cpu_and_seq, missing, next_after};
 use crate::support::socket_filter::keep_bytes;
 use crate::test;
-use crate::timeouts;
-use crate::wire::{LISTEN, Received, mask};
+use crate::wire::{LISTEN, mask};
 
 pub const TESTS: &[Test] = &[
     test!(each_listener_and_cpu_counts_on_its_own)
@@ -72,12 +71,7 @@ fn rename_on(cpu: usize, times: usize) -> nix::Result<()> {
 /// Starts a listener, takes the answer, and tells which number the answer's CPU goes on with.
 fn listen(listener: &mut Listener, mask: u32) -> Result<BTreeMap<u32, u32>, Failure> {
     listener.send([LISTEN, mask].as_bytes(), SEQ, 0)?;
-    Ok(next_after(&answer(listener)?))
-}
-
-fn answer(listener: &mut Listener) -> Result<Received, Failure> {
-    let deadline = timeouts::deadline(Duration::from_secs(2));
-    Ok(listener.wait_until("the answer", deadline, |received| received.event.bit() == 0)?)
+    Ok(next_after(&listener.answer()?))
 }
 
 /// The number of a request; close to the end, so that the count has to wrap.
@@ -118,7 +112,7 @@ fn the_first_answer_starts_the_count_of_its_cpu() -> TestResult {
         pin(cpu)?;
         let mut listener = Listener::open()?;
         listener.send([LISTEN, mask::COMM].as_bytes(), SEQ, 0)?;
-        let answer = answer(&mut listener)?;
+        let answer = listener.answer()?;
         expect_eq(
             "the answer's CPU and seq",
             cpu_and_seq(&answer),
@@ -146,7 +140,7 @@ fn other_answers_take_no_number() -> TestResult {
         rename_on_each_cpu(1)?;
         events.extend(listener.take_queued()?);
         listener.send(words.as_bytes(), 7, 0)?;
-        let answer = answer(&mut listener)?;
+        let answer = listener.answer()?;
         expect_eq(
             "the answer's CPU and seq",
             cpu_and_seq(&answer),
@@ -160,7 +154,7 @@ fn other_answers_take_no_number() -> TestResult {
     listener.ignore()?;
     expect_eq(
         "CPU of the last answer",
-        cpu_and_seq(&answer(&mut listener)?).0,
+        cpu_and_seq(&listener.answer()?).0,
         NO_CPU,
     )
 }
@@ -202,31 +196,13 @@ fn listen_and_begin(listener: &mut Listener) -> Result<BTreeMap<u32, u32>, Failu
 /// How many events a listener with little room can't hold, on each CPU.
 const MANY: usize = 200;
 
-/// What was read after an overrun, and how often ENOBUFS came in between.
-struct Overrun {
-    messages: Vec<Received>,
-    enobufs: usize,
-}
-
-fn read_all(listener: &mut Listener) -> Result<Overrun, Failure> {
-    let (mut messages, mut enobufs) = (Vec::new(), 0);
-    loop {
-        match listener.receive(Instant::now()) {
-            Ok(None) => return Ok(Overrun { messages, enobufs }),
-            Ok(Some(received)) => messages.push(received),
-            Err(error) if error.is_overrun() => enobufs += 1,
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
 /// Lets a listener overrun, reads what it holds, and one more event of each CPU, which shows what
 /// is missing before it.
-fn overrun(listener: &mut Listener) -> Result<Overrun, Failure> {
+fn overrun(listener: &mut Listener) -> Result<Drained, Failure> {
     rename_on_each_cpu(MANY)?;
-    let mut overrun = read_all(listener)?;
+    let mut overrun = listener.drain()?;
     rename_on_each_cpu(1)?;
-    let after = read_all(listener)?;
+    let after = listener.drain()?;
     expect_eq(
         "events after the overrun",
         after.messages.len(),
@@ -238,7 +214,7 @@ fn overrun(listener: &mut Listener) -> Result<Overrun, Failure> {
 }
 
 /// Expects what was read and what is missing to be all that there was.
-fn expect_all_accounted(overrun: &Overrun, first: &BTreeMap<u32, u32>) -> Result<u64, Failure> {
+fn expect_all_accounted(overrun: &Drained, first: &BTreeMap<u32, u32>) -> Result<u64, Failure> {
     let lost = missing(&overrun.messages, first)?;
     expect(lost > 0, "an overrun")?;
     let all = (MANY + 1) * cpus()?.len();
@@ -266,7 +242,7 @@ fn an_overrun_is_nobody_elses_loss() -> TestResult {
     let mut large = Listener::open()?;
     let first = listen_and_begin(&mut large)?;
     overrun(&mut small)?;
-    let got = read_all(&mut large)?;
+    let got = large.drain()?;
     expect_eq("number of ENOBUFS", got.enobufs, 0)?;
     expect_eq("events", got.messages.len(), (MANY + 1) * cpus()?.len())?;
     expect_eq("missing numbers", missing(&got.messages, &first)?, 0)
@@ -303,13 +279,13 @@ fn an_answer_that_finds_no_room_is_told_by_enobufs() -> TestResult {
     let mut listener = listener_with_little_room()?;
     listen(&mut listener, mask::COMM)?;
     rename_on_each_cpu(MANY)?;
-    read_all(&mut listener)?;
+    listener.drain()?;
     let before = Listing::of(listener.port_id()?)?;
     // Filled by answers alone, which are no events.
     for _ in 0..MANY {
         listener.request(&[LISTEN, mask::COMM])?;
     }
-    let answers = read_all(&mut listener)?;
+    let answers = listener.drain()?;
     expect_eq("number of ENOBUFS", answers.enobufs, 1)?;
     expect(answers.messages.len() < MANY, "lost answers")?;
     let after = Listing::of(listener.port_id()?)?;

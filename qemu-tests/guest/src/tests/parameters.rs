@@ -5,7 +5,6 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
-use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::sysinfo::sysinfo;
@@ -22,7 +21,6 @@ use crate::support::module::ModuleGuard;
 use crate::support::process::succeed;
 use crate::support::scenario::{expect_count, in_self, mark};
 use crate::test;
-use crate::timeouts;
 use crate::wire::{Event, LISTEN, mask};
 
 pub const TESTS: &[Test] = &Declaration::new().not_on_stock(NO_LIMIT).of([
@@ -101,9 +99,7 @@ fn listen() -> Result<(Listener, u32), Failure> {
 
 fn listen_on(listener: &mut Listener) -> Result<u32, Failure> {
     listener.request(&[LISTEN, mask::COMM])?;
-    let deadline = timeouts::deadline(Duration::from_secs(2));
-    let answer = listener.wait_until("answer", deadline, |received| received.event.bit() == 0)?;
-    match answer.event {
+    match listener.answer()?.event {
         Event::Ack { err } => Ok(err),
         event => Err(Failure::new(format!("an answer, got {event:?}"))),
     }

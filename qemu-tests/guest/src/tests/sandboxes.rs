@@ -43,8 +43,7 @@ const EPERM: u32 = Errno::EPERM as u32;
 /// Sends a request, and tells its answer's errno.
 fn request(socket: &mut Listener, words: &[u32]) -> Result<u32, Failure> {
     socket.request(words)?;
-    let answer = socket.wait_for("the answer", |received| received.event.bit() == 0)?;
-    match answer.event {
+    match socket.answer()?.event {
         Event::Ack { err } => Ok(err),
         event => Err(Failure::new(format!("an answer, got {event:?}"))),
     }

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::cpus::{cpus, pin};
 use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect_eq};
@@ -13,7 +13,7 @@ use crate::support::polling::poll_until_done;
 use crate::support::scenario::mark;
 use crate::support::socket_filter::keep_bytes_slowly;
 use crate::test;
-use crate::wire::{BATCH, LISTEN, mask, proc_listen};
+use crate::wire::{BATCH, LISTEN, Received, mask, proc_listen};
 
 pub const TESTS: &[Test] = &Declaration::new()
     .not_on_stock(NO_END)
@@ -61,15 +61,12 @@ struct Queued {
 
 /// Empties a listener's queue.
 fn drain(listener: &mut Listener) -> Result<Queued, Failure> {
-    let mut queued = Queued::default();
-    loop {
-        match listener.receive(Instant::now()) {
-            Ok(None) => return Ok(queued),
-            Ok(Some(message)) => queued.events += usize::from(message.event.bit() == mask::COMM),
-            Err(error) if error.is_overrun() => queued.losses += 1,
-            Err(error) => return Err(error.into()),
-        }
-    }
+    let drained = listener.drain()?;
+    let is_event = |received: &&Received| received.event.bit() == mask::COMM;
+    Ok(Queued {
+        events: drained.messages.iter().filter(is_event).count(),
+        losses: drained.enobufs,
+    })
 }
 
 /// Another CPU, on which a thread raises events as fast as it can.
