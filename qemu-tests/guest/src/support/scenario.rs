@@ -17,7 +17,7 @@ use crate::child::{self, Child, Gate, own_pid, own_tid};
 use crate::debugfs::{self, Listing};
 use crate::harness::{Failure, TestResult, expect, expect_eq};
 use crate::listener::Listener;
-use crate::wire::{Event, Received, Task};
+use crate::wire::{Event, EventBody, Received, Task};
 
 /// Names of the marks around what is tested.
 const BEGIN: &str = "test begins";
@@ -95,6 +95,32 @@ pub fn events_of(messages: &[Received], bit: u32, tgid: i32) -> Vec<Event> {
     events
         .filter(|event| event.bit() == bit && event.subject().tgid == tgid)
         .collect()
+}
+
+/// The events about any task of a process, in their order.
+pub fn events_about(messages: &[Received], tgid: i32) -> Vec<Event> {
+    let events = messages.iter().map(|received| received.event);
+    events
+        .filter(|event| event.bit() != 0 && event.subject().tgid == tgid)
+        .collect()
+}
+
+/// What is the same for all listeners that get an event.
+pub fn bodies(messages: &[Received]) -> Vec<EventBody> {
+    messages
+        .iter()
+        .map(|received| received.message.body)
+        .collect()
+}
+
+/// The end of a process that its parent may wait for.
+pub fn exit(task: Task, code: u32, parent: Task) -> Event {
+    Event::Exit {
+        task,
+        code,
+        signal: Signal::SIGCHLD as u32,
+        parent,
+    }
 }
 
 /// What a child did between two marks of its own.

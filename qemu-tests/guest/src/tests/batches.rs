@@ -141,8 +141,8 @@ fn an_event_can_be_read_at_once() -> TestResult {
 }
 
 fn events_are_those_that_others_get_alone() -> TestResult {
-    let mut batches = Listener::listen_with(mask::ALL | mask::SESSION_END, BATCH)?;
-    let mut alone = Listener::listen(mask::ALL | mask::SESSION_END)?;
+    let mut batches = Listener::listen_with(mask::EVERYTHING, BATCH)?;
+    let mut alone = Listener::listen(mask::EVERYTHING)?;
     let (pid, _) = every_kind(&mut Listener::listen_all()?)?;
     let is_its = |received: &Received| received.event.subject().tgid == pid;
     let has_exit = |received: &Received| crate::support::scenario::is_exit(received, pid);

@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use nix::errno::Errno;
-use nix::libc;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, execv};
@@ -31,7 +30,8 @@ use crate::support::kernel_log::Log;
 use crate::support::polling::poll_until_done;
 use crate::support::process::{status, succeed};
 use crate::support::scenario::{
-    comm, events, every_kind, expect_exactly, mark, own_task, take_through_exit, without_acks,
+    bodies, comm, events, every_kind, exit, expect_exactly, mark, own_task, take_through_exit,
+    without_acks,
 };
 use crate::support::sequence_numbers::{first_numbers, missing};
 use crate::support::threads::{await_zombie, end_thread};
@@ -350,9 +350,6 @@ fn settle() -> TestResult {
     succeed(child::fork(|| 0)?)
 }
 
-/// Everything there is.
-const EVERYTHING: u32 = mask::ALL | mask::SESSION_END;
-
 /// What a listener was told: of these processes and all their descendants, and of others.
 #[derive(Default)]
 struct FamilyEvents {
@@ -392,11 +389,6 @@ fn take_through_ends(listener: &mut Listener, roots: &[Task]) -> Result<FamilyEv
     Ok(told)
 }
 
-fn bodies(messages: &[Received]) -> Vec<crate::wire::EventBody> {
-    let bodies = messages.iter().map(|received| received.message.body);
-    bodies.collect()
-}
-
 /// Raises every kind of event in a process in a cgroup, and its children.
 fn raise_every_kind_in(cgroup: &Cgroup) -> Result<Task, Failure> {
     run_in(cgroup, || {
@@ -410,8 +402,8 @@ fn raise_every_kind_in(cgroup: &Cgroup) -> Result<Task, Failure> {
 fn what_happens_in_the_cgroup_and_below_comes_and_nothing_else() -> TestResult {
     let cgroups = Cgroups::new()?;
     let [below, inside, beside] = cgroups.places();
-    let mut filtered = listen_in(inside, EVERYTHING)?;
-    let mut all = Listener::listen(EVERYTHING)?;
+    let mut filtered = listen_in(inside, mask::EVERYTHING)?;
+    let mut all = Listener::listen(mask::EVERYTHING)?;
     let first = first_numbers(&mut filtered)?;
     raise_every_kind_in(beside)?;
     let roots = [raise_every_kind_in(inside)?, raise_every_kind_in(below)?];
@@ -430,7 +422,7 @@ fn what_happens_in_the_cgroup_and_below_comes_and_nothing_else() -> TestResult {
     expect_eq("events", bodies(&got.family), bodies(&expected.family))?;
     let kinds = got.family.iter().map(|received| received.event.bit());
     let kinds = kinds.fold(0, |kinds, bit| kinds | bit);
-    expect_eq("kinds", kinds, EVERYTHING & !mask::NONZERO_EXIT)?;
+    expect_eq("kinds", kinds, mask::EVERYTHING & !mask::NONZERO_EXIT)?;
     expect_eq("missing numbers", missing(&got.family, &first)?, 0)?;
     expect_eq("further events", events(&mut filtered)?, vec![])
 }
@@ -477,20 +469,10 @@ fn a_child_that_begins_in_the_cgroup_is_told() -> TestResult {
     for cgroup in [&cgroups.inside, &cgroups.below] {
         let child = run_in(cgroup, || Ok(()))?;
         let parent = own_task();
-        let expected = [Event::Fork { parent, child }, exit(child, parent)];
+        let expected = [Event::Fork { parent, child }, exit(child, 0, parent)];
         expect_exactly("the listener", &mut listener, &expected, |_| true)?;
     }
     Ok(())
-}
-
-/// The end of a child that succeeded.
-fn exit(task: Task, parent: Task) -> Event {
-    Event::Exit {
-        task,
-        code: 0,
-        signal: libc::SIGCHLD as u32,
-        parent,
-    }
 }
 
 fn a_child_that_begins_elsewhere_is_not_told() -> TestResult {
@@ -510,11 +492,11 @@ fn a_child_that_begins_elsewhere_is_not_told() -> TestResult {
     let expected = [
         fork(own_task(), maker),
         fork(maker, native),
-        exit(native, maker),
-        exit(maker, own_task()),
+        exit(native, 0, maker),
+        exit(maker, 0, own_task()),
     ];
     expect_exactly("inside", &mut inside, &expected, |_| true)?;
-    let expected = [fork(maker, emigrant), exit(emigrant, maker)];
+    let expected = [fork(maker, emigrant), exit(emigrant, 0, maker)];
     expect_exactly("beside", &mut beside, &expected, |_| true)
 }
 
@@ -938,7 +920,7 @@ fn a_container_filters_within_itself() -> TestResult {
         mark("not below")?;
         let task = tasks[0];
         let comm = comm("in a container");
-        let expected = [Event::Comm { task, comm }, exit(task, Task::leader(1))];
+        let expected = [Event::Comm { task, comm }, exit(task, 0, Task::leader(1))];
         expect_exactly("the container", &mut listener, &expected, |_| true)
     })?;
     ready.pass()?;
@@ -980,8 +962,8 @@ fn the_host_hears_a_container_by_its_cgroup() -> TestResult {
             task: child,
             comm: comm("in a container"),
         },
-        exit(child, first),
-        exit(first, own_task()),
+        exit(child, 0, first),
+        exit(first, 0, own_task()),
     ];
     expect_exactly("the host", &mut host, &expected, |_| true)
 }

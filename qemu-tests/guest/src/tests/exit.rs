@@ -6,12 +6,13 @@
 use std::thread;
 
 use nix::libc;
-use nix::sys::signal::{SigHandler, Signal, kill, signal};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 
 use crate::child::{self, Child, Gate, own_tid};
 use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
+use crate::support::process::ignore_children;
 use crate::support::scenario::{in_child, is_exit, own_task};
 use crate::test;
 use crate::wire::{Event, Task, mask};
@@ -134,8 +135,7 @@ fn names_the_parent_of_a_thread() -> TestResult {
 
 fn names_the_parent_of_an_auto_reaped_child() -> TestResult {
     let mut listener = Listener::listen_all()?;
-    // SAFETY: No handler is installed.
-    unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }?;
+    ignore_children()?;
     let pid = child::fork(|| 3)?.into_pid().as_raw();
     let received = listener.wait_for("EXIT", |received| is_exit(received, pid))?;
     expect_eq("event", received.event, exit(pid, 3 << 8, SIGCHLD))

@@ -6,19 +6,22 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::ptrace;
-use nix::sys::signal::{SigHandler, Signal, kill, signal};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::child::{self, Gate};
 use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
-use crate::support::process::{status, succeed};
-use crate::support::scenario::{is_exit, mark, own_task, take_through_exit, take_through_mark};
+use crate::support::process::{ignore_children, status, succeed};
+use crate::support::scenario::{
+    events_of, exit, is_exit, mark, own_task, take_through_exit, take_through_mark,
+};
 use crate::support::sessions::code_of;
 use crate::support::stock::{FIRST_THREAD_ENDS_PROCESS, NO_FLAGS};
 use crate::support::threads::{
     LastThread, THREADS_AT_ONCE, await_zombie, end_at_once, end_thread, reap, try_wait,
+    without_first_thread,
 };
 use crate::test;
 use crate::wire::{Event, PROCESSES, Received, Task, mask};
@@ -59,10 +62,7 @@ fn listen(flags: u32) -> Result<Listener, Failure> {
 
 /// The ends of a process and its threads.
 fn ends(messages: &[Received], tgid: i32) -> Vec<Event> {
-    let events = messages.iter().map(|received| received.event);
-    events
-        .filter(|event| event.bit() == mask::EXIT && event.subject().tgid == tgid)
-        .collect()
+    events_of(messages, mask::EXIT, tgid)
 }
 
 fn a_first_thread_that_ends_tells_nothing_until_its_process_ends() -> TestResult {
@@ -76,19 +76,13 @@ fn expect_one_end(last: LastThread) -> TestResult {
     let mut listener = Listener::listen_all()?;
     let mut failures = Listener::listen(mask::NONZERO_EXIT)?;
     let (ended, go_on) = (Gate::new()?, Gate::new()?);
-    let process = child::fork(|| {
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                status(|| {
-                    await_zombie("self")?;
-                    mark("goes on")?;
-                    ended.open(child::own_tid())?;
-                    go_on.pass()?;
-                    last.act();
-                    Ok(())
-                })
-            });
-            end_thread(0)
+    let process = without_first_thread(0, || {
+        status(|| {
+            mark("goes on")?;
+            ended.open(child::own_tid())?;
+            go_on.pass()?;
+            last.act();
+            Ok(())
         })
     })?;
     let tgid = process.pid().as_raw();
@@ -108,16 +102,13 @@ fn expect_one_end(last: LastThread) -> TestResult {
     let messages = take_through_exit(&mut listener, tgid)?;
     let code = last.code();
     expect_eq("status", reap(process.into_pid())?, code)?;
-    let exit = |task, signal| Event::Exit {
+    let of_thread = Event::Exit {
         task,
         code,
-        signal,
+        signal: NO_SIGNAL,
         parent: own_task(),
     };
-    let expected = vec![
-        exit(task, NO_SIGNAL),
-        exit(Task::leader(tgid), Signal::SIGCHLD as u32),
-    ];
+    let expected = vec![of_thread, exit(Task::leader(tgid), code, own_task())];
     expect_eq("ends", ends(&messages, tgid), expected.clone())?;
     // It counts what the process ended with, and not its first thread.
     let messages = take_through_exit(&mut failures, tgid)?;
@@ -208,12 +199,7 @@ fn expect_end_when_let_go(flags: u32, sooner: Sooner, lets_go: LetsGo) -> TestRe
     let_go.open(0)?;
     let messages = take_through_exit(&mut listener, pid.as_raw())?;
     expect_eq("wait", try_wait(pid)?, WaitStatus::Exited(pid, last))?;
-    let expected = Event::Exit {
-        task: Task::leader(pid.as_raw()),
-        code,
-        signal: Signal::SIGCHLD as u32,
-        parent: own_task(),
-    };
+    let expected = exit(Task::leader(pid.as_raw()), code, own_task());
     expect_eq("ends", ends(&messages, pid.as_raw()), vec![expected])?;
     succeed(tracer)?;
     expect_eq(
@@ -252,8 +238,7 @@ fn who_nobody_waits_for_ends_once(flags: u32) -> TestResult {
         PROCESSES => 1,
         _ => THREADS_AT_ONCE,
     };
-    // SAFETY: No handler is installed.
-    unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }?;
+    ignore_children()?;
     // The number of each is in use until it has ended.
     for round in 0..ROUNDS {
         let process = end_at_once(3 * round + round % 2)?.into_pid();
@@ -273,12 +258,7 @@ fn who_nobody_waits_for_ends_once(flags: u32) -> TestResult {
             _ => LastThread::All.code(),
         };
         // That of the process comes last, and names the parent although it was reaped at once.
-        let end = Event::Exit {
-            task: Task::leader(pid),
-            code,
-            signal: Signal::SIGCHLD as u32,
-            parent: own_task(),
-        };
+        let end = exit(Task::leader(pid), code, own_task());
         expect_eq("last end", told.last().copied(), Some(end))?;
     }
     Ok(())

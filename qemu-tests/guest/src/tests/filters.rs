@@ -7,7 +7,7 @@ use crate::child;
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::{Listener, ListenerError};
 use crate::support::scenario::{
-    every_kind, in_child, in_self, is_exit, mark, own_task, take_through_exit,
+    events_about, every_kind, in_child, in_self, is_exit, mark, own_task, take_through_exit,
 };
 use crate::test;
 use crate::wire::{Event, IGNORE, LISTEN, Received, mask};
@@ -38,12 +38,6 @@ pub const TESTS: &[Test] = &[
         .covers(&[Line::C24]),
     test!(a_socket_gets_nothing[unbound](unbound)).covers(&[Line::C24]),
 ];
-
-/// The events about one process, in their order.
-fn events_about(messages: &[Received], pid: i32) -> Vec<Event> {
-    let events = messages.iter().map(|received| received.event);
-    events.filter(|event| event.subject().tgid == pid).collect()
-}
 
 /// Everything that has arrived, without acknowledgements.
 fn queued(listener: &mut Listener) -> Result<Vec<Received>, Failure> {

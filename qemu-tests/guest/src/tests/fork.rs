@@ -10,7 +10,9 @@ use nix::unistd::Pid;
 use crate::child::{self, own_tid};
 use crate::harness::{Declaration, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
-use crate::support::scenario::{Scene, events_of, in_child, own_task, take_through_exit};
+use crate::support::scenario::{
+    Scene, events_about, events_of, in_child, own_task, take_through_exit,
+};
 use crate::test;
 use crate::wire::{Event, Task, mask};
 
@@ -86,11 +88,8 @@ fn comes_before_any_event_of_the_child() -> TestResult {
     let pid = child.pid().as_raw();
     let messages = take_through_exit(&mut listener, pid)?;
     child.wait()?;
-    let kinds: Vec<_> = messages
-        .iter()
-        .filter(|received| received.event.subject().tgid == pid)
-        .map(|received| received.event.kind())
-        .collect();
+    let events = events_about(&messages, pid);
+    let kinds = events.iter().map(Event::kind).collect();
     expect_eq("kinds of events", kinds, vec!["fork", "exit"])
 }
 

@@ -17,7 +17,7 @@ use nix::libc;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl::set_child_subreaper;
 use nix::sys::resource::{Resource, setrlimit};
-use nix::sys::signal::{SigHandler, Signal, raise, signal};
+use nix::sys::signal::{Signal, raise};
 use nix::sys::socket::{MsgFlags, recv};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::time::{ClockId, clock_gettime};
@@ -33,7 +33,7 @@ use crate::support::cgroup::Group;
 use crate::support::clone3::{CLONE_INTO_CGROUP, arguments, clone3};
 use crate::support::container::{Container, Handover, PID, open};
 use crate::support::polling::poll_until_done;
-use crate::support::process::{status, succeed};
+use crate::support::process::{ignore_children, status, succeed};
 use crate::support::procfs::cgroup_of;
 use crate::support::scenario::{every_kind, is_exit, mark, own_task, take_through_exit};
 use crate::support::sequence_numbers::{first_numbers, missing};
@@ -341,8 +341,7 @@ fn an_exec_by_another_thread_ends_that_thread_and_keeps_the_process() -> TestRes
 
 fn the_end_of_an_auto_reaped_child_has_all_that_it_was() -> TestResult {
     let mut listener = Listener::listen_with(mask::EXIT, IDENTITY)?;
-    // SAFETY: No handler is installed.
-    unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }?;
+    ignore_children()?;
     let go = Gate::new()?;
     let pid = child::fork(|| i32::from(go.pass().is_err()))?.into_pid();
     let who = ProcessInfo::of(pid.as_raw())?;
@@ -379,20 +378,17 @@ fn the_end_of_an_orphan_has_its_new_parent() -> TestResult {
     expect_eq("identities of FORK and EXIT", got, expected)
 }
 
-/// Everything that can be asked for.
-const ALL: u32 = mask::ALL | mask::SESSION_END;
-
 fn every_kind_of_event_has_the_cgroup_of_its_process() -> TestResult {
     let group = Group::new()?;
     let id = group.id()?;
     succeed(child::fork(|| {
         status(|| {
             group.enter()?;
-            let mut listener = Listener::listen_with(ALL, IDENTITY)?;
+            let mut listener = Listener::listen_with(mask::EVERYTHING, IDENTITY)?;
             let (pid, mut events) = every_kind(&mut listener)?;
             events.retain(|received| received.event.subject().tgid == pid);
             let kinds = events.iter().fold(0, |bits, one| bits | one.event.bit());
-            expect_eq("kinds", kinds, ALL & !mask::NONZERO_EXIT)?;
+            expect_eq("kinds", kinds, mask::EVERYTHING & !mask::NONZERO_EXIT)?;
             for received in &events {
                 let cgroup = exact(received)?.cgroup;
                 expect_eq(received.event.kind(), cgroup, id)?;
@@ -666,13 +662,13 @@ fn who_cannot_be_seen_has_no_number() -> TestResult {
 fn numbers_are_the_same_in_all_pid_namespaces() -> TestResult {
     let handover = Handover::new()?;
     let go = Gate::new()?;
-    let mut outside = Listener::listen_with(ALL, IDENTITY)?;
+    let mut outside = Listener::listen_with(mask::EVERYTHING, IDENTITY)?;
     let container = Container::start(PID, || {
         let listener = open()?;
-        listener.request(&proc_listen(LISTEN, ALL, IDENTITY))?;
+        listener.request(&proc_listen(LISTEN, mask::EVERYTHING, IDENTITY))?;
         handover.send(&listener)?;
         go.pass()?;
-        every_kind(&mut Listener::listen(ALL)?).map(drop)
+        every_kind(&mut Listener::listen(mask::EVERYTHING)?).map(drop)
     })?;
     let mut inside = handover.receive_from(&container)?;
     let init = container.task().pid;
@@ -820,8 +816,8 @@ fn an_answer_has_76_bytes_still() -> TestResult {
 }
 
 fn what_is_in_front_is_what_others_get() -> TestResult {
-    let mut with = Listener::listen_with(ALL, IDENTITY)?;
-    let mut without = Listener::listen(ALL)?;
+    let mut with = Listener::listen_with(mask::EVERYTHING, IDENTITY)?;
+    let mut without = Listener::listen(mask::EVERYTHING)?;
     let (pid, _) = every_kind(&mut Listener::listen_all()?)?;
     let mut taken = Vec::new();
     for listener in [&mut with, &mut without] {

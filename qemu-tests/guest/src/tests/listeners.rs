@@ -4,9 +4,9 @@
 use nix::unistd::setsid;
 
 use crate::child;
-use crate::harness::{Line, Test, TestResult, expect_eq};
+use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
-use crate::support::scenario::{ListeningChild, in_child, in_self, mark, own_task};
+use crate::support::scenario::{ListeningChild, events_about, in_child, in_self, mark, own_task};
 use crate::test;
 use crate::wire::{Event, LISTEN, mask};
 
@@ -22,14 +22,10 @@ fn each_gets_what_it_asked_for() -> TestResult {
     let mut sessions = Listener::listen(mask::SID)?;
     let mut names = Listener::listen(mask::COMM)?;
     let scene = in_child(&mut everything, || Ok(setsid()?.as_raw()))?;
-    let about = |listener: &mut Listener| -> Result<Vec<&str>, crate::harness::Failure> {
+    let about = |listener: &mut Listener| -> Result<Vec<&str>, Failure> {
         let messages = listener.take_queued()?;
-        let events = messages.iter().map(|received| received.event);
-        let child = scene.child.tgid;
-        Ok(events
-            .filter(|event| event.subject().tgid == child)
-            .map(|event| event.kind())
-            .collect())
+        let events = events_about(&messages, scene.child.tgid);
+        Ok(events.iter().map(Event::kind).collect())
     };
     expect_eq("kinds for the first", about(&mut sessions)?, vec!["sid"])?;
     // The two marks.

@@ -18,7 +18,7 @@ use crate::support::container::{
     ALL, Container, FIRST_ID, Handover, NET, PID, USER, numbers_at, open,
 };
 use crate::support::process::{status, succeed};
-use crate::support::scenario::{comm, events, every_kind, expect_exactly, mark, own_task};
+use crate::support::scenario::{comm, events, every_kind, exit, expect_exactly, mark, own_task};
 use crate::support::stock::NO_NETWORK_NAMESPACES;
 use crate::support::tracer::trace;
 use crate::test;
@@ -78,13 +78,6 @@ impl Participants {
     fn events(&self) -> Vec<Event> {
         let (init, child) = (self.init, self.child);
         let abort = Signal::SIGABRT as u32;
-        let exit = |task, code, signal, parent| Event::Exit {
-            task,
-            code,
-            signal,
-            parent,
-        };
-        let notify = Signal::SIGCHLD as u32;
         let id = self.first_id + ID;
         vec![
             Event::Sid {
@@ -118,8 +111,13 @@ impl Participants {
                 parent: init,
                 child: self.thread,
             },
-            exit(self.grandchild, STATUS << 8, notify, child),
-            exit(self.thread, 0, u32::MAX, init),
+            exit(self.grandchild, STATUS << 8, child),
+            Event::Exit {
+                task: self.thread,
+                code: 0,
+                signal: u32::MAX,
+                parent: init,
+            },
             Event::Gid {
                 task: child,
                 real: id,
@@ -147,8 +145,8 @@ impl Participants {
                 task: child,
                 parent: init,
             },
-            exit(child, abort, notify, init),
-            exit(init, 0, notify, self.maker),
+            exit(child, abort, init),
+            exit(init, 0, self.maker),
         ]
     }
 
@@ -299,19 +297,9 @@ fn nothing_of_parents_and_siblings_gets_into_a_container() -> TestResult {
         task: child,
         comm: comm("busy"),
     };
-    let exited = Event::Exit {
-        task: child,
-        code: 0,
-        signal: Signal::SIGCHLD as u32,
-        parent,
-    };
+    let exited = exit(child, 0, parent);
     // The process that let it listen ended after that.
-    let before = Event::Exit {
-        task: Task::leader(2),
-        code: 0,
-        signal: Signal::SIGCHLD as u32,
-        parent,
-    };
+    let before = exit(Task::leader(2), 0, parent);
     expect_exactly(
         "inside",
         &mut inside,
@@ -370,12 +358,7 @@ fn each_level_has_its_numbers(depth: usize) -> TestResult {
                 task: child,
                 comm: comm("innermost"),
             },
-            Event::Exit {
-                task: child,
-                code: 0,
-                signal: Signal::SIGCHLD as u32,
-                parent,
-            },
+            exit(child, 0, parent),
         ];
         expect_exactly(&format!("level {level}"), listener, &expected, |event| {
             event.subject() == child

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, setrlimit};
-use nix::sys::signal::{SigHandler, Signal, raise, signal};
+use nix::sys::signal::{Signal, raise};
 use nix::sys::wait::WaitStatus;
 use nix::unistd::{Gid, Pid, Uid, getpgrp, getsid, setresgid, setresuid, setsid};
 
@@ -15,8 +15,8 @@ use crate::listener::Listener;
 use crate::support::container::{
     ALL, Container, FIRST_ID, Handover, IDS, NET, PID, USER, numbers_at, open, require,
 };
-use crate::support::process::{pause_for_ever, status, succeed};
-use crate::support::scenario::{comm, expect_exactly, mark, own_task};
+use crate::support::process::{ignore_children, pause_for_ever, status, succeed};
+use crate::support::scenario::{comm, exit, expect_exactly, mark, own_task};
 use crate::support::stock::NO_NETWORK_NAMESPACES;
 use crate::support::tracer::trace;
 use crate::test;
@@ -57,17 +57,6 @@ pub const TESTS: &[Test] = &Declaration::new().stock_fails(NO_NETWORK_NAMESPACES
 
 /// What an id that has no number in a user namespace is shown as.
 const OVERFLOW_ID: u32 = 65534;
-
-const NOTIFY: u32 = Signal::SIGCHLD as u32;
-
-fn exit(task: Task, code: u32, parent: Task) -> Event {
-    Event::Exit {
-        task,
-        code,
-        signal: NOTIFY,
-        parent,
-    }
-}
 
 /// To be called before a child is reaped: the unpatched kernel does not know the parent of one that
 /// was, by the time that it tells the exit.
@@ -302,8 +291,7 @@ fn an_auto_reaped_child_keeps_its_numbers() -> TestResult {
     let mut outside = Listener::listen(mask::EXIT)?;
     let container = Container::start(ALL, || {
         hand_over_listener(&handover)?;
-        // SAFETY: No handler is installed.
-        unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }?;
+        ignore_children()?;
         let child = child::fork(|| go_on.pass().map_or(1, |_| 5))?;
         ready.open(child.into_pid().as_raw())?;
         pause_for_ever()

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::signal::Signal;
 use zerocopy::IntoBytes;
 
 use crate::child::{self, Gate};
@@ -16,7 +15,7 @@ use crate::support::container::{
     ALL, Container, Handover, NET, PID, USER, become_nobody_in, lacking, open, require,
 };
 use crate::support::process::{status, succeed};
-use crate::support::scenario::{comm, events, every_kind, expect_exactly, mark, own_task};
+use crate::support::scenario::{comm, events, every_kind, exit, expect_exactly, mark, own_task};
 use crate::support::stock::NO_NETWORK_NAMESPACES;
 use crate::test;
 use crate::wire::{Event, LISTEN, Task, mask};
@@ -109,12 +108,7 @@ fn child_events(number: i32) -> [Event; 3] {
             task: child,
             comm: comm("inside"),
         },
-        Event::Exit {
-            task: child,
-            code: 0,
-            signal: Signal::SIGCHLD as u32,
-            parent,
-        },
+        exit(child, 0, parent),
     ]
 }
 

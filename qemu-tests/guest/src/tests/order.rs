@@ -21,7 +21,9 @@ use crate::child::{self, Gate};
 use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::support::exec_variants::{self, Caller, ExecResult, FirstThread, Place, Variant};
-use crate::support::scenario::{events, mark, own_task, take_through_exit, take_through_mark};
+use crate::support::scenario::{
+    events, events_about, mark, own_task, take_through_exit, take_through_mark,
+};
 use crate::support::scheduling::run_first;
 use crate::support::sessions::{end, fork_as, status_of};
 use crate::support::stock::NO_SESSION_END;
@@ -50,11 +52,8 @@ const ROUNDS: usize = 30;
 
 /// The kinds of events about a process, in their order.
 fn kinds_of(messages: &[Received], tgid: i32) -> Vec<&'static str> {
-    let events = messages.iter().map(|received| received.event);
-    events
-        .filter(|event| event.subject().tgid == tgid)
-        .map(|event| event.kind())
-        .collect()
+    let events = events_about(messages, tgid);
+    events.iter().map(Event::kind).collect()
 }
 
 /// All begins to run on any CPU, at once, and tells something at once.

@@ -32,10 +32,14 @@ use crate::support::exec_variants::FirstThread;
 use crate::support::fault_injection::has_checkers;
 use crate::support::polling::poll_until_done;
 use crate::support::process::{pause_for_ever, status, succeed};
-use crate::support::scenario::{events, events_of, is_exit, mark, own_task, take_through_exit};
+use crate::support::scenario::{
+    bodies, events, events_about, events_of, exit, is_exit, mark, own_task, take_through_exit,
+};
 use crate::support::sequence_numbers::{first_numbers, missing};
 use crate::support::sessions::{CORE_FLAG, code_of, status_of};
-use crate::support::threads::{ORDERS, await_zombie, end_in_turn, end_thread};
+use crate::support::threads::{
+    ORDERS, await_zombie, end_all, end_in_turn, end_thread, without_first_thread,
+};
 use crate::support::tracer::trace;
 use crate::test;
 use crate::timeouts;
@@ -70,8 +74,6 @@ pub const TESTS: &[Test] = &Declaration::new()
 
 const UNKNOWN_TO_STOCK: &str = "forks and exits are those of threads, for everybody";
 
-const NOTIFY: u32 = Signal::SIGCHLD as u32;
-
 /// What the life of a process has.
 const LIFE: u32 = mask::FORK | mask::EXEC | mask::EXIT;
 
@@ -90,23 +92,14 @@ fn life_of(listener: &mut Listener, pid: i32) -> Result<Vec<Event>, Failure> {
     messages.extend(take_through_exit(listener, marker.pid().as_raw())?);
     // It is gone already where nobody waits for children.
     let _ = marker.wait();
-    let events = messages.iter().map(|received| received.event);
-    Ok(events
-        .filter(|event| event.bit() != 0 && event.subject().tgid == pid)
-        .collect())
+    Ok(events_about(&messages, pid))
 }
 
 /// The life of this process's child, with what happens in between.
 fn life(pid: i32, between: &[Event], code: u32) -> Vec<Event> {
     let (parent, child) = (own_task(), Task::leader(pid));
     let begin = Event::Fork { parent, child };
-    let end = Event::Exit {
-        task: child,
-        code,
-        signal: NOTIFY,
-        parent,
-    };
-    [&[begin], between, &[end]].concat()
+    [&[begin], between, &[exit(child, code, parent)]].concat()
 }
 
 /// Waits for a process, which has to end with this status, and expects that to be told: its begin
@@ -246,11 +239,14 @@ fn what_is_not_told_takes_no_number() -> TestResult {
     expect_eq("missing numbers", missing(&messages, &first)?, 0)
 }
 
+/// Status of a first thread that ends before others.
+const ENDED_FIRST: i32 = 3;
+
 /// Starts a process in which a thread does something, and some others wait for ever; the first one
-/// may have ended before, with 3.
+/// may have ended before.
 fn start(first: FirstThread, function: impl FnOnce() -> i32 + Send) -> nix::Result<Child> {
     if first == FirstThread::EndedBefore {
-        return without_first_thread(function);
+        return without_first_thread(ENDED_FIRST, function);
     }
     child::fork(|| {
         thread::scope(|scope| {
@@ -261,26 +257,6 @@ fn start(first: FirstThread, function: impl FnOnce() -> i32 + Send) -> nix::Resu
             pause_for_ever()
         })
     })
-}
-
-/// Starts a process whose first thread ends with 3, and in which another one does something after
-/// that.
-fn without_first_thread(function: impl FnOnce() -> i32 + Send) -> nix::Result<Child> {
-    child::fork(|| {
-        thread::scope(|scope| {
-            scope.spawn(move || {
-                let failed = status(|| await_zombie("self"));
-                end_thread(if failed == 0 { function() } else { failed })
-            });
-            end_thread(3)
-        })
-    })
-}
-
-/// Ends the process of the calling thread.
-fn end_all(status: i32) -> i32 {
-    // SAFETY: Ends the process; nothing of it is left to be unsound.
-    unsafe { libc::_exit(status) }
 }
 
 fn a_thread_that_ends_its_process_ends_it_once() -> TestResult {
@@ -294,7 +270,12 @@ fn a_process_whose_first_thread_ended_long_before_ends_once() -> TestResult {
     // The last one ends itself, or all there are.
     let ways: [(fn() -> i32, u32); 2] = [(|| 4, 4 << 8), (|| end_all(7), 7 << 8)];
     for (way, code) in ways {
-        expect_life(&mut listener, without_first_thread(way)?, &[], code)?;
+        expect_life(
+            &mut listener,
+            without_first_thread(ENDED_FIRST, way)?,
+            &[],
+            code,
+        )?;
     }
     Ok(())
 }
@@ -316,10 +297,10 @@ fn executing(first: FirstThread) -> nix::Result<Child> {
                 end_all(failed)
             });
             match first {
-                FirstThread::EndedBefore => end_thread(3),
+                FirstThread::EndedBefore => end_thread(ENDED_FIRST),
                 FirstThread::EndsMeanwhile => {
                     both.wait();
-                    end_thread(3)
+                    end_thread(ENDED_FIRST)
                 }
                 FirstThread::Waits => {
                     both.wait();
@@ -364,7 +345,7 @@ fn a_process_that_is_killed_ends_once() -> TestResult {
 fn a_process_ends_with_the_signal_of_another_thread() -> TestResult {
     let mut listener = listen(LIFE)?;
     for signal in [Signal::SIGKILL, Signal::SIGTERM, Signal::SIGQUIT] {
-        let process = without_first_thread(|| {
+        let process = without_first_thread(ENDED_FIRST, || {
             let prepared = setrlimit(Resource::RLIMIT_CORE, 0, 0);
             // Does not return.
             i32::from(prepared.and_then(|()| raise(signal)).is_err())
@@ -416,23 +397,12 @@ fn failures_are_those_of_processes() -> TestResult {
             end_all(status(await_only_thread))
         })
     })?;
-    let first = without_first_thread(|| 0)?;
+    let first = without_first_thread(ENDED_FIRST, || 0)?;
     let pids = [threads.pid().as_raw(), first.pid().as_raw()];
     expect_eq("status", status_of(threads)?, 0)?;
     expect_eq("status", status_of(first)?, 0)?;
     // Its last thread fails, and its first did not.
-    let fails = child::fork(|| {
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                end_thread(if status(|| await_zombie("self")) == 0 {
-                    4
-                } else {
-                    0
-                })
-            });
-            end_thread(0)
-        })
-    })?;
+    let fails = without_first_thread(0, || 4)?;
     let pid = fails.pid().as_raw();
     expect_eq("status", status_of(fails)?, 4 << 8)?;
     let mut messages = take_through_exit(&mut failures, pid)?;
@@ -554,9 +524,6 @@ fn expect_killed(
     expect_eq(&format!("{who}: ends (pid, tgid, code)"), ends, expected)
 }
 
-/// Everything there is.
-const EVERYTHING: u32 = mask::ALL | mask::SESSION_END;
-
 /// Lets a thread that is not the first raise events of all kinds that it can; its process, and its own
 /// number.
 fn raise_by_thread() -> Result<(i32, i32), Failure> {
@@ -607,8 +574,8 @@ fn is_of_thread(event: &Event) -> bool {
 }
 
 fn other_events_are_told_of_threads_too() -> TestResult {
-    let mut processes = listen(EVERYTHING)?;
-    let mut all = Listener::listen(EVERYTHING)?;
+    let mut processes = listen(mask::EVERYTHING)?;
+    let mut all = Listener::listen(mask::EVERYTHING)?;
     let (raising, thread) = raise_by_thread()?;
     let executing = executing(FirstThread::Waits)?;
     let pids = BTreeSet::from([raising, executing.pid().as_raw()]);
@@ -622,10 +589,6 @@ fn other_events_are_told_of_threads_too() -> TestResult {
         messages.sort_by_key(Received::timestamp_ns);
         told.push(messages);
     }
-    let bodies = |messages: &[Received]| -> Vec<_> {
-        let bodies = messages.iter().map(|received| received.message.body);
-        bodies.collect()
-    };
     let (all, processes) = (&told[0], &told[1]);
     let begun_or_ended = all.iter().filter(|received| is_of_thread(&received.event));
     // Three threads of the one process, and one of the other.
@@ -670,9 +633,8 @@ fn listening_again_changes_whether_threads_are_told() -> TestResult {
         let pid = process.pid().as_raw();
         let messages = take_through_exit(&mut listener, pid)?;
         succeed(process)?;
-        let told = messages.iter().map(|received| &received.event);
-        let told = told.filter(|event| event.bit() != 0 && event.subject().tgid == pid);
-        let told: Vec<_> = told.map(kind_and_thread).collect();
+        let told = events_about(&messages, pid);
+        let told: Vec<_> = told.iter().map(kind_and_thread).collect();
         let mut expected = vec![("fork", false), ("exit", false)];
         if flags & PROCESSES == 0 {
             expected.splice(1..1, [("fork", true), ("exit", true)]);
@@ -855,7 +817,7 @@ impl Plan {
     /// What a thread does when all are there.
     fn act(&self, index: usize) -> i32 {
         match self.end {
-            End::EndsAll(thread) if thread == index => return end_all(self.status),
+            End::EndsAll(thread) if thread == index => end_all(self.status),
             End::Dies(thread, signal) if thread == index => _ = raise(signal),
             End::Dies(..) => pause_for_ever(),
             End::Executes(thread) if thread == index => _ = execute_true(),

@@ -11,7 +11,7 @@ use std::{env, process};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
-use nix::sys::signal::{SigHandler, Signal, raise, signal};
+use nix::sys::signal::{Signal, raise};
 use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, setpgid};
 
@@ -19,14 +19,15 @@ use crate::child::{self, Child};
 use crate::debugfs::Listing;
 use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
-use crate::support::scenario::{events, every_kind, take_through_exit};
+use crate::support::process::ignore_children;
+use crate::support::scenario::{events, events_about, every_kind, take_through_exit};
 use crate::support::sessions::{
     CORE_FLAG, SESSIONS, begin, end, fork_as, lead, lead_here, status_of,
 };
 use crate::support::stock::NO_SESSION_END;
 use crate::test;
 use crate::timeouts;
-use crate::wire::{Event, LISTEN, Received, Task, mask};
+use crate::wire::{Event, LISTEN, Task, mask};
 
 pub const TESTS: &[Test] = &Declaration::new()
     .stock_fails(NO_SESSION_END)
@@ -99,12 +100,6 @@ fn has_the_signal_that_the_parent_asked_for() -> TestResult {
         expect_eq("events", events(&mut listener)?, vec![expected])?;
     }
     Ok(())
-}
-
-/// Has the kernel reap this process's children.
-fn ignore_children() -> nix::Result<()> {
-    // SAFETY: No handler is installed.
-    unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }.map(drop)
 }
 
 /// Waits until all children are gone that the kernel reaps.
@@ -188,13 +183,9 @@ fn does_not_come_unasked() -> TestResult {
 
 fn comes_beside_everything_else_and_before_exit() -> TestResult {
     let mut everything = Listener::listen_all()?;
-    let mut more = Listener::listen(mask::ALL | mask::SESSION_END)?;
+    let mut more = Listener::listen(mask::EVERYTHING)?;
     let (pid, messages) = every_kind(&mut everything)?;
-    let about = |messages: &[Received]| -> Vec<Event> {
-        let events = messages.iter().map(|received| received.event);
-        events.filter(|event| event.subject().tgid == pid).collect()
-    };
-    let mut expected = about(&messages);
+    let mut expected = events_about(&messages, pid);
     let Some(Event::Exit { code, .. }) = expected.last().copied() else {
         return Err(Failure::new(format!(
             "expected EXIT last, got {expected:?}"
@@ -203,7 +194,7 @@ fn comes_beside_everything_else_and_before_exit() -> TestResult {
     expected.insert(expected.len() - 1, end(pid, code));
     expect_eq(
         "events",
-        about(&take_through_exit(&mut more, pid)?),
+        events_about(&take_through_exit(&mut more, pid)?, pid),
         expected,
     )
 }

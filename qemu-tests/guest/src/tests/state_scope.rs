@@ -26,7 +26,7 @@ use crate::support::procfs::{events_of_proc, identity_of, in_container};
 use crate::support::scenario::own_task;
 use crate::support::state_dump::{RARE, listen, listen_in, state};
 use crate::support::stock::NO_STATE;
-use crate::support::threads::{await_zombie, end_thread, reap};
+use crate::support::threads::{await_zombie, reap, without_first_thread};
 use crate::test;
 use crate::timeouts;
 use crate::wire::{CGROUP, Event, IDENTITY, Task, mask};
@@ -212,21 +212,11 @@ fn threads_are_not_told() -> TestResult {
 
 /// A process whose first thread has ended, and another one that ends when it may: its number, and that
 /// of the thread.
-fn without_first_thread(go: &Gate) -> Result<(i32, i32), Failure> {
+fn start_without_first_thread(go: &Gate) -> Result<(i32, i32), Failure> {
     let ready = Gate::new()?;
-    let process = child::fork(|| {
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                let failed = status(|| {
-                    await_zombie("self")?;
-                    ready.open(own_tid())?;
-                    go.pass()?;
-                    Ok(())
-                });
-                end_thread(failed)
-            });
-            end_thread(0)
-        })
+    let process = without_first_thread(0, || {
+        let passed = ready.open(own_tid()).and_then(|()| go.pass());
+        i32::from(passed.is_err())
     })?;
     let tid = ready.pass()?;
     Ok((process.into_pid().as_raw(), tid))
@@ -235,7 +225,7 @@ fn without_first_thread(go: &Gate) -> Result<(i32, i32), Failure> {
 fn a_process_without_its_first_thread_is_told() -> TestResult {
     let listener = listen(RARE, IDENTITY)?;
     let go = Gate::new()?;
-    let (pid, tid) = without_first_thread(&go)?;
+    let (pid, tid) = start_without_first_thread(&go)?;
     let dump = state(&listener)?;
     expect_eq("process", dump.event(pid)?, Stat::of(pid)?.process(pid))?;
     expect_eq("identity", dump.identity(pid)?, identity_of(pid)?)?;
@@ -248,7 +238,7 @@ fn a_process_without_its_first_thread_is_told() -> TestResult {
 fn a_process_of_which_a_tracer_has_a_thread_is_told_until_that_is_reaped() -> TestResult {
     let listener = listen(RARE, 0)?;
     let go = Gate::new()?;
-    let (pid, tid) = without_first_thread(&go)?;
+    let (pid, tid) = start_without_first_thread(&go)?;
     let thread = Pid::from_raw(tid);
     ptrace::seize(thread, ptrace::Options::empty())?;
     go.open(0)?;
