@@ -174,12 +174,13 @@ impl Container {
 
     /// A listener that a process inside opened, and that the caller reads.
     pub fn listen(&self, mask: u32) -> Result<Listener, Failure> {
+        self.listen_by(&[LISTEN, mask])
+    }
+
+    /// The same, by this request.
+    pub fn listen_by(&self, words: &[u32]) -> Result<Listener, Failure> {
         let handover = Handover::new()?;
-        self.run(|| {
-            let inside = open()?;
-            inside.request(&[LISTEN, mask])?;
-            handover.send(&inside)
-        })?;
+        self.run(|| handover.listen(words))?;
         handover.receive()
     }
 
@@ -346,6 +347,13 @@ impl Handover {
     /// Hands over a listener's socket.
     pub fn send(&self, listener: &Listener) -> TestResult {
         send_descriptors(&self.sender, &[listener.as_fd().as_raw_fd()])
+    }
+
+    /// Has the caller listen, by this request, and hands over the listener.
+    pub fn listen(&self, words: &[u32]) -> TestResult {
+        let listener = open()?;
+        listener.request(words)?;
+        self.send(&listener)
     }
 
     /// Waits for the next listener of a container, which may end before it hands over one.

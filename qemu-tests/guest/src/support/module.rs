@@ -3,7 +3,7 @@
 
 use std::env;
 use std::ffi::CStr;
-use std::fs::File;
+use std::fs::{self, File};
 
 use nix::errno::Errno;
 use nix::kmod::{DeleteModuleFlags, ModuleInitFlags, delete_module, finit_module};
@@ -87,6 +87,18 @@ pub fn expect_unload_refused() -> TestResult {
         matches!(refused, Err(Errno::EBUSY | Errno::EAGAIN)),
         format!("EBUSY or EAGAIN, got {refused:?}"),
     )
+}
+
+/// Expects so many references on the module: one for each listener, and one for each state that is
+/// told.
+#[track_caller]
+pub fn expect_references(expected: usize) -> TestResult {
+    if !debugfs::is_there() || debugfs::is_built_in() {
+        return Ok(());
+    }
+    let references = fs::read_to_string("/sys/module/proc_events/refcnt")?;
+    let references: usize = references.trim_end().parse()?;
+    expect_eq("references on the module", references, expected)
 }
 
 /// Unloads the module, loads it again, and expects events.

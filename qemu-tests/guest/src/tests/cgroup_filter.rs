@@ -4,9 +4,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, Write};
+use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -23,7 +23,7 @@ use crate::cpus::{cpus, pin};
 use crate::debugfs::Listing;
 use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::{EVENT_LIMIT, Listener};
-use crate::support::cgroup::Group;
+use crate::support::cgroup::{Cgroup, Group, inode_of};
 use crate::support::clone3::{CLONE_INTO_CGROUP, arguments};
 use crate::support::container::{self, ALL, Container, FIRST_ID, require};
 use crate::support::kernel_log::Log;
@@ -89,67 +89,6 @@ const UNKNOWN_TO_STOCK: &str = "all get the events of all cgroups";
 
 const NO_SUCH: u32 = Errno::ENOENT as u32;
 
-/// A cgroup below a test's own one, which goes when this is dropped: nobody may be in it by then.
-struct Cgroup(PathBuf);
-
-impl Cgroup {
-    fn within(directory: &Path, name: &str) -> io::Result<Self> {
-        let directory = directory.join(name);
-        fs::create_dir(&directory)?;
-        Ok(Self(directory))
-    }
-
-    fn id(&self) -> io::Result<u64> {
-        id_of(&self.0)
-    }
-
-    /// Moves a process into it; 0 is the caller's.
-    fn add(&self, process: i32) -> io::Result<()> {
-        write(&self.0.join("cgroup.procs"), &process.to_string())
-    }
-
-    /// Moves a thread into it.
-    fn add_thread(&self, thread: i32) -> io::Result<()> {
-        write(&self.0.join("cgroup.threads"), &thread.to_string())
-    }
-
-    /// Lets threads of processes of the cgroup above be in it.
-    fn become_threaded(&self) -> io::Result<()> {
-        write(&self.0.join("cgroup.type"), "threaded")
-    }
-
-    /// Lets a container's root move processes into it, and out of it within those that it may.
-    fn delegate(&self) -> io::Result<()> {
-        chown(self.0.join("cgroup.procs"), Some(FIRST_ID), Some(FIRST_ID))
-    }
-
-    fn remove(&self) -> io::Result<()> {
-        fs::remove_dir(&self.0)
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        match self.remove() {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                eprintln!("{} is left: {error}", self.0.display());
-            }
-            _ => {}
-        }
-    }
-}
-
-/// The id of a cgroup, by its directory, or the number of another file.
-fn id_of(path: &Path) -> io::Result<u64> {
-    Ok(fs::metadata(path)?.ino())
-}
-
-/// Writes to a file that is there.
-fn write(path: &Path, text: &str) -> io::Result<()> {
-    let mut file = File::options().write(true).open(path)?;
-    file.write_all(text.as_bytes())
-}
-
 /// The cgroups of a test. They go in the order in which they stand here.
 struct Cgroups {
     below: Cgroup,
@@ -164,7 +103,7 @@ impl Cgroups {
         let beside = Cgroup::within(&above.directory(), "beside")?;
         let inside = Cgroup::within(&above.directory(), "inside")?;
         Ok(Self {
-            below: Cgroup::within(&inside.0, "below")?,
+            below: Cgroup::within(inside.directory(), "below")?,
             inside,
             beside,
             above,
@@ -203,7 +142,7 @@ fn ask(listener: &mut Listener, mask: u32, id: u64) -> Result<u32, Failure> {
 
 /// Starts a function in a process that begins in a cgroup.
 fn fork_into(cgroup: &Cgroup, function: impl FnOnce() -> TestResult) -> Result<Pid, Failure> {
-    let directory = File::open(&cgroup.0)?;
+    let directory = File::open(cgroup.directory())?;
     let mut arguments = arguments(CLONE_INTO_CGROUP);
     arguments.cgroup = directory.as_raw_fd() as u64;
     Ok(child::clone3(&arguments, || status(function))?.into_pid())
@@ -449,7 +388,7 @@ fn what_happens_elsewhere_takes_no_number() -> TestResult {
 
 fn the_root_has_everything_below_it() -> TestResult {
     let cgroups = Cgroups::new()?;
-    let root = id_of(&cgroups.root())?;
+    let root = inode_of(&cgroups.root())?;
     let mut listener = Listener::listen_in(mask::COMM, 0, root)?;
     mark("in the root")?;
     let mut expected = vec![("comm", own_task())];
@@ -527,7 +466,7 @@ fn a_process_that_is_moved_is_told_where_it_is_then() -> TestResult {
             true => (vec![("comm", leader), ("comm", thread)], 1),
             false => (vec![], 0),
         };
-        let place = cgroup.0.display();
+        let place = cgroup.directory().display();
         expect_eq(
             &format!("forks in {place}"),
             told.len() - known.len(),
@@ -755,7 +694,7 @@ fn a_cgroup_of_the_same_name_is_another_one() -> TestResult {
 
 /// How many cgroups below were removed, and are not gone.
 fn dying(cgroup: &Cgroup) -> Result<u32, Failure> {
-    let text = fs::read_to_string(cgroup.0.join("cgroup.stat"))?;
+    let text = fs::read_to_string(cgroup.directory().join("cgroup.stat"))?;
     let line = text
         .lines()
         .find_map(|line| line.strip_prefix("nr_dying_descendants "));
@@ -797,7 +736,7 @@ fn a_removed_cgroup_goes_when_nobody_listens_to_it() -> TestResult {
     ];
     let cgroups = Cgroups::new()?;
     for end in ends {
-        let removed = Cgroup::within(&cgroups.inside.0, "removed")?;
+        let removed = Cgroup::within(cgroups.inside.directory(), "removed")?;
         let listener = listen_in(&removed, mask::COMM)?;
         run_in(&removed, || Ok(()))?;
         removed.remove()?;
@@ -818,9 +757,12 @@ fn ids(cgroups: &Cgroups, all: bool) -> Result<Vec<(u64, u32)>, Failure> {
         (cgroups.below.id()?, 0),
         (cgroups.beside.id()?, outside),
         (cgroups.above.id()?, outside),
-        (id_of(&cgroups.root())?, outside),
+        (inode_of(&cgroups.root())?, outside),
         // Files, and nothing at all.
-        (id_of(&cgroups.inside.0.join("cgroup.procs"))?, NO_SUCH),
+        (
+            inode_of(&cgroups.inside.directory().join("cgroup.procs"))?,
+            NO_SUCH,
+        ),
         (0, NO_SUCH),
         (inside | 1 << 63, NO_SUCH),
         (inside + (1 << 32), NO_SUCH),
@@ -889,11 +831,13 @@ fn a_cgroup_that_the_sender_cannot_see_changes_nothing() -> TestResult {
 fn a_container_filters_within_itself() -> TestResult {
     require(ALL)?;
     let cgroups = Cgroups::new()?;
-    let other = Cgroup::within(&cgroups.inside.0, "other")?;
+    let other = Cgroup::within(cgroups.inside.directory(), "other")?;
     for cgroup in [&cgroups.inside, &cgroups.below, &other] {
-        cgroup.delegate()?;
+        // A container's root may move processes into it, and out of it within those that it may.
+        let file = cgroup.directory().join("cgroup.procs");
+        chown(file, Some(FIRST_ID), Some(FIRST_ID))?;
     }
-    let hidden = [cgroups.beside.id()?, id_of(&cgroups.root())?];
+    let hidden = [cgroups.beside.id()?, inode_of(&cgroups.root())?];
     let (ready, placed) = (Gate::new()?, Gate::new()?);
     let container = Container::start(ALL, || {
         ready.open(0)?;
@@ -1139,7 +1083,7 @@ fn a_cgroup_that_is_removed_meanwhile_is_found_or_not() -> TestResult {
     let deadline = timeouts::deadline(MOMENTS_LIMIT);
     let asked = thread::scope(|scope| -> Result<u64, Failure> {
         let maker = scope.spawn(|| {
-            let made = moment.come_and_go(&cgroups.inside.0, ROUNDS, deadline);
+            let made = moment.come_and_go(cgroups.inside.directory(), ROUNDS, deadline);
             moment.stop.store(true, Ordering::Relaxed);
             made
         });

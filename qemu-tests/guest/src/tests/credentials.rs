@@ -15,7 +15,7 @@ use crate::support::container::{
 use crate::support::module::ModuleGuard;
 use crate::support::process::{status, succeed};
 use crate::support::scenario::mark;
-use crate::support::sender::{NOBODY_KNOWN, OVERFLOW_ID, ROOT, Sender, receive};
+use crate::support::sender::{NOBODY_KNOWN, OUTER_ROOT, OVERFLOW_ID, ROOT, Sender, receive};
 use crate::test;
 use crate::wire::{Event, IGNORE, LISTEN, MESSAGE_SIZE, Received, mask};
 
@@ -43,7 +43,6 @@ const IGNORED: &str = "LISTEN from another pid or network namespace is ignored o
 /// An operation that there is not.
 const UNKNOWN: u32 = 9;
 
-const OUTER_ROOT: Sender = (0, FIRST_ID, FIRST_ID);
 /// A socket that gets the sender of each message.
 fn socket_with_senders() -> Result<Listener, Failure> {
     let socket = open()?;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! No memory (C20): each allocation fails once, and nothing is half done, miscounted or unseen.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 
@@ -19,7 +19,7 @@ use crate::support::ends::{End, bind, leave};
 use crate::support::fault_injection::{
     FailNth, NoPages, QuietConsole, has_checkers, report_failures,
 };
-use crate::support::module::{self, ModuleGuard};
+use crate::support::module::{self, ModuleGuard, expect_references};
 use crate::support::scenario::{expect_count, mark, own_task};
 use crate::support::sequence_numbers::{cpu_and_seq, missing};
 use crate::support::state_dump::is_without_memory;
@@ -132,17 +132,6 @@ fn hear(listener: &mut Listener) -> Result<usize, Failure> {
     let read = listener.drain()?;
     let own = |received: &&Received| received.event.subject() == own_task();
     Ok(read.messages.iter().filter(own).count())
-}
-
-/// Expects so many references on the module: each listener has one.
-#[track_caller]
-fn expect_references(expected: usize) -> TestResult {
-    if !debugfs::is_there() || debugfs::is_built_in() {
-        return Ok(());
-    }
-    let references = fs::read_to_string("/sys/module/proc_events/refcnt")?;
-    let references: usize = references.trim_end().parse()?;
-    expect_eq("references on the module", references, expected)
 }
 
 /// What comes about when each allocation of a LISTEN fails once.

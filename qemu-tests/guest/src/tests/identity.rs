@@ -7,10 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -29,7 +28,7 @@ use crate::identities;
 use crate::listener::{EVENT_LIMIT, Listener};
 use crate::loads::containers::{ALL_LIMIT, is_room};
 use crate::proc_stat::{Stat, TICK};
-use crate::support::cgroup::Group;
+use crate::support::cgroup::{Cgroup, Group};
 use crate::support::clone3::{CLONE_INTO_CGROUP, arguments, clone3};
 use crate::support::container::{Container, Handover, PID, open};
 use crate::support::polling::poll_until_done;
@@ -596,17 +595,6 @@ fn each_listener_gets_the_start_by_its_own_clock() -> TestResult {
     Ok(())
 }
 
-/// A listener that a process of a container opened, with identities.
-fn listen_inside(container: &Container, mask: u32) -> Result<Listener, Failure> {
-    let handover = Handover::new()?;
-    container.run(|| {
-        let inside = open()?;
-        inside.request(&proc_listen(LISTEN, mask, IDENTITY))?;
-        handover.send(&inside)
-    })?;
-    handover.receive()
-}
-
 /// Takes all events of a process up to its end: the kind of each, and who else is in it.
 fn others(listener: &mut Listener, pid: i32) -> Result<Vec<(&'static str, u64)>, Failure> {
     let events = take_through_exit(listener, pid)?;
@@ -620,7 +608,7 @@ fn others(listener: &mut Listener, pid: i32) -> Result<Vec<(&'static str, u64)>,
 fn who_cannot_be_seen_has_no_number() -> TestResult {
     let container = Container::idle(PID)?;
     let asked = mask::FORK | mask::SID | mask::PTRACE | mask::COREDUMP | mask::EXIT;
-    let mut inside = listen_inside(&container, asked)?;
+    let mut inside = container.listen_by(&proc_listen(LISTEN, asked, IDENTITY))?;
     let mut outside = Listener::listen_with(asked, IDENTITY)?;
     let (ready, go) = (Gate::new()?, Gate::new()?);
     let maker = child::fork(|| {
@@ -664,9 +652,8 @@ fn numbers_are_the_same_in_all_pid_namespaces() -> TestResult {
     let go = Gate::new()?;
     let mut outside = Listener::listen_with(mask::EVERYTHING, IDENTITY)?;
     let container = Container::start(PID, || {
-        let listener = open()?;
-        listener.request(&proc_listen(LISTEN, mask::EVERYTHING, IDENTITY))?;
-        handover.send(&listener)?;
+        let request = proc_listen(LISTEN, mask::EVERYTHING, IDENTITY);
+        handover.listen(&request)?;
         go.pass()?;
         every_kind(&mut Listener::listen(mask::EVERYTHING)?).map(drop)
     })?;
@@ -926,42 +913,6 @@ const CONTAINERS: usize = 200;
 /// Processes that each of them makes.
 const FORKS: usize = 5;
 
-/// Groups below one of a test, which go when this is dropped: nobody may be in them by then.
-struct Groups {
-    within: Group,
-    made: Vec<PathBuf>,
-}
-
-impl Groups {
-    /// Makes one more; its directory and its id.
-    fn add(&mut self) -> Result<(PathBuf, u64), Failure> {
-        let name = format!("container-{}", self.made.len());
-        let directory = self.within.directory().join(name);
-        fs::create_dir(&directory)?;
-        self.made.push(directory.clone());
-        let id = fs::metadata(&directory)?.ino();
-        Ok((directory, id))
-    }
-}
-
-impl Drop for Groups {
-    fn drop(&mut self) {
-        let limit = timeouts::deadline(EVENT_LIMIT);
-        for directory in &self.made {
-            // A task is in its group for a moment after it was reaped, and nothing tells when it is
-            // not any more.
-            while let Err(error) = fs::remove_dir(directory) {
-                let busy = error.raw_os_error() == Some(libc::EBUSY);
-                if !busy || Instant::now() > limit {
-                    eprintln!("{} is left: {error}", directory.display());
-                    break;
-                }
-                thread::yield_now();
-            }
-        }
-    }
-}
-
 /// What was told of a container: who was forked, and who ended.
 #[derive(Default)]
 struct Share {
@@ -971,10 +922,8 @@ struct Share {
 }
 
 fn two_hundred_containers_are_told_apart_by_their_cgroups() -> TestResult {
-    let mut groups = Groups {
-        within: Group::new()?,
-        made: Vec::new(),
-    };
+    let group = Group::new()?;
+    let mut cgroups = Vec::new();
     allow_descriptors(CONTAINERS)?;
     let mut listener = Listener::listen_with(mask::FORK | mask::EXIT, IDENTITY)?;
     let (ready, begin) = (Gate::new()?, Gate::new()?);
@@ -982,9 +931,11 @@ fn two_hundred_containers_are_told_apart_by_their_cgroups() -> TestResult {
     // The first process of each, as it is known outside, and its number.
     let mut firsts = BTreeMap::new();
     while containers.len() < CONTAINERS && is_room()? {
-        let (directory, id) = groups.add()?;
+        let name = format!("container-{}", containers.len());
+        let cgroup = Cgroup::within(&group.directory(), &name)?;
+        let id = cgroup.id()?;
         let container = Container::start(PID, || {
-            fs::write(directory.join("cgroup.procs"), "0")?;
+            cgroup.add(0)?;
             ready.open(0)?;
             begin.pass_within(timeouts::scaled(ALL_LIMIT))?;
             (0..FORKS).try_for_each(|_| succeed(child::fork(|| 0)?))
@@ -994,6 +945,7 @@ fn two_hundred_containers_are_told_apart_by_their_cgroups() -> TestResult {
         let known = firsts.insert(id, (first, number(first)?));
         expect_eq("another cgroup of that id", known, None)?;
         containers.push(container);
+        cgroups.push(cgroup);
     }
     println!("{} containers", containers.len());
     expect(!containers.is_empty(), "memory for a container")?;

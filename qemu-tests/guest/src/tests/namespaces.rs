@@ -232,9 +232,7 @@ fn every_event_has_the_listeners_numbers(kinds: CloneFlags) -> TestResult {
     };
     let handover = Handover::new()?;
     let container = Container::start(kinds, || {
-        let listener = open()?;
-        listener.request(&[LISTEN])?;
-        handover.send(&listener)?;
+        handover.listen(&[LISTEN])?;
         perform(&handshakes)
     })?;
     let mut inside = handover.receive_from(&container)?;
@@ -377,11 +375,8 @@ fn nest(
     handover: &Handover,
     innermost: &dyn Fn() -> TestResult,
 ) -> TestResult {
-    let listener = open()?;
-    listener.request(&[LISTEN, FOLLOWED])?;
-    handover.send(&listener)?;
     // What is deeper shares no open file with this level.
-    drop(listener);
+    handover.listen(&[LISTEN, FOLLOWED])?;
     if level == depth {
         return succeed(child::fork(|| status(innermost))?);
     }

@@ -13,10 +13,11 @@ use crate::child::{self, Gate, own_pid};
 use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
 use crate::support::container::{
-    ALL, Container, FIRST_ID, Handover, IDS, NET, PID, USER, numbers_at, open, require,
+    ALL, Container, FIRST_ID, Handover, IDS, NET, PID, USER, numbers_at, require,
 };
 use crate::support::process::{ignore_children, pause_for_ever, status, succeed};
 use crate::support::scenario::{comm, exit, expect_exactly, mark, own_task};
+use crate::support::sender::OVERFLOW_ID;
 use crate::support::stock::NO_NETWORK_NAMESPACES;
 use crate::support::tracer::trace;
 use crate::test;
@@ -54,9 +55,6 @@ pub const TESTS: &[Test] = &Declaration::new().stock_fails(NO_NETWORK_NAMESPACES
         .covers(&[Line::C21, Line::C46]),
     test!(ids_that_are_not_mapped_are_the_overflow_id).covers(&[Line::C21]),
 ]);
-
-/// What an id that has no number in a user namespace is shown as.
-const OVERFLOW_ID: u32 = 65534;
 
 /// To be called before a child is reaped: the unpatched kernel does not know the parent of one that
 /// was, by the time that it tells the exit.
@@ -278,19 +276,12 @@ fn whoever_entered_a_pid_namespace_listens_outside() -> TestResult {
     succeed(entering)
 }
 
-/// Listens to exits, and hands the listener over.
-fn hand_over_listener(handover: &Handover) -> TestResult {
-    let listener = open()?;
-    listener.request(&[LISTEN, mask::EXIT])?;
-    handover.send(&listener)
-}
-
 fn an_auto_reaped_child_keeps_its_numbers() -> TestResult {
     let handover = Handover::new()?;
     let (ready, go_on) = (Gate::new()?, Gate::new()?);
     let mut outside = Listener::listen(mask::EXIT)?;
     let container = Container::start(ALL, || {
-        hand_over_listener(&handover)?;
+        handover.listen(&[LISTEN, mask::EXIT])?;
         ignore_children()?;
         let child = child::fork(|| go_on.pass().map_or(1, |_| 5))?;
         ready.open(child.into_pid().as_raw())?;
@@ -315,7 +306,7 @@ fn the_end_of_the_first_process_tells_all_exits_once() -> TestResult {
     let ready = Gate::new()?;
     let mut outside = Listener::listen(mask::EXIT)?;
     let container = Container::start(ALL, || {
-        hand_over_listener(&handover)?;
+        handover.listen(&[LISTEN, mask::EXIT])?;
         for _ in 0..PROCESSES {
             ready.open(child::fork(|| pause_for_ever())?.into_pid().as_raw())?;
         }
@@ -345,13 +336,13 @@ fn the_end_of_an_outer_namespace_tells_all_exits_within_once() -> TestResult {
     let ready = Gate::new()?;
     let mut outside = Listener::listen(mask::EXIT)?;
     let container = Container::start(PID | NET, || {
-        hand_over_listener(&handover)?;
+        handover.listen(&[LISTEN, mask::EXIT])?;
         // A process more on this level, so that numbers differ.
         let other = child::fork(|| 0)?;
         ready.open(other.pid().as_raw())?;
         succeed(other)?;
         Container::start(PID | NET, || {
-            hand_over_listener(&handover)?;
+            handover.listen(&[LISTEN, mask::EXIT])?;
             child::fork(|| pause_for_ever())?.into_pid();
             ready.open(0)?;
             pause_for_ever()
@@ -392,7 +383,7 @@ fn an_orphan_ends_as_a_child_of_its_first_process() -> TestResult {
     let (left, ready, go_on) = (Gate::new()?, Gate::new()?, Gate::new()?);
     let mut outside = Listener::listen(mask::EXIT)?;
     let container = Container::start(ALL, || {
-        hand_over_listener(&handover)?;
+        handover.listen(&[LISTEN, mask::EXIT])?;
         let parent = child::fork(|| {
             status(|| {
                 let orphan = child::fork(|| status(|| Ok(go_on.pass().map(drop)?)))?;
@@ -479,11 +470,7 @@ fn ids_are_the_hosts_where_only_the_pid_namespace_was_joined() -> TestResult {
     let (container, mut inside, mut outside) = stage(KINDS)?;
     // Of the container's pid namespace, and of the host's user namespace.
     let handover = Handover::new()?;
-    succeed(container.spawn_in(PID, || {
-        let listener = open()?;
-        listener.request(&[LISTEN, KINDS])?;
-        handover.send(&listener)
-    })?)?;
+    succeed(container.spawn_in(PID, || handover.listen(&[LISTEN, KINDS]))?)?;
     let mut between = handover.receive()?;
     let visitor = visit(&container, PID | NET, |_| Ok(()), take_real_ids)?;
     let expected = id_events(visitor.inner, OVERFLOW_ID, |(_, inner)| inner);

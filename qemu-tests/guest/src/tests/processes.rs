@@ -27,7 +27,7 @@ use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expec
 use crate::listener::{EVENT_LIMIT, Listener};
 use crate::results;
 use crate::support::clone3::{arguments, clone3};
-use crate::support::container::{self, ALL, Container, Handover, PID};
+use crate::support::container::{ALL, Container, Handover, PID};
 use crate::support::exec_variants::FirstThread;
 use crate::support::fault_injection::has_checkers;
 use crate::support::polling::poll_until_done;
@@ -447,9 +447,7 @@ fn expect_end_of_namespace(first: FirstThread) -> TestResult {
     let (ready, go, settled) = (Gate::new()?, Gate::new()?, Gate::new()?);
     let mut outside = listen(mask::EXIT)?;
     let container = Container::start(ALL, || {
-        let inside = container::open()?;
-        inside.request(&proc_listen(LISTEN, mask::EXIT, PROCESSES))?;
-        handover.send(&inside)?;
+        handover.listen(&proc_listen(LISTEN, mask::EXIT, PROCESSES))?;
         for _ in 0..OTHERS {
             let other = start(FirstThread::Waits, || pause_for_ever())?;
             ready.open(other.into_pid().as_raw())?;

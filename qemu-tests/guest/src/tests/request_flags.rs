@@ -2,8 +2,6 @@
 //! The third form of requests, `struct proc_listen` (C50): what is known of it is done, and what is
 //! not has to be 0.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -16,7 +14,7 @@ use crate::child::{self, pidfd};
 use crate::debugfs::{self, Listing};
 use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
-use crate::support::cgroup::{self, Group};
+use crate::support::cgroup::{self, Group, inode_of, known_flags};
 use crate::support::process::{status, succeed};
 use crate::support::scenario::{expect_count, mark, own_task};
 use crate::support::stock::NO_FLAGS;
@@ -120,12 +118,6 @@ fn a_longer_request_is_taken_if_the_rest_is_0() -> TestResult {
         hear(&mut listener)?;
     }
     Ok(())
-}
-
-/// The flags that there are.
-fn known_flags() -> u32 {
-    let others = PROCESSES | IDENTITY | BATCH;
-    others | if cgroup::are_there() { CGROUP } else { 0 }
 }
 
 /// The id of the cgroup that this process is in.
@@ -354,7 +346,7 @@ fn a_cgroup_that_is_not_there_is_refused() -> TestResult {
     expect_no_listener(&listen_in(&nowhere()?))?;
     // What has an id of the same kind, and is no group.
     let group = Group::new()?;
-    let file = fs::metadata(group.directory().join("cgroup.procs"))?.ino();
+    let file = inode_of(&group.directory().join("cgroup.procs"))?;
     expect_no_listener(&listen_in(&[file]))
 }
 

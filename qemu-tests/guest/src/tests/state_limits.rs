@@ -16,27 +16,27 @@ use nix::unistd::setsid;
 use zerocopy::IntoBytes;
 
 use crate::child::{self, Child, Gate};
-use crate::debugfs::{self, Listing};
+use crate::debugfs::Listing;
 use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
-use crate::support::cgroup;
-use crate::support::container::{self, ALL, Container, FIRST_ID, Handover, NET, PID, USER};
+use crate::support::cgroup::known_flags;
+use crate::support::container::{self, ALL, Container, Handover, NET, PID, USER};
 use crate::support::ends::ENDS;
 use crate::support::fault_injection::FailNth;
 use crate::support::idle_processes::{MANY_IDLE, start_many_idle};
-use crate::support::module::{self, ModuleGuard};
+use crate::support::module::{self, ModuleGuard, expect_references};
 use crate::support::namespace_user::NamespaceUser;
 use crate::support::process::{pause_for_ever, status, succeed};
 use crate::support::procfs::in_container;
 use crate::support::scenario::{expect_count, mark};
-use crate::support::sender::{ROOT, Sender, receive};
+use crate::support::sender::{OUTER_ROOT, ROOT, Sender, receive};
 use crate::support::state_dump::{
     ACK, RARE, SEQ, StateDump, ask, is_without_memory, listen, listen_and_read_little, state,
 };
 use crate::support::stock::NO_STATE;
 use crate::test;
 use crate::wire::{
-    BATCH, BATCH_SIZE, CGROUP, CN_PROC, Event, IDENTITY, LISTEN, PROCESSES, Received, STATE, mask,
+    BATCH, BATCH_SIZE, CGROUP, CN_PROC, Event, IDENTITY, LISTEN, Received, STATE, mask,
     proc_listen, proc_listen_in,
 };
 
@@ -94,12 +94,6 @@ fn answer(listener: &Listener, data: &[u8]) -> Result<u32, Failure> {
 fn expect_refused(listener: &Listener, data: &[u8], expected: Errno) -> TestResult {
     let what = format!("answer to {} bytes, {data:?}", data.len());
     expect_eq(&what, answer(listener, data)?, expected as u32)
-}
-
-/// The flags that there are.
-fn known_flags() -> u32 {
-    let others = PROCESSES | IDENTITY | BATCH;
-    others | if cgroup::are_there() { CGROUP } else { 0 }
 }
 
 /// Expects this data to ask for the state.
@@ -301,17 +295,6 @@ fn listening_again_changes_nothing_of_a_state() -> TestResult {
         }
     }
     Ok(())
-}
-
-/// Expects so many references on the module: one for each listener, and one for each state.
-#[track_caller]
-fn expect_references(expected: usize) -> TestResult {
-    if debugfs::is_built_in() {
-        return Ok(());
-    }
-    let references = fs::read_to_string("/sys/module/proc_events/refcnt")?;
-    let references: usize = references.trim_end().parse()?;
-    expect_eq("references on the module", references, expected)
 }
 
 fn a_state_keeps_the_module_until_its_answer_or_the_close() -> TestResult {
@@ -541,7 +524,6 @@ fn expect_all_from(listener: &Listener, expected: Sender) -> TestResult {
 }
 
 fn it_is_from_root_of_the_listeners_users() -> TestResult {
-    const OUTER_ROOT: Sender = (0, FIRST_ID, FIRST_ID);
     let handover = Handover::new()?;
     let dump = || -> Result<Listener, Failure> {
         let listener = listen(RARE, 0)?;

@@ -4,7 +4,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,7 +17,7 @@ use crate::child::{self, Gate, own_pid, own_tid, pidfd};
 use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::{EVENT_LIMIT, Listener};
 use crate::proc_stat::Stat;
-use crate::support::cgroup::{Group, root_of};
+use crate::support::cgroup::{Cgroup, Group, root_of};
 use crate::support::container::{Container, Handover, PID, keep_mounts, mount_own_proc};
 use crate::support::idle_processes::{start_idle, start_many_idle};
 use crate::support::process::{pause_for_ever, status};
@@ -48,30 +47,27 @@ pub const TESTS: &[Test] = &Declaration::new()
 
 fn of_a_cgroup_those_in_it_and_below_are_told() -> TestResult {
     let group = Group::new()?;
-    let below = group.directory().join("below");
-    fs::create_dir(&below)?;
+    let below = Cgroup::within(&group.directory(), "below")?;
     let (inside, deep, outside) = (
         start_idle(|| Ok(()))?,
         start_idle(|| Ok(()))?,
         start_idle(|| Ok(()))?,
     );
-    let enter =
-        |directory: &Path, pid: i32| fs::write(directory.join("cgroup.procs"), pid.to_string());
+    let procs = group.directory().join("cgroup.procs");
     let listener = listen_in(RARE, CGROUP, group.id()?)?;
     let is_told = || -> Result<Vec<i32>, Failure> { Ok(state(&listener)?.pids()) };
     let mut seen = vec![is_told()?];
-    enter(&group.directory(), inside)?;
-    enter(&below, deep)?;
+    fs::write(&procs, inside.to_string())?;
+    below.add(deep)?;
     seen.push(is_told()?);
     // What counts is where they are when it is told.
-    enter(&group.directory(), outside)?;
+    fs::write(&procs, outside.to_string())?;
     fs::write(root_of(&group), inside.to_string())?;
     seen.push(is_told()?);
     for pid in [deep, outside] {
         fs::write(root_of(&group), pid.to_string())?;
     }
     seen.push(is_told()?);
-    fs::remove_dir(&below)?;
     let mut expected = vec![vec![], vec![inside, deep], vec![deep, outside], vec![]];
     expected.iter_mut().for_each(|pids| pids.sort_unstable());
     expect_eq("processes of the cgroup", seen, expected)
