@@ -390,3 +390,22 @@ pub fn unmapped(function: impl FnOnce() -> TestResult) -> Result<Child, Failure>
 pub fn map(pid: Pid, kind: &str, map: &str) -> TestResult {
     Ok(fs::write(format!("/proc/{pid}/{kind}_map"), map)?)
 }
+
+/// How far the clock goes ahead in a time namespace of [`with_other_clock`], in seconds.
+pub const SECONDS_AHEAD: u64 = 100_000;
+
+/// Runs a function in a time namespace of its own, where CLOCK_BOOTTIME goes ahead. Returns a process
+/// outside of it, which ends as the one inside does.
+pub fn with_other_clock(function: impl FnOnce() -> TestResult) -> Result<Child, Failure> {
+    if !Path::new("/proc/self/ns/time").exists() {
+        return Err(Failure::skip("the kernel has no CONFIG_TIME_NS"));
+    }
+    Ok(child::fork(|| {
+        status(|| {
+            unshare(CloneFlags::from_bits_retain(libc::CLONE_NEWTIME))?;
+            let offset = format!("boottime {SECONDS_AHEAD} 0");
+            fs::write("/proc/self/timens_offsets", offset)?;
+            succeed(child::fork(|| status(function))?)
+        })
+    })?)
+}

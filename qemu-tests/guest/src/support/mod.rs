@@ -7,6 +7,7 @@ pub mod cgroup;
 pub mod clone3;
 pub mod container;
 pub mod descriptors;
+pub mod directory;
 pub mod ends;
 pub mod exec_variants;
 pub mod fault_injection;

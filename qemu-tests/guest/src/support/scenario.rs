@@ -7,13 +7,15 @@
 
 use std::ffi::CString;
 
+use nix::sched::{sched_getaffinity, sched_setaffinity};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::WaitStatus;
-use nix::unistd::{Gid, Uid, execv, setgid, setsid, setuid};
+use nix::unistd::{Gid, Pid, Uid, execv, setgid, setsid, setuid};
 
 use super::tracer::trace;
 use crate::child::{self, Child, Gate, own_pid, own_tid};
+use crate::cpus::{cpus, pin};
 use crate::debugfs::{self, Listing};
 use crate::harness::{Failure, TestResult, expect, expect_eq};
 use crate::listener::Listener;
@@ -74,6 +76,22 @@ pub fn comm(name: &str) -> [u8; 16] {
 /// Raises a COMM event of the running task with this name, of at most 15 characters.
 pub fn mark(name: &str) -> nix::Result<()> {
     prctl::set_name(&CString::new(name).expect("names hold no zero"))
+}
+
+/// Raises this many COMM events of the running task on a CPU, and goes back.
+pub fn mark_on(cpu: usize, times: usize) -> nix::Result<()> {
+    let this = Pid::from_raw(0);
+    let before = sched_getaffinity(this)?;
+    pin(cpu)?;
+    for _ in 0..times {
+        mark("numbered")?;
+    }
+    sched_setaffinity(this, &before)
+}
+
+/// The same on each CPU, by turns.
+pub fn mark_on_each_cpu(times: usize) -> nix::Result<()> {
+    cpus()?.into_iter().try_for_each(|cpu| mark_on(cpu, times))
 }
 
 /// Takes the messages up to the event that [`mark`] raised for this task.

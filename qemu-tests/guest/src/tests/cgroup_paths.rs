@@ -4,8 +4,7 @@
 use std::collections::BTreeMap;
 
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, setsid};
+use nix::unistd::setsid;
 
 use crate::child;
 use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
@@ -48,10 +47,7 @@ fn events_are_shown_with_the_groups_that_they_are_from() -> TestResult {
 
     // What it reads together is from groups in turn. Two of them are gone by then, of which it has
     // seen one.
-    let pid = Pid::from_raw(listener.pid());
-    kill(pid, Signal::SIGSTOP)?;
-    let stopped = waitpid(pid, Some(WaitPidFlag::WUNTRACED))?;
-    expect_eq("stop", stopped, WaitStatus::Stopped(pid, Signal::SIGSTOP))?;
+    let pid = listener.pause()?;
     let mut expected = Vec::new();
     for (cgroup, path) in [&one, &other, &one] {
         expected.push((lead_in(cgroup)?, path.clone()));

@@ -7,9 +7,10 @@ use std::{env, fs, process};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use nix::sys::signal::{Signal, raise};
 
-use crate::child::{self, own_pid};
+use crate::child;
 use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
+use crate::support::directory::Directory;
 use crate::support::scenario::{events_about, exit, own_task, take_through_exit};
 use crate::support::sessions::CORE_FLAG;
 use crate::test;
@@ -42,9 +43,8 @@ fn die(signal: Signal, core_limit: u64, directory: &Path) -> Result<(Task, Vec<E
 }
 
 fn names_process_and_parent_before_its_exit() -> TestResult {
-    let directory = env::temp_dir().join(format!("core-{}", own_pid()));
-    fs::create_dir(&directory)?;
-    let (task, events) = die(Signal::SIGABRT, RLIM_INFINITY, &directory)?;
+    let directory = Directory::new("core")?;
+    let (task, events) = die(Signal::SIGABRT, RLIM_INFINITY, directory.path())?;
     let expected = vec![
         Event::Coredump {
             task,
@@ -53,8 +53,7 @@ fn names_process_and_parent_before_its_exit() -> TestResult {
         exit(task, Signal::SIGABRT as u32 | CORE_FLAG, own_task()),
     ];
     expect_eq("events", events, expected)?;
-    let cores = fs::read_dir(&directory)?.count();
-    fs::remove_dir_all(&directory)?;
+    let cores = fs::read_dir(directory.path())?.count();
     expect(cores == 1, format!("one core file, got {cores}"))
 }
 

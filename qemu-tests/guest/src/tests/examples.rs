@@ -5,7 +5,6 @@ use std::env;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpgrp, getpid, getsid, setsid};
 
 use crate::child::{self, Gate};
@@ -44,28 +43,16 @@ fn follows_sessions(name: &str) -> TestResult {
 }
 
 fn recovers_from_a_loss(name: &str) -> TestResult {
-    let _little = give_little_room()?;
+    let _little = Setting::little_room()?;
     Example::named(name)?.recovers_from_a_loss()
 }
 
 fn needs_no_proc(name: &str) -> TestResult {
     let example = Example::named(name)?;
     without_proc(PID, || example.follows_sessions())?;
-    let _little = give_little_room()?;
+    let _little = Setting::little_room()?;
     without_proc(PID, || example.recovers_from_a_loss())
 }
-
-/// Leaves listeners to come so little room that they overrun, until this is dropped.
-fn give_little_room() -> Result<Setting, Failure> {
-    Ok(Setting::change(
-        "/proc/sys/net/core",
-        "rmem_default",
-        LITTLE,
-    )?)
-}
-
-/// The room of a listener that is to overrun, in bytes.
-const LITTLE: &str = "16384";
 
 /// More than it holds.
 const MANY: usize = 400;
@@ -163,10 +150,7 @@ impl Example {
         let mut listener = self.start()?;
         listener.wait_for(&format!("session {} is there ", known.pid()))?;
         expect_processes(&mut listener)?;
-        let pid = Pid::from_raw(listener.pid());
-        kill(pid, Signal::SIGSTOP)?;
-        let stopped = waitpid(pid, Some(WaitPidFlag::WUNTRACED))?;
-        expect_eq("stop", stopped, WaitStatus::Stopped(pid, Signal::SIGSTOP))?;
+        let pid = listener.pause()?;
         for _ in 0..MANY {
             child::fork(new_session)?.wait()?;
         }

@@ -5,15 +5,12 @@
 //! A process is looked at while it waits, so that what is seen is the process's own.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
-use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl::set_child_subreaper;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, raise};
@@ -30,7 +27,7 @@ use crate::loads::containers::{ALL_LIMIT, is_room};
 use crate::proc_stat::{Stat, TICK};
 use crate::support::cgroup::{Cgroup, Group};
 use crate::support::clone3::{CLONE_INTO_CGROUP, arguments, clone3};
-use crate::support::container::{Container, Handover, PID, open};
+use crate::support::container::{Container, Handover, PID, SECONDS_AHEAD, open, with_other_clock};
 use crate::support::polling::poll_until_done;
 use crate::support::process::{ignore_children, status, succeed};
 use crate::support::procfs::cgroup_of;
@@ -503,23 +500,6 @@ fn a_thread_has_the_start_of_its_process() -> TestResult {
     )
 }
 
-/// How far clocks go ahead in the time namespaces of these tests, in seconds.
-const OFFSET: u64 = 100_000;
-
-/// Runs a function in a time namespace of its own; what is returned is a process outside of it.
-fn with_other_clock(function: impl FnOnce() -> TestResult) -> Result<Child, Failure> {
-    if !Path::new("/proc/self/ns/time").exists() {
-        return Err(Failure::skip("the kernel has no CONFIG_TIME_NS"));
-    }
-    Ok(child::fork(|| {
-        status(|| {
-            unshare(CloneFlags::from_bits_retain(libc::CLONE_NEWTIME))?;
-            fs::write("/proc/self/timens_offsets", format!("boottime {OFFSET} 0"))?;
-            succeed(child::fork(|| status(function))?)
-        })
-    })?)
-}
-
 fn the_start_is_by_the_clock_of_the_listeners_time_namespace() -> TestResult {
     let mut outside = Listener::listen_with(mask::COMM, IDENTITY)?;
     let handover = Handover::new()?;
@@ -551,7 +531,7 @@ fn the_start_is_by_the_clock_of_the_listeners_time_namespace() -> TestResult {
     let ticks: Vec<_> = starts.iter().map(|start_ns| start_ns / TICK).collect();
     expect_eq("ticks", ticks, vec![start_inside, start_outside])?;
     let offset = Duration::from_nanos(starts[0].wrapping_sub(starts[1]));
-    expect_eq("offset", offset, Duration::from_secs(OFFSET))
+    expect_eq("offset", offset, Duration::from_secs(SECONDS_AHEAD))
 }
 
 fn each_listener_gets_the_start_by_its_own_clock() -> TestResult {
@@ -583,7 +563,7 @@ fn each_listener_gets_the_start_by_its_own_clock() -> TestResult {
         let comm = listener.wait_for("COMM", |received| received.event.bit() == mask::COMM)?;
         let mut expected = own.process(0);
         if is_ahead {
-            expected.start_ns += OFFSET * 1_000_000_000;
+            expected.start_ns += SECONDS_AHEAD * 1_000_000_000;
         }
         let expected = (flags == IDENTITY).then_some(expected);
         let got = match comm.identity {

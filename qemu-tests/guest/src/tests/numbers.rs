@@ -14,7 +14,7 @@ use crate::cpus::{cpus, pin};
 use crate::debugfs::Listing;
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::{Drained, Listener};
-use crate::support::scenario::mark;
+use crate::support::scenario::{mark_on, mark_on_each_cpu};
 use crate::support::sequence_numbers::{cpu_and_seq, missing, next_after};
 use crate::support::socket_filter::keep_bytes;
 use crate::test;
@@ -51,23 +51,6 @@ pub const TESTS: &[Test] = &[
         .covers(&[Line::C6, Line::C19]),
 ];
 
-/// Raises this many COMM events on each CPU, by turns.
-fn rename_on_each_cpu(times: usize) -> nix::Result<()> {
-    for cpu in cpus()? {
-        rename_on(cpu, times)?;
-    }
-    Ok(())
-}
-
-fn rename_on(cpu: usize, times: usize) -> nix::Result<()> {
-    let before = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0))?;
-    pin(cpu)?;
-    for _ in 0..times {
-        mark("numbered")?;
-    }
-    nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &before)
-}
-
 /// Starts a listener, takes the answer, and tells which number the answer's CPU goes on with.
 fn listen(listener: &mut Listener, mask: u32) -> Result<BTreeMap<u32, u32>, Failure> {
     listener.send([LISTEN, mask].as_bytes(), SEQ, 0)?;
@@ -90,7 +73,7 @@ fn each_listener_and_cpu_counts_on_its_own() -> TestResult {
         listeners.push((mask, listener, first));
     }
     for _ in 0..ROUNDS {
-        rename_on_each_cpu(1)?;
+        mark_on_each_cpu(1)?;
         child::fork(|| i32::from(setsid().is_err()))?.wait()?;
     }
     for (mask, mut listener, first) in listeners {
@@ -118,12 +101,12 @@ fn the_first_answer_starts_the_count_of_its_cpu() -> TestResult {
             cpu_and_seq(&answer),
             (cpu as u32, SEQ),
         )?;
-        rename_on(cpu, 4)?;
+        mark_on(cpu, 4)?;
         let numbers: Vec<_> = listener.take_queued()?.iter().map(cpu_and_seq).collect();
         let expected = (1..=4).map(|step| (cpu as u32, SEQ.wrapping_add(step)));
         expect_eq("CPUs and seqs", numbers, expected.collect())?;
         for other in cpus()?.into_iter().filter(|other| *other != cpu) {
-            rename_on(other, 2)?;
+            mark_on(other, 2)?;
             let numbers: Vec<_> = listener.take_queued()?.iter().map(cpu_and_seq).collect();
             let expected = vec![(other as u32, 0), (other as u32, 1)];
             expect_eq("CPUs and seqs elsewhere", numbers, expected)?;
@@ -137,7 +120,7 @@ fn other_answers_take_no_number() -> TestResult {
     let first = listen(&mut listener, mask::COMM)?;
     let mut events = Vec::new();
     for words in [&[LISTEN, mask::COMM | mask::SID][..], &[LISTEN], &[99], &[]] {
-        rename_on_each_cpu(1)?;
+        mark_on_each_cpu(1)?;
         events.extend(listener.take_queued()?);
         listener.send(words.as_bytes(), 7, 0)?;
         let answer = listener.answer()?;
@@ -147,7 +130,7 @@ fn other_answers_take_no_number() -> TestResult {
             (NO_CPU, 7),
         )?;
     }
-    rename_on_each_cpu(1)?;
+    mark_on_each_cpu(1)?;
     events.extend(listener.take_queued()?);
     expect_eq("events", events.len(), 5 * cpus()?.len())?;
     expect_eq("missing numbers", missing(&events, &first)?, 0)?;
@@ -162,11 +145,11 @@ fn other_answers_take_no_number() -> TestResult {
 fn listening_again_after_ignore_starts_anew() -> TestResult {
     let mut listener = Listener::open()?;
     listen(&mut listener, mask::COMM)?;
-    rename_on_each_cpu(3)?;
+    mark_on_each_cpu(3)?;
     listener.ignore()?;
     listener.take_queued()?;
     let first = listen(&mut listener, mask::COMM)?;
-    rename_on_each_cpu(3)?;
+    mark_on_each_cpu(3)?;
     let messages = listener.take_queued()?;
     expect_eq("events", messages.len(), 3 * cpus()?.len())?;
     expect_eq("missing numbers", missing(&messages, &first)?, 0)
@@ -183,7 +166,7 @@ fn listener_with_little_room() -> Result<Listener, Failure> {
 /// stock kernel does not give. Tells which number each CPU goes on with.
 fn listen_and_begin(listener: &mut Listener) -> Result<BTreeMap<u32, u32>, Failure> {
     listener.request(&[LISTEN, mask::COMM])?;
-    rename_on_each_cpu(1)?;
+    mark_on_each_cpu(1)?;
     let mut messages = listener.take_queued()?;
     messages.retain(|received| received.event.bit() != 0);
     expect_eq("events at the beginning", messages.len(), cpus()?.len())?;
@@ -199,9 +182,9 @@ const MANY: usize = 200;
 /// Lets a listener overrun, reads what it holds, and one more event of each CPU, which shows what
 /// is missing before it.
 fn overrun(listener: &mut Listener) -> Result<Drained, Failure> {
-    rename_on_each_cpu(MANY)?;
+    mark_on_each_cpu(MANY)?;
     let mut overrun = listener.drain()?;
-    rename_on_each_cpu(1)?;
+    mark_on_each_cpu(1)?;
     let after = listener.drain()?;
     expect_eq(
         "events after the overrun",
@@ -262,10 +245,10 @@ fn accounts_balance_after_an_overrun() -> TestResult {
 fn accounts_count_only_what_was_asked_for() -> TestResult {
     let mut listener = Listener::open()?;
     listen(&mut listener, mask::SID)?;
-    rename_on_each_cpu(5)?;
+    mark_on_each_cpu(5)?;
     child::fork(|| i32::from(setsid().is_err()))?.wait()?;
     listener.request(&[LISTEN, mask::COMM])?;
-    rename_on_each_cpu(5)?;
+    mark_on_each_cpu(5)?;
     let line = Listing::of(listener.port_id()?)?;
     let expected = 1 + 5 * cpus()?.len() as u64;
     expect_eq(
@@ -278,7 +261,7 @@ fn accounts_count_only_what_was_asked_for() -> TestResult {
 fn an_answer_that_finds_no_room_is_told_by_enobufs() -> TestResult {
     let mut listener = listener_with_little_room()?;
     listen(&mut listener, mask::COMM)?;
-    rename_on_each_cpu(MANY)?;
+    mark_on_each_cpu(MANY)?;
     listener.drain()?;
     let before = Listing::of(listener.port_id()?)?;
     // Filled by answers alone, which are no events.
@@ -296,10 +279,10 @@ fn what_its_own_filter_drops_takes_no_number() -> TestResult {
     let mut listener = Listener::open()?;
     let first = listen(&mut listener, mask::COMM)?;
     keep_bytes(&listener, 0)?;
-    rename_on_each_cpu(5)?;
+    mark_on_each_cpu(5)?;
     expect_eq("messages", listener.take_queued()?.len(), 0)?;
     keep_bytes(&listener, u32::MAX)?;
-    rename_on_each_cpu(1)?;
+    mark_on_each_cpu(1)?;
     let messages = listener.take_queued()?;
     expect_eq("messages", messages.len(), cpus()?.len())?;
     expect_eq("missing numbers", missing(&messages, &first)?, 0)

@@ -19,7 +19,7 @@ use nix::unistd::setsid;
 use crate::child::{self, own_pid};
 use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::support::container::{ALL, Container, keep_mounts, mount_own_proc};
-use crate::support::program::RunningProgram;
+use crate::support::program::{RunningProgram, in_path};
 use crate::support::stock::NO_NETWORK_NAMESPACES;
 use crate::test;
 use crate::timeouts;
@@ -59,20 +59,12 @@ const OWN_LIMIT: Duration = Duration::from_secs(30);
 /// Where a container finds a program: its root may not enter root's directories outside.
 const PLACE: &str = "/run/proc-events-client";
 
-/// A program of this name that set-up provides, or that is there from elsewhere.
-fn in_path(name: &str) -> Result<PathBuf, Failure> {
+/// A program of this name that `scripts/setup --clients` provides, or that is there from elsewhere.
+fn provided(name: &str) -> Result<PathBuf, Failure> {
     if cfg!(not(target_arch = "x86_64")) {
         return Err(Failure::skip("set-up provides it for x86-64 only"));
     }
-    let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path)
-        .map(|directory| directory.join(name))
-        .find(|program| program.is_file())
-        .ok_or_else(|| {
-            Failure::new(format!(
-                "there is no {name} in PATH: run scripts/setup --clients"
-            ))
-        })
+    in_path(name)
 }
 
 /// scripts/selftests puts it where the harness is built.
@@ -193,7 +185,7 @@ fn pyroute2(python: &Path) -> TestResult {
 }
 
 fn pyroute2_follows_a_process(run_client: Place) -> TestResult {
-    run_client(&in_path("python-pyroute2")?, pyroute2)
+    run_client(&provided("python-pyroute2")?, pyroute2)
 }
 
 /// Its test expects fork, exec and exit of a process that it makes, with the numbers that it knows
@@ -214,7 +206,7 @@ fn vishvananda_netlink(program: &Path) -> TestResult {
 }
 
 fn vishvananda_netlink_passes_its_test(run_client: Place) -> TestResult {
-    run_client(&in_path("netlink-go-test")?, vishvananda_netlink)
+    run_client(&provided("netlink-go-test")?, vishvananda_netlink)
 }
 
 /// Its tests expect an exec, and the answers to requests.
@@ -227,7 +219,7 @@ fn proc_connector(program: &Path) -> TestResult {
 }
 
 fn proc_connector_passes_its_tests(run_client: Place) -> TestResult {
-    run_client(&in_path("proc-connector-test")?, proc_connector)
+    run_client(&provided("proc-connector-test")?, proc_connector)
 }
 
 /// A process in a session of its own that ends with this status; its number, when it has ended.
@@ -314,5 +306,5 @@ fn stress_ng(program: &Path) -> TestResult {
 }
 
 fn stress_ng_gets_its_events(run_client: Place) -> TestResult {
-    run_client(&in_path("stress-ng")?, stress_ng)
+    run_client(&provided("stress-ng")?, stress_ng)
 }

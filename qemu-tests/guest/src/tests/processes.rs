@@ -20,7 +20,7 @@ use nix::sys::signal::{Signal, kill, raise};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, execv, pipe, setsid};
 
-use crate::child::{self, Child, Gate, execute_true, own_pid, own_tid};
+use crate::child::{self, Child, Gate, execute_true, own_tid};
 use crate::cpus::{cpus, pin};
 use crate::debugfs::Listing;
 use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
@@ -28,6 +28,7 @@ use crate::listener::{EVENT_LIMIT, Listener};
 use crate::results;
 use crate::support::clone3::{arguments, clone3};
 use crate::support::container::{ALL, Container, Handover, PID};
+use crate::support::directory::Directory;
 use crate::support::exec_variants::FirstThread;
 use crate::support::fault_injection::has_checkers;
 use crate::support::polling::poll_until_done;
@@ -357,12 +358,11 @@ fn a_process_ends_with_the_signal_of_another_thread() -> TestResult {
 }
 
 fn a_process_that_dumps_core_ends_with_the_status_that_says_so() -> TestResult {
-    let directory = env::temp_dir().join(format!("core-{}", own_pid()));
-    fs::create_dir(&directory)?;
+    let directory = Directory::new("core")?;
     let mut listener = listen(LIFE | mask::COREDUMP)?;
     let abort = || {
         let prepared = setrlimit(Resource::RLIMIT_CORE, RLIM_INFINITY, RLIM_INFINITY).is_ok()
-            && env::set_current_dir(&directory).is_ok()
+            && env::set_current_dir(directory.path()).is_ok()
             && mark("dumps core").is_ok();
         if prepared {
             // Does not return.
@@ -385,7 +385,7 @@ fn a_process_that_dumps_core_ends_with_the_status_that_says_so() -> TestResult {
         )?;
         expect_eq("events", told, life(pid, &[], code))?;
     }
-    Ok(fs::remove_dir_all(&directory)?)
+    Ok(())
 }
 
 fn failures_are_those_of_processes() -> TestResult {

@@ -4,9 +4,8 @@
 //! The event is sent before the parent can reap the leader. So when wait(2) has returned, what was
 //! to come has come, and "once" and "none" need no further proof.
 
-use std::fs;
+use std::env;
 use std::time::Duration;
-use std::{env, process};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -19,6 +18,7 @@ use crate::child::{self, Child};
 use crate::debugfs::Listing;
 use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
+use crate::support::directory::Directory;
 use crate::support::process::ignore_children;
 use crate::support::scenario::{events, events_about, every_kind, take_through_exit};
 use crate::support::sessions::{
@@ -59,8 +59,7 @@ fn comes_once_when_a_session_leader_ends() -> TestResult {
 }
 
 fn has_the_status_that_wait_reports() -> TestResult {
-    let directory = env::temp_dir().join(format!("core-{}", process::id()));
-    fs::create_dir(&directory)?;
+    let directory = Directory::new("core")?;
     let mut listener = Listener::listen(mask::SESSION_END)?;
     let deaths = [
         (Signal::SIGKILL, RLIM_INFINITY),
@@ -72,7 +71,7 @@ fn has_the_status_that_wait_reports() -> TestResult {
     for (signal, core_limit) in deaths {
         let child = lead(|| {
             let prepared = setrlimit(Resource::RLIMIT_CORE, core_limit, core_limit).is_ok()
-                && env::set_current_dir(&directory).is_ok();
+                && env::set_current_dir(directory.path()).is_ok();
             // Raising one of them does not return.
             i32::from(prepared && raise(signal).is_ok())
         })?;
@@ -81,7 +80,6 @@ fn has_the_status_that_wait_reports() -> TestResult {
         expect_eq("events", events(&mut listener)?, vec![end(pid, code)])?;
         codes.push(code);
     }
-    fs::remove_dir_all(&directory)?;
     let abort = Signal::SIGABRT as u32;
     expect_eq("statuses", codes, vec![9, 15, abort, abort | CORE_FLAG])
 }
