@@ -7,5 +7,4 @@ mod counted_listener;
 pub mod cycles;
 pub mod execs;
 pub mod storm;
-pub mod stress;
 mod victim;

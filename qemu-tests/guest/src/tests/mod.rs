@@ -60,7 +60,6 @@ mod state;
 mod state_limits;
 mod state_scope;
 mod storm;
-mod stress;
 mod supervisor;
 mod wire_format;
 
@@ -122,7 +121,6 @@ pub fn all() -> Vec<Test> {
         containers::TESTS,
         runtimes::TESTS,
         examples::TESTS,
-        stress::TESTS,
         storm::TESTS,
         cycles::TESTS,
         fuzz::TESTS,
