@@ -10,7 +10,7 @@ use nix::kmod::{DeleteModuleFlags, ModuleInitFlags, delete_module, finit_module}
 use nix::sys::signal::{Signal, kill};
 use protocol::MODULE_VARIABLE;
 
-use super::scenario::{in_self, mark, own_task};
+use super::scenario::{expect_own_events, mark};
 use crate::child::{self, Gate};
 use crate::cpus::{cpus, pin};
 use crate::debugfs;
@@ -107,15 +107,6 @@ pub fn reload() -> TestResult {
     unload()?;
     load()?;
     expect_own_events(&mut Listener::listen_all()?)
-}
-
-pub fn expect_own_events(listener: &mut Listener) -> TestResult {
-    let messages = in_self(listener, || Ok(mark("heard")?))?;
-    let own = messages
-        .iter()
-        .filter(|received| received.event.subject() == own_task());
-    // The event and the mark after it.
-    expect_eq("number of own events", own.count(), 2)
 }
 
 /// Loads and unloads it so many times while others fork, rename and exit on all CPUs.

@@ -201,6 +201,25 @@ pub fn in_self(
     take_through_mark(listener, own_task(), END)
 }
 
+/// Expects a listener to hear what this process raises, once.
+pub fn expect_own_events(listener: &mut Listener) -> TestResult {
+    let messages = in_self(listener, || Ok(mark("heard")?))?;
+    let own = messages
+        .iter()
+        .filter(|received| received.event.subject() == own_task());
+    // The event and the mark after it.
+    expect_eq("number of own events", own.count(), 2)
+}
+
+/// Sends a request, and waits for its answer: the errno.
+pub fn ask(listener: &mut Listener, words: &[u32]) -> Result<u32, Failure> {
+    listener.request(words)?;
+    match listener.answer()?.event {
+        Event::Ack { err } => Ok(err),
+        event => Err(Failure::new(format!("an answer, got {event:?}"))),
+    }
+}
+
 /// Waits for the end of a process: EXIT comes when its parent may have reaped it already.
 pub fn take_through_exit(listener: &mut Listener, pid: i32) -> Result<Vec<Received>, Failure> {
     Ok(listener.take_through(&format!("EXIT of {pid}"), |received| is_exit(received, pid))?)

@@ -18,9 +18,9 @@ use crate::harness::{Declaration, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::{Listener, ListenerError};
 use crate::support::descriptors::{receive_descriptor, send_descriptors, unix_pair};
 use crate::support::ends::{End, ignore, leave};
-use crate::support::scenario::{ListeningChild, expect_count, in_self, mark, own_task};
+use crate::support::scenario::{ListeningChild, expect_count, expect_own_events, mark};
 use crate::test;
-use crate::wire::{CN_PROC, Event, IGNORE, LISTEN, mask};
+use crate::wire::{CN_PROC, IGNORE, LISTEN, mask};
 
 pub const TESTS: &[Test] = &Declaration::new()
     .stock_fails(LEAK)
@@ -57,15 +57,6 @@ pub const TESTS: &[Test] = &Declaration::new()
 const NO_COUNT: &str = "its count is not told, and what was ever left counted hides it";
 const LEAK: &str = "a listener that goes without IGNORE is counted for ever";
 
-fn expect_own_event(listener: &mut Listener) -> TestResult {
-    mark("heard")?;
-    listener.wait_for(
-        "COMM",
-        |received| matches!(received.event, Event::Comm { task, .. } if task == own_task()),
-    )?;
-    Ok(())
-}
-
 fn a_listener_ends_by(end: End) -> TestResult {
     let mut listener = Listener::listen(mask::SID | mask::EXEC)?;
     expect_count(1)?;
@@ -97,7 +88,7 @@ fn binding_without_the_group_ends_a_listener() -> TestResult {
     // The same groups again end nothing.
     listener.socket().bind(&SocketAddr::new(own, CN_PROC))?;
     expect_count(1)?;
-    expect_own_event(&mut listener)?;
+    expect_own_events(&mut listener)?;
     listener.socket().bind(&SocketAddr::new(own, 0))?;
     expect_count(0)
 }
@@ -140,7 +131,7 @@ fn a_socket_shared_by_fork_listens_until_both_close_it() -> TestResult {
     let mut listener = Listener::listen_all()?;
     child::fork(|| 0)?.wait()?;
     expect_count(1)?;
-    expect_own_event(&mut listener)?;
+    expect_own_events(&mut listener)?;
     let (close, closed) = (Gate::new()?, Gate::new()?);
     let heir = child::fork(|| i32::from(close.pass().is_err() || closed.open(0).is_err()))?;
     drop(listener);
@@ -245,7 +236,7 @@ fn listening_after_a_refused_request_counts_once() -> TestResult {
     listener.request(&[UNKNOWN])?;
     listener.request(&[LISTEN])?;
     expect_count(1)?;
-    expect_own_event(&mut listener)?;
+    expect_own_events(&mut listener)?;
     drop(listener);
     expect_count(0)
 }
@@ -277,7 +268,7 @@ fn ignore_without_listening_ends_nobody() -> TestResult {
     let mut stays = Listener::listen_all()?;
     Listener::open()?.ignore()?;
     expect_count(1)?;
-    expect_own_event(&mut stays)
+    expect_own_events(&mut stays)
 }
 
 fn ending_twice_ends_nobody_else() -> TestResult {
@@ -295,7 +286,7 @@ fn ending_twice_ends_nobody_else() -> TestResult {
     goes.socket().drop_membership(CN_PROC)?;
     drop(goes);
     expect_count(1)?;
-    expect_own_event(&mut stays)
+    expect_own_events(&mut stays)
 }
 
 fn joining_the_group_again_is_no_request() -> TestResult {
@@ -308,14 +299,14 @@ fn joining_the_group_again_is_no_request() -> TestResult {
     expect_count(0)?;
     listener.request(&[LISTEN])?;
     expect_count(1)?;
-    expect_own_event(&mut listener)
+    expect_own_events(&mut listener)
 }
 
 fn leaving_another_group_ends_nobody() -> TestResult {
     let mut listener = Listener::listen_all()?;
     listener.socket().drop_membership(CN_PROC + 1)?;
     expect_count(1)?;
-    expect_own_event(&mut listener)
+    expect_own_events(&mut listener)
 }
 
 fn each_socket_of_a_process_counts() -> TestResult {
@@ -333,7 +324,7 @@ fn each_socket_of_a_process_counts() -> TestResult {
         drop(listener);
         expect_count(left)?;
         if let Some(other) = listeners.first_mut() {
-            in_self(other, || Ok(mark("heard")?))?;
+            expect_own_events(other)?;
         }
     }
     Ok(())

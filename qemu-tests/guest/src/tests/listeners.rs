@@ -6,7 +6,9 @@ use nix::unistd::setsid;
 use crate::child;
 use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
-use crate::support::scenario::{ListeningChild, events_about, in_child, in_self, mark, own_task};
+use crate::support::scenario::{
+    ListeningChild, events_about, expect_own_events, in_child, mark, own_task,
+};
 use crate::test;
 use crate::wire::{Event, LISTEN, mask};
 
@@ -47,18 +49,6 @@ fn killing_one_leaves_the_other() -> TestResult {
     let mut stays = Listener::listen_all()?;
     ListeningChild::start()?.kill()?;
     expect_own_events(&mut stays)
-}
-
-fn expect_own_events(listener: &mut Listener) -> TestResult {
-    let messages = in_self(listener, || Ok(mark("still heard")?))?;
-    let own = messages.iter().map(|received| received.event);
-    let own = own.filter(|event| event.subject() == own_task());
-    // The event and the mark after it.
-    expect_eq(
-        "own events",
-        own.map(|event| event.kind()).collect(),
-        vec!["comm", "comm"],
-    )
 }
 
 fn a_child_may_use_its_parents_socket() -> TestResult {

@@ -10,9 +10,9 @@ use crate::debugfs;
 use crate::harness::{Declaration, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::support::module::{
-    ModuleGuard, expect_own_events, expect_unload_refused, load, needed, reload, reload_under_load,
+    ModuleGuard, expect_unload_refused, load, needed, reload, reload_under_load,
 };
-use crate::support::scenario::ListeningChild;
+use crate::support::scenario::{ListeningChild, expect_own_events};
 use crate::support::stock::NO_MODULE;
 use crate::test;
 use crate::wire::mask;

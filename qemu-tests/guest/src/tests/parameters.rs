@@ -19,9 +19,9 @@ use crate::support::container::{ALL, Container, require};
 use crate::support::fault_injection::Setting;
 use crate::support::module::ModuleGuard;
 use crate::support::process::succeed;
-use crate::support::scenario::{expect_count, in_self, mark};
+use crate::support::scenario::{ask, expect_count, expect_own_events, mark};
 use crate::test;
-use crate::wire::{Event, LISTEN, mask};
+use crate::wire::{LISTEN, mask};
 
 pub const TESTS: &[Test] = &Declaration::new().not_on_stock(NO_LIMIT).of([
     test!(everybody_may_listen_by_default)
@@ -98,16 +98,7 @@ fn listen() -> Result<(Listener, u32), Failure> {
 }
 
 fn listen_on(listener: &mut Listener) -> Result<u32, Failure> {
-    listener.request(&[LISTEN, mask::COMM])?;
-    match listener.answer()?.event {
-        Event::Ack { err } => Ok(err),
-        event => Err(Failure::new(format!("an answer, got {event:?}"))),
-    }
-}
-
-#[track_caller]
-fn expect_listening(listener: &mut Listener) -> TestResult {
-    in_self(listener, || Ok(mark("heard")?)).map(drop)
+    ask(listener, &[LISTEN, mask::COMM])
 }
 
 /// Expects the next listeners of this process to be answered so.
@@ -128,7 +119,7 @@ fn everybody_may_listen_by_default() -> TestResult {
     as_user(USER, || {
         let mut listener = Listener::open_unprivileged()?;
         listener.request(&[LISTEN])?;
-        expect_listening(&mut listener)
+        expect_own_events(&mut listener)
     })
 }
 
@@ -148,7 +139,7 @@ fn unprivileged_zero_leaves_root_alone() -> TestResult {
     let _changed = ModuleGuard::with(c"unprivileged=0")?;
     let (mut listener, err) = listen()?;
     expect_eq("answer", err, 0)?;
-    expect_listening(&mut listener)
+    expect_own_events(&mut listener)
 }
 
 fn a_user_has_no_more_listeners_than_the_limit() -> TestResult {
@@ -158,7 +149,7 @@ fn a_user_has_no_more_listeners_than_the_limit() -> TestResult {
         for listener in &mut listeners[..2] {
             // Who listens already may change the mask.
             expect_eq("answer to listening again", listen_on(listener)?, 0)?;
-            expect_listening(listener)?;
+            expect_own_events(listener)?;
         }
         mark("unheard")?;
         expect_eq("messages", listeners[2].take_queued()?.len(), 0)?;
@@ -227,7 +218,7 @@ fn namespaces_of_ones_own_share_the_limit() -> TestResult {
         let mut listeners = expect_answers(&[0, EUSERS])?;
         // Nothing else changed.
         expect_eq("listening again", listen_on(&mut listeners[0])?, 0)?;
-        expect_listening(&mut listeners[0])?;
+        expect_own_events(&mut listeners[0])?;
         mark("unheard")?;
         expect_eq("messages", listeners[1].take_queued()?.len(), 0)
     })?;
