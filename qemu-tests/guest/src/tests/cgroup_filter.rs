@@ -58,8 +58,8 @@ pub const TESTS: &[Test] = &Declaration::new()
         test!(a_thread_in_a_threaded_cgroup_is_told_there),
         test!(a_process_in_threaded_cgroups_ends_where_its_first_thread_is),
         test!(an_exec_by_a_thread_takes_the_process_to_its_threaded_cgroup),
-        test!(a_process_whose_first_thread_ended_before_ends_in_the_cgroup),
-        test!(a_process_that_is_moved_without_its_first_thread_ends_where_that_was),
+        test!(a_process_ends_where_its_first_thread_ended[stays](false)),
+        test!(a_process_ends_where_its_first_thread_ended[is_moved](true)),
         test!(a_listener_whose_cgroup_is_removed_stays_and_hears_nothing)
             .covers(&[Line::C5, Line::C30]),
         test!(a_cgroup_of_the_same_name_is_another_one),
@@ -152,6 +152,11 @@ fn fork_into(cgroup: &Cgroup, function: impl FnOnce() -> TestResult) -> Result<P
 fn finish(child: Pid) -> TestResult {
     let ended = waitpid(child, None)?;
     expect_eq("the end", ended, WaitStatus::Exited(child, 0))
+}
+
+/// Raises an event in a process that begins in a cgroup; the process.
+fn mark_in(cgroup: &Cgroup) -> Result<Task, Failure> {
+    run_in(cgroup, || Ok(mark("in a cgroup")?))
 }
 
 /// Runs a function in a process that begins in a cgroup; the process.
@@ -251,6 +256,18 @@ impl TwoThreads {
             first,
             other,
         })
+    }
+
+    /// Lets the first thread end, and waits until it has.
+    fn end_first(&self) -> TestResult {
+        self.first.leave(Action::End)?;
+        await_zombie(&self.process.to_string())
+    }
+
+    /// Lets the other thread end, and with it the process.
+    fn end_last(&self) -> TestResult {
+        self.other.leave(Action::End)?;
+        finish(self.process)
     }
 
     fn leader(&self) -> Task {
@@ -375,7 +392,7 @@ fn what_happens_elsewhere_takes_no_number() -> TestResult {
         pin(*cpu)?;
         for cgroup in [&cgroups.beside, &cgroups.inside, &cgroups.below] {
             mark("elsewhere")?;
-            run_in(cgroup, || Ok(mark("in a cgroup")?))?;
+            mark_in(cgroup)?;
         }
     }
     let messages = listener.take_queued()?;
@@ -393,7 +410,7 @@ fn the_root_has_everything_below_it() -> TestResult {
     mark("in the root")?;
     let mut expected = vec![("comm", own_task())];
     for cgroup in [&cgroups.beside, &cgroups.inside, &cgroups.below] {
-        let task = run_in(cgroup, || Ok(mark("in a cgroup")?))?;
+        let task = mark_in(cgroup)?;
         expected.push(("comm", task));
     }
     let mut heard = kinds_received(&mut listener)?;
@@ -474,9 +491,8 @@ fn a_process_that_is_moved_is_told_where_it_is_then() -> TestResult {
         )?;
         expect_eq(&format!("events in {place}"), known, comms)?;
     }
-    threads.other.leave(Action::End)?;
-    threads.first.leave(Action::End)?;
-    finish(threads.process)
+    threads.end_first()?;
+    threads.end_last()
 }
 
 fn a_tracer_is_told_where_its_tracee_is() -> TestResult {
@@ -489,9 +505,8 @@ fn a_tracer_is_told_where_its_tracee_is() -> TestResult {
     let expected = [tracer, Task::NONE].map(|tracer| Event::Ptrace { task, tracer });
     expect_eq("beside", events(&mut beside)?, expected.to_vec())?;
     expect_eq("inside", events(&mut inside)?, vec![])?;
-    threads.other.leave(Action::End)?;
-    threads.first.leave(Action::End)?;
-    finish(threads.process)
+    threads.end_first()?;
+    threads.end_last()
 }
 
 /// A process in `inside`, of which a thread is in `below`, and listeners in both.
@@ -539,9 +554,8 @@ fn a_thread_in_a_threaded_cgroup_is_told_there() -> TestResult {
     scene.expect_told(&[("comm", leader)], true)?;
     scene.threads.other.act(Action::Mark)?;
     scene.expect_told(&[("comm", thread)], false)?;
-    scene.threads.other.leave(Action::End)?;
-    scene.threads.first.leave(Action::End)?;
-    finish(scene.threads.process)
+    scene.threads.end_first()?;
+    scene.threads.end_last()
 }
 
 fn a_process_in_threaded_cgroups_ends_where_its_first_thread_is() -> TestResult {
@@ -553,10 +567,8 @@ fn a_process_in_threaded_cgroups_ends_where_its_first_thread_is() -> TestResult 
         let mut scene = Threaded::new(mask::EXIT, moved)?;
         let (leader, thread) = (scene.threads.leader(), scene.threads.thread());
         // The first thread is not the last.
-        scene.threads.first.leave(Action::End)?;
-        await_zombie(&leader.pid.to_string())?;
-        scene.threads.other.leave(Action::End)?;
-        finish(scene.threads.process)?;
+        scene.threads.end_first()?;
+        scene.threads.end_last()?;
         let told = kinds_through_exit(&mut scene.inside, leader.pid)?;
         let expected = [("exit", thread), ("exit", leader)];
         expect_eq("inside", told, expected.to_vec())?;
@@ -582,40 +594,29 @@ fn an_exec_by_a_thread_takes_the_process_to_its_threaded_cgroup() -> TestResult 
     expect_eq("inside", told, expected)
 }
 
-fn a_process_whose_first_thread_ended_before_ends_in_the_cgroup() -> TestResult {
-    let cgroups = Cgroups::new()?;
-    let mut inside = listen_in(&cgroups.inside, mask::EXIT)?;
-    let mut beside = listen_in(&cgroups.beside, mask::EXIT)?;
-    let threads = TwoThreads::start(&cgroups.inside)?;
-    let (leader, thread) = (threads.leader(), threads.thread());
-    threads.first.leave(Action::End)?;
-    await_zombie(&leader.pid.to_string())?;
-    threads.other.leave(Action::End)?;
-    finish(threads.process)?;
-    let told = kinds_through_exit(&mut inside, leader.pid)?;
-    expect_eq("inside", told, vec![("exit", thread), ("exit", leader)])?;
-    settle()?;
-    expect_eq("beside", kinds_received(&mut beside)?, vec![])
-}
-
-fn a_process_that_is_moved_without_its_first_thread_ends_where_that_was() -> TestResult {
+/// Also if it is moved without its first thread: what has ended is not moved.
+fn a_process_ends_where_its_first_thread_ended(is_moved: bool) -> TestResult {
     let cgroups = Cgroups::new()?;
     let mut inside = listen_in(&cgroups.inside, mask::EXIT | mask::COMM)?;
     let mut beside = listen_in(&cgroups.beside, mask::EXIT | mask::COMM)?;
     let threads = TwoThreads::start(&cgroups.inside)?;
     let (leader, thread) = (threads.leader(), threads.thread());
-    threads.first.leave(Action::End)?;
-    await_zombie(&leader.pid.to_string())?;
-    // What has ended is not moved.
-    cgroups.beside.add(leader.pid)?;
+    threads.end_first()?;
+    if is_moved {
+        cgroups.beside.add(leader.pid)?;
+    }
     threads.other.act(Action::Mark)?;
-    threads.other.leave(Action::End)?;
-    finish(threads.process)?;
+    threads.end_last()?;
+    let of_thread = vec![("comm", thread), ("exit", thread)];
+    let of_process = vec![("exit", leader)];
+    let (in_there, over_there) = match is_moved {
+        true => (of_process, of_thread),
+        false => ([of_thread, of_process].concat(), vec![]),
+    };
     let told = kinds_through_exit(&mut inside, leader.pid)?;
-    expect_eq("inside", told, vec![("exit", leader)])?;
+    expect_eq("inside", told, in_there)?;
     settle()?;
-    let told = kinds_received(&mut beside)?;
-    expect_eq("beside", told, vec![("comm", thread), ("exit", thread)])
+    expect_eq("beside", kinds_received(&mut beside)?, over_there)
 }
 
 /// What was logged that may have to do with cgroups or listeners, or is a fault.
@@ -636,7 +637,7 @@ fn concerned(log: &mut Log) -> io::Result<Vec<String>> {
 /// Raises an event everywhere but in `inside`.
 fn mark_elsewhere(cgroups: &Cgroups) -> TestResult {
     mark("in the root")?;
-    run_in(&cgroups.beside, || Ok(mark("beside")?))?;
+    mark_in(&cgroups.beside)?;
     succeed(child::fork(|| {
         status(|| {
             cgroups.above.enter()?;
@@ -650,7 +651,7 @@ fn a_listener_whose_cgroup_is_removed_stays_and_hears_nothing() -> TestResult {
     let mut log = Log::new()?;
     let mut listener = listen_in(&cgroups.inside, mask::COMM)?;
     let first = first_numbers(&mut listener)?;
-    let task = run_in(&cgroups.inside, || Ok(mark("inside")?))?;
+    let task = mark_in(&cgroups.inside)?;
     let mut all = listener.take_queued()?;
     let before = Listing::of(listener.port_id()?)?;
     let id = cgroups.inside.id()?;
@@ -666,7 +667,7 @@ fn a_listener_whose_cgroup_is_removed_stays_and_hears_nothing() -> TestResult {
     expect_eq("listed", Listing::of(listener.port_id()?)?, before)?;
     let other = cgroups.beside.id()?;
     expect_eq("err", ask(&mut listener, mask::COMM, other)?, 0)?;
-    let other_task = run_in(&cgroups.beside, || Ok(mark("beside")?))?;
+    let other_task = mark_in(&cgroups.beside)?;
     all.extend(listener.take_queued()?);
     let tasks: Vec<_> = all
         .iter()
@@ -683,7 +684,7 @@ fn a_cgroup_of_the_same_name_is_another_one() -> TestResult {
     cgroups.beside.remove()?;
     let again = Cgroup::within(&cgroups.above.directory(), "beside")?;
     let mut new = listen_in(&again, mask::COMM)?;
-    let task = run_in(&again, || Ok(mark("again")?))?;
+    let task = mark_in(&again)?;
     expect_eq(
         "the new one's",
         kinds_received(&mut new)?,
@@ -808,7 +809,7 @@ fn a_cgroup_that_the_sender_cannot_see_changes_nothing() -> TestResult {
     })?;
     finish(sender)?;
     expect_eq("listed", Listing::of(listener.port_id()?)?, before)?;
-    let task = run_in(&cgroups.beside, || Ok(mark("beside")?))?;
+    let task = mark_in(&cgroups.beside)?;
     expect_eq(
         "events",
         kinds_received(&mut listener)?,
@@ -820,7 +821,7 @@ fn a_cgroup_that_the_sender_cannot_see_changes_nothing() -> TestResult {
         expect_eq("err", ask(&mut listener, mask::COMM, inside)?, 0)
     })?;
     finish(sender)?;
-    let task = run_in(&cgroups.inside, || Ok(mark("inside")?))?;
+    let task = mark_in(&cgroups.inside)?;
     expect_eq(
         "events",
         kinds_received(&mut listener)?,
@@ -939,7 +940,7 @@ fn listening_again_changes_the_cgroup_without_a_gap() -> TestResult {
         expect_eq("flags and cgroup", (line.flags, line.cgroup), (flags, id))?;
         let mut tasks = Vec::new();
         for place in places {
-            tasks.push(run_in(place, || Ok(mark("in its place")?))?);
+            tasks.push(mark_in(place)?);
         }
         mark("in the root")?;
         let mut messages = listener.take_queued()?;
@@ -1000,9 +1001,9 @@ fn each_listener_hears_its_own_cgroup() -> TestResult {
     let mut all = Listener::listen(mask::COMM)?;
     let (mut in_there, mut over_there, mut anywhere) = (vec![], vec![], vec![]);
     for _ in 0..5 {
-        let task = run_in(&cgroups.inside, || Ok(mark("inside")?))?;
+        let task = mark_in(&cgroups.inside)?;
         in_there.push(("comm", task));
-        let other = run_in(&cgroups.beside, || Ok(mark("beside")?))?;
+        let other = mark_in(&cgroups.beside)?;
         over_there.push(("comm", other));
         mark("in the root")?;
         anywhere.extend([task, other, own_task()].map(|task| ("comm", task)));
