@@ -125,13 +125,13 @@ pub fn expect(condition: bool, what: impl Display) -> TestResult {
 pub struct Test {
     /// `module_path!()` of the function.
     module: &'static str,
-    /// Name of the function, which states the behaviour.
+    /// Name of the function, which states the behaviour, and of the variant.
     name: &'static str,
     run: fn() -> TestResult,
-    stock: Stock,
-    limit: Duration,
-    /// Lines of the contract.
-    covers: &'static [Line],
+    /// What the test declares itself.
+    own: Declaration,
+    /// What its list declares of all its tests.
+    common: Declaration,
 }
 
 /// What the unpatched kernel is expected to do.
@@ -142,6 +142,61 @@ enum Stock {
     NotApplicable(&'static str),
 }
 
+/// What is declared of a test, or of a list of tests. A test of the list may declare something else,
+/// and further lines of the contract.
+#[derive(Clone, Copy)]
+pub struct Declaration {
+    stock: Option<Stock>,
+    limit: Option<Duration>,
+    covers: &'static [Line],
+}
+
+impl Declaration {
+    /// Nothing: the unpatched kernel passes the tests, in the usual time.
+    pub const fn new() -> Self {
+        Self {
+            stock: None,
+            limit: None,
+            covers: &[],
+        }
+    }
+
+    /// Declares that the unpatched kernel fails the tests, and why.
+    pub const fn stock_fails(mut self, reason: &'static str) -> Self {
+        self.stock = Some(Stock::Fails(reason));
+        self
+    }
+
+    /// Declares that the tests make no sense on the unpatched kernel, and why.
+    pub const fn not_on_stock(mut self, reason: &'static str) -> Self {
+        self.stock = Some(Stock::NotApplicable(reason));
+        self
+    }
+
+    /// Declares another time limit of each test.
+    pub const fn limit(mut self, limit: Duration) -> Self {
+        self.limit = Some(limit);
+        self
+    }
+
+    /// Declares which lines of the contract each test proves.
+    pub const fn covers(mut self, lines: &'static [Line]) -> Self {
+        self.covers = lines;
+        self
+    }
+
+    /// The tests that all this is declared of.
+    pub const fn of<const N: usize>(self, mut tests: [Test; N]) -> [Test; N] {
+        let mut index = 0;
+        // There are no iterators in a const function.
+        while index < N {
+            tests[index].common = self;
+            index += 1;
+        }
+        tests
+    }
+}
+
 impl Test {
     /// A test that the unpatched kernel passes too; see [`crate::test!`].
     pub const fn new(module: &'static str, name: &'static str, run: fn() -> TestResult) -> Self {
@@ -149,62 +204,82 @@ impl Test {
             module,
             name,
             run,
-            stock: Stock::Passes,
-            limit: TEST_LIMIT,
-            covers: &[],
+            own: Declaration::new(),
+            common: Declaration::new(),
         }
+    }
+
+    /// Declares that the unpatched kernel passes the test, unlike others of its list.
+    pub const fn stock_passes(mut self) -> Self {
+        self.own.stock = Some(Stock::Passes);
+        self
     }
 
     /// Declares that the unpatched kernel fails the test, and why.
     pub const fn stock_fails(mut self, reason: &'static str) -> Self {
-        self.stock = Stock::Fails(reason);
+        self.own = self.own.stock_fails(reason);
         self
     }
 
     /// Declares that the test makes no sense on the unpatched kernel, and why.
     pub const fn not_on_stock(mut self, reason: &'static str) -> Self {
-        self.stock = Stock::NotApplicable(reason);
+        self.own = self.own.not_on_stock(reason);
         self
     }
 
     /// Declares another time limit.
     pub const fn limit(mut self, limit: Duration) -> Self {
-        self.limit = limit;
+        self.own = self.own.limit(limit);
         self
     }
 
     /// Declares which lines of the contract the test proves.
     pub const fn covers(mut self, lines: &'static [Line]) -> Self {
-        self.covers = lines;
+        self.own = self.own.covers(lines);
         self
     }
 
-    /// Module and name, as in `sid::comes_exactly_once_when_setsid_succeeds`.
+    /// Module, name and variant, as in `ids::uid_follows[saved_id]`.
     pub fn full_name(&self) -> String {
         let module = self.module.rsplit("::").next().unwrap_or(self.module);
         format!("{module}::{}", self.name)
+    }
+
+    fn time_limit(&self) -> Duration {
+        let declared = self.own.limit.or(self.common.limit);
+        declared.unwrap_or(TEST_LIMIT)
     }
 
     /// What the runner on the host wants to know.
     pub fn description(&self) -> TestDescription {
         TestDescription {
             name: self.full_name(),
-            stock: match self.stock {
-                Stock::Passes => StockExpectation::Passes,
-                Stock::Fails(reason) => StockExpectation::Fails(reason.to_owned()),
-                Stock::NotApplicable(reason) => StockExpectation::NotApplicable(reason.to_owned()),
+            stock: match self.own.stock.or(self.common.stock) {
+                None | Some(Stock::Passes) => StockExpectation::Passes,
+                Some(Stock::Fails(reason)) => StockExpectation::Fails(reason.to_owned()),
+                Some(Stock::NotApplicable(reason)) => {
+                    StockExpectation::NotApplicable(reason.to_owned())
+                }
             },
-            limit_seconds: self.limit.as_secs(),
-            covers: self.covers.to_vec(),
+            limit_seconds: self.time_limit().as_secs(),
+            covers: [self.own.covers, self.common.covers].concat(),
         }
     }
 }
 
-/// A [`Test`] out of the name of a function in the same module.
+/// A [`Test`] out of the name of a function in the same module. A function with arguments has several
+/// variants, each of which is a test: `test!(function[variant](arguments))`.
 #[macro_export]
 macro_rules! test {
     ($function:ident) => {
         $crate::harness::Test::new(module_path!(), stringify!($function), $function)
+    };
+    ($function:ident[$variant:ident]($($argument:expr),* $(,)?)) => {
+        $crate::harness::Test::new(
+            module_path!(),
+            concat!(stringify!($function), "[", stringify!($variant), "]"),
+            || $function($($argument),*),
+        )
     };
 }
 
@@ -317,7 +392,7 @@ fn run_one(test: &Test, time_factor: u32, kernel: &mut dyn Kernel) -> Result<End
         };
         i32::from(results::write(&Record::Outcome(outcome)).is_err())
     })?;
-    let limit = test.limit * time_factor;
+    let limit = test.time_limit() * time_factor;
     let mut streams = [Stream::new(output), Stream::new(records)];
     let ended = follow(&child, &mut streams, started + limit)?;
     // Before anything is killed. Whoever cannot be killed is in the dump as well.

@@ -35,7 +35,7 @@ pub fn listen(listener: &mut Listener, mask: u32) -> Result<u32> {
     }
     listener.request(&proc_listen(LISTEN, mask, IDENTITY))?;
     // Events may come before this answer, without identities.
-    let answer = listener.wait_for("answer", |received| received.event.bit() == 0)?;
+    let answer = listener.answer()?;
     Ok(match answer.event {
         Event::Ack { err: 0 } => features,
         // Nothing has changed.

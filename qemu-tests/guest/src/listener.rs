@@ -23,6 +23,9 @@ use crate::wire::{
 /// How long to wait for an event that has to come.
 pub const EVENT_LIMIT: Duration = Duration::from_secs(5);
 
+/// How long to wait for an answer, which comes from the kernel's side of sendto(2).
+const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+
 /// Room for what happens in the whole guest while a test does not read.
 const RECEIVE_BUFFER: usize = 8 << 20;
 
@@ -280,6 +283,12 @@ impl Listener {
         Err(ListenerError::Missing(what.to_owned(), seen))
     }
 
+    /// Waits for the answer to a request.
+    pub fn answer(&mut self) -> Result<Received, ListenerError> {
+        let deadline = timeouts::deadline(ANSWER_LIMIT);
+        self.wait_until("the answer", deadline, |received| received.event.bit() == 0)
+    }
+
     /// Takes all messages up to the first wanted one, which is the last of the list.
     pub fn take_through(
         &mut self,
@@ -307,6 +316,36 @@ impl Listener {
         }
         Ok(taken)
     }
+
+    /// Takes all that has arrived, also where some messages were lost.
+    pub fn drain(&mut self) -> Result<Drained, ListenerError> {
+        let now = Instant::now();
+        let mut drained = Drained::default();
+        loop {
+            match self.receive(now) {
+                Ok(None) => return Ok(drained),
+                Ok(Some(received)) => drained.messages.push(received),
+                Err(error) if error.is_overrun() => drained.enobufs += 1,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Takes all datagrams that have arrived.
+    pub fn take_datagrams(&self) -> Result<Vec<Vec<Received>>, ListenerError> {
+        let mut datagrams = Vec::new();
+        while let Some(datagram) = self.receive_datagram()? {
+            datagrams.push(datagram);
+        }
+        Ok(datagrams)
+    }
+}
+
+/// What had arrived, and how often ENOBUFS came in between.
+#[derive(Debug, Default)]
+pub struct Drained {
+    pub messages: Vec<Received>,
+    pub enobufs: usize,
 }
 
 impl From<Socket> for Listener {

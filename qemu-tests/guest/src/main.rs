@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use commands::{demo, listen, supervisor};
 use harness::{Conclusion, Reporter};
-use loads::{containers, cycles, execs, pictures, storm, stress};
+use loads::{containers, cycles, execs, pictures, storm};
 use protocol::TEST_KILLED;
 use reporter::{Ktap, Records};
 
@@ -66,8 +66,6 @@ enum Command {
     },
     /// Show the events of a small real scenario.
     Demo,
-    /// Let many listeners come and go while events are raised on all CPUs, and check the accounts.
-    Stress(stress::Options),
     /// Measure what events cost, and write the figures as lines of JSON.
     Bench(bench::Options),
     /// Send messages of every kind from everywhere, and check what becomes of each.
@@ -125,7 +123,6 @@ fn run(command: Command) -> Result<ExitCode> {
             })
         }
         Command::Demo => demo::run(),
-        Command::Stress(options) => stress::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Bench(options) => bench::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Fuzz(options) => succeed(fuzz::run(&options)),
         Command::Storm(options) => succeed(storm::run(&options)),

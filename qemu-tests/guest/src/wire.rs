@@ -101,6 +101,9 @@ pub mod mask {
     pub const ALL: u32 =
         FORK | EXEC | UID | GID | SID | PTRACE | COMM | NONZERO_EXIT | COREDUMP | EXIT;
 
+    /// All that there is.
+    pub const EVERYTHING: u32 = ALL | SESSION_END;
+
     /// The names that users write.
     pub const NAMES: [(&str, u32); 11] = [
         ("fork", FORK),

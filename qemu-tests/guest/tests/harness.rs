@@ -8,9 +8,12 @@
 use std::io;
 use std::time::Duration;
 
-use harness::{Conclusion, Failure, Kernel, Reporter, TestResult, Trouble, expect_eq};
+use harness::{
+    Conclusion, Declaration, Failure, Kernel, Line, Reporter, Test, TestResult, Trouble, expect_eq,
+};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{pause, setsid};
+use protocol::StockExpectation;
 use protocol::results::{Outcome, TestRecord};
 
 #[path = "../src/child.rs"]
@@ -27,7 +30,7 @@ mod results;
 mod timeouts;
 
 /// Where [`fails`] finds out that it does.
-const FAILING_LINE: u32 = 45;
+const FAILING_LINE: u32 = 48;
 
 fn passes() -> TestResult {
     results::figure("things", 1.0);
@@ -87,6 +90,11 @@ fn makes_the_kernel_warn() -> TestResult {
     Ok(())
 }
 
+/// Tells its variant by its result.
+fn has_variants(number: u32) -> TestResult {
+    expect_eq("number", number, 1)
+}
+
 /// Would pass, if it were run behind one that is killed.
 fn is_not_run() -> TestResult {
     Ok(())
@@ -97,7 +105,31 @@ fn leaves_something_in_the_kernel() -> TestResult {
     Ok(())
 }
 
+/// A list of which one test declares something else.
+const LIST: &[Test] = &Declaration::new()
+    .not_on_stock("no reason")
+    .limit(Duration::from_secs(3))
+    .covers(&[Line::C1])
+    .of([
+        test!(passes),
+        test!(fails)
+            .stock_passes()
+            .limit(Duration::from_secs(4))
+            .covers(&[Line::C2]),
+    ]);
+
+fn a_list_declares_what_its_tests_do_not() {
+    let [passes, fails] = [0, 1].map(|index| LIST[index].description());
+    let not_on_stock = StockExpectation::NotApplicable("no reason".to_owned());
+    assert_eq!(passes.stock, not_on_stock);
+    assert_eq!(fails.stock, StockExpectation::Passes);
+    assert_eq!((passes.limit_seconds, fails.limit_seconds), (3, 4));
+    assert_eq!(passes.covers, [Line::C1]);
+    assert_eq!(fails.covers, [Line::C2, Line::C1]);
+}
+
 fn main() {
+    a_list_declares_what_its_tests_do_not();
     let tests = [
         test!(passes),
         test!(fails),
@@ -108,6 +140,8 @@ fn main() {
         test!(leaves_a_daemon),
         test!(leaves_something_in_the_kernel),
         test!(makes_the_kernel_warn),
+        test!(has_variants[one](1)),
+        test!(has_variants[two](2)),
         test!(hangs).limit(Duration::from_millis(300)),
         test!(is_not_run),
     ];
@@ -125,7 +159,7 @@ fn main() {
     let conclusion = harness::run(&tests, 1, &mut leak_check, &mut kernel, &mut report)
         .expect("the framework itself works");
     assert_eq!(conclusion, Conclusion::Killed);
-    let names = tests.iter().map(harness::Test::full_name);
+    let names = tests.iter().map(Test::full_name);
     let began = names.take(tests.len() - 1).chain([String::new()]);
     assert_eq!(kernel.began, began.collect::<Vec<_>>());
     assert_eq!(report.planned, tests.len());
@@ -165,6 +199,8 @@ fn main() {
     assert_eq!(reason("makes_the_kernel_warn"), "it warned");
     assert_eq!(warned.kernel, ["WARNING: at something"]);
     assert!(!warned.dumped);
+    assert_eq!(result("has_variants[one]").outcome, Outcome::Passed);
+    assert!(reason("has_variants[two]").ends_with("number: expected 1, got 2"));
     assert_eq!(reason("hangs"), "timed out after 300ms");
     assert_eq!(result("hangs").kernel, ["it sleeps"]);
     assert!(result("hangs").dumped);
@@ -240,10 +276,10 @@ fn ktap(kept: &Kept) -> String {
     }
     let text = String::from_utf8(text).expect("KTAP is text");
     for expected in [
-        "KTAP version 1\n1..11\n# things: 3\nok 1 harness::passes\n",
+        "KTAP version 1\n1..13\n# things: 3\nok 1 harness::passes\n",
         ": sum: expected 3, got 2\nnot ok 2 harness::fails\n",
         "\nok 4 harness::is_skipped # SKIP nothing to test\n",
-        "\n# it sleeps\n# timed out after 300ms\nnot ok 10 harness::hangs\n",
+        "\n# it sleeps\n# timed out after 300ms\nnot ok 12 harness::hangs\n",
     ] {
         assert!(text.contains(expected), "{expected} in {text}");
     }

@@ -193,7 +193,7 @@ impl Frame for FromGuest {
 /// What `list --json` tells about one test.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct TestDescription {
-    /// Module and name, as in `sid::comes_exactly_once_when_setsid_succeeds`.
+    /// Module and name, as in `sid::comes_for_the_setsid_program`.
     pub name: String,
     /// What the unpatched kernel is expected to do.
     pub stock: StockExpectation,

@@ -29,7 +29,7 @@ const NOBODY: Uid = Uid::from_raw(65534);
 pub fn run() -> Result<ExitCode> {
     // The daemon becomes our child when its parent ends, so that its end can be waited for.
     prctl::set_child_subreaper(true)?;
-    let mut listener = Listener::listen(mask::ALL | mask::SESSION_END)?;
+    let mut listener = Listener::listen(mask::EVERYTHING)?;
     let (leader_tells, daemon_tells) = (Gate::new()?, Gate::new()?);
     let scenario = child::fork(|| match scenario(&leader_tells, &daemon_tells) {
         Ok(()) => 0,

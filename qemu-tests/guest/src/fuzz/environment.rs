@@ -56,7 +56,7 @@ impl Environment {
         let cgroups = Cgroups::new()?;
         let mut listener = Listener::open()?;
         listener.request(&[IGNORE])?;
-        let answer = listener.wait_for("the answer", |received| received.event.bit() == 0)?;
+        let answer = listener.answer()?;
         let [_, _, _, _, a, b, c, d, ..] = answer.message.body.data;
         Ok(Self {
             cpus: cpus()?.into(),

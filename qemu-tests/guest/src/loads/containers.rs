@@ -6,7 +6,6 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use nix::sys::signal::Signal;
 use nix::sys::sysinfo::sysinfo;
 
 use crate::child::{self, Gate, allow_descriptors, own_pid};
@@ -18,7 +17,7 @@ use crate::support::container::{Container, NET, PID, open};
 use crate::support::fault_injection::Setting;
 use crate::support::namespace_user::NamespaceUser;
 use crate::support::process::succeed;
-use crate::support::scenario::{expect_count, expect_exactly};
+use crate::support::scenario::{exit, expect_count, expect_exactly};
 use crate::timeouts;
 use crate::wire::{Event, LISTEN, Task, mask};
 
@@ -88,12 +87,7 @@ fn fork_and_listen(handshakes: &Handshakes, group: usize) -> TestResult {
         // The first process of a pid namespace is 1, and its children follow.
         expect_eq("own numbers", (parent.pid, child.pid), (1, 2 + number))?;
         expected.push(Event::Fork { parent, child });
-        expected.push(Event::Exit {
-            task: child,
-            code: (number as u32) << 8,
-            signal: Signal::SIGCHLD as u32,
-            parent,
-        });
+        expected.push(exit(child, (number as u32) << 8, parent));
     }
     expect_exactly("inside", &mut listener, &expected, |_| true)?;
     handshakes.done.open(0)?;

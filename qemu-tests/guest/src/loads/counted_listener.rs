@@ -17,8 +17,6 @@ pub struct CountedListener {
     listener: Listener,
     /// The port id, by which the listing in debugfs knows the listener.
     pub port_id: u32,
-    /// What it listens for.
-    pub mask: u32,
     /// Events read.
     pub events: u64,
     /// How often it read ENOBUFS.
@@ -31,14 +29,13 @@ pub struct CountedListener {
 
 impl CountedListener {
     /// Begins with the answer to the request that made it a listener.
-    pub fn new(mut listener: Listener, mask: u32) -> Result<Self> {
-        let answer = listener.wait_for("the answer", |received| received.event.bit() == 0)?;
+    pub fn new(mut listener: Listener) -> Result<Self> {
+        let answer = listener.answer()?;
         let cpu = answer.message.body.cpu;
         let seq = answer.message.connector.seq;
         Ok(Self {
             port_id: listener.port_id()?,
             listener,
-            mask,
             events: 0,
             overruns: 0,
             missing: 0,

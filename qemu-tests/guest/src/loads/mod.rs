@@ -8,5 +8,4 @@ pub mod cycles;
 pub mod execs;
 pub mod pictures;
 pub mod storm;
-pub mod stress;
 mod victim;

@@ -2,8 +2,10 @@
 //! Storms of events on all CPUs, before readers that are fast, slow and stuck.
 //!
 //! All happens in one pid namespace, where nobody else raises events that can be seen. So the workers,
-//! which raise them, know how many of each kind there are. Each listener has to have read as many as it
-//! asked for, or the kernel has counted the rest as lost.
+//! which raise them, know how many of each kind there are. On a kernel without pid namespaces, they
+//! know that of the kinds that nobody else raises. Each listener has to have read as many as it
+//! asked for, or the kernel has counted the rest as lost. Other listeners may come and go meanwhile, and
+//! none of them is left at the end.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -13,21 +15,23 @@ use std::os::fd::OwnedFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::Args;
 use nix::sys::prctl;
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Gid, Uid, pipe, setresgid, setresuid, setsid};
 use serde::{Deserialize, Serialize};
 
 use super::counted_listener::{Comparison, CountedListener, read, settle};
+use super::victim;
 use crate::child::{self, Child, execute_true};
 use crate::cpus::{cpus, pin};
 use crate::debugfs::Listing;
 use crate::harness::{Failure, TestResult};
-use crate::listener::Listener;
-use crate::support::container::{Container, PID};
+use crate::listener::{Listener, ListenerError};
+use crate::support::container::{Container, PID, available, lacking};
 use crate::timeouts;
-use crate::wire::{BATCH, LISTEN, mask, proc_listen};
+use crate::wire::{BATCH, IGNORE, LISTEN, mask, proc_listen};
 
 /// How much is to happen.
 #[derive(Args)]
@@ -35,6 +39,9 @@ pub struct Options {
     /// How long, in seconds.
     #[arg(long, default_value_t = 200)]
     pub seconds: u64,
+    /// Whether other listeners come and go meanwhile.
+    #[arg(long)]
+    pub churn: bool,
 }
 
 /// Threads that are started at once.
@@ -119,10 +126,23 @@ impl AddAssign for Raised {
     }
 }
 
-/// A function that raises some events, and counts them. A worker calls it over and over.
+/// A function that raises some events, and counts them, or does something else meanwhile. A worker calls
+/// it over and over.
 type Load = fn(&mut Raised) -> Result<()>;
 
 const LOADS: [Load; 6] = [threads, forks, execs, renames, ids, sessions];
+
+/// What is done to other listeners: two workers start and end them, and one kills them.
+const CHURN: [Load; 3] = [start_and_end, start_and_end, kill_listener];
+
+/// Threads of a worker that starts and ends listeners.
+const CHURNING: usize = 8;
+
+/// How many listeners each of them starts.
+const LISTENERS: usize = 50;
+
+/// How long a listener in a process of its own runs before it is killed.
+const LISTENER_TIME: Duration = Duration::from_millis(20);
 
 fn forks(raised: &mut Raised) -> Result<()> {
     for status in [0, 1] {
@@ -178,17 +198,76 @@ fn sessions(raised: &mut Raised) -> Result<()> {
     Ok(())
 }
 
+/// Starts, changes and ends listeners in many threads, also two at one socket.
+fn start_and_end(raised: &mut Raised) -> Result<()> {
+    let started = thread::scope(|scope| {
+        let threads: Vec<_> = (0..CHURNING)
+            .map(|first| scope.spawn(move || (first..first + LISTENERS).map(churn).sum()))
+            .collect();
+        let started = threads.into_iter().map(|thread| {
+            let started: Result<usize, ListenerError> =
+                thread.join().expect("requests do not panic");
+            started
+        });
+        started.sum::<Result<usize, _>>()
+    })?;
+    for _ in 0..CHURNING + started {
+        raised.add_process(0);
+    }
+    Ok(())
+}
+
+/// Opens, uses and closes a socket, in a way that depends on the round. Returns how many threads that
+/// took.
+fn churn(round: usize) -> Result<usize, ListenerError> {
+    const MASKS: [u32; 5] = [mask::SID, mask::ALL, mask::COMM, mask::FORK, 0];
+    let listener = Listener::open_unprivileged()?;
+    let masks = MASKS.iter().cycle().skip(round).take(1 + round % 3);
+    for (index, mask) in masks.enumerate() {
+        let flags = if index % 2 == 0 { BATCH } else { 0 };
+        listener.request(&proc_listen(LISTEN, *mask, flags))?;
+    }
+    match round % 4 {
+        0 => {}
+        1 => listener.request(&[IGNORE])?,
+        2 => {
+            listener.request(&[IGNORE])?;
+            listener.request(&[LISTEN])?;
+        }
+        _ => {
+            thread::scope(|scope| {
+                let other = scope.spawn(|| listener.request(&[LISTEN, mask::EXIT]));
+                let ignored = listener.request(&[IGNORE]);
+                other.join().expect("a request does not panic").and(ignored)
+            })?;
+            return Ok(1);
+        }
+    }
+    Ok(0)
+}
+
+/// Lets a process listen, and kills it.
+fn kill_listener(raised: &mut Raised) -> Result<()> {
+    let victim = victim::start(&[mask::EXEC])?;
+    let end = child::pidfd(victim.pid())?;
+    if child::has_ended(&end, LISTENER_TIME)? {
+        bail!("a listener ended by itself: {:?}", victim.wait()?);
+    }
+    kill(victim.pid(), Signal::SIGKILL)?;
+    victim.wait()?;
+    raised.add_process(1);
+    Ok(())
+}
+
 /// Runs it, prints the figures, and fails when an event is neither read nor counted as lost.
 pub fn run(options: &Options) -> TestResult {
-    let load = || {
-        run_in_namespace(Duration::from_secs(options.seconds))
-            .map_err(|error| Failure::new(format!("{error:#}")))
-    };
-    Container::start(PID, load)?.finish()
+    let load = || run_in_namespace(options).map_err(|error| Failure::new(format!("{error:#}")));
+    Container::start(available(PID), load)?.finish()
 }
 
 /// What the first process of the pid namespace does: it starts the workers, and reads.
-fn run_in_namespace(time: Duration) -> Result<()> {
+fn run_in_namespace(options: &Options) -> Result<()> {
+    let time = Duration::from_secs(options.seconds);
     let mut readers = Vec::new();
     for (pace, mask, flags) in READERS {
         let mut listener = Listener::open()?;
@@ -196,20 +275,25 @@ fn run_in_namespace(time: Duration) -> Result<()> {
             listener.socket().set_rx_buf_sz(SMALL_BUFFER)?;
         }
         listener.request(&proc_listen(LISTEN, mask, flags))?;
-        readers.push(CountedListener::new(listener, mask)?);
+        readers.push(CountedListener::new(listener)?);
     }
     let cpus = cpus()?;
     let stop = Instant::now() + time;
     let (reports, report_writer) = pipe()?;
+    let mut loads: Vec<_> = cpus
+        .iter()
+        .flat_map(|cpu| LOADS.map(|load| (load, Some(*cpu))))
+        .collect();
+    if options.churn {
+        loads.extend(CHURN.map(|load| (load, None)));
+    }
     let mut workers = Vec::new();
     let mut raised = Raised::default();
-    for cpu in &cpus {
-        for load in LOADS {
-            workers.push(child::fork(|| {
-                send_report(&report_writer, repeat(load, *cpu, stop))
-            })?);
-            raised.add_process(0);
-        }
+    for (load, cpu) in loads {
+        workers.push(child::fork(|| {
+            send_report(&report_writer, repeat(load, cpu, stop))
+        })?);
+        raised.add_process(0);
     }
     drop(report_writer);
     read_until_over(&mut readers, workers, stop + timeouts::scaled(END_LIMIT))?;
@@ -227,9 +311,11 @@ fn run_in_namespace(time: Duration) -> Result<()> {
     report(&mut readers, &raised, time)
 }
 
-/// Raises events of one kind on one CPU, until it is time to stop.
-fn repeat(load: Load, cpu: usize, stop: Instant) -> Result<Raised> {
-    pin(cpu)?;
+/// Does one thing, on one CPU or any, until it is time to stop.
+fn repeat(load: Load, cpu: Option<usize>, stop: Instant) -> Result<Raised> {
+    if let Some(cpu) = cpu {
+        pin(cpu)?;
+    }
     let mut raised = Raised::default();
     while Instant::now() < stop {
         load(&mut raised)?;
@@ -304,6 +390,9 @@ fn report(readers: &mut [CountedListener], raised: &Raised, time: Duration) -> R
     comparison.report("storm")
 }
 
+/// What others raise, too, where there is no pid namespace.
+const RAISED_BY_OTHERS: u32 = mask::FORK | mask::EXIT | mask::NONZERO_EXIT | mask::COMM;
+
 /// Compares the kernel's accounts with what was raised and read.
 fn compare(readers: &[CountedListener], raised: &Raised) -> Result<Comparison> {
     let mut comparison = Comparison::default();
@@ -312,10 +401,21 @@ fn compare(readers: &[CountedListener], raised: &Raised) -> Result<Comparison> {
         totals,
         wrong,
     } = &mut comparison;
+    let is_alone = lacking(PID).is_none();
+    let count = Listing::read()?.count;
+    if count != readers.len() {
+        let there = readers.len();
+        wrong.push(format!(
+            "{count} listeners are counted and {there} are there"
+        ));
+    }
     for (listener, (pace, mask, flags)) in readers.iter().zip(READERS) {
         let line = Listing::of(listener.port_id)?;
         let (delivered, lost) = (line.delivered, line.lost);
-        let generated = raised.wanted(mask);
+        let generated = match is_alone || mask & RAISED_BY_OTHERS == 0 {
+            true => raised.wanted(mask),
+            false => delivered + lost,
+        };
         let unaccounted = i128::from(generated) - i128::from(delivered) - i128::from(lost);
         let CountedListener {
             events,

@@ -2,10 +2,12 @@
 //! Control groups of the unified hierarchy, for tests.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -13,6 +15,8 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::child::own_pid;
 use crate::harness::Failure;
+use crate::timeouts;
+use crate::wire::{BATCH, CGROUP, IDENTITY, PROCESSES};
 
 /// A group below the root of the hierarchy. Dropping it removes the group, which has to be empty by then.
 pub struct Group {
@@ -75,7 +79,7 @@ impl Group {
 
     /// Its id: the number of its inode.
     pub fn id(&self) -> io::Result<u64> {
-        Ok(fs::metadata(self.directory())?.ino())
+        inode_of(&self.directory())
     }
 
     /// The processes in it.
@@ -99,6 +103,91 @@ impl Drop for Group {
             eprintln!("{} is left: {error}", self.mounted.display());
         }
     }
+}
+
+/// A control group below another one. Dropping it removes the group: nobody may be in it by then.
+pub struct Cgroup(PathBuf);
+
+/// How long a task that was reaped may be in its group.
+const LEAVE_LIMIT: Duration = Duration::from_secs(5);
+
+impl Cgroup {
+    /// Makes one in the directory of another one.
+    pub fn within(directory: &Path, name: &str) -> io::Result<Self> {
+        let directory = directory.join(name);
+        fs::create_dir(&directory)?;
+        Ok(Self(directory))
+    }
+
+    /// Its directory.
+    pub fn directory(&self) -> &Path {
+        &self.0
+    }
+
+    /// Its id.
+    pub fn id(&self) -> io::Result<u64> {
+        inode_of(&self.0)
+    }
+
+    /// Moves a process into it; 0 is the caller's.
+    pub fn add(&self, process: i32) -> io::Result<()> {
+        self.write("cgroup.procs", &process.to_string())
+    }
+
+    /// Moves a thread into it.
+    pub fn add_thread(&self, thread: i32) -> io::Result<()> {
+        self.write("cgroup.threads", &thread.to_string())
+    }
+
+    /// Lets threads of processes of the cgroup above be in it.
+    pub fn become_threaded(&self) -> io::Result<()> {
+        self.write("cgroup.type", "threaded")
+    }
+
+    /// Writes to a file that is there.
+    fn write(&self, file: &str, text: &str) -> io::Result<()> {
+        let mut file = File::options().write(true).open(self.0.join(file))?;
+        file.write_all(text.as_bytes())
+    }
+
+    /// Removes it.
+    pub fn remove(&self) -> io::Result<()> {
+        let deadline = timeouts::deadline(LEAVE_LIMIT);
+        loop {
+            match fs::remove_dir(&self.0) {
+                // Nothing tells when a task has left it.
+                Err(error) if error.kind() == ErrorKind::ResourceBusy => {
+                    if Instant::now() > deadline {
+                        return Err(error);
+                    }
+                    thread::yield_now();
+                }
+                removed => return removed,
+            }
+        }
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        match self.remove() {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                eprintln!("{} is left: {error}", self.0.display());
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The number of a file, which is the id of a group if it is the group's directory.
+pub fn inode_of(path: &Path) -> io::Result<u64> {
+    Ok(fs::metadata(path)?.ino())
+}
+
+/// The flags that requests may have.
+pub fn known_flags() -> u32 {
+    let others = PROCESSES | IDENTITY | BATCH;
+    others | if are_there() { CGROUP } else { 0 }
 }
 
 /// Whether the kernel has control groups.

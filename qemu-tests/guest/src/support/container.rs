@@ -174,12 +174,13 @@ impl Container {
 
     /// A listener that a process inside opened, and that the caller reads.
     pub fn listen(&self, mask: u32) -> Result<Listener, Failure> {
+        self.listen_by(&[LISTEN, mask])
+    }
+
+    /// The same, by this request.
+    pub fn listen_by(&self, words: &[u32]) -> Result<Listener, Failure> {
         let handover = Handover::new()?;
-        self.run(|| {
-            let inside = open()?;
-            inside.request(&[LISTEN, mask])?;
-            handover.send(&inside)
-        })?;
+        self.run(|| handover.listen(words))?;
         handover.receive()
     }
 
@@ -348,6 +349,13 @@ impl Handover {
         send_descriptors(&self.sender, &[listener.as_fd().as_raw_fd()])
     }
 
+    /// Has the caller listen, by this request, and hands over the listener.
+    pub fn listen(&self, words: &[u32]) -> TestResult {
+        let listener = open()?;
+        listener.request(words)?;
+        self.send(&listener)
+    }
+
     /// Waits for the next listener of a container, which may end before it hands over one.
     pub fn receive_from(&self, container: &Container) -> Result<Listener, Failure> {
         let limit =
@@ -381,4 +389,23 @@ pub fn unmapped(function: impl FnOnce() -> TestResult) -> Result<Child, Failure>
 /// Maps the user or the group ids of a process's user namespace.
 pub fn map(pid: Pid, kind: &str, map: &str) -> TestResult {
     Ok(fs::write(format!("/proc/{pid}/{kind}_map"), map)?)
+}
+
+/// How far the clock goes ahead in a time namespace of [`with_other_clock`], in seconds.
+pub const SECONDS_AHEAD: u64 = 100_000;
+
+/// Runs a function in a time namespace of its own, where CLOCK_BOOTTIME goes ahead. Returns a process
+/// outside of it, which ends as the one inside does.
+pub fn with_other_clock(function: impl FnOnce() -> TestResult) -> Result<Child, Failure> {
+    if !Path::new("/proc/self/ns/time").exists() {
+        return Err(Failure::skip("the kernel has no CONFIG_TIME_NS"));
+    }
+    Ok(child::fork(|| {
+        status(|| {
+            unshare(CloneFlags::from_bits_retain(libc::CLONE_NEWTIME))?;
+            let offset = format!("boottime {SECONDS_AHEAD} 0");
+            fs::write("/proc/self/timens_offsets", offset)?;
+            succeed(child::fork(|| status(function))?)
+        })
+    })?)
 }

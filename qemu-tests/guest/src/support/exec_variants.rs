@@ -17,7 +17,7 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, dup2_stdin, execv, fexecve, pause, setsid};
 
-use super::container::{Handover, open};
+use super::container::Handover;
 use super::scenario::{is_exit, take_through_exit};
 use super::scheduling::{preempt_others, share_a_cpu};
 use super::threads::end_thread;
@@ -243,9 +243,7 @@ pub fn run(variant: Variant) -> Result<Observations, Failure> {
     };
     let process = start(variant, || {
         if variant.place == Place::FirstOfNamespace {
-            let inside = open()?;
-            inside.request(&[LISTEN, mask])?;
-            handover.send(&inside)?;
+            handover.listen(&[LISTEN, mask])?;
         }
         act(variant, &gates)
     })?;

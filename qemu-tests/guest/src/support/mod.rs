@@ -8,6 +8,8 @@ pub mod cgroup;
 pub mod clone3;
 pub mod container;
 pub mod descriptors;
+pub mod directory;
+pub mod ends;
 pub mod exec_variants;
 pub mod fault_injection;
 pub mod follower;

@@ -3,14 +3,14 @@
 
 use std::env;
 use std::ffi::CStr;
-use std::fs::File;
+use std::fs::{self, File};
 
 use nix::errno::Errno;
 use nix::kmod::{DeleteModuleFlags, ModuleInitFlags, delete_module, finit_module};
 use nix::sys::signal::{Signal, kill};
 use protocol::MODULE_VARIABLE;
 
-use super::scenario::{in_self, mark, own_task};
+use super::scenario::{expect_own_events, mark};
 use crate::child::{self, Gate};
 use crate::cpus::{cpus, pin};
 use crate::debugfs;
@@ -89,21 +89,24 @@ pub fn expect_unload_refused() -> TestResult {
     )
 }
 
+/// Expects so many references on the module: one for each listener, and one for each state that is
+/// told.
+#[track_caller]
+pub fn expect_references(expected: usize) -> TestResult {
+    if !debugfs::is_there() || debugfs::is_built_in() {
+        return Ok(());
+    }
+    let references = fs::read_to_string("/sys/module/proc_events/refcnt")?;
+    let references: usize = references.trim_end().parse()?;
+    expect_eq("references on the module", references, expected)
+}
+
 /// Unloads the module, loads it again, and expects events.
 pub fn reload() -> TestResult {
     needed()?;
     unload()?;
     load()?;
     expect_own_events(&mut Listener::listen_all()?)
-}
-
-pub fn expect_own_events(listener: &mut Listener) -> TestResult {
-    let messages = in_self(listener, || Ok(mark("heard")?))?;
-    let own = messages
-        .iter()
-        .filter(|received| received.event.subject() == own_task());
-    // The event and the mark after it.
-    expect_eq("number of own events", own.count(), 2)
 }
 
 /// Loads and unloads it so many times while others fork, rename and exit on all CPUs.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Child processes that run functions of tests.
 
+use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::sys::wait::WaitStatus;
 use nix::unistd::pause;
 
@@ -31,4 +32,10 @@ pub fn pause_for_ever() -> ! {
     loop {
         pause();
     }
+}
+
+/// Has the kernel reap this process's children.
+pub fn ignore_children() -> nix::Result<()> {
+    // SAFETY: No handler is installed.
+    unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }.map(drop)
 }

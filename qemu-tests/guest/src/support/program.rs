@@ -1,19 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Programs that listen, as tests run them: their output, and when they are ready.
 
-use std::fs;
-use std::fs::File;
+use std::env;
+use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, pipe};
 
-use crate::harness::Failure;
+use crate::harness::{Failure, expect_eq};
 use crate::proc_stat::Stat;
 use crate::timeouts;
 
@@ -22,6 +24,15 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 /// How often to look at a state that nothing reports.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
+
+/// A program of this name in PATH, where set-up puts what tests run.
+pub fn in_path(name: &str) -> Result<PathBuf, Failure> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .map(|directory| directory.join(name))
+        .find(|program| program.is_file())
+        .ok_or_else(|| Failure::new(format!("there is no {name} in PATH: run scripts/setup")))
+}
 
 /// A running program, with its output and errors as one text.
 pub struct RunningProgram {
@@ -147,6 +158,15 @@ impl RunningProgram {
             return Err(self.failure("did not end"));
         }
         Ok((self.text, self.child.wait()?.success()))
+    }
+
+    /// Keeps it from running, so that it does not read events, until it gets SIGCONT.
+    pub fn pause(&self) -> Result<Pid, Failure> {
+        let pid = Pid::from_raw(self.pid());
+        kill(pid, Signal::SIGSTOP)?;
+        let stopped = waitpid(pid, Some(WaitPidFlag::WUNTRACED))?;
+        expect_eq("stop", stopped, WaitStatus::Stopped(pid, Signal::SIGSTOP))?;
+        Ok(pid)
     }
 
     /// Ends the program. Returns all its output.

@@ -7,17 +7,19 @@
 
 use std::ffi::CString;
 
+use nix::sched::{sched_getaffinity, sched_setaffinity};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::WaitStatus;
-use nix::unistd::{Gid, Uid, execv, setgid, setsid, setuid};
+use nix::unistd::{Gid, Pid, Uid, execv, setgid, setsid, setuid};
 
 use super::tracer::trace;
 use crate::child::{self, Child, Gate, own_pid, own_tid};
+use crate::cpus::{cpus, pin};
 use crate::debugfs::{self, Listing};
 use crate::harness::{Failure, TestResult, expect, expect_eq};
 use crate::listener::Listener;
-use crate::wire::{Event, Received, Task};
+use crate::wire::{Event, EventBody, Received, Task};
 
 /// Names of the marks around what is tested.
 const BEGIN: &str = "test begins";
@@ -76,6 +78,22 @@ pub fn mark(name: &str) -> nix::Result<()> {
     prctl::set_name(&CString::new(name).expect("names hold no zero"))
 }
 
+/// Raises this many COMM events of the running task on a CPU, and goes back.
+pub fn mark_on(cpu: usize, times: usize) -> nix::Result<()> {
+    let this = Pid::from_raw(0);
+    let before = sched_getaffinity(this)?;
+    pin(cpu)?;
+    for _ in 0..times {
+        mark("numbered")?;
+    }
+    sched_setaffinity(this, &before)
+}
+
+/// The same on each CPU, by turns.
+pub fn mark_on_each_cpu(times: usize) -> nix::Result<()> {
+    cpus()?.into_iter().try_for_each(|cpu| mark_on(cpu, times))
+}
+
 /// Takes the messages up to the event that [`mark`] raised for this task.
 pub fn take_through_mark(
     listener: &mut Listener,
@@ -95,6 +113,32 @@ pub fn events_of(messages: &[Received], bit: u32, tgid: i32) -> Vec<Event> {
     events
         .filter(|event| event.bit() == bit && event.subject().tgid == tgid)
         .collect()
+}
+
+/// The events about any task of a process, in their order.
+pub fn events_about(messages: &[Received], tgid: i32) -> Vec<Event> {
+    let events = messages.iter().map(|received| received.event);
+    events
+        .filter(|event| event.bit() != 0 && event.subject().tgid == tgid)
+        .collect()
+}
+
+/// What is the same for all listeners that get an event.
+pub fn bodies(messages: &[Received]) -> Vec<EventBody> {
+    messages
+        .iter()
+        .map(|received| received.message.body)
+        .collect()
+}
+
+/// The end of a process that its parent may wait for.
+pub fn exit(task: Task, code: u32, parent: Task) -> Event {
+    Event::Exit {
+        task,
+        code,
+        signal: Signal::SIGCHLD as u32,
+        parent,
+    }
 }
 
 /// What a child did between two marks of its own.
@@ -155,6 +199,25 @@ pub fn in_self(
     mark(END)?;
     take_through_mark(listener, own_task(), BEGIN)?;
     take_through_mark(listener, own_task(), END)
+}
+
+/// Expects a listener to hear what this process raises, once.
+pub fn expect_own_events(listener: &mut Listener) -> TestResult {
+    let messages = in_self(listener, || Ok(mark("heard")?))?;
+    let own = messages
+        .iter()
+        .filter(|received| received.event.subject() == own_task());
+    // The event and the mark after it.
+    expect_eq("number of own events", own.count(), 2)
+}
+
+/// Sends a request, and waits for its answer: the errno.
+pub fn ask(listener: &mut Listener, words: &[u32]) -> Result<u32, Failure> {
+    listener.request(words)?;
+    match listener.answer()?.event {
+        Event::Ack { err } => Ok(err),
+        event => Err(Failure::new(format!("an answer, got {event:?}"))),
+    }
 }
 
 /// Waits for the end of a process: EXIT comes when its parent may have reaped it already.

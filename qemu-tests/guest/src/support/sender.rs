@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg};
 
+use super::container::FIRST_ID;
 use crate::harness::Failure;
 use crate::listener::Listener;
 
@@ -19,6 +20,9 @@ pub type Sender = (i32, u32, u32);
 
 /// Root of the reader's user namespace.
 pub const ROOT: Sender = (0, 0, 0);
+
+/// Root of a container that the reader's root made.
+pub const OUTER_ROOT: Sender = (0, FIRST_ID, FIRST_ID);
 
 /// A sender whose ids are not mapped in the reader's user namespace.
 pub const NOBODY_KNOWN: Sender = (0, OVERFLOW_ID, OVERFLOW_ID);

@@ -34,7 +34,7 @@ pub fn missing(messages: &[Received], first: &BTreeMap<u32, u32>) -> Result<u64,
 /// Reads the answer to a listener's first request, and expects it to say that the socket listens. Returns
 /// the next number of the answer's CPU.
 pub fn first_numbers(listener: &mut Listener) -> Result<BTreeMap<u32, u32>, Failure> {
-    let answer = listener.wait_for("the answer", |received| received.event.bit() == 0)?;
+    let answer = listener.answer()?;
     expect_eq("answer", answer.event, Event::Ack { err: 0 })?;
     Ok(next_after(&answer))
 }

@@ -11,9 +11,10 @@ use nix::libc;
 use nix::sys::ptrace;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, pause};
+use nix::unistd::Pid;
 
 use super::polling::poll_until_done;
+use super::process::{pause_for_ever, status};
 use crate::child::{self, Child};
 use crate::harness::{Failure, TestResult, expect};
 use crate::listener::EVENT_LIMIT;
@@ -35,6 +36,29 @@ pub fn end_thread(status: i32) -> ! {
     // SAFETY: No frame of this thread holds what others need.
     unsafe { libc::syscall(libc::SYS_exit, status) };
     unreachable!("exit(2) does not return")
+}
+
+/// Ends the process of the calling thread.
+pub fn end_all(status: i32) -> ! {
+    // SAFETY: Ends the process; nothing of it is left to be unsound.
+    unsafe { libc::_exit(status) }
+}
+
+/// Starts a process whose first thread ends with this status, and in which another one then does
+/// something, and ends with what that returns.
+pub fn without_first_thread(
+    status_of_first: i32,
+    function: impl FnOnce() -> i32 + Send,
+) -> nix::Result<Child> {
+    child::fork(|| {
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                let failed = status(|| await_zombie("self"));
+                end_thread(if failed == 0 { function() } else { failed })
+            });
+            end_thread(status_of_first)
+        })
+    })
 }
 
 /// Ends the calling thread alone. The kernel clears the thread's word.
@@ -162,11 +186,8 @@ impl LastThread {
     pub fn act(self) -> i32 {
         match self {
             Self::Itself => end_thread(4),
-            // SAFETY: Ends the process; nothing of it is left to be unsound.
-            Self::All => unsafe { libc::_exit(7) },
-            Self::Killed => loop {
-                pause();
-            },
+            Self::All => end_all(7),
+            Self::Killed => pause_for_ever(),
         }
     }
 }

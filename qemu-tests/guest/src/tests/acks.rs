@@ -9,14 +9,13 @@ use nix::errno::Errno;
 use nix::unistd::setsid;
 use zerocopy::IntoBytes;
 
-use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
+use crate::harness::{Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
 use crate::support::cgroup;
 use crate::support::scenario::{in_child, in_self};
 use crate::support::socket_filter::keep_bytes_slowly;
 use crate::test;
-use crate::timeouts;
-use crate::wire::{Event, IGNORE, LISTEN, Received, mask};
+use crate::wire::{Event, IGNORE, LISTEN, mask};
 
 pub const TESTS: &[Test] = &[
     test!(answers_listen_with_its_numbers)
@@ -59,16 +58,8 @@ pub const TESTS: &[Test] = &[
 const SEQ: u32 = 42;
 const ACK: u32 = 77;
 
-/// How long an answer may take; it comes from the kernel's side of sendto(2).
-const ANSWER_LIMIT: Duration = Duration::from_secs(2);
-
 /// An operation that does not exist.
 const UNKNOWN: u32 = 4;
-
-fn answer(listener: &mut Listener) -> Result<Received, Failure> {
-    let deadline = timeouts::deadline(ANSWER_LIMIT);
-    Ok(listener.wait_until("answer", deadline, |received| received.event.bit() == 0)?)
-}
 
 /// Sends a request and expects exactly this answer.
 #[track_caller]
@@ -79,7 +70,7 @@ fn expect_answer(listener: &mut Listener, words: &[u32], err: u32) -> TestResult
 #[track_caller]
 fn expect_answer_to_bytes(listener: &mut Listener, request: &[u8], err: u32) -> TestResult {
     listener.send(request, SEQ, ACK)?;
-    let answer = answer(listener)?;
+    let answer = listener.answer()?;
     let connector = answer.message.connector;
     expect_eq("answer", answer.event, Event::Ack { err })?;
     expect_eq(
@@ -137,7 +128,7 @@ fn goes_to_the_requester_alone() -> TestResult {
 
 fn is_in_the_wire_format_of_events() -> TestResult {
     let mut listener = Listener::listen_all()?;
-    let answer = answer(&mut listener)?;
+    let answer = listener.answer()?;
     let (netlink, connector) = (answer.message.netlink, answer.message.connector);
     expect_eq("sender", answer.sender, (0, 1))?;
     expect_eq(
@@ -203,7 +194,7 @@ fn carries_the_feature_word() -> TestResult {
     let mut listener = Listener::open()?;
     for words in [&[LISTEN][..], &[LISTEN, mask::SID], &[UNKNOWN], &[IGNORE]] {
         listener.request(words)?;
-        let data = answer(&mut listener)?.message.body.data;
+        let data = listener.answer()?.message.body.data;
         let (word, rest) = (&data[4..8], &data[8..]);
         expect_eq("feature word", word, features.as_bytes())?;
         expect_eq("bytes after it", rest, &[0; 16])?;

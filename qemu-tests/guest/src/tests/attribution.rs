@@ -4,29 +4,26 @@
 //! What a supervisor reads in /proc is what is there by the time it reads: the leader may be gone,
 //! its parent may be, and which session it left is nowhere. The event says what was.
 
-use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::setsid;
 
 use crate::child::{self, Child, Gate};
-use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::proc_stat::Stat;
 use crate::results;
+use crate::support::process::{ignore_children, status, succeed};
 use crate::test;
 use crate::wire::{Event, Left, mask};
 
-pub const TESTS: &[Test] = &[
-    test!(leaders_that_are_gone_are_attributed_by_their_events)
-        .covers(&[Line::C11])
-        .stock_fails(NO_FIELDS),
-    test!(leaders_whose_parents_are_gone_are_attributed_by_their_events)
-        .covers(&[Line::C11])
-        .stock_fails(NO_FIELDS),
-    test!(short_sessions_outrun_a_reader_of_proc_and_not_their_events)
-        .covers(&[Line::C11])
-        .stock_fails(NO_FIELDS),
-];
+pub const TESTS: &[Test] = &Declaration::new()
+    .stock_fails(NO_FIELDS)
+    .covers(&[Line::C11])
+    .of([
+        test!(leaders_that_are_gone_are_attributed_by_their_events),
+        test!(leaders_whose_parents_are_gone_are_attributed_by_their_events),
+        test!(short_sessions_outrun_a_reader_of_proc_and_not_their_events),
+    ]);
 
 const NO_FIELDS: &str = "the event has no such fields";
 
@@ -43,19 +40,11 @@ impl Service {
     /// Starts a function in a session of its own; the kernel reaps its children.
     fn start(function: impl FnOnce() -> TestResult) -> Result<Self, Failure> {
         let process = child::fork(|| {
-            // SAFETY: No handler is installed.
-            let ignored = unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) };
-            let done = match (setsid(), ignored) {
-                (Ok(_), Ok(_)) => function(),
-                failed => Err(Failure::new(format!("cannot start a service: {failed:?}"))),
-            };
-            done.map_or_else(
-                |failure| {
-                    eprintln!("in the service: {failure}");
-                    1
-                },
-                |()| 0,
-            )
+            status(|| {
+                setsid()?;
+                ignore_children()?;
+                function()
+            })
         })?;
         let pid = process.pid().as_raw();
         let left = Left {
@@ -65,11 +54,6 @@ impl Service {
             process_group: pid,
         };
         Ok(Self { process, left })
-    }
-
-    fn finish(self) -> TestResult {
-        let pid = self.process.pid();
-        expect_eq("service", self.process.wait()?, WaitStatus::Exited(pid, 0))
     }
 }
 
@@ -158,6 +142,6 @@ fn short_sessions_outrun_a_reader_of_proc_and_not_their_events() -> TestResult {
     }
     results::figure("short sessions", LEADERS as f64);
     results::figure("gone when looked up in /proc", f64::from(gone));
-    service.finish()?;
+    succeed(service.process)?;
     expect_eq("not attributed by events", unknown, 0)
 }

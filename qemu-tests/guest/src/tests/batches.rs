@@ -18,8 +18,8 @@ use nix::unistd::{pipe, read};
 use crate::child::{self, Gate};
 use crate::cpus::{cpus, pin};
 use crate::debugfs::Listing;
-use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
-use crate::listener::Listener;
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::listener::{Drained, Listener};
 use crate::results;
 use crate::support::container::{self, Container, FIRST_ID, PID, map, unmapped};
 use crate::support::process::succeed;
@@ -35,66 +35,32 @@ use crate::wire::{
     proc_listen,
 };
 
-pub const TESTS: &[Test] = &[
-    test!(events_that_wait_share_a_datagram)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C5, Line::C54]),
-    test!(an_event_can_be_read_at_once)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C54]),
-    test!(events_are_those_that_others_get_alone)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C54]),
-    test!(an_answer_has_a_datagram_of_its_own)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C19, Line::C54]),
-    test!(the_default_buffer_keeps_ten_times_as_many)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C54]),
-    test!(an_overrun_is_a_gap_and_one_enobufs)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C5, Line::C6, Line::C54]),
-    test!(an_overrun_without_enobufs_is_a_gap_still)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C5, Line::C6, Line::C54]),
-    test!(a_datagram_that_was_peeked_at_stays_as_it_is)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C54]),
-    test!(a_buffer_that_is_too_small_is_told)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C54]),
-    test!(with_a_filter_each_event_stays_alone)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C54]),
-    test!(what_a_filter_drops_takes_no_number)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C5, Line::C54]),
-    test!(a_buffer_that_shrinks_loses_nothing_queued)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C5, Line::C54]),
-    test!(each_datagram_tells_who_it_is_from)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C48, Line::C54]),
-    test!(events_from_two_senders_share_no_datagram)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C48, Line::C54]),
-    test!(recvmmsg_gets_whole_datagrams)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C54]),
-    test!(splice_gets_whole_datagrams)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C54]),
-    test!(who_is_woken_once_gets_all_that_is_there)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C54]),
-    test!(readers_on_all_cpus_get_each_event_once)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C5, Line::C54])
-        .limit(Duration::from_secs(60)),
-    test!(a_listener_in_a_container_gets_batches)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C21, Line::C54]),
-];
+pub const TESTS: &[Test] = &Declaration::new()
+    .not_on_stock(NO_FLAGS)
+    .covers(&[Line::C54])
+    .of([
+        test!(events_that_wait_share_a_datagram).covers(&[Line::C5]),
+        test!(an_event_can_be_read_at_once),
+        test!(events_are_those_that_others_get_alone),
+        test!(an_answer_has_a_datagram_of_its_own).covers(&[Line::C19]),
+        test!(the_default_buffer_keeps_ten_times_as_many),
+        test!(an_overrun_is_a_gap[and_one_enobufs](false, 1)).covers(&[Line::C5, Line::C6]),
+        test!(an_overrun_is_a_gap[without_enobufs](true, 0)).covers(&[Line::C5, Line::C6]),
+        test!(a_datagram_that_was_peeked_at_stays_as_it_is),
+        test!(a_buffer_that_is_too_small_is_told),
+        test!(with_a_filter_each_event_stays_alone),
+        test!(what_a_filter_drops_takes_no_number).covers(&[Line::C5]),
+        test!(a_buffer_that_shrinks_loses_nothing_queued).covers(&[Line::C5]),
+        test!(each_datagram_tells_who_it_is_from).covers(&[Line::C48]),
+        test!(events_from_two_senders_share_no_datagram).covers(&[Line::C48]),
+        test!(recvmmsg_gets_whole_datagrams),
+        test!(splice_gets_whole_datagrams),
+        test!(who_is_woken_once_gets_all_that_is_there),
+        test!(readers_on_all_cpus_get_each_event_once)
+            .limit(Duration::from_secs(60))
+            .covers(&[Line::C5]),
+        test!(a_listener_in_a_container_gets_batches).covers(&[Line::C21]),
+    ]);
 
 /// How many events the first datagram may have: it was made for one, when nothing waited.
 const FIRST_AT_MOST: usize = 8;
@@ -126,15 +92,6 @@ fn rename(times: usize) -> TestResult {
     Ok(())
 }
 
-/// All datagrams that are there.
-fn datagrams(listener: &Listener) -> Result<Vec<Vec<Received>>, Failure> {
-    let mut datagrams = Vec::new();
-    while let Some(datagram) = listener.receive_datagram()? {
-        datagrams.push(datagram);
-    }
-    Ok(datagrams)
-}
-
 fn lengths(datagrams: &[Vec<Received>]) -> Vec<usize> {
     datagrams.iter().map(Vec::len).collect()
 }
@@ -154,7 +111,7 @@ fn events_that_wait_share_a_datagram() -> TestResult {
     const EVENTS: usize = 500;
     let (listener, first) = batches()?;
     rename(EVENTS)?;
-    let got = datagrams(&listener)?;
+    let got = listener.take_datagrams()?;
     println!("{:?}", lengths(&got));
     expect_all(&got.concat(), &first, EVENTS)?;
     let lengths = lengths(&got);
@@ -174,7 +131,7 @@ fn an_event_can_be_read_at_once() -> TestResult {
         rename(1)?;
         let mut ready = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
         expect_eq("sockets to read", poll(&mut ready, PollTimeout::ZERO)?, 1)?;
-        let got = datagrams(&listener)?;
+        let got = listener.take_datagrams()?;
         expect_eq("datagrams", lengths(&got), vec![1])?;
         expect_all(&got[0], &first, 1)?;
         let (cpu, seq) = cpu_and_seq(&got[0][0]);
@@ -184,8 +141,8 @@ fn an_event_can_be_read_at_once() -> TestResult {
 }
 
 fn events_are_those_that_others_get_alone() -> TestResult {
-    let mut batches = Listener::listen_with(mask::ALL | mask::SESSION_END, BATCH)?;
-    let mut alone = Listener::listen(mask::ALL | mask::SESSION_END)?;
+    let mut batches = Listener::listen_with(mask::EVERYTHING, BATCH)?;
+    let mut alone = Listener::listen(mask::EVERYTHING)?;
     let (pid, _) = every_kind(&mut Listener::listen_all()?)?;
     let is_its = |received: &Received| received.event.subject().tgid == pid;
     let has_exit = |received: &Received| crate::support::scenario::is_exit(received, pid);
@@ -215,7 +172,7 @@ fn an_answer_has_a_datagram_of_its_own() -> TestResult {
     rename(3)?;
     listener.request(&proc_listen(LISTEN, mask::COMM, BATCH))?;
     rename(1)?;
-    let got = datagrams(&listener)?;
+    let got = listener.take_datagrams()?;
     expect_eq("datagrams", lengths(&got), vec![2, 1, 3, 1, 1])?;
     for answer in [&got[1][0], &got[3][0]] {
         expect_eq("bit of an answer", answer.event.bit(), 0)?;
@@ -249,42 +206,28 @@ fn the_default_buffer_keeps_ten_times_as_many() -> TestResult {
     )
 }
 
-/// Lets a listener with the default buffer overrun; expects each event to be read, or to be missing
-/// and counted as lost, and so many ENOBUFS.
-fn expect_overrun(no_enobufs: bool, expected: usize) -> TestResult {
+/// A listener with the default buffer overruns. Each event is read, or missing and counted as lost, and
+/// there are so many ENOBUFS.
+fn an_overrun_is_a_gap(no_enobufs: bool, expected: usize) -> TestResult {
     const TOO_MANY: usize = 3000;
     let (mut listener, first) = listen(Listener::open_unprivileged()?)?;
     listener.socket().set_no_enobufs(no_enobufs)?;
     pin(cpus()?[0])?;
     rename(TOO_MANY)?;
-    let (mut events, mut enobufs) = (Vec::new(), 0);
-    let mut take = |listener: &mut Listener| -> TestResult {
-        loop {
-            match listener.receive(Instant::now()) {
-                Ok(None) => return Ok(()),
-                Ok(Some(received)) => events.push(received),
-                Err(error) if error.is_overrun() => enobufs += 1,
-                Err(error) => return Err(error.into()),
-            }
-        }
-    };
-    take(&mut listener)?;
+    let drained = listener.drain()?;
     rename(3)?;
-    take(&mut listener)?;
+    let after = listener.drain()?;
+    let events = [drained.messages, after.messages].concat();
     let line = Listing::of(listener.port_id()?)?;
-    expect_eq("number of ENOBUFS", enobufs, expected)?;
+    expect_eq(
+        "number of ENOBUFS",
+        drained.enobufs + after.enobufs,
+        expected,
+    )?;
     expect_eq("delivered", line.delivered, events.len() as u64)?;
     expect_eq("lost", line.lost, missing(&events, &first)?)?;
     expect(line.lost > 0, "an overrun")?;
     expect_eq("all", line.delivered + line.lost, TOO_MANY as u64 + 3)
-}
-
-fn an_overrun_is_a_gap_and_one_enobufs() -> TestResult {
-    expect_overrun(false, 1)
-}
-
-fn an_overrun_without_enobufs_is_a_gap_still() -> TestResult {
-    expect_overrun(true, 0)
 }
 
 /// Peeks into a buffer of so many bytes: how many a whole datagram has.
@@ -303,7 +246,7 @@ fn a_datagram_that_was_peeked_at_stays_as_it_is() -> TestResult {
     rename(4)?;
     expect_eq("bytes, again", peek(&listener, BATCH_SIZE)?, length)?;
     rename(5)?;
-    let got = datagrams(&listener)?;
+    let got = listener.take_datagrams()?;
     expect_eq("datagrams", lengths(&got), vec![3, 9])?;
     expect_all(&got.concat(), &first, 12)
 }
@@ -316,9 +259,13 @@ fn a_buffer_that_is_too_small_is_told() -> TestResult {
     };
     pin(cpus()?[0])?;
     rename(1)?;
-    datagrams(&listener)?.concat().iter().for_each(|received| {
-        next(received);
-    });
+    listener
+        .take_datagrams()?
+        .concat()
+        .iter()
+        .for_each(|received| {
+            next(received);
+        });
     rename(4)?;
     let mut bytes = [0; MESSAGE_SIZE + 10];
     let mut buffers = [IoSliceMut::new(&mut bytes)];
@@ -333,7 +280,7 @@ fn a_buffer_that_is_too_small_is_told() -> TestResult {
     expect_eq("number", cpu_and_seq(&event).1, next(&event))?;
     // The rest of the datagram is lost, and seen in the numbers.
     rename(1)?;
-    let after = datagrams(&listener)?.concat();
+    let after = listener.take_datagrams()?.concat();
     expect_eq("events after it", after.len(), 1)?;
     let gap = cpu_and_seq(&after[0]).1.wrapping_sub(next(&after[0]));
     expect_eq("missing numbers", gap, 3)
@@ -347,7 +294,7 @@ fn with_a_filter_each_event_stays_alone() -> TestResult {
     rename(3)?;
     setsockopt_none(&listener, libc::SO_DETACH_FILTER)?;
     rename(3)?;
-    let got = datagrams(&listener)?;
+    let got = listener.take_datagrams()?;
     expect_eq("datagrams", lengths(&got), vec![3, 1, 1, 1, 3])?;
     expect_all(&got.concat(), &first, 9)
 }
@@ -374,7 +321,7 @@ fn what_a_filter_drops_takes_no_number() -> TestResult {
     rename(20)?;
     setsockopt_none(&listener, libc::SO_DETACH_FILTER)?;
     rename(2)?;
-    expect_all(&datagrams(&listener)?.concat(), &first, 4)
+    expect_all(&listener.take_datagrams()?.concat(), &first, 4)
 }
 
 fn a_buffer_that_shrinks_loses_nothing_queued() -> TestResult {
@@ -384,15 +331,10 @@ fn a_buffer_that_shrinks_loses_nothing_queued() -> TestResult {
     rename(QUEUED)?;
     setsockopt(&listener.as_fd(), sockopt::RcvBuf, &0)?;
     rename(QUEUED)?;
-    let (mut events, mut enobufs) = (Vec::new(), 0);
-    loop {
-        match listener.receive(Instant::now()) {
-            Ok(None) => break,
-            Ok(Some(received)) => events.push(received),
-            Err(error) if error.is_overrun() => enobufs += 1,
-            Err(error) => return Err(error.into()),
-        }
-    }
+    let Drained {
+        messages: mut events,
+        enobufs,
+    } = listener.drain()?;
     expect(events.len() >= QUEUED, "what was queued before")?;
     expect_eq("number of ENOBUFS", enobufs, 1)?;
     // With hardly any room, there is always some for a first datagram.
@@ -514,7 +456,7 @@ fn who_is_woken_once_gets_all_that_is_there() -> TestResult {
         let count = epoll.wait(&mut woken, EpollTimeout::ZERO)?;
         expect_eq("sockets to read", count, 1)?;
         // Until EAGAIN, as who is woken for changes alone has to.
-        let events = datagrams(&listener)?.concat();
+        let events = listener.take_datagrams()?.concat();
         expect_all(&events, &first, 1 + round % 7)?;
         for received in &events {
             let (cpu, seq) = cpu_and_seq(received);
@@ -600,7 +542,7 @@ fn a_listener_in_a_container_gets_batches() -> TestResult {
     let container = Container::start(PID, || {
         let (listener, first) = batches()?;
         rename(100)?;
-        let got = datagrams(&listener)?;
+        let got = listener.take_datagrams()?;
         expect(got.len() < 10, "events that share datagrams")?;
         expect_all(&got.concat(), &first, 100)?;
         let own = crate::support::scenario::own_task();

@@ -4,9 +4,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, Write};
+use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use nix::errno::Errno;
-use nix::libc;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, execv};
@@ -22,16 +21,17 @@ use nix::unistd::{Pid, execv};
 use crate::child::{self, Gate, own_tid};
 use crate::cpus::{cpus, pin};
 use crate::debugfs::Listing;
-use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::{EVENT_LIMIT, Listener};
-use crate::support::cgroup::Group;
+use crate::support::cgroup::{Cgroup, Group, inode_of};
 use crate::support::clone3::{CLONE_INTO_CGROUP, arguments};
 use crate::support::container::{self, ALL, Container, FIRST_ID, require};
 use crate::support::kernel_log::Log;
 use crate::support::polling::poll_until_done;
 use crate::support::process::{status, succeed};
 use crate::support::scenario::{
-    comm, events, every_kind, expect_exactly, mark, own_task, take_through_exit, without_acks,
+    bodies, comm, events, every_kind, exit, expect_exactly, mark, own_task, take_through_exit,
+    without_acks,
 };
 use crate::support::sequence_numbers::{first_numbers, missing};
 use crate::support::threads::{await_zombie, end_thread};
@@ -43,149 +43,51 @@ use crate::wire::{
     proc_listen, proc_listen_in,
 };
 
-pub const TESTS: &[Test] = &[
-    test!(what_happens_in_the_cgroup_and_below_comes_and_nothing_else)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C53])
-        .limit(Duration::from_secs(30)),
-    test!(what_happens_elsewhere_takes_no_number)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C5, Line::C53]),
-    test!(the_root_has_everything_below_it)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C53]),
-    test!(a_child_that_begins_in_the_cgroup_is_told)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C7, Line::C53]),
-    test!(a_child_that_begins_elsewhere_is_not_told)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C7, Line::C53]),
-    test!(a_process_that_is_moved_is_told_where_it_is_then)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C53]),
-    test!(a_tracer_is_told_where_its_tracee_is)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C12, Line::C53]),
-    test!(a_thread_in_a_threaded_cgroup_is_told_there)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C53]),
-    test!(a_process_in_threaded_cgroups_ends_where_its_first_thread_is)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C53]),
-    test!(an_exec_by_a_thread_takes_the_process_to_its_threaded_cgroup)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C53]),
-    test!(a_process_whose_first_thread_ended_before_ends_in_the_cgroup)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C53]),
-    test!(a_process_that_is_moved_without_its_first_thread_ends_where_that_was)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C53]),
-    test!(a_listener_whose_cgroup_is_removed_stays_and_hears_nothing)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C5, Line::C30, Line::C53]),
-    test!(a_cgroup_of_the_same_name_is_another_one)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C53]),
-    test!(a_removed_cgroup_goes_when_nobody_listens_to_it)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C53])
-        .limit(Duration::from_secs(30)),
-    test!(only_what_its_cgroup_namespace_shows_is_taken)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C53]),
-    test!(a_cgroup_that_the_sender_cannot_see_changes_nothing)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C20, Line::C53]),
-    test!(a_container_filters_within_itself)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C21, Line::C23, Line::C53]),
-    test!(the_host_hears_a_container_by_its_cgroup)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C21, Line::C53]),
-    test!(listening_again_changes_the_cgroup_without_a_gap)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C5, Line::C18, Line::C50, Line::C53]),
-    test!(listening_again_loses_nothing_that_both_cgroups_have)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C5, Line::C18, Line::C53])
-        .limit(Duration::from_secs(30)),
-    test!(each_listener_hears_its_own_cgroup)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C53]),
-    test!(a_cgroup_that_is_removed_meanwhile_is_found_or_not)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C53])
-        .limit(Duration::from_secs(60)),
-    test!(processes_of_a_cgroup_come_with_identities_and_in_batches)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C51, Line::C52, Line::C53, Line::C54]),
-];
+pub const TESTS: &[Test] = &Declaration::new()
+    .not_on_stock(UNKNOWN_TO_STOCK)
+    .covers(&[Line::C53])
+    .of([
+        test!(what_happens_in_the_cgroup_and_below_comes_and_nothing_else)
+            .limit(Duration::from_secs(30)),
+        test!(what_happens_elsewhere_takes_no_number).covers(&[Line::C5]),
+        test!(the_root_has_everything_below_it),
+        test!(a_child_that_begins_in_the_cgroup_is_told).covers(&[Line::C7]),
+        test!(a_child_that_begins_elsewhere_is_not_told).covers(&[Line::C7]),
+        test!(a_process_that_is_moved_is_told_where_it_is_then),
+        test!(a_tracer_is_told_where_its_tracee_is).covers(&[Line::C12]),
+        test!(a_thread_in_a_threaded_cgroup_is_told_there),
+        test!(a_process_in_threaded_cgroups_ends_where_its_first_thread_is),
+        test!(an_exec_by_a_thread_takes_the_process_to_its_threaded_cgroup),
+        test!(a_process_ends_where_its_first_thread_ended[stays](false)),
+        test!(a_process_ends_where_its_first_thread_ended[is_moved](true)),
+        test!(a_listener_whose_cgroup_is_removed_stays_and_hears_nothing)
+            .covers(&[Line::C5, Line::C30]),
+        test!(a_cgroup_of_the_same_name_is_another_one),
+        test!(a_removed_cgroup_goes_when_nobody_listens_to_it).limit(Duration::from_secs(30)),
+        test!(only_what_its_cgroup_namespace_shows_is_taken),
+        test!(a_cgroup_that_the_sender_cannot_see_changes_nothing).covers(&[Line::C20]),
+        test!(a_container_filters_within_itself).covers(&[Line::C21, Line::C23]),
+        test!(the_host_hears_a_container_by_its_cgroup).covers(&[Line::C21]),
+        test!(listening_again_changes_the_cgroup_without_a_gap).covers(&[
+            Line::C5,
+            Line::C18,
+            Line::C50,
+        ]),
+        test!(listening_again_loses_nothing_that_both_cgroups_have)
+            .limit(Duration::from_secs(30))
+            .covers(&[Line::C5, Line::C18]),
+        test!(each_listener_hears_its_own_cgroup),
+        test!(a_cgroup_that_is_removed_meanwhile_is_found_or_not).limit(Duration::from_secs(60)),
+        test!(processes_of_a_cgroup_come_with_identities_and_in_batches).covers(&[
+            Line::C51,
+            Line::C52,
+            Line::C54,
+        ]),
+    ]);
 
 const UNKNOWN_TO_STOCK: &str = "all get the events of all cgroups";
 
 const NO_SUCH: u32 = Errno::ENOENT as u32;
-
-/// A cgroup below a test's own one, which goes when this is dropped: nobody may be in it by then.
-struct Cgroup(PathBuf);
-
-impl Cgroup {
-    fn within(directory: &Path, name: &str) -> io::Result<Self> {
-        let directory = directory.join(name);
-        fs::create_dir(&directory)?;
-        Ok(Self(directory))
-    }
-
-    fn id(&self) -> io::Result<u64> {
-        id_of(&self.0)
-    }
-
-    /// Moves a process into it; 0 is the caller's.
-    fn add(&self, process: i32) -> io::Result<()> {
-        write(&self.0.join("cgroup.procs"), &process.to_string())
-    }
-
-    /// Moves a thread into it.
-    fn add_thread(&self, thread: i32) -> io::Result<()> {
-        write(&self.0.join("cgroup.threads"), &thread.to_string())
-    }
-
-    /// Lets threads of processes of the cgroup above be in it.
-    fn become_threaded(&self) -> io::Result<()> {
-        write(&self.0.join("cgroup.type"), "threaded")
-    }
-
-    /// Lets a container's root move processes into it, and out of it within those that it may.
-    fn delegate(&self) -> io::Result<()> {
-        chown(self.0.join("cgroup.procs"), Some(FIRST_ID), Some(FIRST_ID))
-    }
-
-    fn remove(&self) -> io::Result<()> {
-        fs::remove_dir(&self.0)
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        match self.remove() {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                eprintln!("{} is left: {error}", self.0.display());
-            }
-            _ => {}
-        }
-    }
-}
-
-/// The id of a cgroup, by its directory, or the number of another file.
-fn id_of(path: &Path) -> io::Result<u64> {
-    Ok(fs::metadata(path)?.ino())
-}
-
-/// Writes to a file that is there.
-fn write(path: &Path, text: &str) -> io::Result<()> {
-    let mut file = File::options().write(true).open(path)?;
-    file.write_all(text.as_bytes())
-}
 
 /// The cgroups of a test. They go in the order in which they stand here.
 struct Cgroups {
@@ -201,7 +103,7 @@ impl Cgroups {
         let beside = Cgroup::within(&above.directory(), "beside")?;
         let inside = Cgroup::within(&above.directory(), "inside")?;
         Ok(Self {
-            below: Cgroup::within(&inside.0, "below")?,
+            below: Cgroup::within(inside.directory(), "below")?,
             inside,
             beside,
             above,
@@ -240,7 +142,7 @@ fn ask(listener: &mut Listener, mask: u32, id: u64) -> Result<u32, Failure> {
 
 /// Starts a function in a process that begins in a cgroup.
 fn fork_into(cgroup: &Cgroup, function: impl FnOnce() -> TestResult) -> Result<Pid, Failure> {
-    let directory = File::open(&cgroup.0)?;
+    let directory = File::open(cgroup.directory())?;
     let mut arguments = arguments(CLONE_INTO_CGROUP);
     arguments.cgroup = directory.as_raw_fd() as u64;
     Ok(child::clone3(&arguments, || status(function))?.into_pid())
@@ -250,6 +152,11 @@ fn fork_into(cgroup: &Cgroup, function: impl FnOnce() -> TestResult) -> Result<P
 fn finish(child: Pid) -> TestResult {
     let ended = waitpid(child, None)?;
     expect_eq("the end", ended, WaitStatus::Exited(child, 0))
+}
+
+/// Raises an event in a process that begins in a cgroup; the process.
+fn mark_in(cgroup: &Cgroup) -> Result<Task, Failure> {
+    run_in(cgroup, || Ok(mark("in a cgroup")?))
 }
 
 /// Runs a function in a process that begins in a cgroup; the process.
@@ -351,6 +258,18 @@ impl TwoThreads {
         })
     }
 
+    /// Lets the first thread end, and waits until it has.
+    fn end_first(&self) -> TestResult {
+        self.first.leave(Action::End)?;
+        await_zombie(&self.process.to_string())
+    }
+
+    /// Lets the other thread end, and with it the process.
+    fn end_last(&self) -> TestResult {
+        self.other.leave(Action::End)?;
+        finish(self.process)
+    }
+
     fn leader(&self) -> Task {
         Task::leader(self.process.as_raw())
     }
@@ -386,9 +305,6 @@ fn kinds_through_exit(
 fn settle() -> TestResult {
     succeed(child::fork(|| 0)?)
 }
-
-/// Everything there is.
-const EVERYTHING: u32 = mask::ALL | mask::SESSION_END;
 
 /// What a listener was told: of these processes and all their descendants, and of others.
 #[derive(Default)]
@@ -429,11 +345,6 @@ fn take_through_ends(listener: &mut Listener, roots: &[Task]) -> Result<FamilyEv
     Ok(told)
 }
 
-fn bodies(messages: &[Received]) -> Vec<crate::wire::EventBody> {
-    let bodies = messages.iter().map(|received| received.message.body);
-    bodies.collect()
-}
-
 /// Raises every kind of event in a process in a cgroup, and its children.
 fn raise_every_kind_in(cgroup: &Cgroup) -> Result<Task, Failure> {
     run_in(cgroup, || {
@@ -447,8 +358,8 @@ fn raise_every_kind_in(cgroup: &Cgroup) -> Result<Task, Failure> {
 fn what_happens_in_the_cgroup_and_below_comes_and_nothing_else() -> TestResult {
     let cgroups = Cgroups::new()?;
     let [below, inside, beside] = cgroups.places();
-    let mut filtered = listen_in(inside, EVERYTHING)?;
-    let mut all = Listener::listen(EVERYTHING)?;
+    let mut filtered = listen_in(inside, mask::EVERYTHING)?;
+    let mut all = Listener::listen(mask::EVERYTHING)?;
     let first = first_numbers(&mut filtered)?;
     raise_every_kind_in(beside)?;
     let roots = [raise_every_kind_in(inside)?, raise_every_kind_in(below)?];
@@ -467,7 +378,7 @@ fn what_happens_in_the_cgroup_and_below_comes_and_nothing_else() -> TestResult {
     expect_eq("events", bodies(&got.family), bodies(&expected.family))?;
     let kinds = got.family.iter().map(|received| received.event.bit());
     let kinds = kinds.fold(0, |kinds, bit| kinds | bit);
-    expect_eq("kinds", kinds, EVERYTHING & !mask::NONZERO_EXIT)?;
+    expect_eq("kinds", kinds, mask::EVERYTHING & !mask::NONZERO_EXIT)?;
     expect_eq("missing numbers", missing(&got.family, &first)?, 0)?;
     expect_eq("further events", events(&mut filtered)?, vec![])
 }
@@ -481,7 +392,7 @@ fn what_happens_elsewhere_takes_no_number() -> TestResult {
         pin(*cpu)?;
         for cgroup in [&cgroups.beside, &cgroups.inside, &cgroups.below] {
             mark("elsewhere")?;
-            run_in(cgroup, || Ok(mark("in a cgroup")?))?;
+            mark_in(cgroup)?;
         }
     }
     let messages = listener.take_queued()?;
@@ -494,12 +405,12 @@ fn what_happens_elsewhere_takes_no_number() -> TestResult {
 
 fn the_root_has_everything_below_it() -> TestResult {
     let cgroups = Cgroups::new()?;
-    let root = id_of(&cgroups.root())?;
+    let root = inode_of(&cgroups.root())?;
     let mut listener = Listener::listen_in(mask::COMM, 0, root)?;
     mark("in the root")?;
     let mut expected = vec![("comm", own_task())];
     for cgroup in [&cgroups.beside, &cgroups.inside, &cgroups.below] {
-        let task = run_in(cgroup, || Ok(mark("in a cgroup")?))?;
+        let task = mark_in(cgroup)?;
         expected.push(("comm", task));
     }
     let mut heard = kinds_received(&mut listener)?;
@@ -514,20 +425,10 @@ fn a_child_that_begins_in_the_cgroup_is_told() -> TestResult {
     for cgroup in [&cgroups.inside, &cgroups.below] {
         let child = run_in(cgroup, || Ok(()))?;
         let parent = own_task();
-        let expected = [Event::Fork { parent, child }, exit(child, parent)];
+        let expected = [Event::Fork { parent, child }, exit(child, 0, parent)];
         expect_exactly("the listener", &mut listener, &expected, |_| true)?;
     }
     Ok(())
-}
-
-/// The end of a child that succeeded.
-fn exit(task: Task, parent: Task) -> Event {
-    Event::Exit {
-        task,
-        code: 0,
-        signal: libc::SIGCHLD as u32,
-        parent,
-    }
 }
 
 fn a_child_that_begins_elsewhere_is_not_told() -> TestResult {
@@ -547,11 +448,11 @@ fn a_child_that_begins_elsewhere_is_not_told() -> TestResult {
     let expected = [
         fork(own_task(), maker),
         fork(maker, native),
-        exit(native, maker),
-        exit(maker, own_task()),
+        exit(native, 0, maker),
+        exit(maker, 0, own_task()),
     ];
     expect_exactly("inside", &mut inside, &expected, |_| true)?;
-    let expected = [fork(maker, emigrant), exit(emigrant, maker)];
+    let expected = [fork(maker, emigrant), exit(emigrant, 0, maker)];
     expect_exactly("beside", &mut beside, &expected, |_| true)
 }
 
@@ -582,7 +483,7 @@ fn a_process_that_is_moved_is_told_where_it_is_then() -> TestResult {
             true => (vec![("comm", leader), ("comm", thread)], 1),
             false => (vec![], 0),
         };
-        let place = cgroup.0.display();
+        let place = cgroup.directory().display();
         expect_eq(
             &format!("forks in {place}"),
             told.len() - known.len(),
@@ -590,9 +491,8 @@ fn a_process_that_is_moved_is_told_where_it_is_then() -> TestResult {
         )?;
         expect_eq(&format!("events in {place}"), known, comms)?;
     }
-    threads.other.leave(Action::End)?;
-    threads.first.leave(Action::End)?;
-    finish(threads.process)
+    threads.end_first()?;
+    threads.end_last()
 }
 
 fn a_tracer_is_told_where_its_tracee_is() -> TestResult {
@@ -605,9 +505,8 @@ fn a_tracer_is_told_where_its_tracee_is() -> TestResult {
     let expected = [tracer, Task::NONE].map(|tracer| Event::Ptrace { task, tracer });
     expect_eq("beside", events(&mut beside)?, expected.to_vec())?;
     expect_eq("inside", events(&mut inside)?, vec![])?;
-    threads.other.leave(Action::End)?;
-    threads.first.leave(Action::End)?;
-    finish(threads.process)
+    threads.end_first()?;
+    threads.end_last()
 }
 
 /// A process in `inside`, of which a thread is in `below`, and listeners in both.
@@ -655,9 +554,8 @@ fn a_thread_in_a_threaded_cgroup_is_told_there() -> TestResult {
     scene.expect_told(&[("comm", leader)], true)?;
     scene.threads.other.act(Action::Mark)?;
     scene.expect_told(&[("comm", thread)], false)?;
-    scene.threads.other.leave(Action::End)?;
-    scene.threads.first.leave(Action::End)?;
-    finish(scene.threads.process)
+    scene.threads.end_first()?;
+    scene.threads.end_last()
 }
 
 fn a_process_in_threaded_cgroups_ends_where_its_first_thread_is() -> TestResult {
@@ -669,10 +567,8 @@ fn a_process_in_threaded_cgroups_ends_where_its_first_thread_is() -> TestResult 
         let mut scene = Threaded::new(mask::EXIT, moved)?;
         let (leader, thread) = (scene.threads.leader(), scene.threads.thread());
         // The first thread is not the last.
-        scene.threads.first.leave(Action::End)?;
-        await_zombie(&leader.pid.to_string())?;
-        scene.threads.other.leave(Action::End)?;
-        finish(scene.threads.process)?;
+        scene.threads.end_first()?;
+        scene.threads.end_last()?;
         let told = kinds_through_exit(&mut scene.inside, leader.pid)?;
         let expected = [("exit", thread), ("exit", leader)];
         expect_eq("inside", told, expected.to_vec())?;
@@ -698,40 +594,29 @@ fn an_exec_by_a_thread_takes_the_process_to_its_threaded_cgroup() -> TestResult 
     expect_eq("inside", told, expected)
 }
 
-fn a_process_whose_first_thread_ended_before_ends_in_the_cgroup() -> TestResult {
-    let cgroups = Cgroups::new()?;
-    let mut inside = listen_in(&cgroups.inside, mask::EXIT)?;
-    let mut beside = listen_in(&cgroups.beside, mask::EXIT)?;
-    let threads = TwoThreads::start(&cgroups.inside)?;
-    let (leader, thread) = (threads.leader(), threads.thread());
-    threads.first.leave(Action::End)?;
-    await_zombie(&leader.pid.to_string())?;
-    threads.other.leave(Action::End)?;
-    finish(threads.process)?;
-    let told = kinds_through_exit(&mut inside, leader.pid)?;
-    expect_eq("inside", told, vec![("exit", thread), ("exit", leader)])?;
-    settle()?;
-    expect_eq("beside", kinds_received(&mut beside)?, vec![])
-}
-
-fn a_process_that_is_moved_without_its_first_thread_ends_where_that_was() -> TestResult {
+/// Also if it is moved without its first thread: what has ended is not moved.
+fn a_process_ends_where_its_first_thread_ended(is_moved: bool) -> TestResult {
     let cgroups = Cgroups::new()?;
     let mut inside = listen_in(&cgroups.inside, mask::EXIT | mask::COMM)?;
     let mut beside = listen_in(&cgroups.beside, mask::EXIT | mask::COMM)?;
     let threads = TwoThreads::start(&cgroups.inside)?;
     let (leader, thread) = (threads.leader(), threads.thread());
-    threads.first.leave(Action::End)?;
-    await_zombie(&leader.pid.to_string())?;
-    // What has ended is not moved.
-    cgroups.beside.add(leader.pid)?;
+    threads.end_first()?;
+    if is_moved {
+        cgroups.beside.add(leader.pid)?;
+    }
     threads.other.act(Action::Mark)?;
-    threads.other.leave(Action::End)?;
-    finish(threads.process)?;
+    threads.end_last()?;
+    let of_thread = vec![("comm", thread), ("exit", thread)];
+    let of_process = vec![("exit", leader)];
+    let (in_there, over_there) = match is_moved {
+        true => (of_process, of_thread),
+        false => ([of_thread, of_process].concat(), vec![]),
+    };
     let told = kinds_through_exit(&mut inside, leader.pid)?;
-    expect_eq("inside", told, vec![("exit", leader)])?;
+    expect_eq("inside", told, in_there)?;
     settle()?;
-    let told = kinds_received(&mut beside)?;
-    expect_eq("beside", told, vec![("comm", thread), ("exit", thread)])
+    expect_eq("beside", kinds_received(&mut beside)?, over_there)
 }
 
 /// What was logged that may have to do with cgroups or listeners, or is a fault.
@@ -752,7 +637,7 @@ fn concerned(log: &mut Log) -> io::Result<Vec<String>> {
 /// Raises an event everywhere but in `inside`.
 fn mark_elsewhere(cgroups: &Cgroups) -> TestResult {
     mark("in the root")?;
-    run_in(&cgroups.beside, || Ok(mark("beside")?))?;
+    mark_in(&cgroups.beside)?;
     succeed(child::fork(|| {
         status(|| {
             cgroups.above.enter()?;
@@ -766,7 +651,7 @@ fn a_listener_whose_cgroup_is_removed_stays_and_hears_nothing() -> TestResult {
     let mut log = Log::new()?;
     let mut listener = listen_in(&cgroups.inside, mask::COMM)?;
     let first = first_numbers(&mut listener)?;
-    let task = run_in(&cgroups.inside, || Ok(mark("inside")?))?;
+    let task = mark_in(&cgroups.inside)?;
     let mut all = listener.take_queued()?;
     let before = Listing::of(listener.port_id()?)?;
     let id = cgroups.inside.id()?;
@@ -782,7 +667,7 @@ fn a_listener_whose_cgroup_is_removed_stays_and_hears_nothing() -> TestResult {
     expect_eq("listed", Listing::of(listener.port_id()?)?, before)?;
     let other = cgroups.beside.id()?;
     expect_eq("err", ask(&mut listener, mask::COMM, other)?, 0)?;
-    let other_task = run_in(&cgroups.beside, || Ok(mark("beside")?))?;
+    let other_task = mark_in(&cgroups.beside)?;
     all.extend(listener.take_queued()?);
     let tasks: Vec<_> = all
         .iter()
@@ -799,7 +684,7 @@ fn a_cgroup_of_the_same_name_is_another_one() -> TestResult {
     cgroups.beside.remove()?;
     let again = Cgroup::within(&cgroups.above.directory(), "beside")?;
     let mut new = listen_in(&again, mask::COMM)?;
-    let task = run_in(&again, || Ok(mark("again")?))?;
+    let task = mark_in(&again)?;
     expect_eq(
         "the new one's",
         kinds_received(&mut new)?,
@@ -810,7 +695,7 @@ fn a_cgroup_of_the_same_name_is_another_one() -> TestResult {
 
 /// How many cgroups below were removed, and are not gone.
 fn dying(cgroup: &Cgroup) -> Result<u32, Failure> {
-    let text = fs::read_to_string(cgroup.0.join("cgroup.stat"))?;
+    let text = fs::read_to_string(cgroup.directory().join("cgroup.stat"))?;
     let line = text
         .lines()
         .find_map(|line| line.strip_prefix("nr_dying_descendants "));
@@ -852,7 +737,7 @@ fn a_removed_cgroup_goes_when_nobody_listens_to_it() -> TestResult {
     ];
     let cgroups = Cgroups::new()?;
     for end in ends {
-        let removed = Cgroup::within(&cgroups.inside.0, "removed")?;
+        let removed = Cgroup::within(cgroups.inside.directory(), "removed")?;
         let listener = listen_in(&removed, mask::COMM)?;
         run_in(&removed, || Ok(()))?;
         removed.remove()?;
@@ -873,9 +758,12 @@ fn ids(cgroups: &Cgroups, all: bool) -> Result<Vec<(u64, u32)>, Failure> {
         (cgroups.below.id()?, 0),
         (cgroups.beside.id()?, outside),
         (cgroups.above.id()?, outside),
-        (id_of(&cgroups.root())?, outside),
+        (inode_of(&cgroups.root())?, outside),
         // Files, and nothing at all.
-        (id_of(&cgroups.inside.0.join("cgroup.procs"))?, NO_SUCH),
+        (
+            inode_of(&cgroups.inside.directory().join("cgroup.procs"))?,
+            NO_SUCH,
+        ),
         (0, NO_SUCH),
         (inside | 1 << 63, NO_SUCH),
         (inside + (1 << 32), NO_SUCH),
@@ -921,7 +809,7 @@ fn a_cgroup_that_the_sender_cannot_see_changes_nothing() -> TestResult {
     })?;
     finish(sender)?;
     expect_eq("listed", Listing::of(listener.port_id()?)?, before)?;
-    let task = run_in(&cgroups.beside, || Ok(mark("beside")?))?;
+    let task = mark_in(&cgroups.beside)?;
     expect_eq(
         "events",
         kinds_received(&mut listener)?,
@@ -933,7 +821,7 @@ fn a_cgroup_that_the_sender_cannot_see_changes_nothing() -> TestResult {
         expect_eq("err", ask(&mut listener, mask::COMM, inside)?, 0)
     })?;
     finish(sender)?;
-    let task = run_in(&cgroups.inside, || Ok(mark("inside")?))?;
+    let task = mark_in(&cgroups.inside)?;
     expect_eq(
         "events",
         kinds_received(&mut listener)?,
@@ -944,11 +832,13 @@ fn a_cgroup_that_the_sender_cannot_see_changes_nothing() -> TestResult {
 fn a_container_filters_within_itself() -> TestResult {
     require(ALL)?;
     let cgroups = Cgroups::new()?;
-    let other = Cgroup::within(&cgroups.inside.0, "other")?;
+    let other = Cgroup::within(cgroups.inside.directory(), "other")?;
     for cgroup in [&cgroups.inside, &cgroups.below, &other] {
-        cgroup.delegate()?;
+        // A container's root may move processes into it, and out of it within those that it may.
+        let file = cgroup.directory().join("cgroup.procs");
+        chown(file, Some(FIRST_ID), Some(FIRST_ID))?;
     }
-    let hidden = [cgroups.beside.id()?, id_of(&cgroups.root())?];
+    let hidden = [cgroups.beside.id()?, inode_of(&cgroups.root())?];
     let (ready, placed) = (Gate::new()?, Gate::new()?);
     let container = Container::start(ALL, || {
         ready.open(0)?;
@@ -975,7 +865,7 @@ fn a_container_filters_within_itself() -> TestResult {
         mark("not below")?;
         let task = tasks[0];
         let comm = comm("in a container");
-        let expected = [Event::Comm { task, comm }, exit(task, Task::leader(1))];
+        let expected = [Event::Comm { task, comm }, exit(task, 0, Task::leader(1))];
         expect_exactly("the container", &mut listener, &expected, |_| true)
     })?;
     ready.pass()?;
@@ -1017,8 +907,8 @@ fn the_host_hears_a_container_by_its_cgroup() -> TestResult {
             task: child,
             comm: comm("in a container"),
         },
-        exit(child, first),
-        exit(first, own_task()),
+        exit(child, 0, first),
+        exit(first, 0, own_task()),
     ];
     expect_exactly("the host", &mut host, &expected, |_| true)
 }
@@ -1050,7 +940,7 @@ fn listening_again_changes_the_cgroup_without_a_gap() -> TestResult {
         expect_eq("flags and cgroup", (line.flags, line.cgroup), (flags, id))?;
         let mut tasks = Vec::new();
         for place in places {
-            tasks.push(run_in(place, || Ok(mark("in its place")?))?);
+            tasks.push(mark_in(place)?);
         }
         mark("in the root")?;
         let mut messages = listener.take_queued()?;
@@ -1111,9 +1001,9 @@ fn each_listener_hears_its_own_cgroup() -> TestResult {
     let mut all = Listener::listen(mask::COMM)?;
     let (mut in_there, mut over_there, mut anywhere) = (vec![], vec![], vec![]);
     for _ in 0..5 {
-        let task = run_in(&cgroups.inside, || Ok(mark("inside")?))?;
+        let task = mark_in(&cgroups.inside)?;
         in_there.push(("comm", task));
-        let other = run_in(&cgroups.beside, || Ok(mark("beside")?))?;
+        let other = mark_in(&cgroups.beside)?;
         over_there.push(("comm", other));
         mark("in the root")?;
         anywhere.extend([task, other, own_task()].map(|task| ("comm", task)));
@@ -1194,7 +1084,7 @@ fn a_cgroup_that_is_removed_meanwhile_is_found_or_not() -> TestResult {
     let deadline = timeouts::deadline(MOMENTS_LIMIT);
     let asked = thread::scope(|scope| -> Result<u64, Failure> {
         let maker = scope.spawn(|| {
-            let made = moment.come_and_go(&cgroups.inside.0, ROUNDS, deadline);
+            let made = moment.come_and_go(cgroups.inside.directory(), ROUNDS, deadline);
             moment.stop.store(true, Ordering::Relaxed);
             made
         });

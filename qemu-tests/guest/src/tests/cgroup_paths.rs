@@ -2,17 +2,13 @@
 //! Events with the control groups that they are from, as our program shows them (C52).
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
 
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, setsid};
+use nix::unistd::setsid;
 
 use crate::child;
 use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
-use crate::support::cgroup::Group;
+use crate::support::cgroup::{Cgroup, Group};
 use crate::support::process::{status, succeed};
 use crate::support::program::RunningProgram;
 use crate::test;
@@ -21,82 +17,44 @@ pub const TESTS: &[Test] = &[test!(events_are_shown_with_the_groups_that_they_ar
     .covers(&[Line::C52])
     .not_on_stock("the program says that it needs newer features")];
 
-/// A group below another one, which goes when this is dropped.
-struct Below {
-    directory: PathBuf,
-    path: String,
-}
-
-impl Below {
-    fn new(group: &Group, name: &str) -> Result<Self, Failure> {
-        let directory = group.directory().join(name);
-        fs::create_dir(&directory)?;
-        let above = group.line();
-        let above = above.strip_prefix("0::").unwrap_or_default();
-        Ok(Self {
-            directory,
-            path: format!("{above}/{name}"),
+/// Has a process enter a group, lead a session and end; its number.
+fn lead_in(cgroup: &Cgroup) -> Result<i32, Failure> {
+    let leader = child::fork(|| {
+        status(|| {
+            cgroup.add(0)?;
+            Ok(setsid().map(drop)?)
         })
-    }
-
-    /// Has a process enter it, lead a session and end; its number.
-    fn lead(&self) -> Result<i32, Failure> {
-        let leader = child::fork(|| {
-            status(|| {
-                fs::write(self.directory.join("cgroup.procs"), "0")?;
-                Ok(setsid().map(drop)?)
-            })
-        })?;
-        let pid = leader.pid().as_raw();
-        succeed(leader)?;
-        Ok(pid)
-    }
-
-    /// Its id.
-    fn id(&self) -> Result<u64, Failure> {
-        Ok(fs::metadata(&self.directory)?.ino())
-    }
-
-    fn remove(&self) -> TestResult {
-        Ok(fs::remove_dir(&self.directory)?)
-    }
-}
-
-impl Drop for Below {
-    fn drop(&mut self) {
-        if self.directory.exists() {
-            if let Err(failure) = self.remove() {
-                eprintln!("{} is left: {failure}", self.path);
-            }
-        }
-    }
+    })?;
+    let pid = leader.pid().as_raw();
+    succeed(leader)?;
+    Ok(pid)
 }
 
 fn events_are_shown_with_the_groups_that_they_are_from() -> TestResult {
     let group = Group::new()?;
-    let one = Below::new(&group, "one")?;
-    let other = Below::new(&group, "other")?;
-    let short = Below::new(&group, "short")?;
+    let above = group.line();
+    let above = above.strip_prefix("0::").unwrap_or_default();
+    let new = |name| Cgroup::within(&group.directory(), name);
+    let one = (new("one")?, format!("{above}/one"));
+    let other = (new("other")?, format!("{above}/other"));
+    let short = new("short")?;
     let program = "/proc/self/exe";
     let mut listener =
         RunningProgram::start(&[program, "listen", "--cgroups", "--mask", "sid,exit"])?;
     listener.wait_until_it_listens()?;
-    let leader = one.lead()?;
-    expect_lines(&mut listener, &[(leader, one.path.clone())])?;
+    let leader = lead_in(&one.0)?;
+    expect_lines(&mut listener, &[(leader, one.1.clone())])?;
 
     // What it reads together is from groups in turn. Two of them are gone by then, of which it has
     // seen one.
-    let pid = Pid::from_raw(listener.pid());
-    kill(pid, Signal::SIGSTOP)?;
-    let stopped = waitpid(pid, Some(WaitPidFlag::WUNTRACED))?;
-    expect_eq("stop", stopped, WaitStatus::Stopped(pid, Signal::SIGSTOP))?;
+    let pid = listener.pause()?;
     let mut expected = Vec::new();
-    for group in [&one, &other, &one] {
-        expected.push((group.lead()?, group.path.clone()));
+    for (cgroup, path) in [&one, &other, &one] {
+        expected.push((lead_in(cgroup)?, path.clone()));
     }
-    expected.push((short.lead()?, short.id()?.to_string()));
+    expected.push((lead_in(&short)?, short.id()?.to_string()));
     short.remove()?;
-    one.remove()?;
+    one.0.remove()?;
     kill(pid, Signal::SIGCONT)?;
     expect_lines(&mut listener, &expected)?;
     listener.stop(Signal::SIGTERM)?;

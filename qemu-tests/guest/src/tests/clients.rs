@@ -10,31 +10,28 @@ use std::time::Duration;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
-use nix::unistd::{Pid, getpid, mkfifo};
+use nix::unistd::{Pid, mkfifo};
 
 use crate::child;
 use crate::cpus::{cpus, pin};
-use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::support::directory::Directory;
 use crate::support::program::RunningProgram;
 use crate::test;
 
-pub const TESTS: &[Test] = &[
-    test!(forkstat_shows_fork_sid_exec_and_exit)
-        .covers(&[Line::C1, Line::C7, Line::C8, Line::C11, Line::C15])
-        .limit(LIMIT),
-    test!(extrace_shows_each_program_and_its_status)
-        .limit(LIMIT)
-        .covers(&[Line::C5, Line::C8, Line::C15]),
-    test!(pwait_tells_how_a_process_ended)
-        .limit(LIMIT)
-        .covers(&[Line::C5, Line::C15]),
-    test!(cgrulesengd_moves_a_program_into_its_cgroup)
-        .limit(LIMIT)
-        .covers(&[Line::C2, Line::C18]),
-    test!(keepalived_tracks_a_process)
-        .limit(LIMIT)
-        .covers(&[Line::C4, Line::C5, Line::C19]),
-];
+pub const TESTS: &[Test] = &Declaration::new().limit(LIMIT).of([
+    test!(forkstat_shows_fork_sid_exec_and_exit).covers(&[
+        Line::C1,
+        Line::C7,
+        Line::C8,
+        Line::C11,
+        Line::C15,
+    ]),
+    test!(extrace_shows_each_program_and_its_status).covers(&[Line::C5, Line::C8, Line::C15]),
+    test!(pwait_tells_how_a_process_ended).covers(&[Line::C5, Line::C15]),
+    test!(cgrulesengd_moves_a_program_into_its_cgroup).covers(&[Line::C2, Line::C18]),
+    test!(keepalived_tracks_a_process).covers(&[Line::C4, Line::C5, Line::C19]),
+]);
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -113,8 +110,8 @@ fn make_processes() -> TestResult {
 fn extrace_shows_each_program_and_its_status() -> TestResult {
     const TIMES: usize = 20;
     // It ends with the shell, even if it has yet to be told of an exit: the shell waits until it was.
-    let directory = Directory::new()?;
-    let go_on = directory.0.join("go-on");
+    let directory = Directory::new("client")?;
+    let go_on = directory.path().join("go-on");
     mkfifo(&go_on, Mode::S_IRWXU)?;
     let script = format!(
         "for i in $(seq {TIMES}); do /bin/true extraced $i; done; setsid false x; read line <{}",
@@ -155,25 +152,6 @@ fn pwait_tells_how_a_process_ended() -> TestResult {
     )
 }
 
-/// A directory of a test, gone when this is dropped.
-struct Directory(PathBuf);
-
-impl Directory {
-    fn new() -> Result<Self, Failure> {
-        let directory = PathBuf::from(format!("/run/proc-events-test-{}", getpid()));
-        fs::create_dir(&directory)?;
-        Ok(Self(directory))
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            eprintln!("{}: {error}", self.0.display());
-        }
-    }
-}
-
 /// A hierarchy of control groups without controllers, which needs no kernel option.
 struct Hierarchy(PathBuf);
 
@@ -201,8 +179,8 @@ impl Drop for Hierarchy {
 }
 
 fn cgrulesengd_moves_a_program_into_its_cgroup() -> TestResult {
-    let directory = Directory::new()?;
-    let mounted = directory.0.join("hierarchy");
+    let directory = Directory::new("client")?;
+    let mounted = directory.path().join("hierarchy");
     fs::create_dir(&mounted)?;
     let _hierarchy = Hierarchy::mount(&mounted, "rules")?;
     fs::create_dir(mounted.join("ruled"))?;
@@ -262,8 +240,8 @@ vrrp_instance test {
 
 fn keepalived_tracks_a_process() -> TestResult {
     set_up_interface()?;
-    let directory = Directory::new()?;
-    let path = |name: &str| directory.0.join(name).to_string_lossy().into_owned();
+    let directory = Directory::new("client")?;
+    let path = |name: &str| directory.path().join(name).to_string_lossy().into_owned();
     let (configuration, pid, vrrp_pid) = (path("conf"), path("pid"), path("vrrp.pid"));
     fs::write(&configuration, KEEPALIVED_CONFIGURATION)?;
     let words = [

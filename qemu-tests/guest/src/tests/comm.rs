@@ -5,43 +5,32 @@ use std::fs;
 use std::thread;
 
 use crate::child::{self, Gate, own_pid, own_tid};
-use crate::harness::{Line, Test, TestResult, expect, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::support::scenario::{comm, events_of, in_child, in_self, mark, own_task};
 use crate::test;
 use crate::wire::{Event, Task, mask};
 
-pub const TESTS: &[Test] = &[
-    test!(carries_the_new_name).covers(&[Line::C13]),
-    test!(carries_fifteen_characters_of_a_longer_name).covers(&[Line::C13]),
-    test!(names_the_thread_that_renames_itself).covers(&[Line::C13]),
-    test!(names_the_renamed_thread_when_another_one_writes_its_name).covers(&[Line::C13]),
-    test!(does_not_come_for_the_name_of_a_foreign_process).covers(&[Line::C13]),
-];
+pub const TESTS: &[Test] = &Declaration::new().covers(&[Line::C13]).of([
+    test!(carries_the_name[short](|| rename("a name"), "a name")),
+    test!(carries_the_name[cut_to_15](|| rename(LONG), &LONG[..15])),
+    test!(carries_the_name[of_a_thread](rename_a_thread, "a thread")),
+    test!(carries_the_name[written](write_name, "written")),
+    test!(does_not_come_for_the_name_of_a_foreign_process),
+]);
 
-fn carries_the_new_name() -> TestResult {
-    let mut listener = Listener::listen_all()?;
-    let scene = in_child(&mut listener, || {
-        mark("a name")?;
-        Ok(0)
-    })?;
-    let events = scene.events(mask::COMM);
-    let expected = Event::Comm {
-        task: scene.child,
-        comm: comm("a name"),
-    };
-    expect_eq("event", events.first().copied(), Some(expected))
-}
+const LONG: &str = "abcdefghijklmnopqrstuvwxyz";
 
-fn carries_fifteen_characters_of_a_longer_name() -> TestResult {
+/// A child renames one of its threads. The event names that thread.
+fn carries_the_name(rename: fn() -> Result<i32, Failure>, name: &str) -> TestResult {
     let mut listener = Listener::listen_all()?;
-    let scene = in_child(&mut listener, || {
-        mark("abcdefghijklmnopqrstuvwxyz")?;
-        Ok(0)
-    })?;
+    let scene = in_child(&mut listener, rename)?;
     let expected = Event::Comm {
-        task: scene.child,
-        comm: comm("abcdefghijklmno"),
+        task: Task {
+            pid: scene.number,
+            tgid: scene.child.tgid,
+        },
+        comm: comm(name),
     };
     expect_eq(
         "event",
@@ -50,53 +39,26 @@ fn carries_fifteen_characters_of_a_longer_name() -> TestResult {
     )
 }
 
-fn names_the_thread_that_renames_itself() -> TestResult {
-    let mut listener = Listener::listen_all()?;
-    let scene = in_child(&mut listener, || {
-        let renamed = thread::spawn(|| mark("a thread").map(|()| own_tid()));
-        Ok(renamed.join().expect("renaming does not panic")?)
-    })?;
-    let task = Task {
-        pid: scene.number,
-        tgid: scene.child.tgid,
-    };
-    let expected = Event::Comm {
-        task,
-        comm: comm("a thread"),
-    };
-    expect_eq(
-        "event",
-        scene.events(mask::COMM).first().copied(),
-        Some(expected),
-    )
+fn rename(name: &str) -> Result<i32, Failure> {
+    mark(name)?;
+    Ok(own_tid())
 }
 
-fn names_the_renamed_thread_when_another_one_writes_its_name() -> TestResult {
-    let mut listener = Listener::listen_all()?;
-    let scene = in_child(&mut listener, || {
-        let (told, written) = (Gate::new()?, Gate::new()?);
-        let tid = thread::scope(|scope| {
-            scope.spawn(|| told.open(own_tid()).and_then(|()| written.pass()));
-            let tid = told.pass()?;
-            fs::write(format!("/proc/self/task/{tid}/comm"), "written")?;
-            written.open(0)?;
-            Ok::<_, std::io::Error>(tid)
-        })?;
+fn rename_a_thread() -> Result<i32, Failure> {
+    let renamed = thread::spawn(|| rename("a thread"));
+    renamed.join().expect("renaming does not panic")
+}
+
+/// By another thread.
+fn write_name() -> Result<i32, Failure> {
+    let (told, written) = (Gate::new()?, Gate::new()?);
+    thread::scope(|scope| {
+        scope.spawn(|| told.open(own_tid()).and_then(|()| written.pass()));
+        let tid = told.pass()?;
+        fs::write(format!("/proc/self/task/{tid}/comm"), "written")?;
+        written.open(0)?;
         Ok(tid)
-    })?;
-    let task = Task {
-        pid: scene.number,
-        tgid: scene.child.tgid,
-    };
-    let expected = Event::Comm {
-        task,
-        comm: comm("written"),
-    };
-    expect_eq(
-        "event",
-        scene.events(mask::COMM).first().copied(),
-        Some(expected),
-    )
+    })
 }
 
 fn does_not_come_for_the_name_of_a_foreign_process() -> TestResult {

@@ -15,33 +15,26 @@ use nix::unistd::setsid;
 use super::examples::{self, Example};
 use super::others::about;
 use crate::child::{self, own_pid};
-use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect_eq};
 use crate::support::program::RunningProgram;
 use crate::test;
 
-pub const TESTS: &[Test] = &[
-    test!(a_32_bit_program_hears_fork_sid_exec_and_exit)
-        .covers(&[
-            Line::C7,
-            Line::C8,
-            Line::C11,
-            Line::C15,
-            Line::C18,
-            Line::C63,
-        ])
-        .limit(LIMIT),
-    test!(a_32_bit_program_hears_failures_alone)
-        .covers(&[Line::C16, Line::C18, Line::C63])
-        .limit(LIMIT),
+pub const TESTS: &[Test] = &Declaration::new().limit(LIMIT).covers(&[Line::C63]).of([
+    test!(a_32_bit_program_hears_fork_sid_exec_and_exit).covers(&[
+        Line::C7,
+        Line::C8,
+        Line::C11,
+        Line::C15,
+        Line::C18,
+    ]),
+    test!(a_32_bit_program_hears_failures_alone).covers(&[Line::C16, Line::C18]),
     test!(the_example_follows_sessions_as_a_32_bit_program)
         .not_on_stock(examples::NEEDS)
-        .covers(&[Line::C19, Line::C50, Line::C52, Line::C55, Line::C63])
-        .limit(LIMIT),
+        .covers(&[Line::C19, Line::C50, Line::C52, Line::C55]),
     test!(the_example_recovers_from_a_loss_as_a_32_bit_program)
         .not_on_stock(examples::NEEDS)
-        .covers(&[Line::C5, Line::C6, Line::C54, Line::C55, Line::C63])
-        .limit(LIMIT),
-];
+        .covers(&[Line::C5, Line::C6, Line::C54, Line::C55]),
+]);
 
 const LIMIT: Duration = Duration::from_secs(60);
 

@@ -5,10 +5,10 @@
 use nix::errno::Errno;
 use nix::libc;
 
-use super::others::in_path;
+use super::others::provided;
 use super::parameters::listen;
 use crate::child;
-use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect_eq};
 use crate::listener::{Listener, ListenerError};
 use crate::support::apparmor::{self, Profiles};
 use crate::support::module::ModuleGuard;
@@ -19,21 +19,28 @@ use crate::support::stock::NO_MODULE;
 use crate::test;
 use crate::wire::{LISTEN, mask};
 
-pub const TESTS: &[Test] = &[
-    test!(a_process_that_apparmor_allows_to_listens).covers(&[Line::C63]),
-    test!(a_process_that_apparmor_forbids_to_gets_eacces).covers(&[Line::C63]),
-    test!(a_listener_that_apparmor_confines_later_gets_eacces).covers(&[Line::C27, Line::C63]),
+pub const TESTS: &[Test] = &Declaration::new().covers(&[Line::C63]).of([
+    test!(a_process_can_listen[apparmor](APPARMOR)),
+    test!(a_forbidden_process_gets_eacces[apparmor](APPARMOR)),
+    test!(a_listener_that_is_confined_later_gets_eacces[apparmor](
+        APPARMOR
+    ))
+    .covers(&[Line::C27]),
     test!(apparmor_can_take_the_capability_to_listen)
         .not_on_stock(NO_MODULE)
-        .covers(&[Line::C31, Line::C63]),
-    test!(a_process_that_selinux_allows_to_listens).covers(&[Line::C63]),
-    test!(a_process_that_selinux_forbids_to_gets_eacces).covers(&[Line::C63]),
-    test!(a_listener_that_selinux_confines_later_gets_eacces).covers(&[Line::C27, Line::C63]),
-];
+        .covers(&[Line::C31]),
+    test!(a_process_can_listen[selinux](SELINUX)),
+    test!(a_forbidden_process_gets_eacces[selinux](SELINUX)),
+    test!(a_listener_that_is_confined_later_gets_eacces[selinux](
+        SELINUX
+    ))
+    .covers(&[Line::C27]),
+]);
 
 /// AppArmor's profiles. What a profile does not mention is forbidden.
 const PROFILES: &str = "
 profile proc-events-hears {
+    change_profile,
     file,
     capability,
     signal,
@@ -59,15 +66,7 @@ profile proc-events-incapable {
 ";
 
 fn profiles() -> Result<Profiles, Failure> {
-    Profiles::load(|| in_path("apparmor_parser"), PROFILES)
-}
-
-fn hears_by_apparmor() -> TestResult {
-    Ok(apparmor::confine("proc-events-hears")?)
-}
-
-fn deaf_by_apparmor() -> TestResult {
-    Ok(apparmor::confine("proc-events-deaf")?)
+    Profiles::load(|| provided("apparmor_parser"), PROFILES)
 }
 
 /// SELinux' policy. It knows the class of the connector's sockets, and the class without which a policy
@@ -94,16 +93,36 @@ sid unlabeled user_u:base_r:base_t
 ";
 
 fn policy() -> Result<Policy, Failure> {
-    Policy::enforce(|| in_path("checkpolicy"), POLICY)
+    Policy::enforce(|| provided("checkpolicy"), POLICY)
 }
 
-fn hears_by_selinux() -> TestResult {
-    selinux::confine("hears_t")
+/// A security module, its policy, and how it confines a process.
+struct Module {
+    /// Runs a function while the policy is in force.
+    enforce: fn(&dyn Fn() -> TestResult) -> TestResult,
+    /// Confines this process, which may listen.
+    allow: fn() -> TestResult,
+    /// Confines this process, which may not listen.
+    forbid: fn() -> TestResult,
 }
 
-fn deaf_by_selinux() -> TestResult {
-    selinux::confine("deaf_t")
-}
+const APPARMOR: Module = Module {
+    enforce: |function| {
+        let _profiles = profiles()?;
+        function()
+    },
+    allow: || Ok(apparmor::confine("proc-events-hears")?),
+    forbid: || Ok(apparmor::confine("proc-events-deaf")?),
+};
+
+const SELINUX: Module = Module {
+    enforce: |function| {
+        let _policy = policy()?;
+        function()
+    },
+    allow: || selinux::confine("hears_t"),
+    forbid: || selinux::confine("deaf_t"),
+};
 
 /// Runs a function in a process that may be confined by it.
 fn in_process(function: impl FnOnce() -> TestResult) -> TestResult {
@@ -123,63 +142,54 @@ fn expect_forbidden<T>(what: &str, result: Result<T, ListenerError>) -> TestResu
     Err(Failure::new(format!("{what}: expected EACCES, got {got}")))
 }
 
-/// Expects that a process can begin to listen after it was confined, and that a listener that it had
-/// before goes on.
-fn expect_to_hear(confine: fn() -> TestResult) -> TestResult {
-    in_process(|| {
-        let mut before = Listener::listen(mask::COMM)?;
-        confine()?;
-        let mut after = Listener::listen(mask::COMM)?;
-        for listener in [&mut before, &mut after] {
+/// A process can begin to listen after it was confined, and a listener that it had before goes on.
+fn a_process_can_listen(module: Module) -> TestResult {
+    (module.enforce)(&|| {
+        in_process(|| {
+            let mut before = Listener::listen(mask::COMM)?;
+            (module.allow)()?;
+            let mut after = Listener::listen(mask::COMM)?;
+            for listener in [&mut before, &mut after] {
+                mark("heard")?;
+                take_through_mark(listener, own_task(), "heard")?;
+                listener.ignore()?;
+            }
+            Ok(())
+        })?;
+        expect_count(0)
+    })
+}
+
+fn a_forbidden_process_gets_eacces(module: Module) -> TestResult {
+    (module.enforce)(&|| {
+        in_process(|| {
+            (module.forbid)()?;
+            expect_forbidden("socket()", Listener::open_unbound())
+        })?;
+        expect_count(0)
+    })
+}
+
+/// A listener can do nothing any more but end, when it is confined.
+fn a_listener_that_is_confined_later_gets_eacces(module: Module) -> TestResult {
+    (module.enforce)(&|| {
+        in_process(|| {
+            // SELinux checks no socket of a process that it did not confine.
+            (module.allow)()?;
+            let mut listener = Listener::listen(mask::COMM)?;
             mark("heard")?;
-            take_through_mark(listener, own_task(), "heard")?;
-            listener.ignore()?;
-        }
-        Ok(())
-    })?;
-    expect_count(0)
-}
-
-fn expect_no_socket(confine: fn() -> TestResult) -> TestResult {
-    in_process(|| {
-        confine()?;
-        expect_forbidden("socket()", Listener::open_unbound())
-    })?;
-    expect_count(0)
-}
-
-/// Expects that a listener can do nothing any more but end, when it is confined.
-fn expect_to_become_deaf(begin: fn() -> TestResult, confine: fn() -> TestResult) -> TestResult {
-    in_process(|| {
-        begin()?;
-        let mut listener = Listener::listen(mask::COMM)?;
-        mark("heard")?;
-        take_through_mark(&mut listener, own_task(), "heard")?;
-        confine()?;
-        // The policy is asked when the process reads, and not when an event is queued.
-        mark("unheard")?;
-        expect_forbidden("recvfrom()", listener.receive_datagram())?;
-        expect_forbidden("IGNORE", listener.ignore())?;
-        expect_forbidden("LISTEN", listener.request(&[LISTEN]))?;
-        // It listens until its socket is closed.
-        expect_count(1)
-    })?;
-    expect_count(0)
-}
-
-fn a_process_that_apparmor_allows_to_listens() -> TestResult {
-    let _profiles = profiles()?;
-    expect_to_hear(hears_by_apparmor)
-}
-
-fn a_process_that_apparmor_forbids_to_gets_eacces() -> TestResult {
-    let _profiles = profiles()?;
-    expect_no_socket(deaf_by_apparmor)
-}
-
-fn a_listener_that_apparmor_confines_later_gets_eacces() -> TestResult {
-    let _profiles = profiles()?;
-    expect_to_become_deaf(|| Ok(()), deaf_by_apparmor)
+            take_through_mark(&mut listener, own_task(), "heard")?;
+            (module.forbid)()?;
+            // The policy is asked when the process reads, and not when an event is queued.
+            mark("unheard")?;
+            expect_forbidden("recvfrom()", listener.receive_datagram())?;
+            expect_forbidden("IGNORE", listener.ignore())?;
+            expect_forbidden("LISTEN", listener.request(&[LISTEN]))?;
+            // It listens until its socket is closed.
+            expect_count(1)
+        })?;
+        expect_count(0)
+    })
 }
 
 fn apparmor_can_take_the_capability_to_listen() -> TestResult {
@@ -196,20 +206,4 @@ fn apparmor_can_take_the_capability_to_listen() -> TestResult {
         })?;
     }
     expect_count(0)
-}
-
-fn a_process_that_selinux_allows_to_listens() -> TestResult {
-    let _policy = policy()?;
-    expect_to_hear(hears_by_selinux)
-}
-
-fn a_process_that_selinux_forbids_to_gets_eacces() -> TestResult {
-    let _policy = policy()?;
-    expect_no_socket(deaf_by_selinux)
-}
-
-fn a_listener_that_selinux_confines_later_gets_eacces() -> TestResult {
-    let _policy = policy()?;
-    // A policy that does not ask for it checks no socket of a process that it does not confine.
-    expect_to_become_deaf(hears_by_selinux, deaf_by_selinux)
 }

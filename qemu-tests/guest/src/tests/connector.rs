@@ -15,7 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use protocol::BUILD_VARIABLE;
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::support::container::{ALL, Container, Handover, NET};
 use crate::support::kernel_log::Log;
@@ -23,12 +23,11 @@ use crate::test;
 use crate::timeouts;
 use crate::wire::{ConnectorHeader, NLMSG_DONE, NetlinkHeader, RequestHeader};
 
-pub const TESTS: &[Test] = &[
-    test!(another_callbacks_messages_arrive).covers(&[Line::C33]),
-    test!(another_callback_is_called).covers(&[Line::C33]),
-    test!(another_callback_is_in_the_initial_network_namespace_alone)
-        .covers(&[Line::C26, Line::C33]),
-];
+pub const TESTS: &[Test] = &Declaration::new().covers(&[Line::C33]).of([
+    test!(another_callbacks_messages_arrive),
+    test!(another_callback_is_called),
+    test!(another_callback_is_in_the_initial_network_namespace_alone).covers(&[Line::C26]),
+]);
 
 /// cn_test's index, which is its group as well, and its values: it calls itself by both, and sends
 /// with the second.

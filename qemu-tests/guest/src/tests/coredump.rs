@@ -7,21 +7,20 @@ use std::{env, fs, process};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use nix::sys::signal::{Signal, raise};
 
-use crate::child::{self, own_pid};
-use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::child;
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
-use crate::support::scenario::{own_task, take_through_exit};
+use crate::support::directory::Directory;
+use crate::support::scenario::{events_about, exit, own_task, take_through_exit};
+use crate::support::sessions::CORE_FLAG;
 use crate::test;
 use crate::wire::{Event, Task};
 
-pub const TESTS: &[Test] = &[
-    test!(names_process_and_parent_before_its_exit).covers(&[Line::C14]),
-    test!(comes_also_when_no_core_may_be_written).covers(&[Line::C14]),
-    test!(does_not_come_for_a_signal_without_core).covers(&[Line::C14]),
-];
-
-/// Bit of an exit code that tells that a core was written.
-const CORE_FLAG: u32 = 0x80;
+pub const TESTS: &[Test] = &Declaration::new().covers(&[Line::C14]).of([
+    test!(names_process_and_parent_before_its_exit),
+    test!(comes_also_when_no_core_may_be_written),
+    test!(does_not_come_for_a_signal_without_core),
+]);
 
 /// Lets a child die of a signal; it, and its COREDUMP and EXIT events in their order.
 fn die(signal: Signal, core_limit: u64, directory: &Path) -> Result<(Task, Vec<Event>), Failure> {
@@ -38,39 +37,23 @@ fn die(signal: Signal, core_limit: u64, directory: &Path) -> Result<(Task, Vec<E
     let pid = child.pid().as_raw();
     let messages = take_through_exit(&mut listener, pid)?;
     child.wait()?;
-    let events = messages
-        .iter()
-        .map(|received| received.event)
-        .filter(|event| {
-            event.subject().tgid == pid
-                && matches!(event, Event::Coredump { .. } | Event::Exit { .. })
-        });
-    Ok((Task::leader(pid), events.collect()))
-}
-
-fn exit(task: Task, code: u32) -> Event {
-    Event::Exit {
-        task,
-        code,
-        signal: Signal::SIGCHLD as u32,
-        parent: own_task(),
-    }
+    let mut events = events_about(&messages, pid);
+    events.retain(|event| matches!(event, Event::Coredump { .. } | Event::Exit { .. }));
+    Ok((Task::leader(pid), events))
 }
 
 fn names_process_and_parent_before_its_exit() -> TestResult {
-    let directory = env::temp_dir().join(format!("core-{}", own_pid()));
-    fs::create_dir(&directory)?;
-    let (task, events) = die(Signal::SIGABRT, RLIM_INFINITY, &directory)?;
+    let directory = Directory::new("core")?;
+    let (task, events) = die(Signal::SIGABRT, RLIM_INFINITY, directory.path())?;
     let expected = vec![
         Event::Coredump {
             task,
             parent: own_task(),
         },
-        exit(task, Signal::SIGABRT as u32 | CORE_FLAG),
+        exit(task, Signal::SIGABRT as u32 | CORE_FLAG, own_task()),
     ];
     expect_eq("events", events, expected)?;
-    let cores = fs::read_dir(&directory)?.count();
-    fs::remove_dir_all(&directory)?;
+    let cores = fs::read_dir(directory.path())?.count();
     expect(cores == 1, format!("one core file, got {cores}"))
 }
 
@@ -81,14 +64,18 @@ fn comes_also_when_no_core_may_be_written() -> TestResult {
             task,
             parent: own_task(),
         },
-        exit(task, Signal::SIGQUIT as u32),
+        exit(task, Signal::SIGQUIT as u32, own_task()),
     ];
     expect_eq("events", events, expected)
 }
 
 fn does_not_come_for_a_signal_without_core() -> TestResult {
     let (task, events) = die(Signal::SIGTERM, RLIM_INFINITY, &env::temp_dir())?;
-    expect_eq("events", events, vec![exit(task, Signal::SIGTERM as u32)])?;
+    expect_eq(
+        "events",
+        events,
+        vec![exit(task, Signal::SIGTERM as u32, own_task())],
+    )?;
     // The parent is the process that forked, in all three tests.
     expect_eq("own id", own_task(), Task::leader(process::id() as i32))
 }

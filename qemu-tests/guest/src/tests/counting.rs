@@ -14,100 +14,58 @@ use nix::unistd::{dup2_stdin, dup2_stdout, execv, pipe, read};
 
 use crate::child::{self, Gate};
 use crate::debugfs;
-use crate::harness::{Line, Test, TestResult, expect, expect_eq};
-use crate::listener::Listener;
+use crate::harness::{Declaration, Line, Test, TestResult, expect, expect_eq};
+use crate::listener::{Listener, ListenerError};
 use crate::support::descriptors::{receive_descriptor, send_descriptors, unix_pair};
-use crate::support::scenario::{ListeningChild, expect_count, in_self, mark, own_task};
+use crate::support::ends::{End, ignore, leave};
+use crate::support::scenario::{ListeningChild, expect_count, expect_own_events, mark};
 use crate::test;
-use crate::wire::{CN_PROC, Event, IGNORE, LISTEN, mask};
+use crate::wire::{CN_PROC, IGNORE, LISTEN, mask};
 
-pub const TESTS: &[Test] = &[
-    test!(ignore_ends_a_listener)
-        .not_on_stock(NO_COUNT)
-        .covers(&[Line::C27, Line::C30]),
-    test!(ignore_with_a_mask_ends_a_listener)
-        .not_on_stock(NO_COUNT)
-        .covers(&[Line::C27]),
-    test!(closing_the_socket_ends_a_listener)
-        .stock_fails(LEAK)
-        .covers(&[Line::C27]),
-    test!(killing_the_process_ends_a_listener)
-        .stock_fails(LEAK)
-        .covers(&[Line::C27]),
-    test!(leaving_the_group_ends_a_listener)
-        .stock_fails(LEAK)
-        .covers(&[Line::C27]),
-    test!(binding_without_the_group_ends_a_listener)
-        .stock_fails(LEAK)
-        .covers(&[Line::C27]),
-    test!(a_socket_passed_on_listens_until_its_last_holder_closes_it)
-        .stock_fails(LEAK)
-        .covers(&[Line::C27]),
-    test!(a_socket_in_flight_listens_until_its_message_is_dropped)
-        .stock_fails(LEAK)
-        .covers(&[Line::C27]),
-    test!(a_socket_shared_by_fork_listens_until_both_close_it)
-        .stock_fails(LEAK)
-        .covers(&[Line::C27]),
-    test!(executing_a_program_ends_a_listener_that_closes_on_exec)
-        .stock_fails(LEAK)
-        .covers(&[Line::C27]),
-    test!(listening_and_closing_at_once_leaves_nothing)
-        .stock_fails(LEAK)
-        .covers(&[Line::C27]),
-    test!(two_threads_at_one_socket_make_one_listener)
-        .not_on_stock(NO_COUNT)
-        .covers(&[Line::C27]),
-    test!(listening_after_a_refused_request_counts_once)
-        .stock_fails(LEAK)
-        .covers(&[Line::C20, Line::C27]),
-    test!(a_refused_request_counts_nothing)
-        .not_on_stock(NO_COUNT)
-        .covers(&[Line::C20, Line::C27]),
-    test!(listening_twice_counts_once)
-        .not_on_stock(NO_COUNT)
-        .covers(&[Line::C18, Line::C27]),
-    test!(ignore_without_listening_ends_nobody)
-        .not_on_stock(NO_COUNT)
-        .covers(&[Line::C27]),
-    test!(ending_twice_ends_nobody_else)
-        .not_on_stock(NO_COUNT)
-        .covers(&[Line::C27]),
-    test!(joining_the_group_again_is_no_request)
-        .stock_fails(LEAK)
-        .covers(&[Line::C24, Line::C27]),
-    test!(leaving_another_group_ends_nobody)
-        .not_on_stock(NO_COUNT)
-        .covers(&[Line::C27]),
-    test!(each_socket_of_a_process_counts)
-        .not_on_stock(NO_COUNT)
-        .covers(&[Line::C27]),
-];
+pub const TESTS: &[Test] = &Declaration::new()
+    .stock_fails(LEAK)
+    .covers(&[Line::C27])
+    .of([
+        test!(a_listener_ends_by[ignore](ignore))
+            .not_on_stock(NO_COUNT)
+            .covers(&[Line::C30]),
+        test!(a_listener_ends_by[ignore_with_a_mask](ignore_with_a_mask)).not_on_stock(NO_COUNT),
+        test!(closing_the_socket_ends_a_listener),
+        test!(killing_the_process_ends_a_listener),
+        test!(a_listener_ends_by[leaving_the_group](leave)),
+        test!(binding_without_the_group_ends_a_listener),
+        test!(a_socket_passed_on_listens_until_its_last_holder_closes_it),
+        test!(a_socket_in_flight_listens_until_its_message_is_dropped),
+        test!(a_socket_shared_by_fork_listens_until_both_close_it),
+        test!(executing_a_program_ends_a_listener_that_closes_on_exec),
+        test!(listening_and_closing_at_once_leaves_nothing),
+        test!(two_threads_at_one_socket_make_one_listener).not_on_stock(NO_COUNT),
+        test!(listening_after_a_refused_request_counts_once).covers(&[Line::C20]),
+        test!(a_refused_request_counts_nothing)
+            .not_on_stock(NO_COUNT)
+            .covers(&[Line::C20]),
+        test!(listening_twice_counts_once)
+            .not_on_stock(NO_COUNT)
+            .covers(&[Line::C18]),
+        test!(ignore_without_listening_ends_nobody).not_on_stock(NO_COUNT),
+        test!(ending_twice_ends_nobody_else).not_on_stock(NO_COUNT),
+        test!(joining_the_group_again_is_no_request).covers(&[Line::C24]),
+        test!(leaving_another_group_ends_nobody).not_on_stock(NO_COUNT),
+        test!(each_socket_of_a_process_counts).not_on_stock(NO_COUNT),
+    ]);
 
 const NO_COUNT: &str = "its count is not told, and what was ever left counted hides it";
 const LEAK: &str = "a listener that goes without IGNORE is counted for ever";
 
-fn expect_own_event(listener: &mut Listener) -> TestResult {
-    mark("heard")?;
-    listener.wait_for(
-        "COMM",
-        |received| matches!(received.event, Event::Comm { task, .. } if task == own_task()),
-    )?;
-    Ok(())
-}
-
-fn ignore_ends_a_listener() -> TestResult {
-    let listener = Listener::listen_all()?;
+fn a_listener_ends_by(end: End) -> TestResult {
+    let mut listener = Listener::listen(mask::SID | mask::EXEC)?;
     expect_count(1)?;
-    listener.ignore()?;
+    end(&mut listener)?;
     expect_count(0)
 }
 
-fn ignore_with_a_mask_ends_a_listener() -> TestResult {
-    let listener = Listener::listen(mask::SID | mask::EXEC)?;
-    expect_count(1)?;
-    listener.request(&[IGNORE, mask::SID])?;
-    expect_count(0)
+fn ignore_with_a_mask(listener: &mut Listener) -> Result<(), ListenerError> {
+    listener.request(&[IGNORE, mask::SID])
 }
 
 fn closing_the_socket_ends_a_listener() -> TestResult {
@@ -124,20 +82,13 @@ fn killing_the_process_ends_a_listener() -> TestResult {
     expect_count(0)
 }
 
-fn leaving_the_group_ends_a_listener() -> TestResult {
-    let mut listener = Listener::listen_all()?;
-    expect_count(1)?;
-    listener.socket().drop_membership(CN_PROC)?;
-    expect_count(0)
-}
-
 fn binding_without_the_group_ends_a_listener() -> TestResult {
     let mut listener = Listener::listen_all()?;
     let own = listener.port_id()?;
     // The same groups again end nothing.
     listener.socket().bind(&SocketAddr::new(own, CN_PROC))?;
     expect_count(1)?;
-    expect_own_event(&mut listener)?;
+    expect_own_events(&mut listener)?;
     listener.socket().bind(&SocketAddr::new(own, 0))?;
     expect_count(0)
 }
@@ -180,7 +131,7 @@ fn a_socket_shared_by_fork_listens_until_both_close_it() -> TestResult {
     let mut listener = Listener::listen_all()?;
     child::fork(|| 0)?.wait()?;
     expect_count(1)?;
-    expect_own_event(&mut listener)?;
+    expect_own_events(&mut listener)?;
     let (close, closed) = (Gate::new()?, Gate::new()?);
     let heir = child::fork(|| i32::from(close.pass().is_err() || closed.open(0).is_err()))?;
     drop(listener);
@@ -285,7 +236,7 @@ fn listening_after_a_refused_request_counts_once() -> TestResult {
     listener.request(&[UNKNOWN])?;
     listener.request(&[LISTEN])?;
     expect_count(1)?;
-    expect_own_event(&mut listener)?;
+    expect_own_events(&mut listener)?;
     drop(listener);
     expect_count(0)
 }
@@ -317,7 +268,7 @@ fn ignore_without_listening_ends_nobody() -> TestResult {
     let mut stays = Listener::listen_all()?;
     Listener::open()?.ignore()?;
     expect_count(1)?;
-    expect_own_event(&mut stays)
+    expect_own_events(&mut stays)
 }
 
 fn ending_twice_ends_nobody_else() -> TestResult {
@@ -335,7 +286,7 @@ fn ending_twice_ends_nobody_else() -> TestResult {
     goes.socket().drop_membership(CN_PROC)?;
     drop(goes);
     expect_count(1)?;
-    expect_own_event(&mut stays)
+    expect_own_events(&mut stays)
 }
 
 fn joining_the_group_again_is_no_request() -> TestResult {
@@ -348,14 +299,14 @@ fn joining_the_group_again_is_no_request() -> TestResult {
     expect_count(0)?;
     listener.request(&[LISTEN])?;
     expect_count(1)?;
-    expect_own_event(&mut listener)
+    expect_own_events(&mut listener)
 }
 
 fn leaving_another_group_ends_nobody() -> TestResult {
     let mut listener = Listener::listen_all()?;
     listener.socket().drop_membership(CN_PROC + 1)?;
     expect_count(1)?;
-    expect_own_event(&mut listener)
+    expect_own_events(&mut listener)
 }
 
 fn each_socket_of_a_process_counts() -> TestResult {
@@ -373,7 +324,7 @@ fn each_socket_of_a_process_counts() -> TestResult {
         drop(listener);
         expect_count(left)?;
         if let Some(other) = listeners.first_mut() {
-            in_self(other, || Ok(mark("heard")?))?;
+            expect_own_events(other)?;
         }
     }
     Ok(())

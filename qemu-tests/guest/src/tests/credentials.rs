@@ -7,7 +7,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::{Gid, Uid, setresgid, setresuid};
 
 use crate::child::{self, Gate};
-use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::support::container::{
     ALL, Container, FIRST_ID, Handover, NET, USER, become_nobody_in, map, open, require, unmapped,
@@ -15,44 +15,34 @@ use crate::support::container::{
 use crate::support::module::ModuleGuard;
 use crate::support::process::{status, succeed};
 use crate::support::scenario::mark;
-use crate::support::sender::{NOBODY_KNOWN, OVERFLOW_ID, ROOT, Sender, receive};
+use crate::support::sender::{NOBODY_KNOWN, OUTER_ROOT, OVERFLOW_ID, ROOT, Sender, receive};
 use crate::test;
 use crate::wire::{Event, IGNORE, LISTEN, MESSAGE_SIZE, Received, mask};
 
-pub const TESTS: &[Test] = &[
-    test!(events_are_from_root).covers(&[Line::C48]),
-    test!(answers_are_from_root)
-        .covers(&[Line::C19, Line::C48])
-        .stock_fails("not every request is answered"),
-    test!(messages_in_a_container_are_from_its_root)
-        .covers(&[Line::C48])
-        .stock_fails(IGNORED),
-    test!(messages_in_a_user_namespace_alone_are_from_its_root)
-        .covers(&[Line::C48])
-        .stock_fails(IGNORED),
-    test!(messages_where_0_is_not_mapped_are_from_the_overflow_id)
-        .covers(&[Line::C48])
-        .stock_fails(IGNORED),
-    test!(messages_are_from_root_as_soon_as_it_is_mapped)
-        .covers(&[Line::C48])
-        .stock_fails(IGNORED),
-    test!(an_answer_is_from_the_requesters_root)
-        .covers(&[Line::C48])
-        .stock_fails(IGNORED),
-    test!(a_refusal_in_a_sandbox_is_from_its_root)
-        .covers(&[Line::C46, Line::C48])
-        .stock_fails(IGNORED),
-    test!(a_refusal_without_a_module_is_from_the_requesters_root)
-        .covers(&[Line::C33, Line::C48])
-        .not_on_stock("cn_proc is built in, there is no module"),
-];
+pub const TESTS: &[Test] = &Declaration::new()
+    .stock_fails(IGNORED)
+    .covers(&[Line::C48])
+    .of([
+        test!(events_are_from_root).stock_passes(),
+        test!(answers_are_from_root)
+            .stock_fails("not every request is answered")
+            .covers(&[Line::C19]),
+        test!(messages_in_a_container_are_from_its_root),
+        test!(messages_in_a_user_namespace_alone_are_from_its_root),
+        test!(messages_where_0_is_not_mapped_are_from_the_overflow_id),
+        test!(messages_are_from_root_as_soon_as_it_is_mapped),
+        test!(an_answer_is_from_the_requesters_root),
+        test!(a_refusal_in_a_sandbox_is_from_its_root).covers(&[Line::C46]),
+        test!(a_refusal_without_a_module_is_from_the_requesters_root)
+            .not_on_stock("cn_proc is built in, there is no module")
+            .covers(&[Line::C33]),
+    ]);
 
 const IGNORED: &str = "LISTEN from another pid or network namespace is ignored or refused";
 
 /// An operation that there is not.
 const UNKNOWN: u32 = 9;
 
-const OUTER_ROOT: Sender = (0, FIRST_ID, FIRST_ID);
 /// A socket that gets the sender of each message.
 fn socket_with_senders() -> Result<Listener, Failure> {
     let socket = open()?;

@@ -5,12 +5,11 @@ use std::env;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpgrp, getpid, getsid, setsid};
 
 use crate::child::{self, Gate};
 use crate::cpus::{cpus, pin};
-use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::identities;
 use crate::support::cgroup;
 use crate::support::container::{PID, without_proc};
@@ -18,32 +17,18 @@ use crate::support::fault_injection::Setting;
 use crate::support::program::RunningProgram;
 use crate::test;
 
-pub const TESTS: &[Test] = &[
-    test!(the_one_in_c_follows_sessions)
-        .not_on_stock(NEEDS)
-        .limit(LIMIT)
-        .covers(&[Line::C11, Line::C15, Line::C52, Line::C55]),
-    test!(the_one_in_c_recovers_from_a_loss)
-        .not_on_stock(NEEDS)
-        .limit(LIMIT)
-        .covers(&[Line::C5, Line::C6, Line::C55]),
-    test!(the_one_in_c_needs_no_proc)
-        .not_on_stock(NEEDS)
-        .limit(LIMIT)
-        .covers(&[Line::C21, Line::C55]),
-    test!(the_one_in_rust_follows_sessions)
-        .not_on_stock(NEEDS)
-        .limit(LIMIT)
-        .covers(&[Line::C11, Line::C15, Line::C52, Line::C55]),
-    test!(the_one_in_rust_recovers_from_a_loss)
-        .not_on_stock(NEEDS)
-        .limit(LIMIT)
-        .covers(&[Line::C5, Line::C6, Line::C55]),
-    test!(the_one_in_rust_needs_no_proc)
-        .not_on_stock(NEEDS)
-        .limit(LIMIT)
-        .covers(&[Line::C21, Line::C55]),
-];
+pub const TESTS: &[Test] = &Declaration::new()
+    .not_on_stock(NEEDS)
+    .limit(LIMIT)
+    .covers(&[Line::C55])
+    .of([
+        test!(follows_sessions[c](IN_C)).covers(&[Line::C11, Line::C15, Line::C52]),
+        test!(recovers_from_a_loss[c](IN_C)).covers(&[Line::C5, Line::C6]),
+        test!(needs_no_proc[c](IN_C)).covers(&[Line::C21]),
+        test!(follows_sessions[rust](IN_RUST)).covers(&[Line::C11, Line::C15, Line::C52]),
+        test!(recovers_from_a_loss[rust](IN_RUST)).covers(&[Line::C5, Line::C6]),
+        test!(needs_no_proc[rust](IN_RUST)).covers(&[Line::C21]),
+    ]);
 
 pub(super) const NEEDS: &str = "the programs say that they need newer features";
 
@@ -53,35 +38,19 @@ const LIMIT: Duration = Duration::from_secs(60);
 const IN_C: &str = "listener-c";
 const IN_RUST: &str = "listener-rust";
 
-fn the_one_in_c_follows_sessions() -> TestResult {
-    Example::named(IN_C)?.follows_sessions()
+fn follows_sessions(name: &str) -> TestResult {
+    Example::named(name)?.follows_sessions()
 }
 
-fn the_one_in_rust_follows_sessions() -> TestResult {
-    Example::named(IN_RUST)?.follows_sessions()
+fn recovers_from_a_loss(name: &str) -> TestResult {
+    let _little = Setting::little_room()?;
+    Example::named(name)?.recovers_from_a_loss()
 }
 
-fn the_one_in_c_recovers_from_a_loss() -> TestResult {
-    let _little = give_little_room()?;
-    Example::named(IN_C)?.recovers_from_a_loss()
-}
-
-fn the_one_in_rust_recovers_from_a_loss() -> TestResult {
-    let _little = give_little_room()?;
-    Example::named(IN_RUST)?.recovers_from_a_loss()
-}
-
-fn the_one_in_c_needs_no_proc() -> TestResult {
-    needs_no_proc(&Example::named(IN_C)?)
-}
-
-fn the_one_in_rust_needs_no_proc() -> TestResult {
-    needs_no_proc(&Example::named(IN_RUST)?)
-}
-
-fn needs_no_proc(example: &Example) -> TestResult {
+fn needs_no_proc(name: &str) -> TestResult {
+    let example = Example::named(name)?;
     without_proc(PID, || example.follows_sessions())?;
-    let _little = give_little_room()?;
+    let _little = Setting::little_room()?;
     without_proc(PID, || example.recovers_from_a_loss())
 }
 
@@ -193,10 +162,7 @@ impl Example {
         let mut listener = self.start()?;
         listener.wait_for(&format!("session {} is there ", known.pid()))?;
         expect_processes(&mut listener)?;
-        let pid = Pid::from_raw(listener.pid());
-        kill(pid, Signal::SIGSTOP)?;
-        let stopped = waitpid(pid, Some(WaitPidFlag::WUNTRACED))?;
-        expect_eq("stop", stopped, WaitStatus::Stopped(pid, Signal::SIGSTOP))?;
+        let pid = listener.pause()?;
         for _ in 0..MANY {
             child::fork(new_session)?.wait()?;
         }

@@ -8,31 +8,27 @@ use nix::errno::Errno;
 use nix::unistd::execv;
 
 use crate::child;
-use crate::harness::{Line, Test, TestResult, expect_eq};
+use crate::harness::{Declaration, Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
 use crate::support::scenario::{events_of, in_child, take_through_exit};
 use crate::test;
 use crate::wire::{Event, Task, mask};
 
-pub const TESTS: &[Test] = &[
-    test!(names_the_process).covers(&[Line::C8]),
-    test!(names_the_leader_when_a_thread_executes).covers(&[Line::C8]),
-    test!(does_not_come_when_it_fails).covers(&[Line::C8]),
-];
-
-fn names_the_process() -> TestResult {
-    expect_one_exec(|| i32::from(execute("/bin/true").is_err()))
-}
+pub const TESTS: &[Test] = &Declaration::new().covers(&[Line::C8]).of([
+    test!(names_the_process[first_thread](|| i32::from(
+        execute("/bin/true").is_err()
+    ))),
+    test!(names_the_process[another_thread](execute_by_a_thread)),
+    test!(does_not_come_when_it_fails),
+]);
 
 /// The thread takes over the leader's id: the process keeps its pid.
-fn names_the_leader_when_a_thread_executes() -> TestResult {
-    expect_one_exec(|| {
-        let thread = thread::spawn(|| execute("/bin/true"));
-        i32::from(thread.join().is_ok())
-    })
+fn execute_by_a_thread() -> i32 {
+    let thread = thread::spawn(|| execute("/bin/true"));
+    i32::from(thread.join().is_ok())
 }
 
-fn expect_one_exec(function: impl FnOnce() -> i32) -> TestResult {
+fn names_the_process(function: fn() -> i32) -> TestResult {
     let mut listener = Listener::listen(mask::EXEC | mask::EXIT)?;
     let child = child::fork(function)?;
     let pid = child.pid().as_raw();

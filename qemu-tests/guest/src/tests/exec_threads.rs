@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect_eq};
 use crate::loads::execs::{self, Options};
 use crate::support::container::{self, PID};
 use crate::support::exec_variants::{
@@ -20,35 +20,23 @@ use crate::support::stock::FIRST_THREAD_ENDS_PROCESS;
 use crate::test;
 use crate::wire::{Event, Task};
 
-pub const TESTS: &[Test] = &[
-    test!(an_exec_ends_the_other_threads_before_it_is_told)
-        .covers(&[Line::C45])
-        .stock_fails(LATE)
-        .limit(LIMIT),
-    test!(an_exec_by_another_thread_ends_the_number_that_vanishes)
-        .covers(&[Line::C45])
-        .stock_fails(FIRST_THREAD_ENDS_PROCESS)
-        .limit(LIMIT),
-    test!(an_exec_that_fails_at_once_ends_nothing)
-        .covers(&[Line::C45])
-        .stock_fails(FIRST_THREAD_ENDS_PROCESS)
-        .limit(LIMIT),
-    test!(an_exec_that_fails_late_ends_the_process)
-        .covers(&[Line::C45])
-        .stock_fails(FIRST_THREAD_ENDS_PROCESS)
-        .limit(LIMIT),
-    test!(an_exec_that_is_killed_ends_the_process)
-        .covers(&[Line::C45])
-        .stock_fails(FIRST_THREAD_ENDS_PROCESS)
-        .limit(LIMIT),
-    test!(the_ends_name_the_parent_of_the_process)
-        .covers(&[Line::C45])
-        .stock_fails("a thread is reaped at once, and its parent is then reported as 0"),
-    test!(the_living_numbers_follow_from_fork_and_exit)
-        .not_on_stock("nobody hears anything in a pid namespace")
-        .limit(LIMIT)
-        .covers(&[Line::C45]),
-];
+pub const TESTS: &[Test] = &Declaration::new()
+    .stock_fails(FIRST_THREAD_ENDS_PROCESS)
+    .covers(&[Line::C45])
+    .of([
+        test!(an_exec_ends_the_other_threads_before_it_is_told)
+            .stock_fails(LATE)
+            .limit(LIMIT),
+        test!(an_exec_by_another_thread_ends_the_number_that_vanishes).limit(LIMIT),
+        test!(an_exec_that_fails_at_once_ends_nothing).limit(LIMIT),
+        test!(an_exec_that_fails_late_ends_the_process).limit(LIMIT),
+        test!(an_exec_that_is_killed_ends_the_process).limit(LIMIT),
+        test!(the_ends_name_the_parent_of_the_process)
+            .stock_fails("a thread is reaped at once, and its parent is then reported as 0"),
+        test!(the_living_numbers_follow_from_fork_and_exit)
+            .not_on_stock("nobody hears anything in a pid namespace")
+            .limit(LIMIT),
+    ]);
 
 const LATE: &str = "a thread that exec ends is told when exec may have gone on already";
 

@@ -6,29 +6,28 @@
 use std::thread;
 
 use nix::libc;
-use nix::sys::signal::{SigHandler, Signal, kill, signal};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 
 use crate::child::{self, Child, Gate, own_tid};
-use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
+use crate::support::process::ignore_children;
 use crate::support::scenario::{in_child, is_exit, own_task};
 use crate::test;
 use crate::wire::{Event, Task, mask};
 
-pub const TESTS: &[Test] = &[
-    test!(carries_the_status_and_the_parent).covers(&[Line::C15]),
-    test!(carries_the_signal_that_killed).covers(&[Line::C15]),
-    test!(carries_the_signal_that_the_parent_asked_for).covers(&[Line::C15]),
-    test!(names_the_thread_that_ends).covers(&[Line::C15]),
+pub const TESTS: &[Test] = &Declaration::new().covers(&[Line::C15]).of([
+    test!(carries_the_status_and_the_parent),
+    test!(carries_the_signal_that_killed),
+    test!(carries_the_signal_that_the_parent_asked_for),
+    test!(names_the_thread_that_ends),
     test!(names_the_parent_of_a_thread)
-        .covers(&[Line::C15])
         .stock_fails("a thread is reaped at once, and its parent is then reported as 0"),
     test!(names_the_parent_of_an_auto_reaped_child)
-        .covers(&[Line::C15])
         .stock_fails("the parent of a child that is reaped at once is reported as 0"),
-    test!(comes_once_for_each_thread_of_a_killed_process).covers(&[Line::C15, Line::C45]),
-];
+    test!(comes_once_for_each_thread_of_a_killed_process).covers(&[Line::C45]),
+]);
 
 const SIGCHLD: u32 = Signal::SIGCHLD as u32;
 
@@ -136,8 +135,7 @@ fn names_the_parent_of_a_thread() -> TestResult {
 
 fn names_the_parent_of_an_auto_reaped_child() -> TestResult {
     let mut listener = Listener::listen_all()?;
-    // SAFETY: No handler is installed.
-    unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }?;
+    ignore_children()?;
     let pid = child::fork(|| 3)?.into_pid().as_raw();
     let received = listener.wait_for("EXIT", |received| is_exit(received, pid))?;
     expect_eq("event", received.event, exit(pid, 3 << 8, SIGCHLD))

@@ -6,48 +6,63 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::ptrace;
-use nix::sys::signal::{SigHandler, Signal, kill, signal};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::child::{self, Gate};
-use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
-use crate::support::process::{status, succeed};
-use crate::support::scenario::{is_exit, mark, own_task, take_through_exit, take_through_mark};
-use crate::support::stock::FIRST_THREAD_ENDS_PROCESS;
+use crate::support::process::{ignore_children, status, succeed};
+use crate::support::scenario::{
+    events_of, exit, is_exit, mark, own_task, take_through_exit, take_through_mark,
+};
+use crate::support::sessions::code_of;
+use crate::support::stock::{FIRST_THREAD_ENDS_PROCESS, NO_FLAGS};
 use crate::support::threads::{
     LastThread, THREADS_AT_ONCE, await_zombie, end_at_once, end_thread, reap, try_wait,
+    without_first_thread,
 };
 use crate::test;
-use crate::wire::{Event, Received, Task, mask};
+use crate::wire::{Event, PROCESSES, Received, Task, mask};
 
-pub const TESTS: &[Test] = &[
-    test!(a_first_thread_that_ends_tells_nothing_until_its_process_ends)
-        .covers(&[Line::C15, Line::C45])
-        .stock_fails(FIRST_THREAD_ENDS_PROCESS),
-    test!(a_process_of_which_a_tracer_has_a_thread_ends_when_that_is_reaped)
-        .covers(&[Line::C45])
-        .stock_fails(FIRST_THREAD_ENDS_PROCESS),
-    test!(a_process_whose_end_was_told_can_be_waited_for)
-        .covers(&[Line::C45])
-        .stock_fails(FIRST_THREAD_ENDS_PROCESS)
-        .limit(Duration::from_secs(30)),
-    test!(a_process_that_nobody_waits_for_ends_once)
-        .covers(&[Line::C45])
-        // Whichever comes last there: a first thread that is the last has been released already.
-        .stock_fails("the first thread's end is told before others, or without the parent"),
-];
+pub const TESTS: &[Test] = &Declaration::new()
+    .stock_fails(FIRST_THREAD_ENDS_PROCESS)
+    .covers(&[Line::C45])
+    .of([
+        test!(a_first_thread_that_ends_tells_nothing_until_its_process_ends).covers(&[Line::C15]),
+        test!(an_end_waits_for_a_traced_thread[threads_too](0)),
+        test!(an_end_waits_for_a_traced_thread[processes](PROCESSES))
+            .not_on_stock(NO_FLAGS)
+            .covers(&[Line::C51]),
+        test!(a_told_end_can_be_waited_for[threads_too](0)).limit(Duration::from_secs(30)),
+        test!(a_told_end_can_be_waited_for[processes](PROCESSES))
+            .limit(Duration::from_secs(30))
+            .not_on_stock(NO_FLAGS)
+            .covers(&[Line::C51]),
+        test!(who_nobody_waits_for_ends_once[threads_too](0))
+            // Whichever comes last there: a first thread that is the last has been released already.
+            .stock_fails("the first thread's end is told before others, or without the parent"),
+        test!(who_nobody_waits_for_ends_once[processes](PROCESSES))
+            .not_on_stock(NO_FLAGS)
+            .covers(&[Line::C51]),
+    ]);
 
 /// Signal of a thread that tells nobody: -1.
 const NO_SIGNAL: u32 = u32::MAX;
 
-/// The events of two kinds about a process.
+/// A listener for the ends of threads, too, or with [`PROCESSES`] for those of processes alone.
+fn listen(flags: u32) -> Result<Listener, Failure> {
+    Ok(match flags {
+        // The form of the request that the unpatched kernel knows.
+        0 => Listener::listen(mask::EXIT)?,
+        flags => Listener::listen_with(mask::EXIT, flags)?,
+    })
+}
+
+/// The ends of a process and its threads.
 fn ends(messages: &[Received], tgid: i32) -> Vec<Event> {
-    let events = messages.iter().map(|received| received.event);
-    events
-        .filter(|event| event.bit() == mask::EXIT && event.subject().tgid == tgid)
-        .collect()
+    events_of(messages, mask::EXIT, tgid)
 }
 
 fn a_first_thread_that_ends_tells_nothing_until_its_process_ends() -> TestResult {
@@ -61,19 +76,13 @@ fn expect_one_end(last: LastThread) -> TestResult {
     let mut listener = Listener::listen_all()?;
     let mut failures = Listener::listen(mask::NONZERO_EXIT)?;
     let (ended, go_on) = (Gate::new()?, Gate::new()?);
-    let process = child::fork(|| {
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                status(|| {
-                    await_zombie("self")?;
-                    mark("goes on")?;
-                    ended.open(child::own_tid())?;
-                    go_on.pass()?;
-                    last.act();
-                    Ok(())
-                })
-            });
-            end_thread(0)
+    let process = without_first_thread(0, || {
+        status(|| {
+            mark("goes on")?;
+            ended.open(child::own_tid())?;
+            go_on.pass()?;
+            last.act();
+            Ok(())
         })
     })?;
     let tgid = process.pid().as_raw();
@@ -93,16 +102,13 @@ fn expect_one_end(last: LastThread) -> TestResult {
     let messages = take_through_exit(&mut listener, tgid)?;
     let code = last.code();
     expect_eq("status", reap(process.into_pid())?, code)?;
-    let exit = |task, signal| Event::Exit {
+    let of_thread = Event::Exit {
         task,
         code,
-        signal,
+        signal: NO_SIGNAL,
         parent: own_task(),
     };
-    let expected = vec![
-        exit(task, NO_SIGNAL),
-        exit(Task::leader(tgid), Signal::SIGCHLD as u32),
-    ];
+    let expected = vec![of_thread, exit(Task::leader(tgid), code, own_task())];
     expect_eq("ends", ends(&messages, tgid), expected.clone())?;
     // It counts what the process ended with, and not its first thread.
     let messages = take_through_exit(&mut failures, tgid)?;
@@ -123,24 +129,25 @@ enum LetsGo {
     Dies,
 }
 
-fn a_process_of_which_a_tracer_has_a_thread_ends_when_that_is_reaped() -> TestResult {
+fn an_end_waits_for_a_traced_thread(flags: u32) -> TestResult {
     for sooner in [Sooner::First, Sooner::Traced] {
         for lets_go in [LetsGo::Reaps, LetsGo::Dies] {
-            expect_end_when_let_go(sooner, lets_go)
+            expect_end_when_let_go(flags, sooner, lets_go)
                 .map_err(|failure| failure.about(format!("with {sooner:?}, {lets_go:?}")))?;
         }
     }
     Ok(())
 }
 
-fn expect_end_when_let_go(sooner: Sooner, lets_go: LetsGo) -> TestResult {
+fn expect_end_when_let_go(flags: u32, sooner: Sooner, lets_go: LetsGo) -> TestResult {
     // The status of the process, and then of all its threads, is that of who is the last.
     let last = match sooner {
         Sooner::First => 4,
         Sooner::Traced => 3,
     };
     let code = (last as u32) << 8;
-    let mut listener = Listener::listen(mask::EXIT)?;
+    let mut listener = listen(flags)?;
+    let mut witness = listen(0)?;
     let (ready, go, go_too) = (Gate::new()?, Gate::new()?, Gate::new()?);
     let process = child::fork(|| {
         let (first, other) = match sooner {
@@ -180,7 +187,11 @@ fn expect_end_when_let_go(sooner: Sooner, lets_go: LetsGo) -> TestResult {
         await_zombie(&task)?;
     }
     // Now all threads have ended.
-    listener.wait_for("EXIT of the thread", |received| is_exit(received, thread))?;
+    let hears_threads = match flags {
+        PROCESSES => &mut witness,
+        _ => &mut listener,
+    };
+    hears_threads.wait_for("EXIT of the thread", |received| is_exit(received, thread))?;
     succeed(child::fork(|| 0)?)?;
     let early = ends(&listener.take_queued()?, pid.as_raw());
     expect_eq("ends before it is let go", early, vec![])?;
@@ -188,12 +199,7 @@ fn expect_end_when_let_go(sooner: Sooner, lets_go: LetsGo) -> TestResult {
     let_go.open(0)?;
     let messages = take_through_exit(&mut listener, pid.as_raw())?;
     expect_eq("wait", try_wait(pid)?, WaitStatus::Exited(pid, last))?;
-    let expected = Event::Exit {
-        task: Task::leader(pid.as_raw()),
-        code,
-        signal: Signal::SIGCHLD as u32,
-        parent: own_task(),
-    };
+    let expected = exit(Task::leader(pid.as_raw()), code, own_task());
     expect_eq("ends", ends(&messages, pid.as_raw()), vec![expected])?;
     succeed(tracer)?;
     expect_eq(
@@ -203,9 +209,9 @@ fn expect_end_when_let_go(sooner: Sooner, lets_go: LetsGo) -> TestResult {
     )
 }
 
-fn a_process_whose_end_was_told_can_be_waited_for() -> TestResult {
+fn a_told_end_can_be_waited_for(flags: u32) -> TestResult {
     const ROUNDS: usize = 150;
-    let mut listener = Listener::listen(mask::EXIT)?;
+    let mut listener = listen(flags)?;
     for round in 0..ROUNDS {
         let process = end_at_once(round)?.into_pid();
         if round % 3 == 2 {
@@ -213,27 +219,26 @@ fn a_process_whose_end_was_told_can_be_waited_for() -> TestResult {
         }
         let pid = process.as_raw();
         let received = listener.wait_for("EXIT", |received| is_exit(received, pid))?;
-        let code = match try_wait(process)? {
-            WaitStatus::Exited(_, status) => (status as u32) << 8,
-            WaitStatus::Signaled(_, signal, _) => signal as u32,
-            other => {
-                let failure = format!("expected an end in round {round}, got {other:?}");
-                return Err(Failure::new(failure));
-            }
-        };
+        let code = code_of(try_wait(process)?);
         let Event::Exit { code: told, .. } = received.event else {
             return Err(Failure::new("expected EXIT"));
         };
-        expect_eq(&format!("status in round {round}"), told, code)?;
+        expect_eq(&format!("status in round {round}"), Some(told), code)?;
+        let of_threads = ends(&listener.take_queued()?, pid);
+        let is_right = flags != PROCESSES || of_threads.is_empty();
+        expect(is_right, format!("no ends of threads, got {of_threads:?}"))?;
     }
     Ok(())
 }
 
-fn a_process_that_nobody_waits_for_ends_once() -> TestResult {
+fn who_nobody_waits_for_ends_once(flags: u32) -> TestResult {
     const ROUNDS: usize = 60;
-    let mut listener = Listener::listen(mask::EXIT)?;
-    // SAFETY: No handler is installed.
-    unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }?;
+    let mut listener = listen(flags)?;
+    let ends_told = match flags {
+        PROCESSES => 1,
+        _ => THREADS_AT_ONCE,
+    };
+    ignore_children()?;
     // The number of each is in use until it has ended.
     for round in 0..ROUNDS {
         let process = end_at_once(3 * round + round % 2)?.into_pid();
@@ -247,18 +252,13 @@ fn a_process_that_nobody_waits_for_ends_once() -> TestResult {
         let told = ends(&messages, pid);
         let whole = told.iter().filter(|event| event.subject().pid == pid);
         expect_eq(&format!("ends of {pid}"), whole.count(), 1)?;
-        expect_eq("ends of its threads", told.len(), THREADS_AT_ONCE)?;
+        expect_eq("ends with those of its threads", told.len(), ends_told)?;
         let code = match round % 2 {
             0 => LastThread::Itself.code(),
             _ => LastThread::All.code(),
         };
         // That of the process comes last, and names the parent although it was reaped at once.
-        let end = Event::Exit {
-            task: Task::leader(pid),
-            code,
-            signal: Signal::SIGCHLD as u32,
-            parent: own_task(),
-        };
+        let end = exit(Task::leader(pid), code, own_task());
         expect_eq("last end", told.last().copied(), Some(end))?;
     }
     Ok(())

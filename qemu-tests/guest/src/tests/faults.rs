@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! No memory (C20): each allocation fails once, and nothing is half done, miscounted or unseen.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
-use std::time::Instant;
 
 use fastrand::Rng;
 use nix::errno::Errno;
@@ -14,59 +13,61 @@ use zerocopy::IntoBytes;
 
 use crate::cpus::{cpus, pin};
 use crate::debugfs::{self, Listing};
-use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
-use crate::listener::{Listener, ListenerError};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::listener::Listener;
+use crate::support::ends::{End, bind, leave};
 use crate::support::fault_injection::{
     FailNth, NoPages, QuietConsole, has_checkers, report_failures,
 };
-use crate::support::module::{self, ModuleGuard};
+use crate::support::module::{self, ModuleGuard, expect_references};
 use crate::support::scenario::{expect_count, mark, own_task};
 use crate::support::sequence_numbers::{cpu_and_seq, missing};
 use crate::support::state_dump::is_without_memory;
 use crate::test;
-use crate::wire::{BATCH, BATCH_SIZE, CN_PROC, Event, IGNORE, LISTEN, Received, mask, proc_listen};
+use crate::wire::{BATCH, BATCH_SIZE, Event, IGNORE, LISTEN, Received, mask, proc_listen};
 
-pub const TESTS: &[Test] = &[
+pub const TESTS: &[Test] = &Declaration::new().not_on_stock(NO_LISTING).of([
     test!(listen_without_memory_changes_nothing)
         .stock_fails("nothing is answered when nobody listens")
         .covers(&[Line::C19, Line::C20, Line::C27]),
-    test!(listening_again_without_memory_changes_nothing)
-        .not_on_stock(NO_LISTING)
-        .covers(&[Line::C5, Line::C18, Line::C19, Line::C20]),
-    test!(ignore_without_memory_ends_a_listener)
-        .not_on_stock(NO_LISTING)
-        .covers(&[Line::C19, Line::C27]),
-    test!(closing_takes_no_memory)
-        .not_on_stock(NO_LISTING)
-        .covers(&[Line::C27, Line::C57]),
-    test!(leaving_the_group_takes_no_memory)
-        .not_on_stock(NO_LISTING)
-        .covers(&[Line::C27, Line::C57]),
-    test!(binding_takes_no_memory)
-        .not_on_stock(NO_LISTING)
-        .covers(&[Line::C27, Line::C57]),
-    test!(an_event_without_memory_is_one_listeners_loss)
+    test!(listening_again_without_memory_changes_nothing).covers(&[
+        Line::C5,
+        Line::C18,
+        Line::C19,
+        Line::C20,
+    ]),
+    test!(ignore_without_memory_ends_a_listener).covers(&[Line::C19, Line::C27]),
+    test!(an_end_takes_no_memory[close](None)).covers(&[Line::C27, Line::C57]),
+    test!(an_end_takes_no_memory[leave](Some(leave))).covers(&[Line::C27, Line::C57]),
+    test!(an_end_takes_no_memory[bind](Some(bind))).covers(&[Line::C27, Line::C57]),
+    test!(an_event_is_one_listeners_loss[enobufs](1, &ALONE))
         .stock_fails("what finds no memory is lost for all, and nobody is told")
         .covers(&[Line::C5, Line::C6, Line::C30]),
-    test!(an_event_without_memory_and_enobufs_is_a_gap_still)
+    test!(an_event_is_one_listeners_loss[no_enobufs](0, &ALONE))
         .stock_fails("what finds no memory is lost for all")
         .covers(&[Line::C5, Line::C6, Line::C30]),
-    test!(events_in_batches_without_memory_are_one_listeners_loss)
-        .not_on_stock(NO_LISTING)
-        .covers(&[Line::C5, Line::C6, Line::C30, Line::C54]),
-    test!(an_event_for_which_there_is_no_page_has_a_small_datagram)
-        .not_on_stock(NO_LISTING)
-        .covers(&[Line::C54]),
-    test!(accounts_balance_when_pages_run_out)
-        .not_on_stock(NO_LISTING)
-        .covers(&[Line::C5, Line::C6, Line::C30]),
-    test!(accounts_of_batches_balance_when_pages_run_out)
-        .not_on_stock(NO_LISTING)
-        .covers(&[Line::C5, Line::C6, Line::C30, Line::C54]),
+    test!(an_event_is_one_listeners_loss[batches](1, &BATCHES)).covers(&[
+        Line::C5,
+        Line::C6,
+        Line::C30,
+        Line::C54,
+    ]),
+    test!(an_event_is_one_listeners_loss[batches_no_enobufs](
+        0, &BATCHES
+    ))
+    .covers(&[Line::C5, Line::C6, Line::C30, Line::C54]),
+    test!(an_event_for_which_there_is_no_page_has_a_small_datagram).covers(&[Line::C54]),
+    test!(accounts_balance_without_pages[alone](0)).covers(&[Line::C5, Line::C6, Line::C30]),
+    test!(accounts_balance_without_pages[in_batches](BATCH)).covers(&[
+        Line::C5,
+        Line::C6,
+        Line::C30,
+        Line::C54,
+    ]),
     test!(loading_without_memory_leaves_nothing)
         .not_on_stock("cn_proc is built in, there is no module")
         .covers(&[Line::C32]),
-];
+]);
 
 const NO_LISTING: &str = "nothing lists who listens, for what, and what was lost";
 
@@ -110,7 +111,7 @@ fn request(
 
 /// Takes what a request was answered, which is one message or one ENOBUFS.
 fn answer(listener: &mut Listener) -> Result<RequestResult, Failure> {
-    let read = read(listener)?;
+    let read = listener.drain()?;
     let errs: Vec<_> = read
         .messages
         .iter()
@@ -125,42 +126,12 @@ fn answer(listener: &mut Listener) -> Result<RequestResult, Failure> {
     }
 }
 
-/// What a listener read, and how often ENOBUFS came in between.
-#[derive(Debug)]
-struct Read {
-    messages: Vec<Received>,
-    enobufs: u64,
-}
-
-fn read(listener: &mut Listener) -> Result<Read, Failure> {
-    let (mut messages, mut enobufs) = (Vec::new(), 0);
-    loop {
-        match listener.receive(Instant::now()) {
-            Ok(None) => return Ok(Read { messages, enobufs }),
-            Ok(Some(received)) => messages.push(received),
-            Err(error) if error.is_overrun() => enobufs += 1,
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
 /// Raises a COMM event, and tells how many messages about it come.
 fn hear(listener: &mut Listener) -> Result<usize, Failure> {
     mark("heard?")?;
-    let read = read(listener)?;
+    let read = listener.drain()?;
     let own = |received: &&Received| received.event.subject() == own_task();
     Ok(read.messages.iter().filter(own).count())
-}
-
-/// Expects so many references on the module: each listener has one.
-#[track_caller]
-fn expect_references(expected: usize) -> TestResult {
-    if !debugfs::is_there() || debugfs::is_built_in() {
-        return Ok(());
-    }
-    let references = fs::read_to_string("/sys/module/proc_events/refcnt")?;
-    let references: usize = references.trim_end().parse()?;
-    expect_eq("references on the module", references, expected)
 }
 
 /// What comes about when each allocation of a LISTEN fails once.
@@ -221,7 +192,7 @@ fn listening_again_without_memory_changes_nothing() -> TestResult {
     let (few, many) = (mask::COMM, mask::COMM | mask::SID | mask::PTRACE);
     let mut listener = Listener::open()?;
     listener.send([LISTEN, few].as_bytes(), SEQ, 0)?;
-    let mut messages = read(&mut listener)?.messages;
+    let mut messages = listener.drain()?.messages;
     let mut marks = 0;
     for (before, wanted) in [(few, many), (many, few)] {
         fail_each(OF_LISTEN, |nth| {
@@ -238,7 +209,7 @@ fn listening_again_without_memory_changes_nothing() -> TestResult {
             expect_references(1)?;
             mark("still heard")?;
             marks += 1;
-            messages.extend(read(&mut listener)?.messages);
+            messages.extend(listener.drain()?.messages);
             Ok((outcome, failed))
         })?;
     }
@@ -274,16 +245,16 @@ fn expect_ended(
         expect_references(1)?;
         mark("heard by one")?;
         if let Some(goes) = &mut goes {
-            let messages = read(goes)?.messages;
+            let messages = goes.drain()?.messages;
             let events = messages.iter().filter(|received| received.event.bit() != 0);
             expect_eq("events after the end", events.count(), 0)?;
             goes.request(&[LISTEN, mask::COMM])?;
-            read(goes)?;
+            goes.drain()?;
             expect_count(2)?;
             expect_eq("messages, listening again", hear(goes)?, 1)?;
         }
         drop(goes);
-        read(&mut stays)?;
+        stays.drain()?;
         expect_eq("messages for who stays", hear(&mut stays)?, 1)?;
         Ok((outcome, failed))
     })?;
@@ -302,60 +273,21 @@ fn ignore_without_memory_ends_a_listener() -> TestResult {
     )
 }
 
-/// Expects an end that allocates nothing, and is always done.
-fn expect_ended_without_memory(
-    end: impl Fn(&mut Option<Listener>) -> Result<(), ListenerError>,
-) -> TestResult {
+/// An end allocates nothing, and is always done; without a way to end it, the socket is closed.
+fn an_end_takes_no_memory(end: Option<End>) -> TestResult {
     expect_ended(&[DONE], |faults, nth, goes| {
-        let (ended, failed) = faults.run(nth, || end(goes))?;
+        let (ended, failed) = faults.run(nth, || match (end, goes.as_mut()) {
+            (Some(end), Some(goes)) => end(goes),
+            _ => {
+                drop(goes.take());
+                Ok(())
+            }
+        })?;
         ended?;
         // A kernel that checks itself allocates what tells it more about sockets and namespaces.
         expect(!failed || has_checkers(), "an end that allocates nothing")?;
         Ok((DONE, failed))
     })
-}
-
-fn closing_takes_no_memory() -> TestResult {
-    expect_ended_without_memory(|listener| {
-        drop(listener.take());
-        Ok(())
-    })
-}
-
-fn leaving_the_group_takes_no_memory() -> TestResult {
-    expect_ended_without_memory(|listener| {
-        let Some(listener) = listener else {
-            return Ok(());
-        };
-        let left = listener.socket().drop_membership(CN_PROC);
-        left.map_err(|error| ListenerError::System("setsockopt", error))
-    })
-}
-
-fn binding_takes_no_memory() -> TestResult {
-    expect_ended_without_memory(|listener| {
-        let Some(listener) = listener else {
-            return Ok(());
-        };
-        let address = netlink_sys::SocketAddr::new(listener.port_id()?, 0);
-        let bound = listener.socket().bind(&address);
-        bound.map_err(|error| ListenerError::System("bind", error))
-    })
-}
-
-fn an_event_without_memory_is_one_listeners_loss() -> TestResult {
-    expect_losses(1, &[LISTEN, mask::COMM])
-}
-
-fn an_event_without_memory_and_enobufs_is_a_gap_still() -> TestResult {
-    expect_losses(0, &[LISTEN, mask::COMM])
-}
-
-fn events_in_batches_without_memory_are_one_listeners_loss() -> TestResult {
-    for enobufs in [0, 1] {
-        expect_losses(enobufs, &proc_listen(LISTEN, mask::COMM, BATCH))?;
-    }
-    Ok(())
 }
 
 /// Lets one allocation after the other fail when a page of events is to be begun: since one small
@@ -373,7 +305,7 @@ fn an_event_for_which_there_is_no_page_has_a_small_datagram() -> TestResult {
         let (marked, failed) = faults.run(nth, || mark("in a small one"))?;
         marked?;
         mark("after it")?;
-        let read = read(&mut listener)?;
+        let read = listener.drain()?;
         expect_eq("events", read.messages.len(), 3)?;
         expect_eq("number of ENOBUFS", read.enobufs, 0)?;
         if !failed {
@@ -384,9 +316,13 @@ fn an_event_for_which_there_is_no_page_has_a_small_datagram() -> TestResult {
     expect(failures > 0, "an allocation to fail")
 }
 
-/// Raises events while one allocation after the other fails, before two listeners. Expects each
-/// failure to be a loss of one of them, which reads so many ENOBUFS.
-fn expect_losses(enobufs: u64, request: &[u32]) -> TestResult {
+/// A listener that gets each event in a datagram of its own, and one that gets batches.
+const ALONE: [u32; 2] = [LISTEN, mask::COMM];
+const BATCHES: [u32; 6] = proc_listen(LISTEN, mask::COMM, BATCH);
+
+/// Events are raised while one allocation after the other fails, before two listeners. Each failure
+/// is a loss of one of them, which reads so many ENOBUFS.
+fn an_event_is_one_listeners_loss(enobufs: usize, request: &[u32]) -> TestResult {
     /// Far more than there are allocations in one.
     const EVENTS: usize = 100;
     pin(cpus()?[0])?;
@@ -397,7 +333,7 @@ fn expect_losses(enobufs: u64, request: &[u32]) -> TestResult {
         listener.socket().set_no_enobufs(enobufs == 0)?;
         listener.request(request)?;
         mark("begins the count")?;
-        let first = read(&mut listener)?.messages.last().map(cpu_and_seq);
+        let first = listener.drain()?.messages.last().map(cpu_and_seq);
         let (_, seq) = first.ok_or_else(|| Failure::new("no event came"))?;
         listeners.push(Victim {
             listener,
@@ -459,7 +395,7 @@ struct Victim {
 impl Victim {
     /// Takes what was raised for others.
     fn catch_up(&mut self) -> TestResult {
-        for received in read(&mut self.listener)?.messages {
+        for received in self.listener.drain()?.messages {
             self.expect_next(&received)?;
         }
         Ok(())
@@ -473,10 +409,10 @@ impl Victim {
     }
 
     /// Reads an event, or the ENOBUFS in its place, and another one after it; 1 if one was lost.
-    fn read_one_or_lose(&mut self, enobufs: u64) -> Result<u64, Failure> {
-        let got = read(&mut self.listener)?;
+    fn read_one_or_lose(&mut self, enobufs: usize) -> Result<u64, Failure> {
+        let got = self.listener.drain()?;
         let lost = u64::from(got.messages.is_empty());
-        expect_eq("number of ENOBUFS", got.enobufs, lost * enobufs)?;
+        expect_eq("number of ENOBUFS", got.enobufs, lost as usize * enobufs)?;
         self.lost += lost;
         self.seq = self.seq.wrapping_add(lost as u32);
         for received in got.messages {
@@ -486,23 +422,15 @@ impl Victim {
     }
 }
 
-fn accounts_balance_when_pages_run_out() -> TestResult {
-    expect_balance_without_pages(0)
-}
-
-fn accounts_of_batches_balance_when_pages_run_out() -> TestResult {
-    expect_balance_without_pages(BATCH)
-}
-
-/// Raises events, before a listener with these flags, until some are lost for want of pages.
-fn expect_balance_without_pages(flags: u32) -> TestResult {
+/// Events are raised, before a listener with these flags, until some are lost for want of pages.
+fn accounts_balance_without_pages(flags: u32) -> TestResult {
     const AT_ONCE: usize = 500;
     const ROUNDS: usize = 100;
     pin(cpus()?[0])?;
     let mut listener = Listener::open()?;
     listener.socket().set_no_enobufs(true)?;
     listener.request(&proc_listen(LISTEN, mask::COMM, flags))?;
-    let answer = read(&mut listener)?.messages.pop();
+    let answer = listener.drain()?.messages.pop();
     let (cpu, seq) = cpu_and_seq(&answer.ok_or_else(|| Failure::new("no answer"))?);
     let mut marks = 0;
     let lost = |listener: &Listener| -> Result<u64, Failure> {
@@ -519,10 +447,10 @@ fn expect_balance_without_pages(flags: u32) -> TestResult {
         }
     }
     drop(no_pages);
-    let mut messages = read(&mut listener)?.messages;
+    let mut messages = listener.drain()?.messages;
     mark("shows the gap")?;
     marks += 1;
-    messages.extend(read(&mut listener)?.messages);
+    messages.extend(listener.drain()?.messages);
     let line = Listing::of(listener.port_id()?)?;
     println!("{} of {marks} events lost", line.lost);
     // Each for want of a page.
@@ -568,7 +496,7 @@ fn loading_without_memory_leaves_nothing() -> TestResult {
     println!("{refused} loads refused");
     expect(refused > 0, "a load to be refused")?;
     let mut listener = Listener::listen(mask::COMM)?;
-    read(&mut listener)?;
+    listener.drain()?;
     expect_eq("messages", hear(&mut listener)?, 1)?;
     expect_count(1)
 }

@@ -5,9 +5,9 @@ use nix::unistd::setsid;
 
 use crate::child;
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
-use crate::listener::Listener;
+use crate::listener::{Listener, ListenerError};
 use crate::support::scenario::{
-    every_kind, in_child, in_self, is_exit, mark, own_task, take_through_exit,
+    events_about, every_kind, in_child, in_self, is_exit, mark, own_task, take_through_exit,
 };
 use crate::test;
 use crate::wire::{Event, IGNORE, LISTEN, Received, mask};
@@ -17,29 +17,27 @@ pub const TESTS: &[Test] = &[
     test!(several_bits_get_exactly_their_kinds).covers(&[Line::C18]),
     test!(nonzero_exit_alone_gets_only_failures).covers(&[Line::C16]),
     test!(exit_and_nonzero_exit_together_get_each_exit_once).covers(&[Line::C16]),
-    test!(mask_zero_gets_everything).covers(&[Line::C18]),
-    test!(four_bytes_get_everything).covers(&[Line::C18]),
+    test!(everything_comes[mask_zero](|| Listener::listen(0))).covers(&[Line::C18]),
+    test!(everything_comes[four_bytes](Listener::listen_all)).covers(&[Line::C18]),
     test!(unknown_bits_are_left_out_of_the_mask).covers(&[Line::C18]),
     test!(listening_again_changes_the_mask).covers(&[Line::C18]),
     test!(listening_again_loses_nothing_that_both_masks_want).covers(&[Line::C18]),
-    test!(ignore_stops_delivery).covers(&[Line::C18]),
-    test!(ignore_with_a_mask_stops_delivery).covers(&[Line::C18]),
+    test!(nothing_comes_after[ignore](&[IGNORE])).covers(&[Line::C18]),
+    test!(nothing_comes_after[ignore_with_a_mask](&[
+        IGNORE,
+        mask::COMM
+    ]))
+    .covers(&[Line::C18]),
     test!(listening_after_ignore_starts_again).covers(&[Line::C18]),
-    test!(a_socket_that_never_listened_gets_nothing)
+    test!(a_socket_gets_nothing[never_listened](never_listened))
         .stock_fails("a bound socket gets every event as soon as anybody listens")
         .covers(&[Line::C24]),
-    test!(a_socket_that_stopped_listening_gets_nothing).covers(&[Line::C24]),
-    test!(a_socket_that_was_refused_gets_nothing)
+    test!(a_socket_gets_nothing[stopped_listening](stopped_listening)).covers(&[Line::C24]),
+    test!(a_socket_gets_nothing[was_refused](was_refused))
         .stock_fails("a bound socket gets every event as soon as anybody listens")
         .covers(&[Line::C24]),
-    test!(an_unbound_socket_gets_nothing_without_listening).covers(&[Line::C24]),
+    test!(a_socket_gets_nothing[unbound](unbound)).covers(&[Line::C24]),
 ];
-
-/// The events about one process, in their order.
-fn events_about(messages: &[Received], pid: i32) -> Vec<Event> {
-    let events = messages.iter().map(|received| received.event);
-    events.filter(|event| event.subject().tgid == pid).collect()
-}
 
 /// Everything that has arrived, without acknowledgements.
 fn queued(listener: &mut Listener) -> Result<Vec<Received>, Failure> {
@@ -152,20 +150,13 @@ fn exit_and_nonzero_exit_together_get_each_exit_once() -> TestResult {
     expect_eq("exits (pid, code)", got, expected)
 }
 
-/// Expects a listener to get every kind of event.
-fn expect_everything(mut listener: Listener) -> TestResult {
+/// A listener gets every kind of event.
+fn everything_comes(listen: fn() -> Result<Listener, ListenerError>) -> TestResult {
+    let mut listener = listen()?;
     let (pid, messages) = every_kind(&mut listener)?;
     let events = events_about(&messages, pid);
     let kinds = events.iter().fold(0, |kinds, event| kinds | event.bit());
     expect_eq("kinds of events", kinds, mask::ALL & !mask::NONZERO_EXIT)
-}
-
-fn mask_zero_gets_everything() -> TestResult {
-    expect_everything(Listener::listen(0)?)
-}
-
-fn four_bytes_get_everything() -> TestResult {
-    expect_everything(Listener::listen_all()?)
 }
 
 fn unknown_bits_are_left_out_of_the_mask() -> TestResult {
@@ -206,7 +197,7 @@ fn listening_again_loses_nothing_that_both_masks_want() -> TestResult {
     expect_eq("number of own events", got.len(), 2 * CHANGES)
 }
 
-fn expect_silence_after(request: &[u32]) -> TestResult {
+fn nothing_comes_after(request: &[u32]) -> TestResult {
     let mut listener = Listener::listen_all()?;
     let mut everything = Listener::listen_all()?;
     mark("before")?;
@@ -221,14 +212,6 @@ fn expect_silence_after(request: &[u32]) -> TestResult {
     expect_eq("events after the request", after, vec![])
 }
 
-fn ignore_stops_delivery() -> TestResult {
-    expect_silence_after(&[IGNORE])
-}
-
-fn ignore_with_a_mask_stops_delivery() -> TestResult {
-    expect_silence_after(&[IGNORE, mask::COMM])
-}
-
 fn listening_after_ignore_starts_again() -> TestResult {
     let mut listener = Listener::listen_all()?;
     listener.ignore()?;
@@ -238,41 +221,34 @@ fn listening_after_ignore_starts_again() -> TestResult {
     expect_eq("number of own events", got.len(), 1)
 }
 
-fn a_socket_that_never_listened_gets_nothing() -> TestResult {
-    let mut silent = Listener::open()?;
-    let mut everything = Listener::listen_all()?;
-    in_self(&mut everything, || Ok(mark("for listeners")?))?;
-    let got: Vec<_> = silent
-        .take_queued()?
-        .iter()
-        .map(|received| received.event)
-        .collect();
-    expect_eq("messages", got, vec![])
-}
-
-/// Expects a socket not to hear what another one hears.
-fn expect_unheard(silent: &mut Listener) -> TestResult {
-    let mut everything = Listener::listen_all()?;
+/// A socket does not hear what another one hears.
+fn a_socket_gets_nothing(open: fn() -> Result<Listener, Failure>) -> TestResult {
+    let mut silent = open()?;
     silent.take_queued()?;
+    let mut everything = Listener::listen_all()?;
     in_self(&mut everything, || Ok(mark("for listeners")?))?;
     expect_eq("messages", silent.take_queued()?.len(), 0)
 }
 
-fn a_socket_that_stopped_listening_gets_nothing() -> TestResult {
-    let mut silent = Listener::listen_all()?;
-    silent.ignore()?;
-    expect_unheard(&mut silent)
+fn never_listened() -> Result<Listener, Failure> {
+    Ok(Listener::open()?)
 }
 
-fn a_socket_that_was_refused_gets_nothing() -> TestResult {
-    let mut silent = Listener::open()?;
-    silent.request(&[99])?;
-    silent.request(&[LISTEN, mask::COMM, 0])?;
-    expect_unheard(&mut silent)
+fn stopped_listening() -> Result<Listener, Failure> {
+    let socket = Listener::listen_all()?;
+    socket.ignore()?;
+    Ok(socket)
 }
 
-fn an_unbound_socket_gets_nothing_without_listening() -> TestResult {
-    let mut socket = netlink_sys::Socket::new(nix::libc::NETLINK_CONNECTOR as isize)?;
-    socket.bind_auto()?;
-    expect_unheard(&mut Listener::from(socket))
+fn was_refused() -> Result<Listener, Failure> {
+    let socket = Listener::open()?;
+    socket.request(&[99])?;
+    socket.request(&[LISTEN, mask::COMM, 0])?;
+    Ok(socket)
+}
+
+fn unbound() -> Result<Listener, Failure> {
+    let mut socket = Listener::open_unbound()?;
+    socket.socket().bind_auto()?;
+    Ok(socket)
 }

@@ -8,53 +8,44 @@ use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
 use crate::child::{self, own_tid};
-use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::harness::{Declaration, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
-use crate::support::scenario::{Scene, events_of, in_child, own_task};
+use crate::support::scenario::{
+    Scene, events_about, events_of, in_child, own_task, take_through_exit,
+};
 use crate::test;
 use crate::wire::{Event, Task, mask};
 
-pub const TESTS: &[Test] = &[
-    test!(names_parent_and_child).covers(&[Line::C7]),
-    test!(names_parent_and_child_of_vfork).covers(&[Line::C7]),
-    test!(names_the_real_parent_of_clone_parent).covers(&[Line::C7]),
-    test!(names_the_thread_and_the_parent_of_its_process).covers(&[Line::C7]),
-    test!(comes_before_any_event_of_the_child).covers(&[Line::C7]),
-    test!(does_not_come_when_fork_fails).covers(&[Line::C7]),
-];
+pub const TESTS: &[Test] = &Declaration::new().covers(&[Line::C7]).of([
+    test!(names_parent_and_child[fork](libc::SIGCHLD)),
+    test!(names_parent_and_child[vfork](
+        libc::CLONE_VFORK | libc::SIGCHLD
+    )),
+    test!(names_the_real_parent_of_clone_parent),
+    test!(names_the_thread_and_the_parent_of_its_process),
+    test!(comes_before_any_event_of_the_child),
+    test!(does_not_come_when_fork_fails),
+]);
 
 /// The FORK events of a new process.
 fn forks(scene: &Scene, child: i32) -> Vec<Event> {
     events_of(&scene.messages, mask::FORK, child)
 }
 
-fn names_parent_and_child() -> TestResult {
-    let mut listener = Listener::listen_all()?;
-    let scene = in_child(&mut listener, || clone_and_wait(libc::SIGCHLD))?;
-    let expected = Event::Fork {
-        parent: scene.child,
-        child: Task::leader(scene.number),
-    };
-    expect_eq("events", forks(&scene, scene.number), vec![expected])
-}
-
-fn names_parent_and_child_of_vfork() -> TestResult {
+/// With the flags of clone(2) that the libc's function has.
+fn names_parent_and_child(flags: i32) -> TestResult {
     let mut listener = Listener::listen_all()?;
     let scene = in_child(&mut listener, || {
-        clone_and_wait(libc::CLONE_VFORK | libc::SIGCHLD)
+        let child = child::clone_with(flags, || 0)?;
+        let pid = child.pid().as_raw();
+        child.wait()?;
+        Ok(pid)
     })?;
     let expected = Event::Fork {
         parent: scene.child,
         child: Task::leader(scene.number),
     };
     expect_eq("events", forks(&scene, scene.number), vec![expected])
-}
-
-fn clone_and_wait(flags: i32) -> Result<i32, Failure> {
-    let child = child::clone_with(flags, || 0)?;
-    let pid = child.pid().as_raw();
-    child.wait()?;
-    Ok(pid)
 }
 
 fn names_the_real_parent_of_clone_parent() -> TestResult {
@@ -95,13 +86,10 @@ fn comes_before_any_event_of_the_child() -> TestResult {
     let mut listener = Listener::listen_all()?;
     let child = child::fork(|| 0)?;
     let pid = child.pid().as_raw();
-    let messages = crate::support::scenario::take_through_exit(&mut listener, pid)?;
+    let messages = take_through_exit(&mut listener, pid)?;
     child.wait()?;
-    let kinds: Vec<_> = messages
-        .iter()
-        .filter(|received| received.event.subject().tgid == pid)
-        .map(|received| received.event.kind())
-        .collect();
+    let events = events_about(&messages, pid);
+    let kinds = events.iter().map(Event::kind).collect();
     expect_eq("kinds of events", kinds, vec!["fork", "exit"])
 }
 

@@ -15,7 +15,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::child::{self, Gate, pidfd};
-use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::support::cgroup::{self, Group};
 use crate::support::clone3::{CLONE_INTO_CGROUP, End, arguments, clone3};
@@ -25,24 +25,16 @@ use crate::support::scheduling::{run_first, share_a_cpu};
 use crate::test;
 use crate::wire::{Event, Task, mask};
 
-pub const TESTS: &[Test] = &[
-    test!(a_child_is_in_its_parents_cgroup)
-        .covers(&[Line::C47])
-        .stock_fails("the child is in the root still"),
-    test!(a_thread_is_in_its_processs_cgroup)
-        .covers(&[Line::C47])
-        .stock_fails("the thread is in the root still"),
+pub const TESTS: &[Test] = &Declaration::new().covers(&[Line::C47]).of([
+    test!(a_child_is_in_its_parents_cgroup).stock_fails("the child is in the root still"),
+    test!(a_thread_is_in_its_processs_cgroup).stock_fails("the thread is in the root still"),
     test!(a_child_of_clone_into_cgroup_is_in_that_cgroup)
-        .covers(&[Line::C47])
         .stock_fails("the child is in the root still"),
     test!(an_oom_score_that_is_set_when_fork_is_read_stays)
-        .covers(&[Line::C47])
         .stock_fails("the parent's is copied over it afterwards"),
-    test!(perf_has_recorded_the_fork)
-        .covers(&[Line::C47])
-        .stock_fails("it is recorded afterwards"),
-    test!(the_pidfd_of_clone_pidfd_is_open).covers(&[Line::C47]),
-];
+    test!(perf_has_recorded_the_fork).stock_fails("it is recorded afterwards"),
+    test!(the_pidfd_of_clone_pidfd_is_open),
+]);
 
 /// How many children are made in a test.
 const ROUNDS: i32 = 5;

@@ -5,38 +5,34 @@
 //! A process is looked at while it waits, so that what is seen is the process's own.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl::set_child_subreaper;
 use nix::sys::resource::{Resource, setrlimit};
-use nix::sys::signal::{SigHandler, Signal, raise, signal};
+use nix::sys::signal::{Signal, raise};
 use nix::sys::socket::{MsgFlags, recv};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Gid, Pid, Uid, execv, setgid, setsid, setuid};
 
 use crate::child::{self, Child, Gate, allow_descriptors, own_pid, own_tid, pidfd};
-use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::identities;
 use crate::listener::{EVENT_LIMIT, Listener};
 use crate::loads::containers::{ALL_LIMIT, is_room};
 use crate::proc_stat::{Stat, TICK};
-use crate::support::cgroup::Group;
+use crate::support::cgroup::{Cgroup, Group};
 use crate::support::clone3::{CLONE_INTO_CGROUP, arguments, clone3};
-use crate::support::container::{Container, Handover, PID, open};
+use crate::support::container::{Container, Handover, PID, SECONDS_AHEAD, open, with_other_clock};
 use crate::support::polling::poll_until_done;
-use crate::support::process::{status, succeed};
+use crate::support::process::{ignore_children, status, succeed};
 use crate::support::procfs::cgroup_of;
 use crate::support::scenario::{every_kind, is_exit, mark, own_task, take_through_exit};
-use crate::support::sequence_numbers::{cpu_and_seq, missing};
+use crate::support::sequence_numbers::{first_numbers, missing};
 use crate::support::sessions::fork_as;
 use crate::support::stock::NO_FLAGS;
 use crate::support::tracer::trace;
@@ -47,115 +43,49 @@ use crate::wire::{
     NLMSG_EVENT, Received, mask, proc_listen,
 };
 
-pub const TESTS: &[Test] = &[
-    test!(a_fork_has_the_new_process_and_its_parent)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C52]),
-    test!(a_fork_of_a_thread_has_the_thread_and_its_process)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C52]),
-    test!(an_exec_has_the_process)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C52]),
-    test!(a_change_of_user_ids_has_the_process)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C52]),
-    test!(a_change_of_group_ids_has_the_process)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C52]),
-    test!(a_change_of_ids_by_a_thread_has_the_thread)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C52]),
-    test!(a_new_session_has_the_process_and_its_parent)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C52]),
-    test!(an_attach_has_the_thread_and_the_tracer)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C52]),
-    test!(a_detach_has_the_thread_and_no_tracer)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C52]),
-    test!(a_new_name_has_the_thread)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C52]),
-    test!(a_coredump_has_the_thread_that_caused_it)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C52]),
-    test!(an_exit_has_the_process_and_its_parent)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C52]),
-    test!(an_exit_of_a_thread_has_the_thread)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C52]),
-    test!(an_end_of_a_session_has_its_leader)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C52]),
-    test!(an_exec_by_another_thread_ends_that_thread_and_keeps_the_process)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C45, Line::C52]),
-    test!(the_end_of_an_auto_reaped_child_has_all_that_it_was)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C52]),
-    test!(the_end_of_an_orphan_has_its_new_parent)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C52]),
-    test!(every_kind_of_event_has_the_cgroup_of_its_process)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C52]),
-    test!(a_process_that_moves_has_another_cgroup_from_then_on)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C52]),
-    test!(a_fork_into_a_cgroup_has_that_cgroup)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C47, Line::C52]),
-    test!(the_start_is_that_of_proc_stat)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C52]),
-    test!(a_thread_has_the_start_of_its_process)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C52]),
-    test!(the_start_is_by_the_clock_of_the_listeners_time_namespace)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C21, Line::C52]),
-    test!(each_listener_gets_the_start_by_its_own_clock)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C21, Line::C52]),
-    test!(who_cannot_be_seen_has_no_number)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C21, Line::C52]),
-    test!(numbers_are_the_same_in_all_pid_namespaces)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C21, Line::C52])
-        .limit(Duration::from_secs(20)),
-    test!(a_late_end_is_told_from_the_begin_of_who_has_the_pid_now)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C52]),
-    test!(a_late_end_is_told_from_that_begin_in_a_container)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C21, Line::C52]),
-    test!(an_event_has_116_bytes)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C52]),
-    test!(an_answer_has_76_bytes_still)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C19, Line::C52]),
-    test!(what_is_in_front_is_what_others_get)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C3, Line::C52]),
-    test!(each_listener_gets_the_form_that_it_asked_for)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C52, Line::C54]),
-    test!(listening_again_begins_and_ends_it_without_a_gap)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C5, Line::C18, Line::C52]),
-    test!(events_that_share_a_datagram_have_one_each)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C52, Line::C54]),
-    test!(two_hundred_containers_are_told_apart_by_their_cgroups)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C52])
-        .limit(Duration::from_secs(120)),
-];
+pub const TESTS: &[Test] = &Declaration::new()
+    .not_on_stock(NO_FLAGS)
+    .covers(&[Line::C52])
+    .of([
+        test!(has_the_process[fork](mask::FORK, nothing)),
+        test!(the_begin_and_the_end_of_a_thread_have_the_thread),
+        test!(has_the_process[exec](mask::EXEC, exec)),
+        test!(has_the_process[uid](mask::UID, change_uid)),
+        test!(has_the_process[gid](mask::GID, change_gid)),
+        test!(has_the_thread[uid](mask::UID, change_own_uid)),
+        test!(has_the_thread[gid](mask::GID, change_own_gid)),
+        test!(has_the_process[sid](mask::SID, lead)),
+        test!(tracing_has_the_thread_and_the_tracer),
+        test!(has_the_thread[comm](mask::COMM, rename)),
+        test!(has_the_thread[coredump](mask::COREDUMP, abort)),
+        test!(has_the_process[exit](mask::EXIT, nothing)),
+        test!(has_the_process[session_end](mask::SESSION_END, lead)),
+        test!(an_exec_by_another_thread_ends_that_thread_and_keeps_the_process)
+            .covers(&[Line::C45]),
+        test!(the_end_of_an_auto_reaped_child_has_all_that_it_was),
+        test!(the_end_of_an_orphan_has_its_new_parent),
+        test!(every_kind_of_event_has_the_cgroup_of_its_process),
+        test!(a_process_that_moves_has_another_cgroup_from_then_on),
+        test!(a_fork_into_a_cgroup_has_that_cgroup).covers(&[Line::C47]),
+        test!(the_start_is_that_of_proc_stat),
+        test!(a_thread_has_the_start_of_its_process),
+        test!(the_start_is_by_the_clock_of_the_listeners_time_namespace).covers(&[Line::C21]),
+        test!(each_listener_gets_the_start_by_its_own_clock).covers(&[Line::C21]),
+        test!(who_cannot_be_seen_has_no_number).covers(&[Line::C21]),
+        test!(numbers_are_the_same_in_all_pid_namespaces)
+            .limit(Duration::from_secs(20))
+            .covers(&[Line::C21]),
+        test!(a_late_end_is_told_from_the_begin_of_who_has_the_pid_now),
+        test!(a_late_end_is_told_from_that_begin_in_a_container).covers(&[Line::C21]),
+        test!(an_event_has_116_bytes),
+        test!(an_answer_has_76_bytes_still).covers(&[Line::C19]),
+        test!(what_is_in_front_is_what_others_get).covers(&[Line::C3]),
+        test!(each_listener_gets_the_form_that_it_asked_for).covers(&[Line::C54]),
+        test!(listening_again_begins_and_ends_it_without_a_gap).covers(&[Line::C5, Line::C18]),
+        test!(events_that_share_a_datagram_have_one_each).covers(&[Line::C54]),
+        test!(two_hundred_containers_are_told_apart_by_their_cgroups)
+            .limit(Duration::from_secs(120)),
+    ]);
 
 /// The number of a process, as a pidfd has it.
 fn number(pid: i32) -> Result<u64, Failure> {
@@ -313,91 +243,39 @@ fn exec() -> TestResult {
     Ok(())
 }
 
-fn a_fork_has_the_new_process_and_its_parent() -> TestResult {
-    let observation = observe(mask::FORK, || Ok(()))?;
-    observation.expect(mask::FORK, &[observation.who.process(own_number()?)])
-}
-
-fn a_fork_of_a_thread_has_the_thread_and_its_process() -> TestResult {
-    let observation = observe_thread(mask::FORK, |_| Ok(()), || Ok(()))?;
-    // A thread's parent is its process's.
-    let parent = own_number()?;
-    let forks = [
-        observation.who.process(parent),
-        observation.who.thread(observation.thread, parent),
-    ];
-    observation.expect(mask::FORK, &forks)
-}
-
-fn an_exec_has_the_process() -> TestResult {
-    let observation = observe(mask::EXEC, exec)?;
-    observation.expect(mask::EXEC, &[observation.who.process(0)])
+fn nothing() -> TestResult {
+    Ok(())
 }
 
 /// A user and group that nobody is.
 const ID: u32 = 4242;
 
-fn a_change_of_user_ids_has_the_process() -> TestResult {
-    let observation = observe(mask::UID, || Ok(setuid(Uid::from_raw(ID))?))?;
-    observation.expect(mask::UID, &[observation.who.process(0)])
+fn change_uid() -> TestResult {
+    Ok(setuid(Uid::from_raw(ID))?)
 }
 
-fn a_change_of_group_ids_has_the_process() -> TestResult {
-    let observation = observe(mask::GID, || Ok(setgid(Gid::from_raw(ID))?))?;
-    observation.expect(mask::GID, &[observation.who.process(0)])
+fn change_gid() -> TestResult {
+    Ok(setgid(Gid::from_raw(ID))?)
 }
 
-fn a_change_of_ids_by_a_thread_has_the_thread() -> TestResult {
-    // The library's functions change the ids of all threads.
-    let change = |call| {
-        // SAFETY: The call takes a number.
-        Errno::result(unsafe { libc::syscall(call, ID) }).map(drop)
-    };
-    let observation = observe_thread(
-        mask::UID | mask::GID,
-        |_| Ok(()),
-        || {
-            change(libc::SYS_setgid)?;
-            Ok(change(libc::SYS_setuid)?)
-        },
-    )?;
-    let thread = observation.who.thread(observation.thread, 0);
-    observation.expect(mask::GID, &[thread])?;
-    observation.expect(mask::UID, &[thread])
+/// Of the calling thread. The library's functions change the ids of all threads.
+fn change_own_uid() -> TestResult {
+    // SAFETY: The call takes a number.
+    Ok(Errno::result(unsafe { libc::syscall(libc::SYS_setuid, ID) }).map(drop)?)
 }
 
-fn a_new_session_has_the_process_and_its_parent() -> TestResult {
-    let observation = observe(mask::SID, || Ok(setsid().map(drop)?))?;
-    observation.expect(mask::SID, &[observation.who.process(own_number()?)])
+/// The same of group ids.
+fn change_own_gid() -> TestResult {
+    // SAFETY: The call takes a number.
+    Ok(Errno::result(unsafe { libc::syscall(libc::SYS_setgid, ID) }).map(drop)?)
 }
 
-/// The first or the second of two events about a thread that is traced and let go.
-fn observe_tracing(which: usize) -> Result<Observation, Failure> {
-    let mut observation = observe_thread(mask::PTRACE, trace, || Ok(()))?;
-    let of_kind = |received: &Received| received.event.bit() == mask::PTRACE;
-    observation.events.retain(of_kind);
-    expect_eq("events", observation.events.len(), 2)?;
-    observation.events = vec![observation.events[which]];
-    Ok(observation)
+fn lead() -> TestResult {
+    Ok(setsid().map(drop)?)
 }
 
-fn an_attach_has_the_thread_and_the_tracer() -> TestResult {
-    let observation = observe_tracing(0)?;
-    let attached = observation.who.thread(observation.thread, own_number()?);
-    observation.expect(mask::PTRACE, &[attached])
-}
-
-fn a_detach_has_the_thread_and_no_tracer() -> TestResult {
-    let observation = observe_tracing(1)?;
-    observation.expect(
-        mask::PTRACE,
-        &[observation.who.thread(observation.thread, 0)],
-    )
-}
-
-fn a_new_name_has_the_thread() -> TestResult {
-    let observation = observe_thread(mask::COMM, |_| Ok(()), || Ok(mark("renamed")?))?;
-    observation.expect(mask::COMM, &[observation.who.thread(observation.thread, 0)])
+fn rename() -> TestResult {
+    Ok(mark("renamed")?)
 }
 
 /// Dies of a signal that would dump core.
@@ -406,30 +284,43 @@ fn abort() -> TestResult {
     Ok(raise(Signal::SIGABRT)?)
 }
 
-fn a_coredump_has_the_thread_that_caused_it() -> TestResult {
-    let observation = observe_thread(mask::COREDUMP, |_| Ok(()), abort)?;
-    let thread = observation.who.thread(observation.thread, own_number()?);
-    observation.expect(mask::COREDUMP, &[thread])
+/// The other process of an event of this kind, where this process is the parent; 0 if there is none.
+fn other_in(bit: u32) -> Result<u64, Failure> {
+    const WITH_PARENT: u32 = mask::FORK | mask::SID | mask::COREDUMP | mask::EXIT;
+    match bit & WITH_PARENT {
+        0 => Ok(0),
+        _ => own_number(),
+    }
 }
 
-fn an_exit_has_the_process_and_its_parent() -> TestResult {
-    let observation = observe(mask::EXIT, || Ok(()))?;
-    observation.expect(mask::EXIT, &[observation.who.process(own_number()?)])
+/// An event about a process, or its first thread, which does something.
+fn has_the_process(bit: u32, function: fn() -> TestResult) -> TestResult {
+    let observation = observe(bit, function)?;
+    observation.expect(bit, &[observation.who.process(other_in(bit)?)])
 }
 
-fn an_exit_of_a_thread_has_the_thread() -> TestResult {
-    let observation = observe_thread(mask::EXIT, |_| Ok(()), || Ok(()))?;
+/// The same about a second thread.
+fn has_the_thread(bit: u32, function: fn() -> TestResult) -> TestResult {
+    let observation = observe_thread(bit, |_| Ok(()), function)?;
+    let (who, thread) = (&observation.who, observation.thread);
+    observation.expect(bit, &[who.thread(thread, other_in(bit)?)])
+}
+
+fn the_begin_and_the_end_of_a_thread_have_the_thread() -> TestResult {
+    let observation = observe_thread(mask::FORK | mask::EXIT, |_| Ok(()), nothing)?;
+    // A thread's parent is its process's.
     let parent = own_number()?;
-    let ends = [
-        observation.who.thread(observation.thread, parent),
-        observation.who.process(parent),
-    ];
-    observation.expect(mask::EXIT, &ends)
+    let process = observation.who.process(parent);
+    let thread = observation.who.thread(observation.thread, parent);
+    observation.expect(mask::FORK, &[process, thread])?;
+    observation.expect(mask::EXIT, &[thread, process])
 }
 
-fn an_end_of_a_session_has_its_leader() -> TestResult {
-    let observation = observe(mask::SESSION_END, || Ok(setsid().map(drop)?))?;
-    observation.expect(mask::SESSION_END, &[observation.who.process(0)])
+fn tracing_has_the_thread_and_the_tracer() -> TestResult {
+    let observation = observe_thread(mask::PTRACE, trace, nothing)?;
+    let attached = observation.who.thread(observation.thread, own_number()?);
+    let detached = observation.who.thread(observation.thread, 0);
+    observation.expect(mask::PTRACE, &[attached, detached])
 }
 
 fn an_exec_by_another_thread_ends_that_thread_and_keeps_the_process() -> TestResult {
@@ -446,8 +337,7 @@ fn an_exec_by_another_thread_ends_that_thread_and_keeps_the_process() -> TestRes
 
 fn the_end_of_an_auto_reaped_child_has_all_that_it_was() -> TestResult {
     let mut listener = Listener::listen_with(mask::EXIT, IDENTITY)?;
-    // SAFETY: No handler is installed.
-    unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }?;
+    ignore_children()?;
     let go = Gate::new()?;
     let pid = child::fork(|| i32::from(go.pass().is_err()))?.into_pid();
     let who = ProcessInfo::of(pid.as_raw())?;
@@ -484,20 +374,17 @@ fn the_end_of_an_orphan_has_its_new_parent() -> TestResult {
     expect_eq("identities of FORK and EXIT", got, expected)
 }
 
-/// Everything that can be asked for.
-const ALL: u32 = mask::ALL | mask::SESSION_END;
-
 fn every_kind_of_event_has_the_cgroup_of_its_process() -> TestResult {
     let group = Group::new()?;
     let id = group.id()?;
     succeed(child::fork(|| {
         status(|| {
             group.enter()?;
-            let mut listener = Listener::listen_with(ALL, IDENTITY)?;
+            let mut listener = Listener::listen_with(mask::EVERYTHING, IDENTITY)?;
             let (pid, mut events) = every_kind(&mut listener)?;
             events.retain(|received| received.event.subject().tgid == pid);
             let kinds = events.iter().fold(0, |bits, one| bits | one.event.bit());
-            expect_eq("kinds", kinds, ALL & !mask::NONZERO_EXIT)?;
+            expect_eq("kinds", kinds, mask::EVERYTHING & !mask::NONZERO_EXIT)?;
             for received in &events {
                 let cgroup = exact(received)?.cgroup;
                 expect_eq(received.event.kind(), cgroup, id)?;
@@ -613,23 +500,6 @@ fn a_thread_has_the_start_of_its_process() -> TestResult {
     )
 }
 
-/// How far clocks go ahead in the time namespaces of these tests, in seconds.
-const OFFSET: u64 = 100_000;
-
-/// Runs a function in a time namespace of its own; what is returned is a process outside of it.
-fn with_other_clock(function: impl FnOnce() -> TestResult) -> Result<Child, Failure> {
-    if !Path::new("/proc/self/ns/time").exists() {
-        return Err(Failure::skip("the kernel has no CONFIG_TIME_NS"));
-    }
-    Ok(child::fork(|| {
-        status(|| {
-            unshare(CloneFlags::from_bits_retain(libc::CLONE_NEWTIME))?;
-            fs::write("/proc/self/timens_offsets", format!("boottime {OFFSET} 0"))?;
-            succeed(child::fork(|| status(function))?)
-        })
-    })?)
-}
-
 fn the_start_is_by_the_clock_of_the_listeners_time_namespace() -> TestResult {
     let mut outside = Listener::listen_with(mask::COMM, IDENTITY)?;
     let handover = Handover::new()?;
@@ -661,7 +531,7 @@ fn the_start_is_by_the_clock_of_the_listeners_time_namespace() -> TestResult {
     let ticks: Vec<_> = starts.iter().map(|start_ns| start_ns / TICK).collect();
     expect_eq("ticks", ticks, vec![start_inside, start_outside])?;
     let offset = Duration::from_nanos(starts[0].wrapping_sub(starts[1]));
-    expect_eq("offset", offset, Duration::from_secs(OFFSET))
+    expect_eq("offset", offset, Duration::from_secs(SECONDS_AHEAD))
 }
 
 fn each_listener_gets_the_start_by_its_own_clock() -> TestResult {
@@ -693,7 +563,7 @@ fn each_listener_gets_the_start_by_its_own_clock() -> TestResult {
         let comm = listener.wait_for("COMM", |received| received.event.bit() == mask::COMM)?;
         let mut expected = own.process(0);
         if is_ahead {
-            expected.start_ns += OFFSET * 1_000_000_000;
+            expected.start_ns += SECONDS_AHEAD * 1_000_000_000;
         }
         let expected = (flags == IDENTITY).then_some(expected);
         let got = match comm.identity {
@@ -703,17 +573,6 @@ fn each_listener_gets_the_start_by_its_own_clock() -> TestResult {
         expect_eq("identity", got, expected)?;
     }
     Ok(())
-}
-
-/// A listener that a process of a container opened, with identities.
-fn listen_inside(container: &Container, mask: u32) -> Result<Listener, Failure> {
-    let handover = Handover::new()?;
-    container.run(|| {
-        let inside = open()?;
-        inside.request(&proc_listen(LISTEN, mask, IDENTITY))?;
-        handover.send(&inside)
-    })?;
-    handover.receive()
 }
 
 /// Takes all events of a process up to its end: the kind of each, and who else is in it.
@@ -729,7 +588,7 @@ fn others(listener: &mut Listener, pid: i32) -> Result<Vec<(&'static str, u64)>,
 fn who_cannot_be_seen_has_no_number() -> TestResult {
     let container = Container::idle(PID)?;
     let asked = mask::FORK | mask::SID | mask::PTRACE | mask::COREDUMP | mask::EXIT;
-    let mut inside = listen_inside(&container, asked)?;
+    let mut inside = container.listen_by(&proc_listen(LISTEN, asked, IDENTITY))?;
     let mut outside = Listener::listen_with(asked, IDENTITY)?;
     let (ready, go) = (Gate::new()?, Gate::new()?);
     let maker = child::fork(|| {
@@ -771,13 +630,12 @@ fn who_cannot_be_seen_has_no_number() -> TestResult {
 fn numbers_are_the_same_in_all_pid_namespaces() -> TestResult {
     let handover = Handover::new()?;
     let go = Gate::new()?;
-    let mut outside = Listener::listen_with(ALL, IDENTITY)?;
+    let mut outside = Listener::listen_with(mask::EVERYTHING, IDENTITY)?;
     let container = Container::start(PID, || {
-        let listener = open()?;
-        listener.request(&proc_listen(LISTEN, ALL, IDENTITY))?;
-        handover.send(&listener)?;
+        let request = proc_listen(LISTEN, mask::EVERYTHING, IDENTITY);
+        handover.listen(&request)?;
         go.pass()?;
-        every_kind(&mut Listener::listen(ALL)?).map(drop)
+        every_kind(&mut Listener::listen(mask::EVERYTHING)?).map(drop)
     })?;
     let mut inside = handover.receive_from(&container)?;
     let init = container.task().pid;
@@ -883,8 +741,7 @@ fn a_late_end_is_told_from_that_begin_in_a_container() -> TestResult {
 /// A listener for renames with identities, whose answer was read.
 fn listen(flags: u32) -> Result<Listener, Failure> {
     let mut listener = Listener::listen_with(mask::COMM, IDENTITY | flags)?;
-    let answer = listener.wait_for("the answer", |received| received.event.bit() == 0)?;
-    expect_eq("answer", answer.event, Event::Ack { err: 0 })?;
+    first_numbers(&mut listener)?;
     Ok(listener)
 }
 
@@ -926,8 +783,8 @@ fn an_answer_has_76_bytes_still() -> TestResult {
 }
 
 fn what_is_in_front_is_what_others_get() -> TestResult {
-    let mut with = Listener::listen_with(ALL, IDENTITY)?;
-    let mut without = Listener::listen(ALL)?;
+    let mut with = Listener::listen_with(mask::EVERYTHING, IDENTITY)?;
+    let mut without = Listener::listen(mask::EVERYTHING)?;
     let (pid, _) = every_kind(&mut Listener::listen_all()?)?;
     let mut taken = Vec::new();
     for listener in [&mut with, &mut without] {
@@ -987,9 +844,7 @@ fn each_listener_gets_the_form_that_it_asked_for() -> TestResult {
 
 fn listening_again_begins_and_ends_it_without_a_gap() -> TestResult {
     let mut listener = Listener::listen(mask::COMM)?;
-    let answer = listener.wait_for("the answer", |received| received.event.bit() == 0)?;
-    let (cpu, seq) = cpu_and_seq(&answer);
-    let first = BTreeMap::from([(cpu, seq.wrapping_add(1))]);
+    let first = first_numbers(&mut listener)?;
     let mut events = Vec::new();
     for flags in [IDENTITY, 0, IDENTITY | BATCH, BATCH, IDENTITY, IDENTITY] {
         listener.request(&proc_listen(LISTEN, mask::COMM, flags))?;
@@ -1015,10 +870,7 @@ fn events_that_share_a_datagram_have_one_each() -> TestResult {
     for _ in 0..EVENTS {
         mark("in a batch")?;
     }
-    let mut datagrams = Vec::new();
-    while let Some(datagram) = listener.receive_datagram()? {
-        datagrams.push(datagram);
-    }
+    let datagrams = listener.take_datagrams()?;
     let lengths: Vec<_> = datagrams.iter().map(Vec::len).collect();
     println!("{lengths:?}");
     for received in datagrams.iter().flatten() {
@@ -1041,42 +893,6 @@ const CONTAINERS: usize = 200;
 /// Processes that each of them makes.
 const FORKS: usize = 5;
 
-/// Groups below one of a test, which go when this is dropped: nobody may be in them by then.
-struct Groups {
-    within: Group,
-    made: Vec<PathBuf>,
-}
-
-impl Groups {
-    /// Makes one more; its directory and its id.
-    fn add(&mut self) -> Result<(PathBuf, u64), Failure> {
-        let name = format!("container-{}", self.made.len());
-        let directory = self.within.directory().join(name);
-        fs::create_dir(&directory)?;
-        self.made.push(directory.clone());
-        let id = fs::metadata(&directory)?.ino();
-        Ok((directory, id))
-    }
-}
-
-impl Drop for Groups {
-    fn drop(&mut self) {
-        let limit = timeouts::deadline(EVENT_LIMIT);
-        for directory in &self.made {
-            // A task is in its group for a moment after it was reaped, and nothing tells when it is
-            // not any more.
-            while let Err(error) = fs::remove_dir(directory) {
-                let busy = error.raw_os_error() == Some(libc::EBUSY);
-                if !busy || Instant::now() > limit {
-                    eprintln!("{} is left: {error}", directory.display());
-                    break;
-                }
-                thread::yield_now();
-            }
-        }
-    }
-}
-
 /// What was told of a container: who was forked, and who ended.
 #[derive(Default)]
 struct Share {
@@ -1086,10 +902,8 @@ struct Share {
 }
 
 fn two_hundred_containers_are_told_apart_by_their_cgroups() -> TestResult {
-    let mut groups = Groups {
-        within: Group::new()?,
-        made: Vec::new(),
-    };
+    let group = Group::new()?;
+    let mut cgroups = Vec::new();
     allow_descriptors(CONTAINERS)?;
     let mut listener = Listener::listen_with(mask::FORK | mask::EXIT, IDENTITY)?;
     let (ready, begin) = (Gate::new()?, Gate::new()?);
@@ -1097,9 +911,11 @@ fn two_hundred_containers_are_told_apart_by_their_cgroups() -> TestResult {
     // The first process of each, as it is known outside, and its number.
     let mut firsts = BTreeMap::new();
     while containers.len() < CONTAINERS && is_room()? {
-        let (directory, id) = groups.add()?;
+        let name = format!("container-{}", containers.len());
+        let cgroup = Cgroup::within(&group.directory(), &name)?;
+        let id = cgroup.id()?;
         let container = Container::start(PID, || {
-            fs::write(directory.join("cgroup.procs"), "0")?;
+            cgroup.add(0)?;
             ready.open(0)?;
             begin.pass_within(timeouts::scaled(ALL_LIMIT))?;
             (0..FORKS).try_for_each(|_| succeed(child::fork(|| 0)?))
@@ -1109,6 +925,7 @@ fn two_hundred_containers_are_told_apart_by_their_cgroups() -> TestResult {
         let known = firsts.insert(id, (first, number(first)?));
         expect_eq("another cgroup of that id", known, None)?;
         containers.push(container);
+        cgroups.push(cgroup);
     }
     println!("{} containers", containers.len());
     expect(!containers.is_empty(), "memory for a container")?;

@@ -13,40 +13,47 @@ use crate::test;
 use crate::wire::{Event, mask};
 
 pub const TESTS: &[Test] = &[
-    test!(uid_comes_for_the_real_id).covers(&[Line::C9]),
-    test!(uid_comes_for_the_effective_id).covers(&[Line::C9]),
-    test!(uid_comes_for_the_saved_id).covers(&[Line::C9]),
-    test!(uid_comes_for_the_file_system_id).covers(&[Line::C9]),
-    test!(uid_comes_once_for_all_ids_together).covers(&[Line::C9]),
-    test!(uid_does_not_come_when_nothing_changes).covers(&[Line::C9]),
-    test!(gid_comes_for_the_real_id).covers(&[Line::C10]),
-    test!(gid_comes_for_the_effective_id).covers(&[Line::C10]),
-    test!(gid_comes_for_the_saved_id).covers(&[Line::C10]),
-    test!(gid_comes_for_the_file_system_id).covers(&[Line::C10]),
-    test!(gid_comes_once_for_all_ids_together).covers(&[Line::C10]),
-    test!(gid_does_not_come_when_nothing_changes).covers(&[Line::C10]),
+    test!(uid_follows[real_id](REAL_ID)).covers(UID),
+    test!(uid_follows[effective_id](EFFECTIVE_ID)).covers(UID),
+    test!(uid_follows[saved_id](SAVED_ID)).covers(UID),
+    test!(uid_follows[all_ids](ALL_IDS)).covers(UID),
+    test!(uid_follows[no_change](NO_CHANGE)).covers(UID),
+    test!(uid_comes_for_the_file_system_id).covers(UID),
+    test!(gid_follows[real_id](REAL_ID)).covers(GID),
+    test!(gid_follows[effective_id](EFFECTIVE_ID)).covers(GID),
+    test!(gid_follows[saved_id](SAVED_ID)).covers(GID),
+    test!(gid_follows[all_ids](ALL_IDS)).covers(GID),
+    test!(gid_follows[no_change](NO_CHANGE)).covers(GID),
+    test!(gid_comes_for_the_file_system_id).covers(GID),
     test!(uid_and_gid_both_come_when_both_change).covers(&[Line::C9, Line::C10]),
 ];
+
+const UID: &[Line] = &[Line::C9];
+const GID: &[Line] = &[Line::C10];
 
 const SAME: u32 = u32::MAX;
 const OTHER: u32 = 4242;
 const THIRD: u32 = 4243;
 
-fn set_uids(real: u32, effective: u32, saved: u32) -> Result<i32, Failure> {
-    setresuid(
-        Uid::from_raw(real),
-        Uid::from_raw(effective),
-        Uid::from_raw(saved),
-    )?;
+/// The real, effective and saved id that are set, and the events that come: the real and the effective
+/// id in each.
+type Change = ([u32; 3], &'static [(u32, u32)]);
+
+const REAL_ID: Change = ([OTHER, SAME, SAME], &[(OTHER, 0)]);
+const EFFECTIVE_ID: Change = ([SAME, OTHER, SAME], &[(0, OTHER)]);
+const SAVED_ID: Change = ([SAME, SAME, OTHER], &[(0, 0)]);
+const ALL_IDS: Change = ([OTHER, THIRD, OTHER], &[(OTHER, THIRD)]);
+const NO_CHANGE: Change = ([0, 0, 0], &[]);
+
+fn set_uids(ids: [u32; 3]) -> Result<i32, Failure> {
+    let [real, effective, saved] = ids.map(Uid::from_raw);
+    setresuid(real, effective, saved)?;
     Ok(0)
 }
 
-fn set_gids(real: u32, effective: u32, saved: u32) -> Result<i32, Failure> {
-    setresgid(
-        Gid::from_raw(real),
-        Gid::from_raw(effective),
-        Gid::from_raw(saved),
-    )?;
+fn set_gids(ids: [u32; 3]) -> Result<i32, Failure> {
+    let [real, effective, saved] = ids.map(Gid::from_raw);
+    setresgid(real, effective, saved)?;
     Ok(0)
 }
 
@@ -60,14 +67,12 @@ fn expect_ids(
     let mut listener = Listener::listen_all()?;
     let scene = in_child(&mut listener, change)?;
     let task = scene.child;
-    let uids: Vec<_> = uids
-        .iter()
-        .map(|(real, effective)| (task, *real, *effective))
-        .collect();
-    let gids: Vec<_> = gids
-        .iter()
-        .map(|(real, effective)| (task, *real, *effective))
-        .collect();
+    let of_child = |ids: &[(u32, u32)]| -> Vec<_> {
+        let ids = ids
+            .iter()
+            .map(|(real, effective)| (task, *real, *effective));
+        ids.collect()
+    };
     let got = |bit| -> Vec<_> {
         let ids = scene
             .events(bit)
@@ -87,20 +92,24 @@ fn expect_ids(
             });
         ids.collect()
     };
-    expect_eq("UID events (task, real, effective)", got(mask::UID), uids)?;
-    expect_eq("GID events (task, real, effective)", got(mask::GID), gids)
+    expect_eq(
+        "UID events (task, real, effective)",
+        got(mask::UID),
+        of_child(uids),
+    )?;
+    expect_eq(
+        "GID events (task, real, effective)",
+        got(mask::GID),
+        of_child(gids),
+    )
 }
 
-fn uid_comes_for_the_real_id() -> TestResult {
-    expect_ids(|| set_uids(OTHER, SAME, SAME), &[(OTHER, 0)], &[])
+fn uid_follows((ids, events): Change) -> TestResult {
+    expect_ids(|| set_uids(ids), events, &[])
 }
 
-fn uid_comes_for_the_effective_id() -> TestResult {
-    expect_ids(|| set_uids(SAME, OTHER, SAME), &[(0, OTHER)], &[])
-}
-
-fn uid_comes_for_the_saved_id() -> TestResult {
-    expect_ids(|| set_uids(SAME, SAME, OTHER), &[(0, 0)], &[])
+fn gid_follows((ids, events): Change) -> TestResult {
+    expect_ids(|| set_gids(ids), &[], events)
 }
 
 fn uid_comes_for_the_file_system_id() -> TestResult {
@@ -111,26 +120,6 @@ fn uid_comes_for_the_file_system_id() -> TestResult {
     expect_ids(change, &[(0, 0)], &[])
 }
 
-fn uid_comes_once_for_all_ids_together() -> TestResult {
-    expect_ids(|| set_uids(OTHER, THIRD, OTHER), &[(OTHER, THIRD)], &[])
-}
-
-fn uid_does_not_come_when_nothing_changes() -> TestResult {
-    expect_ids(|| set_uids(0, 0, 0), &[], &[])
-}
-
-fn gid_comes_for_the_real_id() -> TestResult {
-    expect_ids(|| set_gids(OTHER, SAME, SAME), &[], &[(OTHER, 0)])
-}
-
-fn gid_comes_for_the_effective_id() -> TestResult {
-    expect_ids(|| set_gids(SAME, OTHER, SAME), &[], &[(0, OTHER)])
-}
-
-fn gid_comes_for_the_saved_id() -> TestResult {
-    expect_ids(|| set_gids(SAME, SAME, OTHER), &[], &[(0, 0)])
-}
-
 fn gid_comes_for_the_file_system_id() -> TestResult {
     let change = || {
         setfsgid(Gid::from_raw(OTHER));
@@ -139,18 +128,10 @@ fn gid_comes_for_the_file_system_id() -> TestResult {
     expect_ids(change, &[], &[(0, 0)])
 }
 
-fn gid_comes_once_for_all_ids_together() -> TestResult {
-    expect_ids(|| set_gids(OTHER, THIRD, OTHER), &[], &[(OTHER, THIRD)])
-}
-
-fn gid_does_not_come_when_nothing_changes() -> TestResult {
-    expect_ids(|| set_gids(0, 0, 0), &[], &[])
-}
-
 fn uid_and_gid_both_come_when_both_change() -> TestResult {
     let change = || {
-        set_gids(THIRD, THIRD, THIRD)?;
-        set_uids(OTHER, OTHER, OTHER)
+        set_gids([THIRD; 3])?;
+        set_uids([OTHER; 3])
     };
     expect_ids(change, &[(OTHER, OTHER)], &[(THIRD, THIRD)])
 }

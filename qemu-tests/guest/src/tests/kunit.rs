@@ -12,7 +12,7 @@ use nix::sys::wait::WaitStatus;
 
 use crate::child::{self, Gate};
 use crate::cpus::{cpus, pin};
-use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::support::modprobe::Modprobe;
 use crate::support::module::ModuleGuard;
@@ -22,52 +22,27 @@ use crate::test;
 use crate::timeouts;
 use crate::wire::{Event, IGNORE, LISTEN, mask};
 
-pub const TESTS: &[Test] = &[
-    test!(rust_task).not_on_stock(NO_SUITE).covers(&[Line::C41]),
-    test!(rust_pid).not_on_stock(NO_SUITE).covers(&[Line::C41]),
-    test!(rust_user_namespace)
-        .not_on_stock(NO_SUITE)
-        .covers(&[Line::C41]),
-    test!(rust_percpu)
-        .not_on_stock(NO_SUITE)
-        .covers(&[Line::C41]),
-    test!(rust_proc_events)
-        .not_on_stock(NO_SUITE)
-        .covers(&[Line::C41]),
-    test!(rust_proc_events_runs_again_while_requests_come_in)
-        .not_on_stock(NO_SUITE)
-        .covers(&[Line::C32, Line::C41])
-        .limit(Duration::from_secs(60)),
-];
+pub const TESTS: &[Test] = &Declaration::new()
+    .not_on_stock(NO_SUITE)
+    .covers(&[Line::C41])
+    .of([
+        test!(all_cases_passed[rust_task]("rust_task")),
+        test!(all_cases_passed[rust_pid]("rust_pid")),
+        test!(all_cases_passed[rust_user_namespace]("rust_user_namespace")),
+        test!(all_cases_passed[rust_percpu]("rust_percpu")),
+        test!(all_cases_passed[rust_proc_events]("rust_proc_events")),
+        test!(a_suite_runs_again_while_requests_come_in)
+            .limit(Duration::from_secs(60))
+            .covers(&[Line::C32]),
+    ]);
 
 /// Where the kernel has the suites, with what runs each again.
 const SUITES: &str = "/sys/kernel/debug/kunit";
 
 const NO_SUITE: &str = "the series adds the abstractions, and the suites with them";
 
-fn rust_task() -> TestResult {
-    expect_passed("rust_task")
-}
-
-fn rust_pid() -> TestResult {
-    expect_passed("rust_pid")
-}
-
-fn rust_user_namespace() -> TestResult {
-    expect_passed("rust_user_namespace")
-}
-
-fn rust_percpu() -> TestResult {
-    expect_passed("rust_percpu")
-}
-
-fn rust_proc_events() -> TestResult {
-    expect_passed("rust_proc_events")
-}
-
-/// Expects that each case of a suite ran and passed.
-#[track_caller]
-fn expect_passed(suite: &str) -> TestResult {
+/// Each case of a suite ran when the kernel booted.
+fn all_cases_passed(suite: &str) -> TestResult {
     let results = fs::read_to_string(format!("{SUITES}/{suite}/results"))?;
     print!("{results}");
     expect_all_passed(suite, &results)
@@ -102,7 +77,7 @@ const RUNS_LIMIT: Duration = Duration::from_secs(40);
 
 /// The suite's handler is there for a moment, and answers nothing; then there is none again, and the
 /// handler's memory is free. What calls it meanwhile has to be through by then.
-fn rust_proc_events_runs_again_while_requests_come_in() -> TestResult {
+fn a_suite_runs_again_while_requests_come_in() -> TestResult {
     const SUITE: &str = "rust_proc_events";
     let directory = Path::new(SUITES).join(SUITE);
     if !directory.join("run").exists() {

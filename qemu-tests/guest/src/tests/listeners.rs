@@ -4,9 +4,11 @@
 use nix::unistd::setsid;
 
 use crate::child;
-use crate::harness::{Line, Test, TestResult, expect_eq};
+use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
-use crate::support::scenario::{ListeningChild, in_child, in_self, mark, own_task};
+use crate::support::scenario::{
+    ListeningChild, events_about, expect_own_events, in_child, mark, own_task,
+};
 use crate::test;
 use crate::wire::{Event, LISTEN, mask};
 
@@ -22,14 +24,10 @@ fn each_gets_what_it_asked_for() -> TestResult {
     let mut sessions = Listener::listen(mask::SID)?;
     let mut names = Listener::listen(mask::COMM)?;
     let scene = in_child(&mut everything, || Ok(setsid()?.as_raw()))?;
-    let about = |listener: &mut Listener| -> Result<Vec<&str>, crate::harness::Failure> {
+    let about = |listener: &mut Listener| -> Result<Vec<&str>, Failure> {
         let messages = listener.take_queued()?;
-        let events = messages.iter().map(|received| received.event);
-        let child = scene.child.tgid;
-        Ok(events
-            .filter(|event| event.subject().tgid == child)
-            .map(|event| event.kind())
-            .collect())
+        let events = events_about(&messages, scene.child.tgid);
+        Ok(events.iter().map(Event::kind).collect())
     };
     expect_eq("kinds for the first", about(&mut sessions)?, vec!["sid"])?;
     // The two marks.
@@ -51,18 +49,6 @@ fn killing_one_leaves_the_other() -> TestResult {
     let mut stays = Listener::listen_all()?;
     ListeningChild::start()?.kill()?;
     expect_own_events(&mut stays)
-}
-
-fn expect_own_events(listener: &mut Listener) -> TestResult {
-    let messages = in_self(listener, || Ok(mark("still heard")?))?;
-    let own = messages.iter().map(|received| received.event);
-    let own = own.filter(|event| event.subject() == own_task());
-    // The event and the mark after it.
-    expect_eq(
-        "own events",
-        own.map(|event| event.kind()).collect(),
-        vec!["comm", "comm"],
-    )
 }
 
 fn a_child_may_use_its_parents_socket() -> TestResult {

@@ -10,7 +10,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
 
 use crate::child::{self, has_ended, pidfd};
-use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::support::container::{ALL, Container, open};
 use crate::support::modprobe::Modprobe;
@@ -22,29 +22,18 @@ use crate::timeouts;
 use crate::wire::{Event, IGNORE, LISTEN, Received, mask};
 use zerocopy::IntoBytes;
 
-pub const TESTS: &[Test] = &[
-    test!(listen_loads_the_module)
-        .not_on_stock(NO_MODULE)
-        .covers(&[Line::C33]),
-    test!(listen_without_a_module_is_answered_enodev)
-        .not_on_stock(NO_MODULE)
-        .covers(&[Line::C33]),
-    test!(other_requests_without_a_module_are_answered_enodev_and_load_nothing)
-        .not_on_stock(NO_MODULE)
-        .covers(&[Line::C33]),
-    test!(a_socket_that_was_refused_may_listen_later)
-        .not_on_stock(NO_MODULE)
-        .covers(&[Line::C33]),
-    test!(listen_in_a_container_loads_the_module)
-        .not_on_stock(NO_MODULE)
-        .covers(&[Line::C23, Line::C33]),
-    test!(listen_in_a_container_without_a_module_is_answered_enodev)
-        .not_on_stock(NO_MODULE)
-        .covers(&[Line::C23, Line::C33]),
-    test!(who_waits_for_the_module_can_be_killed)
-        .not_on_stock(NO_MODULE)
-        .covers(&[Line::C33]),
-];
+pub const TESTS: &[Test] = &Declaration::new()
+    .not_on_stock(NO_MODULE)
+    .covers(&[Line::C33])
+    .of([
+        test!(listen_loads_the_module),
+        test!(listen_without_a_module_is_answered_enodev),
+        test!(other_requests_without_a_module_are_answered_enodev_and_load_nothing),
+        test!(a_socket_that_was_refused_may_listen_later),
+        test!(listen_in_a_container_loads_the_module).covers(&[Line::C23]),
+        test!(listen_in_a_container_without_a_module_is_answered_enodev).covers(&[Line::C23]),
+        test!(who_waits_for_the_module_can_be_killed),
+    ]);
 
 const SEQ: u32 = 42;
 const ACK: u32 = 77;
@@ -55,8 +44,7 @@ const NO_CPU: u32 = u32::MAX;
 #[track_caller]
 fn expect_answer(listener: &mut Listener, words: &[u32], err: u32) -> Result<Received, Failure> {
     listener.send(words.as_bytes(), SEQ, ACK)?;
-    let deadline = timeouts::deadline(Duration::from_secs(2));
-    let answer = listener.wait_until("answer", deadline, |received| received.event.bit() == 0)?;
+    let answer = listener.answer()?;
     expect_eq("answer", answer.event, Event::Ack { err })?;
     let connector = answer.message.connector;
     expect_eq(

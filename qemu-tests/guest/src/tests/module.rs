@@ -7,43 +7,29 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use crate::debugfs;
-use crate::harness::{Line, Test, TestResult, expect, expect_eq};
+use crate::harness::{Declaration, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::support::module::{
-    ModuleGuard, expect_own_events, expect_unload_refused, load, needed, reload, reload_under_load,
+    ModuleGuard, expect_unload_refused, load, needed, reload, reload_under_load,
 };
-use crate::support::scenario::ListeningChild;
+use crate::support::scenario::{ListeningChild, expect_own_events};
 use crate::support::stock::NO_MODULE;
 use crate::test;
 use crate::wire::mask;
 
-pub const TESTS: &[Test] = &[
-    test!(loading_it_twice_is_refused)
-        .not_on_stock(NO_MODULE)
-        .covers(&[Line::C32]),
-    test!(events_come_again_after_loading_it_again)
-        .not_on_stock(NO_MODULE)
-        .covers(&[Line::C32]),
-    test!(unloading_is_refused_while_somebody_listens)
-        .not_on_stock(NO_MODULE)
-        .covers(&[Line::C32]),
-    test!(unloading_is_possible_after_ignore)
-        .not_on_stock(NO_MODULE)
-        .covers(&[Line::C32]),
-    test!(unloading_is_possible_after_a_killed_listener)
-        .not_on_stock(NO_MODULE)
-        .covers(&[Line::C32]),
-    test!(nobody_listens_by_a_socket_alone)
-        .not_on_stock(NO_MODULE)
-        .covers(&[Line::C24, Line::C32]),
-    test!(unloading_is_possible_while_somebody_reads_the_listing)
-        .not_on_stock(NO_MODULE)
-        .covers(&[Line::C30, Line::C32]),
-    test!(it_loads_and_unloads_under_load)
-        .not_on_stock(NO_MODULE)
-        .limit(Duration::from_secs(30))
-        .covers(&[Line::C32]),
-];
+pub const TESTS: &[Test] = &Declaration::new()
+    .not_on_stock(NO_MODULE)
+    .covers(&[Line::C32])
+    .of([
+        test!(loading_it_twice_is_refused),
+        test!(events_come_again_after_loading_it_again),
+        test!(unloading_is_refused_while_somebody_listens),
+        test!(unloading_is_possible_after_ignore),
+        test!(unloading_is_possible_after_a_killed_listener),
+        test!(nobody_listens_by_a_socket_alone).covers(&[Line::C24]),
+        test!(unloading_is_possible_while_somebody_reads_the_listing).covers(&[Line::C30]),
+        test!(it_loads_and_unloads_under_load).limit(Duration::from_secs(30)),
+    ]);
 
 fn loading_it_twice_is_refused() -> TestResult {
     needed()?;

@@ -12,46 +12,40 @@ use nix::sys::wait::WaitStatus;
 use nix::unistd::{Gid, Uid, execv, getpgrp, getsid, setresgid, setresuid, setsid};
 
 use crate::child::{self, Gate, own_tid};
-use crate::harness::{Line, Test, TestResult, expect, expect_eq};
+use crate::harness::{Declaration, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::support::container::{
     ALL, Container, FIRST_ID, Handover, NET, PID, USER, numbers_at, open,
 };
 use crate::support::process::{status, succeed};
-use crate::support::scenario::{comm, events, every_kind, expect_exactly, mark, own_task};
+use crate::support::scenario::{comm, events, every_kind, exit, expect_exactly, mark, own_task};
 use crate::support::stock::NO_NETWORK_NAMESPACES;
 use crate::support::tracer::trace;
 use crate::test;
 use crate::wire::{Event, LISTEN, Left, Task, mask};
 
-pub const TESTS: &[Test] = &[
-    test!(every_kind_of_event_has_the_listeners_own_numbers)
-        .covers(&[Line::C21, Line::C23])
-        .stock_fails(NO_NETWORK_NAMESPACES)
-        .limit(Duration::from_secs(20)),
-    test!(every_kind_of_event_has_them_in_a_pid_namespace_alone)
-        .covers(&[Line::C21, Line::C23])
+pub const TESTS: &[Test] = &Declaration::new().stock_fails(NO_NETWORK_NAMESPACES).of([
+    test!(every_event_has_the_listeners_numbers[all](ALL))
+        .limit(Duration::from_secs(20))
+        .covers(&[Line::C21, Line::C23]),
+    test!(every_event_has_the_listeners_numbers[pid_alone](PID))
         .stock_fails("LISTEN from another pid namespace is ignored")
-        .limit(Duration::from_secs(20)),
+        .limit(Duration::from_secs(20))
+        .covers(&[Line::C21, Line::C23]),
     test!(nothing_of_parents_and_siblings_gets_into_a_container)
-        .covers(&[Line::C22])
-        .stock_fails(NO_NETWORK_NAMESPACES)
-        .limit(Duration::from_secs(20)),
+        .limit(Duration::from_secs(20))
+        .covers(&[Line::C22]),
     test!(a_socket_that_does_not_listen_gets_nothing_of_its_parents)
-        .covers(&[Line::C24])
-        .stock_fails("whoever is bound gets the host's events with the host's pids"),
-    test!(two_levels_have_numbers_of_their_own)
-        .covers(&[Line::C21, Line::C22])
-        .stock_fails(NO_NETWORK_NAMESPACES),
-    test!(five_levels_have_numbers_of_their_own)
-        .covers(&[Line::C21, Line::C22])
-        .stock_fails(NO_NETWORK_NAMESPACES)
-        .limit(Duration::from_secs(20)),
-    test!(thirty_two_levels_have_numbers_of_their_own)
-        .covers(&[Line::C21, Line::C22])
-        .stock_fails(NO_NETWORK_NAMESPACES)
-        .limit(Duration::from_secs(40)),
-];
+        .stock_fails("whoever is bound gets the host's events with the host's pids")
+        .covers(&[Line::C24]),
+    test!(each_level_has_its_numbers[two](2)).covers(&[Line::C21, Line::C22]),
+    test!(each_level_has_its_numbers[five](5))
+        .limit(Duration::from_secs(20))
+        .covers(&[Line::C21, Line::C22]),
+    test!(each_level_has_its_numbers[thirty_two](DEEPEST))
+        .limit(Duration::from_secs(40))
+        .covers(&[Line::C21, Line::C22]),
+]);
 
 /// The user and group that a process in the container becomes, in its own numbers.
 const ID: u32 = 7;
@@ -84,13 +78,6 @@ impl Participants {
     fn events(&self) -> Vec<Event> {
         let (init, child) = (self.init, self.child);
         let abort = Signal::SIGABRT as u32;
-        let exit = |task, code, signal, parent| Event::Exit {
-            task,
-            code,
-            signal,
-            parent,
-        };
-        let notify = Signal::SIGCHLD as u32;
         let id = self.first_id + ID;
         vec![
             Event::Sid {
@@ -124,8 +111,13 @@ impl Participants {
                 parent: init,
                 child: self.thread,
             },
-            exit(self.grandchild, STATUS << 8, notify, child),
-            exit(self.thread, 0, u32::MAX, init),
+            exit(self.grandchild, STATUS << 8, child),
+            Event::Exit {
+                task: self.thread,
+                code: 0,
+                signal: u32::MAX,
+                parent: init,
+            },
             Event::Gid {
                 task: child,
                 real: id,
@@ -153,8 +145,8 @@ impl Participants {
                 task: child,
                 parent: init,
             },
-            exit(child, abort, notify, init),
-            exit(init, 0, notify, self.maker),
+            exit(child, abort, init),
+            exit(init, 0, self.maker),
         ]
     }
 
@@ -229,16 +221,8 @@ fn act(handshakes: &Handshakes, ready: &Gate, traced: &Gate) -> TestResult {
     Ok(())
 }
 
-fn every_kind_of_event_has_the_listeners_own_numbers() -> TestResult {
-    expect_own_numbers(ALL)
-}
-
-fn every_kind_of_event_has_them_in_a_pid_namespace_alone() -> TestResult {
-    expect_own_numbers(PID)
-}
-
-/// Lets the same happen before a listener outside and one inside.
-fn expect_own_numbers(kinds: CloneFlags) -> TestResult {
+/// The same happens before a listener outside and one inside, with these kinds of namespaces.
+fn every_event_has_the_listeners_numbers(kinds: CloneFlags) -> TestResult {
     let mut outside = Listener::listen_all()?;
     let handshakes = Handshakes {
         begin: Gate::new()?,
@@ -248,9 +232,7 @@ fn expect_own_numbers(kinds: CloneFlags) -> TestResult {
     };
     let handover = Handover::new()?;
     let container = Container::start(kinds, || {
-        let listener = open()?;
-        listener.request(&[LISTEN])?;
-        handover.send(&listener)?;
+        handover.listen(&[LISTEN])?;
         perform(&handshakes)
     })?;
     let mut inside = handover.receive_from(&container)?;
@@ -313,19 +295,9 @@ fn nothing_of_parents_and_siblings_gets_into_a_container() -> TestResult {
         task: child,
         comm: comm("busy"),
     };
-    let exited = Event::Exit {
-        task: child,
-        code: 0,
-        signal: Signal::SIGCHLD as u32,
-        parent,
-    };
+    let exited = exit(child, 0, parent);
     // The process that let it listen ended after that.
-    let before = Event::Exit {
-        task: Task::leader(2),
-        code: 0,
-        signal: Signal::SIGCHLD as u32,
-        parent,
-    };
+    let before = exit(Task::leader(2), 0, parent);
     expect_exactly(
         "inside",
         &mut inside,
@@ -346,22 +318,12 @@ fn a_socket_that_does_not_listen_gets_nothing_of_its_parents() -> TestResult {
     expect_exactly("bound alone", &mut bound, &[], |_| true)
 }
 
-fn two_levels_have_numbers_of_their_own() -> TestResult {
-    expect_numbers_of_levels(2)
-}
+/// As deep as the kernel lets pid namespaces nest.
+const DEEPEST: usize = 32;
 
-fn five_levels_have_numbers_of_their_own() -> TestResult {
-    expect_numbers_of_levels(5)
-}
-
-fn thirty_two_levels_have_numbers_of_their_own() -> TestResult {
-    // As deep as the kernel lets pid namespaces nest.
-    expect_numbers_of_levels(32)
-}
-
-/// Nests containers, each with a listener, and expects all of them to hear of a process in the
-/// innermost one, each in its own numbers.
-fn expect_numbers_of_levels(depth: usize) -> TestResult {
+/// Containers are nested, each with a listener. All of them hear of a process in the innermost one,
+/// each in its own numbers.
+fn each_level_has_its_numbers(depth: usize) -> TestResult {
     let mut listeners = vec![Listener::listen(FOLLOWED)?];
     let handover = Handover::new()?;
     let (ready, go_on) = (Gate::new()?, Gate::new()?);
@@ -394,12 +356,7 @@ fn expect_numbers_of_levels(depth: usize) -> TestResult {
                 task: child,
                 comm: comm("innermost"),
             },
-            Event::Exit {
-                task: child,
-                code: 0,
-                signal: Signal::SIGCHLD as u32,
-                parent,
-            },
+            exit(child, 0, parent),
         ];
         expect_exactly(&format!("level {level}"), listener, &expected, |event| {
             event.subject() == child
@@ -418,11 +375,8 @@ fn nest(
     handover: &Handover,
     innermost: &dyn Fn() -> TestResult,
 ) -> TestResult {
-    let listener = open()?;
-    listener.request(&[LISTEN, FOLLOWED])?;
-    handover.send(&listener)?;
     // What is deeper shares no open file with this level.
-    drop(listener);
+    handover.listen(&[LISTEN, FOLLOWED])?;
     if level == depth {
         return succeed(child::fork(|| status(innermost))?);
     }

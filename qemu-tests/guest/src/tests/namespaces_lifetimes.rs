@@ -8,7 +8,7 @@ use nix::sched::unshare;
 use nix::unistd::setsid;
 
 use crate::child::{self, Child, Gate};
-use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::support::container::{Container, Handover, NET, PID, USER, open};
 use crate::support::idle_processes::start_idle;
@@ -22,36 +22,27 @@ use crate::test;
 use crate::timeouts;
 use crate::wire::{LISTEN, mask};
 
-pub const TESTS: &[Test] = &[
-    test!(the_tasks_end_and_then_the_listener)
-        .covers(&[Line::C25, Line::C27])
-        .stock_fails(NO_NETWORK_NAMESPACES)
-        .limit(LIMIT),
-    test!(the_listener_ends_and_then_the_tasks)
-        .covers(&[Line::C25, Line::C27])
-        .stock_fails(NO_NETWORK_NAMESPACES)
-        .limit(LIMIT),
-    test!(the_listener_is_killed_with_its_namespace)
-        .covers(&[Line::C25, Line::C27])
-        .stock_fails(NO_NETWORK_NAMESPACES)
-        .limit(LIMIT),
-    test!(listeners_are_killed_with_busy_namespaces)
-        .covers(&[Line::C25, Line::C27])
-        .stock_fails(NO_NETWORK_NAMESPACES)
-        .limit(Duration::from_secs(60)),
-    test!(the_module_goes_before_the_namespace)
-        .covers(&[Line::C25, Line::C32])
-        .not_on_stock(NO_MODULE)
-        .limit(LIMIT),
-    test!(the_module_stays_for_a_listener_whose_namespace_has_no_tasks)
-        .covers(&[Line::C25, Line::C32])
-        .not_on_stock(NO_MODULE)
-        .limit(LIMIT),
-    test!(namespaces_that_are_gone_left_no_sockets)
-        .covers(&[Line::C23, Line::C25])
-        .stock_fails(NO_NETWORK_NAMESPACES)
-        .limit(Duration::from_secs(60)),
-];
+pub const TESTS: &[Test] = &Declaration::new()
+    .stock_fails(NO_NETWORK_NAMESPACES)
+    .limit(LIMIT)
+    .covers(&[Line::C25])
+    .of([
+        test!(the_tasks_end_and_then_the_listener).covers(&[Line::C27]),
+        test!(the_listener_ends_and_then_the_tasks).covers(&[Line::C27]),
+        test!(the_listener_is_killed_with_its_namespace).covers(&[Line::C27]),
+        test!(listeners_are_killed_with_busy_namespaces)
+            .limit(Duration::from_secs(60))
+            .covers(&[Line::C27]),
+        test!(the_module_goes_before_the_namespace)
+            .not_on_stock(NO_MODULE)
+            .covers(&[Line::C32]),
+        test!(the_module_stays_for_a_listener_whose_namespace_has_no_tasks)
+            .not_on_stock(NO_MODULE)
+            .covers(&[Line::C32]),
+        test!(namespaces_that_are_gone_left_no_sockets)
+            .limit(Duration::from_secs(60))
+            .covers(&[Line::C23]),
+    ]);
 
 const LIMIT: Duration = Duration::from_secs(30);
 

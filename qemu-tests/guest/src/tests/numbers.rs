@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::setsid;
@@ -13,13 +13,12 @@ use crate::child;
 use crate::cpus::{cpus, pin};
 use crate::debugfs::Listing;
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
-use crate::listener::Listener;
-use crate::support::scenario::mark;
+use crate::listener::{Drained, Listener};
+use crate::support::scenario::{mark_on, mark_on_each_cpu};
 use crate::support::sequence_numbers::{cpu_and_seq, missing, next_after};
 use crate::support::socket_filter::keep_bytes;
 use crate::test;
-use crate::timeouts;
-use crate::wire::{LISTEN, Received, mask};
+use crate::wire::{LISTEN, mask};
 
 pub const TESTS: &[Test] = &[
     test!(each_listener_and_cpu_counts_on_its_own)
@@ -34,8 +33,8 @@ pub const TESTS: &[Test] = &[
     test!(listening_again_after_ignore_starts_anew)
         .stock_fails("the count goes on, whoever listens")
         .covers(&[Line::C5, Line::C19]),
-    test!(an_overrun_is_a_gap_and_one_enobufs).covers(&[Line::C5, Line::C6]),
-    test!(an_overrun_without_enobufs_is_a_gap_still).covers(&[Line::C5, Line::C6]),
+    test!(an_overrun_is_a_gap[and_one_enobufs](false, 1)).covers(&[Line::C5, Line::C6]),
+    test!(an_overrun_is_a_gap[without_enobufs](true, 0)).covers(&[Line::C5, Line::C6]),
     test!(an_overrun_is_nobody_elses_loss).covers(&[Line::C5, Line::C6]),
     test!(accounts_balance_after_an_overrun)
         .not_on_stock("there are no accounts")
@@ -52,32 +51,10 @@ pub const TESTS: &[Test] = &[
         .covers(&[Line::C6, Line::C19]),
 ];
 
-/// Raises this many COMM events on each CPU, by turns.
-fn rename_on_each_cpu(times: usize) -> nix::Result<()> {
-    for cpu in cpus()? {
-        rename_on(cpu, times)?;
-    }
-    Ok(())
-}
-
-fn rename_on(cpu: usize, times: usize) -> nix::Result<()> {
-    let before = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0))?;
-    pin(cpu)?;
-    for _ in 0..times {
-        mark("numbered")?;
-    }
-    nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &before)
-}
-
 /// Starts a listener, takes the answer, and tells which number the answer's CPU goes on with.
 fn listen(listener: &mut Listener, mask: u32) -> Result<BTreeMap<u32, u32>, Failure> {
     listener.send([LISTEN, mask].as_bytes(), SEQ, 0)?;
-    Ok(next_after(&answer(listener)?))
-}
-
-fn answer(listener: &mut Listener) -> Result<Received, Failure> {
-    let deadline = timeouts::deadline(Duration::from_secs(2));
-    Ok(listener.wait_until("the answer", deadline, |received| received.event.bit() == 0)?)
+    Ok(next_after(&listener.answer()?))
 }
 
 /// The number of a request; close to the end, so that the count has to wrap.
@@ -96,7 +73,7 @@ fn each_listener_and_cpu_counts_on_its_own() -> TestResult {
         listeners.push((mask, listener, first));
     }
     for _ in 0..ROUNDS {
-        rename_on_each_cpu(1)?;
+        mark_on_each_cpu(1)?;
         child::fork(|| i32::from(setsid().is_err()))?.wait()?;
     }
     for (mask, mut listener, first) in listeners {
@@ -118,18 +95,18 @@ fn the_first_answer_starts_the_count_of_its_cpu() -> TestResult {
         pin(cpu)?;
         let mut listener = Listener::open()?;
         listener.send([LISTEN, mask::COMM].as_bytes(), SEQ, 0)?;
-        let answer = answer(&mut listener)?;
+        let answer = listener.answer()?;
         expect_eq(
             "the answer's CPU and seq",
             cpu_and_seq(&answer),
             (cpu as u32, SEQ),
         )?;
-        rename_on(cpu, 4)?;
+        mark_on(cpu, 4)?;
         let numbers: Vec<_> = listener.take_queued()?.iter().map(cpu_and_seq).collect();
         let expected = (1..=4).map(|step| (cpu as u32, SEQ.wrapping_add(step)));
         expect_eq("CPUs and seqs", numbers, expected.collect())?;
         for other in cpus()?.into_iter().filter(|other| *other != cpu) {
-            rename_on(other, 2)?;
+            mark_on(other, 2)?;
             let numbers: Vec<_> = listener.take_queued()?.iter().map(cpu_and_seq).collect();
             let expected = vec![(other as u32, 0), (other as u32, 1)];
             expect_eq("CPUs and seqs elsewhere", numbers, expected)?;
@@ -143,24 +120,24 @@ fn other_answers_take_no_number() -> TestResult {
     let first = listen(&mut listener, mask::COMM)?;
     let mut events = Vec::new();
     for words in [&[LISTEN, mask::COMM | mask::SID][..], &[LISTEN], &[99], &[]] {
-        rename_on_each_cpu(1)?;
+        mark_on_each_cpu(1)?;
         events.extend(listener.take_queued()?);
         listener.send(words.as_bytes(), 7, 0)?;
-        let answer = answer(&mut listener)?;
+        let answer = listener.answer()?;
         expect_eq(
             "the answer's CPU and seq",
             cpu_and_seq(&answer),
             (NO_CPU, 7),
         )?;
     }
-    rename_on_each_cpu(1)?;
+    mark_on_each_cpu(1)?;
     events.extend(listener.take_queued()?);
     expect_eq("events", events.len(), 5 * cpus()?.len())?;
     expect_eq("missing numbers", missing(&events, &first)?, 0)?;
     listener.ignore()?;
     expect_eq(
         "CPU of the last answer",
-        cpu_and_seq(&answer(&mut listener)?).0,
+        cpu_and_seq(&listener.answer()?).0,
         NO_CPU,
     )
 }
@@ -168,11 +145,11 @@ fn other_answers_take_no_number() -> TestResult {
 fn listening_again_after_ignore_starts_anew() -> TestResult {
     let mut listener = Listener::open()?;
     listen(&mut listener, mask::COMM)?;
-    rename_on_each_cpu(3)?;
+    mark_on_each_cpu(3)?;
     listener.ignore()?;
     listener.take_queued()?;
     let first = listen(&mut listener, mask::COMM)?;
-    rename_on_each_cpu(3)?;
+    mark_on_each_cpu(3)?;
     let messages = listener.take_queued()?;
     expect_eq("events", messages.len(), 3 * cpus()?.len())?;
     expect_eq("missing numbers", missing(&messages, &first)?, 0)
@@ -189,7 +166,7 @@ fn listener_with_little_room() -> Result<Listener, Failure> {
 /// stock kernel does not give. Tells which number each CPU goes on with.
 fn listen_and_begin(listener: &mut Listener) -> Result<BTreeMap<u32, u32>, Failure> {
     listener.request(&[LISTEN, mask::COMM])?;
-    rename_on_each_cpu(1)?;
+    mark_on_each_cpu(1)?;
     let mut messages = listener.take_queued()?;
     messages.retain(|received| received.event.bit() != 0);
     expect_eq("events at the beginning", messages.len(), cpus()?.len())?;
@@ -202,31 +179,13 @@ fn listen_and_begin(listener: &mut Listener) -> Result<BTreeMap<u32, u32>, Failu
 /// How many events a listener with little room can't hold, on each CPU.
 const MANY: usize = 200;
 
-/// What was read after an overrun, and how often ENOBUFS came in between.
-struct Overrun {
-    messages: Vec<Received>,
-    enobufs: usize,
-}
-
-fn read_all(listener: &mut Listener) -> Result<Overrun, Failure> {
-    let (mut messages, mut enobufs) = (Vec::new(), 0);
-    loop {
-        match listener.receive(Instant::now()) {
-            Ok(None) => return Ok(Overrun { messages, enobufs }),
-            Ok(Some(received)) => messages.push(received),
-            Err(error) if error.is_overrun() => enobufs += 1,
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
 /// Lets a listener overrun, reads what it holds, and one more event of each CPU, which shows what
 /// is missing before it.
-fn overrun(listener: &mut Listener) -> Result<Overrun, Failure> {
-    rename_on_each_cpu(MANY)?;
-    let mut overrun = read_all(listener)?;
-    rename_on_each_cpu(1)?;
-    let after = read_all(listener)?;
+fn overrun(listener: &mut Listener) -> Result<Drained, Failure> {
+    mark_on_each_cpu(MANY)?;
+    let mut overrun = listener.drain()?;
+    mark_on_each_cpu(1)?;
+    let after = listener.drain()?;
     expect_eq(
         "events after the overrun",
         after.messages.len(),
@@ -238,7 +197,7 @@ fn overrun(listener: &mut Listener) -> Result<Overrun, Failure> {
 }
 
 /// Expects what was read and what is missing to be all that there was.
-fn expect_all_accounted(overrun: &Overrun, first: &BTreeMap<u32, u32>) -> Result<u64, Failure> {
+fn expect_all_accounted(overrun: &Drained, first: &BTreeMap<u32, u32>) -> Result<u64, Failure> {
     let lost = missing(&overrun.messages, first)?;
     expect(lost > 0, "an overrun")?;
     let all = (MANY + 1) * cpus()?.len();
@@ -250,21 +209,12 @@ fn expect_all_accounted(overrun: &Overrun, first: &BTreeMap<u32, u32>) -> Result
     Ok(lost)
 }
 
-fn an_overrun_is_a_gap_and_one_enobufs() -> TestResult {
+fn an_overrun_is_a_gap(no_enobufs: bool, expected: usize) -> TestResult {
     let mut listener = listener_with_little_room()?;
+    listener.socket().set_no_enobufs(no_enobufs)?;
     let first = listen_and_begin(&mut listener)?;
     let overrun = overrun(&mut listener)?;
-    expect_eq("number of ENOBUFS", overrun.enobufs, 1)?;
-    expect_all_accounted(&overrun, &first)?;
-    Ok(())
-}
-
-fn an_overrun_without_enobufs_is_a_gap_still() -> TestResult {
-    let mut listener = listener_with_little_room()?;
-    listener.socket().set_no_enobufs(true)?;
-    let first = listen_and_begin(&mut listener)?;
-    let overrun = overrun(&mut listener)?;
-    expect_eq("number of ENOBUFS", overrun.enobufs, 0)?;
+    expect_eq("number of ENOBUFS", overrun.enobufs, expected)?;
     expect_all_accounted(&overrun, &first)?;
     Ok(())
 }
@@ -275,7 +225,7 @@ fn an_overrun_is_nobody_elses_loss() -> TestResult {
     let mut large = Listener::open()?;
     let first = listen_and_begin(&mut large)?;
     overrun(&mut small)?;
-    let got = read_all(&mut large)?;
+    let got = large.drain()?;
     expect_eq("number of ENOBUFS", got.enobufs, 0)?;
     expect_eq("events", got.messages.len(), (MANY + 1) * cpus()?.len())?;
     expect_eq("missing numbers", missing(&got.messages, &first)?, 0)
@@ -295,10 +245,10 @@ fn accounts_balance_after_an_overrun() -> TestResult {
 fn accounts_count_only_what_was_asked_for() -> TestResult {
     let mut listener = Listener::open()?;
     listen(&mut listener, mask::SID)?;
-    rename_on_each_cpu(5)?;
+    mark_on_each_cpu(5)?;
     child::fork(|| i32::from(setsid().is_err()))?.wait()?;
     listener.request(&[LISTEN, mask::COMM])?;
-    rename_on_each_cpu(5)?;
+    mark_on_each_cpu(5)?;
     let line = Listing::of(listener.port_id()?)?;
     let expected = 1 + 5 * cpus()?.len() as u64;
     expect_eq(
@@ -311,14 +261,14 @@ fn accounts_count_only_what_was_asked_for() -> TestResult {
 fn an_answer_that_finds_no_room_is_told_by_enobufs() -> TestResult {
     let mut listener = listener_with_little_room()?;
     listen(&mut listener, mask::COMM)?;
-    rename_on_each_cpu(MANY)?;
-    read_all(&mut listener)?;
+    mark_on_each_cpu(MANY)?;
+    listener.drain()?;
     let before = Listing::of(listener.port_id()?)?;
     // Filled by answers alone, which are no events.
     for _ in 0..MANY {
         listener.request(&[LISTEN, mask::COMM])?;
     }
-    let answers = read_all(&mut listener)?;
+    let answers = listener.drain()?;
     expect_eq("number of ENOBUFS", answers.enobufs, 1)?;
     expect(answers.messages.len() < MANY, "lost answers")?;
     let after = Listing::of(listener.port_id()?)?;
@@ -329,10 +279,10 @@ fn what_its_own_filter_drops_takes_no_number() -> TestResult {
     let mut listener = Listener::open()?;
     let first = listen(&mut listener, mask::COMM)?;
     keep_bytes(&listener, 0)?;
-    rename_on_each_cpu(5)?;
+    mark_on_each_cpu(5)?;
     expect_eq("messages", listener.take_queued()?.len(), 0)?;
     keep_bytes(&listener, u32::MAX)?;
-    rename_on_each_cpu(1)?;
+    mark_on_each_cpu(1)?;
     let messages = listener.take_queued()?;
     expect_eq("messages", messages.len(), cpus()?.len())?;
     expect_eq("missing numbers", missing(&messages, &first)?, 0)

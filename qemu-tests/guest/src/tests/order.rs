@@ -18,10 +18,12 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, execv, pipe, setsid};
 
 use crate::child::{self, Gate};
-use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::support::exec_variants::{self, Caller, ExecResult, FirstThread, Place, Variant};
-use crate::support::scenario::{events, mark, own_task, take_through_exit, take_through_mark};
+use crate::support::scenario::{
+    events, events_about, mark, own_task, take_through_exit, take_through_mark,
+};
 use crate::support::scheduling::run_first;
 use crate::support::sessions::{end, fork_as, status_of};
 use crate::support::stock::NO_SESSION_END;
@@ -29,32 +31,29 @@ use crate::test;
 use crate::timeouts;
 use crate::wire::{Event, Received, Task, mask};
 
-pub const TESTS: &[Test] = &[
-    test!(a_task_tells_nothing_before_its_fork).covers(&[Line::C49]),
+pub const TESTS: &[Test] = &Declaration::new().covers(&[Line::C49]).of([
+    test!(a_task_tells_nothing_before_its_fork),
     test!(threads_that_exec_ends_are_told_before_it)
-        .covers(&[Line::C45, Line::C49])
-        .stock_fails("they end before exec goes on, but tell it when they run again"),
-    test!(an_end_can_be_waited_for_when_it_is_told).covers(&[Line::C49]),
-    test!(an_end_may_be_told_when_the_number_is_used_again).covers(&[Line::C49]),
-    test!(the_parent_of_a_vfork_may_go_on_before_the_exec_is_told).covers(&[Line::C49]),
+        .stock_fails("they end before exec goes on, but tell it when they run again")
+        .covers(&[Line::C45]),
+    test!(an_end_can_be_waited_for_when_it_is_told),
+    test!(an_end_may_be_told_when_the_number_is_used_again),
+    test!(the_parent_of_a_vfork_may_go_on_before_the_exec_is_told),
     test!(the_end_of_a_session_is_told_when_its_files_are_closed)
-        .covers(&[Line::C17, Line::C49])
-        .stock_fails(NO_SESSION_END),
+        .stock_fails(NO_SESSION_END)
+        .covers(&[Line::C17]),
     test!(files_may_be_seen_closed_before_the_end_of_a_session_is_told)
-        .covers(&[Line::C17, Line::C49])
-        .stock_fails(NO_SESSION_END),
-];
+        .stock_fails(NO_SESSION_END)
+        .covers(&[Line::C17]),
+]);
 
 /// How often what has to be is tried.
 const ROUNDS: usize = 30;
 
 /// The kinds of events about a process, in their order.
 fn kinds_of(messages: &[Received], tgid: i32) -> Vec<&'static str> {
-    let events = messages.iter().map(|received| received.event);
-    events
-        .filter(|event| event.subject().tgid == tgid)
-        .map(|event| event.kind())
-        .collect()
+    let events = events_about(messages, tgid);
+    events.iter().map(Event::kind).collect()
 }
 
 /// All begins to run on any CPU, at once, and tells something at once.

@@ -17,50 +17,35 @@ use nix::sys::signal::Signal;
 use nix::unistd::setsid;
 
 use crate::child::{self, own_pid};
-use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::support::container::{ALL, Container, keep_mounts, mount_own_proc};
-use crate::support::program::RunningProgram;
+use crate::support::program::{RunningProgram, in_path};
 use crate::support::stock::NO_NETWORK_NAMESPACES;
 use crate::test;
 use crate::timeouts;
 
-pub const TESTS: &[Test] = &[
-    test!(pyroute2_follows_a_process)
-        .covers(&[Line::C15, Line::C64])
-        .limit(LIMIT),
-    test!(pyroute2_follows_a_process_in_a_container)
-        .covers(&[Line::C21, Line::C23, Line::C64])
+pub const TESTS: &[Test] = &Declaration::new().limit(LIMIT).covers(&[Line::C64]).of([
+    test!(pyroute2_follows_a_process[host](on_the_host)).covers(&[Line::C15]),
+    test!(pyroute2_follows_a_process[container](in_container))
         .stock_fails(NO_NETWORK_NAMESPACES)
-        .limit(LIMIT),
-    test!(vishvananda_netlink_passes_its_test)
-        .covers(&[Line::C15, Line::C64])
-        .limit(LIMIT),
-    test!(vishvananda_netlink_passes_its_test_in_a_container)
-        .covers(&[Line::C21, Line::C23, Line::C64])
+        .covers(&[Line::C21, Line::C23]),
+    test!(vishvananda_netlink_passes_its_test[host](on_the_host)).covers(&[Line::C15]),
+    test!(vishvananda_netlink_passes_its_test[container](in_container))
         .stock_fails(NO_NETWORK_NAMESPACES)
-        .limit(LIMIT),
-    test!(proc_connector_passes_its_tests)
-        .covers(&[Line::C64])
-        .limit(LIMIT),
-    test!(proc_connector_passes_its_tests_in_a_container)
-        .covers(&[Line::C23, Line::C64])
+        .covers(&[Line::C21, Line::C23]),
+    test!(proc_connector_passes_its_tests[host](on_the_host)),
+    test!(proc_connector_passes_its_tests[container](in_container))
         .stock_fails(NO_NETWORK_NAMESPACES)
-        .limit(LIMIT),
-    test!(proc_filter_shows_what_it_asked_for)
-        .covers(&[Line::C15, Line::C16, Line::C64])
-        .limit(LIMIT),
-    test!(proc_filter_shows_what_it_asked_for_in_a_container)
-        .covers(&[Line::C21, Line::C23, Line::C64])
+        .covers(&[Line::C23]),
+    test!(proc_filter_shows_what_it_asked_for[host](on_the_host)).covers(&[Line::C15, Line::C16]),
+    test!(proc_filter_shows_what_it_asked_for[container](in_container))
         .stock_fails(NO_NETWORK_NAMESPACES)
-        .limit(LIMIT),
-    test!(stress_ng_gets_its_events)
-        .covers(&[Line::C64])
-        .limit(LIMIT),
-    test!(stress_ng_gets_its_events_in_a_container)
-        .covers(&[Line::C23, Line::C64])
+        .covers(&[Line::C21, Line::C23]),
+    test!(stress_ng_gets_its_events[host](on_the_host)),
+    test!(stress_ng_gets_its_events[container](in_container))
         .stock_fails(NO_NETWORK_NAMESPACES)
-        .limit(LIMIT),
-];
+        .covers(&[Line::C23]),
+]);
 
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -74,20 +59,12 @@ const OWN_LIMIT: Duration = Duration::from_secs(30);
 /// Where a container finds a program: its root may not enter root's directories outside.
 const PLACE: &str = "/run/proc-events-client";
 
-/// A program of this name that set-up provides, or that is there from elsewhere.
-pub(super) fn in_path(name: &str) -> Result<PathBuf, Failure> {
+/// A program of this name that `scripts/setup --clients` provides, or that is there from elsewhere.
+pub(super) fn provided(name: &str) -> Result<PathBuf, Failure> {
     if cfg!(not(target_arch = "x86_64")) {
         return Err(Failure::skip("set-up provides it for x86-64 only"));
     }
-    let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path)
-        .map(|directory| directory.join(name))
-        .find(|program| program.is_file())
-        .ok_or_else(|| {
-            Failure::new(format!(
-                "there is no {name} in PATH: run scripts/setup --clients"
-            ))
-        })
+    in_path(name)
 }
 
 /// scripts/selftests puts it where the harness is built.
@@ -100,9 +77,19 @@ fn proc_filter() -> Result<PathBuf, Failure> {
     Ok(program)
 }
 
+/// Runs a program, and checks what comes of it.
+type Client = fn(&Path) -> TestResult;
+
+/// Where that is done.
+type Place = fn(&Path, Client) -> TestResult;
+
+fn on_the_host(program: &Path, function: Client) -> TestResult {
+    function(program)
+}
+
 /// Runs a function in a container, with the path that the program has there: what is two
 /// directories above the program is mounted for it, whatever it needs of that.
-fn in_container(program: &Path, function: fn(&Path) -> TestResult) -> TestResult {
+fn in_container(program: &Path, function: Client) -> TestResult {
     let nothing: Option<&str> = None;
     let outside = |what: &str| Failure::new(format!("{} {what}", program.display()));
     let directory = program.parent().and_then(Path::parent);
@@ -197,12 +184,8 @@ fn pyroute2(python: &Path) -> TestResult {
     )
 }
 
-fn pyroute2_follows_a_process() -> TestResult {
-    pyroute2(&in_path("python-pyroute2")?)
-}
-
-fn pyroute2_follows_a_process_in_a_container() -> TestResult {
-    in_container(&in_path("python-pyroute2")?, pyroute2)
+fn pyroute2_follows_a_process(run_client: Place) -> TestResult {
+    run_client(&provided("python-pyroute2")?, pyroute2)
 }
 
 /// Its test expects fork, exec and exit of a process that it makes, with the numbers that it knows
@@ -222,12 +205,8 @@ fn vishvananda_netlink(program: &Path) -> TestResult {
     expect_said(&said, "--- PASS: TestSubscribeProcEvent ")
 }
 
-fn vishvananda_netlink_passes_its_test() -> TestResult {
-    vishvananda_netlink(&in_path("netlink-go-test")?)
-}
-
-fn vishvananda_netlink_passes_its_test_in_a_container() -> TestResult {
-    in_container(&in_path("netlink-go-test")?, vishvananda_netlink)
+fn vishvananda_netlink_passes_its_test(run_client: Place) -> TestResult {
+    run_client(&provided("netlink-go-test")?, vishvananda_netlink)
 }
 
 /// Its tests expect an exec, and the answers to requests.
@@ -239,12 +218,8 @@ fn proc_connector(program: &Path) -> TestResult {
     Ok(())
 }
 
-fn proc_connector_passes_its_tests() -> TestResult {
-    proc_connector(&in_path("proc-connector-test")?)
-}
-
-fn proc_connector_passes_its_tests_in_a_container() -> TestResult {
-    in_container(&in_path("proc-connector-test")?, proc_connector)
+fn proc_connector_passes_its_tests(run_client: Place) -> TestResult {
+    run_client(&provided("proc-connector-test")?, proc_connector)
 }
 
 /// A process in a session of its own that ends with this status; its number, when it has ended.
@@ -294,12 +269,8 @@ fn shows_what_it_asked_for(program: &Path) -> TestResult {
     expect_said(&said, "Done total count: ")
 }
 
-fn proc_filter_shows_what_it_asked_for() -> TestResult {
-    shows_what_it_asked_for(&proc_filter()?)
-}
-
-fn proc_filter_shows_what_it_asked_for_in_a_container() -> TestResult {
-    in_container(&proc_filter()?, shows_what_it_asked_for)
+fn proc_filter_shows_what_it_asked_for(run_client: Place) -> TestResult {
+    run_client(&proc_filter()?, shows_what_it_asked_for)
 }
 
 /// How many events it is to get. It succeeds also when it gets none and its time is up.
@@ -334,10 +305,6 @@ fn stress_ng(program: &Path) -> TestResult {
     )
 }
 
-fn stress_ng_gets_its_events() -> TestResult {
-    stress_ng(&in_path("stress-ng")?)
-}
-
-fn stress_ng_gets_its_events_in_a_container() -> TestResult {
-    in_container(&in_path("stress-ng")?, stress_ng)
+fn stress_ng_gets_its_events(run_client: Place) -> TestResult {
+    run_client(&provided("stress-ng")?, stress_ng)
 }

@@ -5,7 +5,6 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
-use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::sysinfo::sysinfo;
@@ -14,43 +13,32 @@ use nix::unistd::{Gid, Uid, setresgid, setresuid};
 
 use crate::child::{self, Gate, own_pid};
 use crate::debugfs::{self, Listing};
-use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::support::container::{ALL, Container, require};
 use crate::support::fault_injection::Setting;
 use crate::support::module::ModuleGuard;
 use crate::support::process::succeed;
-use crate::support::scenario::{expect_count, in_self, mark};
+use crate::support::scenario::{ask, expect_count, expect_own_events, mark};
 use crate::test;
-use crate::timeouts;
-use crate::wire::{Event, LISTEN, mask};
+use crate::wire::{LISTEN, mask};
 
-pub const TESTS: &[Test] = &[
-    test!(everybody_may_listen_by_default).covers(&[Line::C31]),
+pub const TESTS: &[Test] = &Declaration::new().not_on_stock(NO_LIMIT).of([
+    test!(everybody_may_listen_by_default)
+        .stock_passes()
+        .covers(&[Line::C31]),
     test!(unprivileged_zero_refuses_users)
         .not_on_stock(NO_MODULE)
         .covers(&[Line::C31]),
     test!(unprivileged_zero_leaves_root_alone)
         .not_on_stock(NO_MODULE)
         .covers(&[Line::C31]),
-    test!(a_user_has_no_more_listeners_than_the_limit)
-        .not_on_stock(NO_LIMIT)
-        .covers(&[Line::C31, Line::C58]),
-    test!(each_user_has_a_limit_alone)
-        .not_on_stock(NO_LIMIT)
-        .covers(&[Line::C31, Line::C58]),
-    test!(root_has_no_limit)
-        .not_on_stock(NO_LIMIT)
-        .covers(&[Line::C31, Line::C58]),
-    test!(namespaces_of_ones_own_share_the_limit)
-        .not_on_stock(NO_LIMIT)
-        .covers(&[Line::C31, Line::C58]),
-    test!(a_namespace_can_lower_its_limit)
-        .not_on_stock(NO_LIMIT)
-        .covers(&[Line::C31, Line::C58]),
-    test!(the_default_limit_is_what_the_document_says)
-        .not_on_stock(NO_LIMIT)
-        .covers(&[Line::C31, Line::C58]),
+    test!(a_user_has_no_more_listeners_than_the_limit).covers(&[Line::C31, Line::C58]),
+    test!(each_user_has_a_limit_alone).covers(&[Line::C31, Line::C58]),
+    test!(root_has_no_limit).covers(&[Line::C31, Line::C58]),
+    test!(namespaces_of_ones_own_share_the_limit).covers(&[Line::C31, Line::C58]),
+    test!(a_namespace_can_lower_its_limit).covers(&[Line::C31, Line::C58]),
+    test!(the_default_limit_is_what_the_document_says).covers(&[Line::C31, Line::C58]),
     test!(the_listing_names_a_listener)
         .not_on_stock(NO_LISTING)
         .covers(&[Line::C30]),
@@ -60,7 +48,7 @@ pub const TESTS: &[Test] = &[
     test!(the_listing_is_for_root_alone)
         .not_on_stock(NO_LISTING)
         .covers(&[Line::C30]),
-];
+]);
 
 const NO_MODULE: &str = "cn_proc is built in and has no parameters";
 const NO_LIMIT: &str = "nothing limits how many listeners a user has";
@@ -110,18 +98,7 @@ pub(super) fn listen() -> Result<(Listener, u32), Failure> {
 }
 
 fn listen_on(listener: &mut Listener) -> Result<u32, Failure> {
-    listener.request(&[LISTEN, mask::COMM])?;
-    let deadline = timeouts::deadline(Duration::from_secs(2));
-    let answer = listener.wait_until("answer", deadline, |received| received.event.bit() == 0)?;
-    match answer.event {
-        Event::Ack { err } => Ok(err),
-        event => Err(Failure::new(format!("an answer, got {event:?}"))),
-    }
-}
-
-#[track_caller]
-fn expect_listening(listener: &mut Listener) -> TestResult {
-    in_self(listener, || Ok(mark("heard")?)).map(drop)
+    ask(listener, &[LISTEN, mask::COMM])
 }
 
 /// Expects the next listeners of this process to be answered so.
@@ -142,7 +119,7 @@ fn everybody_may_listen_by_default() -> TestResult {
     as_user(USER, || {
         let mut listener = Listener::open_unprivileged()?;
         listener.request(&[LISTEN])?;
-        expect_listening(&mut listener)
+        expect_own_events(&mut listener)
     })
 }
 
@@ -162,7 +139,7 @@ fn unprivileged_zero_leaves_root_alone() -> TestResult {
     let _changed = ModuleGuard::with(c"unprivileged=0")?;
     let (mut listener, err) = listen()?;
     expect_eq("answer", err, 0)?;
-    expect_listening(&mut listener)
+    expect_own_events(&mut listener)
 }
 
 fn a_user_has_no_more_listeners_than_the_limit() -> TestResult {
@@ -172,7 +149,7 @@ fn a_user_has_no_more_listeners_than_the_limit() -> TestResult {
         for listener in &mut listeners[..2] {
             // Who listens already may change the mask.
             expect_eq("answer to listening again", listen_on(listener)?, 0)?;
-            expect_listening(listener)?;
+            expect_own_events(listener)?;
         }
         mark("unheard")?;
         expect_eq("messages", listeners[2].take_queued()?.len(), 0)?;
@@ -241,7 +218,7 @@ fn namespaces_of_ones_own_share_the_limit() -> TestResult {
         let mut listeners = expect_answers(&[0, EUSERS])?;
         // Nothing else changed.
         expect_eq("listening again", listen_on(&mut listeners[0])?, 0)?;
-        expect_listening(&mut listeners[0])?;
+        expect_own_events(&mut listeners[0])?;
         mark("unheard")?;
         expect_eq("messages", listeners[1].take_queued()?.len(), 0)
     })?;

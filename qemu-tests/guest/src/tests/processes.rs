@@ -15,99 +15,65 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 use nix::sys::prctl::set_child_subreaper;
-use nix::sys::ptrace;
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
-use nix::sys::signal::{SigHandler, Signal, kill, raise, signal};
+use nix::sys::signal::{Signal, kill, raise};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, execv, pipe, setsid};
 
-use crate::child::{self, Child, Gate, execute_true, own_pid, own_tid};
+use crate::child::{self, Child, Gate, execute_true, own_tid};
 use crate::cpus::{cpus, pin};
 use crate::debugfs::Listing;
-use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::{EVENT_LIMIT, Listener};
 use crate::results;
 use crate::support::clone3::{arguments, clone3};
-use crate::support::container::{self, ALL, Container, Handover, PID};
+use crate::support::container::{ALL, Container, Handover, PID};
+use crate::support::directory::Directory;
 use crate::support::exec_variants::FirstThread;
 use crate::support::fault_injection::has_checkers;
 use crate::support::polling::poll_until_done;
 use crate::support::process::{pause_for_ever, status, succeed};
-use crate::support::scenario::{events, events_of, is_exit, mark, own_task, take_through_exit};
+use crate::support::scenario::{
+    bodies, events, events_about, events_of, exit, is_exit, mark, own_task, take_through_exit,
+};
 use crate::support::sequence_numbers::{first_numbers, missing};
 use crate::support::sessions::{CORE_FLAG, code_of, status_of};
 use crate::support::threads::{
-    ORDERS, await_zombie, end_at_once, end_in_turn, end_thread, reap, try_wait,
+    ORDERS, await_zombie, end_all, end_in_turn, end_thread, without_first_thread,
 };
 use crate::support::tracer::trace;
 use crate::test;
 use crate::timeouts;
 use crate::wire::{BATCH, Event, LISTEN, PROCESSES, Received, Task, mask, proc_listen};
 
-pub const TESTS: &[Test] = &[
-    test!(each_new_process_is_told_however_it_is_made)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C7, Line::C51]),
-    test!(threads_are_told_neither_when_they_begin_nor_when_they_end)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C51]),
-    test!(what_is_not_told_takes_no_number)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C5, Line::C51]),
-    test!(a_thread_that_ends_its_process_ends_it_once)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C51]),
-    test!(a_process_whose_first_thread_ended_long_before_ends_once)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C51]),
-    test!(an_exec_by_another_thread_ends_nothing)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C51]),
-    test!(a_process_that_is_killed_ends_once)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C51]),
-    test!(a_process_ends_with_the_signal_of_another_thread)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C51]),
-    test!(a_process_that_dumps_core_ends_with_the_status_that_says_so)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C14, Line::C51]),
-    test!(a_process_that_nobody_waits_for_ends_once)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C51]),
-    test!(a_process_of_which_a_tracer_has_a_thread_ends_when_that_is_reaped)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C51]),
-    test!(a_process_whose_end_was_told_can_be_waited_for)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C51])
-        .limit(Duration::from_secs(30)),
-    test!(failures_are_those_of_processes)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C16, Line::C51]),
-    test!(the_end_of_a_pid_namespace_ends_each_process_in_it_once)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C21, Line::C51])
-        .limit(Duration::from_secs(20)),
-    test!(other_events_are_told_of_threads_too)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C51]),
-    test!(listening_again_changes_whether_threads_are_told)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C18, Line::C50, Line::C51]),
-    test!(listening_again_loses_no_process)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C5, Line::C18, Line::C51])
-        .limit(Duration::from_secs(60)),
-    test!(thousands_of_processes_begin_and_end_once)
-        .not_on_stock(UNKNOWN_TO_STOCK)
-        .covers(&[Line::C5, Line::C51, Line::C54])
-        .limit(Duration::from_secs(120)),
-];
+pub const TESTS: &[Test] = &Declaration::new()
+    .not_on_stock(UNKNOWN_TO_STOCK)
+    .covers(&[Line::C51])
+    .of([
+        test!(each_new_process_is_told_however_it_is_made).covers(&[Line::C7]),
+        test!(threads_are_told_neither_when_they_begin_nor_when_they_end),
+        test!(what_is_not_told_takes_no_number).covers(&[Line::C5]),
+        test!(a_thread_that_ends_its_process_ends_it_once),
+        test!(a_process_whose_first_thread_ended_long_before_ends_once),
+        test!(an_exec_by_another_thread_ends_nothing),
+        test!(a_process_that_is_killed_ends_once),
+        test!(a_process_ends_with_the_signal_of_another_thread),
+        test!(a_process_that_dumps_core_ends_with_the_status_that_says_so).covers(&[Line::C14]),
+        test!(failures_are_those_of_processes).covers(&[Line::C16]),
+        test!(the_end_of_a_pid_namespace_ends_each_process_in_it_once)
+            .limit(Duration::from_secs(20))
+            .covers(&[Line::C21]),
+        test!(other_events_are_told_of_threads_too),
+        test!(listening_again_changes_whether_threads_are_told).covers(&[Line::C18, Line::C50]),
+        test!(listening_again_loses_no_process)
+            .limit(Duration::from_secs(60))
+            .covers(&[Line::C5, Line::C18]),
+        test!(thousands_of_processes_begin_and_end_once)
+            .limit(Duration::from_secs(120))
+            .covers(&[Line::C5, Line::C54]),
+    ]);
 
 const UNKNOWN_TO_STOCK: &str = "forks and exits are those of threads, for everybody";
-
-const NOTIFY: u32 = Signal::SIGCHLD as u32;
 
 /// What the life of a process has.
 const LIFE: u32 = mask::FORK | mask::EXEC | mask::EXIT;
@@ -127,23 +93,14 @@ fn life_of(listener: &mut Listener, pid: i32) -> Result<Vec<Event>, Failure> {
     messages.extend(take_through_exit(listener, marker.pid().as_raw())?);
     // It is gone already where nobody waits for children.
     let _ = marker.wait();
-    let events = messages.iter().map(|received| received.event);
-    Ok(events
-        .filter(|event| event.bit() != 0 && event.subject().tgid == pid)
-        .collect())
+    Ok(events_about(&messages, pid))
 }
 
 /// The life of this process's child, with what happens in between.
 fn life(pid: i32, between: &[Event], code: u32) -> Vec<Event> {
     let (parent, child) = (own_task(), Task::leader(pid));
     let begin = Event::Fork { parent, child };
-    let end = Event::Exit {
-        task: child,
-        code,
-        signal: NOTIFY,
-        parent,
-    };
-    [&[begin], between, &[end]].concat()
+    [&[begin], between, &[exit(child, code, parent)]].concat()
 }
 
 /// Waits for a process, which has to end with this status, and expects that to be told: its begin
@@ -283,11 +240,14 @@ fn what_is_not_told_takes_no_number() -> TestResult {
     expect_eq("missing numbers", missing(&messages, &first)?, 0)
 }
 
+/// Status of a first thread that ends before others.
+const ENDED_FIRST: i32 = 3;
+
 /// Starts a process in which a thread does something, and some others wait for ever; the first one
-/// may have ended before, with 3.
+/// may have ended before.
 fn start(first: FirstThread, function: impl FnOnce() -> i32 + Send) -> nix::Result<Child> {
     if first == FirstThread::EndedBefore {
-        return without_first_thread(function);
+        return without_first_thread(ENDED_FIRST, function);
     }
     child::fork(|| {
         thread::scope(|scope| {
@@ -298,26 +258,6 @@ fn start(first: FirstThread, function: impl FnOnce() -> i32 + Send) -> nix::Resu
             pause_for_ever()
         })
     })
-}
-
-/// Starts a process whose first thread ends with 3, and in which another one does something after
-/// that.
-fn without_first_thread(function: impl FnOnce() -> i32 + Send) -> nix::Result<Child> {
-    child::fork(|| {
-        thread::scope(|scope| {
-            scope.spawn(move || {
-                let failed = status(|| await_zombie("self"));
-                end_thread(if failed == 0 { function() } else { failed })
-            });
-            end_thread(3)
-        })
-    })
-}
-
-/// Ends the process of the calling thread.
-fn end_all(status: i32) -> i32 {
-    // SAFETY: Ends the process; nothing of it is left to be unsound.
-    unsafe { libc::_exit(status) }
 }
 
 fn a_thread_that_ends_its_process_ends_it_once() -> TestResult {
@@ -331,7 +271,12 @@ fn a_process_whose_first_thread_ended_long_before_ends_once() -> TestResult {
     // The last one ends itself, or all there are.
     let ways: [(fn() -> i32, u32); 2] = [(|| 4, 4 << 8), (|| end_all(7), 7 << 8)];
     for (way, code) in ways {
-        expect_life(&mut listener, without_first_thread(way)?, &[], code)?;
+        expect_life(
+            &mut listener,
+            without_first_thread(ENDED_FIRST, way)?,
+            &[],
+            code,
+        )?;
     }
     Ok(())
 }
@@ -353,10 +298,10 @@ fn executing(first: FirstThread) -> nix::Result<Child> {
                 end_all(failed)
             });
             match first {
-                FirstThread::EndedBefore => end_thread(3),
+                FirstThread::EndedBefore => end_thread(ENDED_FIRST),
                 FirstThread::EndsMeanwhile => {
                     both.wait();
-                    end_thread(3)
+                    end_thread(ENDED_FIRST)
                 }
                 FirstThread::Waits => {
                     both.wait();
@@ -401,7 +346,7 @@ fn a_process_that_is_killed_ends_once() -> TestResult {
 fn a_process_ends_with_the_signal_of_another_thread() -> TestResult {
     let mut listener = listen(LIFE)?;
     for signal in [Signal::SIGKILL, Signal::SIGTERM, Signal::SIGQUIT] {
-        let process = without_first_thread(|| {
+        let process = without_first_thread(ENDED_FIRST, || {
             let prepared = setrlimit(Resource::RLIMIT_CORE, 0, 0);
             // Does not return.
             i32::from(prepared.and_then(|()| raise(signal)).is_err())
@@ -413,12 +358,11 @@ fn a_process_ends_with_the_signal_of_another_thread() -> TestResult {
 }
 
 fn a_process_that_dumps_core_ends_with_the_status_that_says_so() -> TestResult {
-    let directory = env::temp_dir().join(format!("core-{}", own_pid()));
-    fs::create_dir(&directory)?;
+    let directory = Directory::new("core")?;
     let mut listener = listen(LIFE | mask::COREDUMP)?;
     let abort = || {
         let prepared = setrlimit(Resource::RLIMIT_CORE, RLIM_INFINITY, RLIM_INFINITY).is_ok()
-            && env::set_current_dir(&directory).is_ok()
+            && env::set_current_dir(directory.path()).is_ok()
             && mark("dumps core").is_ok();
         if prepared {
             // Does not return.
@@ -441,80 +385,6 @@ fn a_process_that_dumps_core_ends_with_the_status_that_says_so() -> TestResult {
         )?;
         expect_eq("events", told, life(pid, &[], code))?;
     }
-    Ok(fs::remove_dir_all(&directory)?)
-}
-
-fn a_process_that_nobody_waits_for_ends_once() -> TestResult {
-    const ROUNDS: usize = 40;
-    let mut listener = listen(LIFE)?;
-    // SAFETY: No handler is installed.
-    unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }?;
-    for round in 0..ROUNDS {
-        // All threads end themselves with 4, or one of them ends all with 7.
-        let process = end_at_once(3 * round + round % 2)?.into_pid();
-        let code = [4, 7][round % 2] << 8;
-        expect_eq("wait", waitpid(process, None), Err(Errno::ECHILD))?;
-        let pid = process.as_raw();
-        let told = life_of(&mut listener, pid)?;
-        expect_eq("events", told, life(pid, &[], code))?;
-    }
-    Ok(())
-}
-
-fn a_process_of_which_a_tracer_has_a_thread_ends_when_that_is_reaped() -> TestResult {
-    let mut listener = listen(LIFE)?;
-    let mut witness = Listener::listen(mask::EXIT)?;
-    let (ready, go) = (Gate::new()?, Gate::new()?);
-    let process = without_first_thread(|| {
-        let passed = ready.open(own_tid()).and_then(|()| go.pass());
-        if passed.is_ok() { 4 } else { 1 }
-    })?;
-    let pid = process.pid();
-    let thread = Pid::from_raw(ready.pass()?);
-    ptrace::seize(thread, ptrace::Options::empty())?;
-    go.open(0)?;
-    await_zombie(&format!("{pid}/task/{thread}"))?;
-    witness.wait_for("EXIT of the thread", |received| {
-        is_exit(received, thread.as_raw())
-    })?;
-    // Now all threads have ended, and the process has not.
-    let marker = child::fork(|| 0)?;
-    let messages = take_through_exit(&mut listener, marker.pid().as_raw())?;
-    succeed(marker)?;
-    let events = messages.iter().map(|received| received.event);
-    let early: Vec<_> = events
-        .filter(|event| event.bit() != 0 && event.subject().tgid == pid.as_raw())
-        .collect();
-    let expected = life(pid.as_raw(), &[], 4 << 8);
-    expect_eq("events before it is let go", &early[..], &expected[..1])?;
-    expect_eq("wait", try_wait(pid)?, WaitStatus::StillAlive)?;
-    expect_eq("status of the thread", reap(thread)?, 4 << 8)?;
-    expect_eq("status", status_of(process)?, 4 << 8)?;
-    let late = life_of(&mut listener, pid.as_raw())?;
-    expect_eq("events after that", &late[..], &expected[1..])
-}
-
-fn a_process_whose_end_was_told_can_be_waited_for() -> TestResult {
-    const ROUNDS: usize = 90;
-    let mut listener = listen(mask::EXIT)?;
-    for round in 0..ROUNDS {
-        let process = end_at_once(round)?.into_pid();
-        if round % 3 == 2 {
-            kill(process, Signal::SIGKILL)?;
-        }
-        let pid = process.as_raw();
-        let received =
-            listener.wait_for("EXIT", |received| received.event.subject().tgid == pid)?;
-        let Event::Exit { task, code, .. } = received.event else {
-            return Err(Failure::new("expected EXIT"));
-        };
-        let waited = code_of(try_wait(process)?);
-        expect_eq(
-            &format!("task and status in round {round}"),
-            (task, Some(code)),
-            (Task::leader(pid), waited),
-        )?;
-    }
     Ok(())
 }
 
@@ -527,23 +397,12 @@ fn failures_are_those_of_processes() -> TestResult {
             end_all(status(await_only_thread))
         })
     })?;
-    let first = without_first_thread(|| 0)?;
+    let first = without_first_thread(ENDED_FIRST, || 0)?;
     let pids = [threads.pid().as_raw(), first.pid().as_raw()];
     expect_eq("status", status_of(threads)?, 0)?;
     expect_eq("status", status_of(first)?, 0)?;
     // Its last thread fails, and its first did not.
-    let fails = child::fork(|| {
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                end_thread(if status(|| await_zombie("self")) == 0 {
-                    4
-                } else {
-                    0
-                })
-            });
-            end_thread(0)
-        })
-    })?;
+    let fails = without_first_thread(0, || 4)?;
     let pid = fails.pid().as_raw();
     expect_eq("status", status_of(fails)?, 4 << 8)?;
     let mut messages = take_through_exit(&mut failures, pid)?;
@@ -588,9 +447,7 @@ fn expect_end_of_namespace(first: FirstThread) -> TestResult {
     let (ready, go, settled) = (Gate::new()?, Gate::new()?, Gate::new()?);
     let mut outside = listen(mask::EXIT)?;
     let container = Container::start(ALL, || {
-        let inside = container::open()?;
-        inside.request(&proc_listen(LISTEN, mask::EXIT, PROCESSES))?;
-        handover.send(&inside)?;
+        handover.listen(&proc_listen(LISTEN, mask::EXIT, PROCESSES))?;
         for _ in 0..OTHERS {
             let other = start(FirstThread::Waits, || pause_for_ever())?;
             ready.open(other.into_pid().as_raw())?;
@@ -665,9 +522,6 @@ fn expect_killed(
     expect_eq(&format!("{who}: ends (pid, tgid, code)"), ends, expected)
 }
 
-/// Everything there is.
-const EVERYTHING: u32 = mask::ALL | mask::SESSION_END;
-
 /// Lets a thread that is not the first raise events of all kinds that it can; its process, and its own
 /// number.
 fn raise_by_thread() -> Result<(i32, i32), Failure> {
@@ -718,8 +572,8 @@ fn is_of_thread(event: &Event) -> bool {
 }
 
 fn other_events_are_told_of_threads_too() -> TestResult {
-    let mut processes = listen(EVERYTHING)?;
-    let mut all = Listener::listen(EVERYTHING)?;
+    let mut processes = listen(mask::EVERYTHING)?;
+    let mut all = Listener::listen(mask::EVERYTHING)?;
     let (raising, thread) = raise_by_thread()?;
     let executing = executing(FirstThread::Waits)?;
     let pids = BTreeSet::from([raising, executing.pid().as_raw()]);
@@ -733,10 +587,6 @@ fn other_events_are_told_of_threads_too() -> TestResult {
         messages.sort_by_key(Received::timestamp_ns);
         told.push(messages);
     }
-    let bodies = |messages: &[Received]| -> Vec<_> {
-        let bodies = messages.iter().map(|received| received.message.body);
-        bodies.collect()
-    };
     let (all, processes) = (&told[0], &told[1]);
     let begun_or_ended = all.iter().filter(|received| is_of_thread(&received.event));
     // Three threads of the one process, and one of the other.
@@ -781,9 +631,8 @@ fn listening_again_changes_whether_threads_are_told() -> TestResult {
         let pid = process.pid().as_raw();
         let messages = take_through_exit(&mut listener, pid)?;
         succeed(process)?;
-        let told = messages.iter().map(|received| &received.event);
-        let told = told.filter(|event| event.bit() != 0 && event.subject().tgid == pid);
-        let told: Vec<_> = told.map(kind_and_thread).collect();
+        let told = events_about(&messages, pid);
+        let told: Vec<_> = told.iter().map(kind_and_thread).collect();
         let mut expected = vec![("fork", false), ("exit", false)];
         if flags & PROCESSES == 0 {
             expected.splice(1..1, [("fork", true), ("exit", true)]);
@@ -966,7 +815,7 @@ impl Plan {
     /// What a thread does when all are there.
     fn act(&self, index: usize) -> i32 {
         match self.end {
-            End::EndsAll(thread) if thread == index => return end_all(self.status),
+            End::EndsAll(thread) if thread == index => end_all(self.status),
             End::Dies(thread, signal) if thread == index => _ = raise(signal),
             End::Dies(..) => pause_for_ever(),
             End::Executes(thread) if thread == index => _ = execute_true(),

@@ -7,25 +7,31 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::child::{self, Gate};
-use crate::harness::{Line, Test, TestResult, expect, expect_eq};
+use crate::harness::{Declaration, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::support::scenario::{events_of, in_self, own_task};
 use crate::test;
 use crate::wire::{Event, Task, mask};
 
-pub const TESTS: &[Test] = &[
-    test!(names_tracee_and_tracer_when_it_attaches).covers(&[Line::C12]),
-    test!(names_tracee_and_tracer_when_it_seizes).covers(&[Line::C12]),
-    test!(has_no_tracer_when_it_detaches).covers(&[Line::C12]),
-    test!(does_not_come_when_attaching_fails).covers(&[Line::C12]),
-];
+pub const TESTS: &[Test] = &Declaration::new().covers(&[Line::C12]).of([
+    test!(names_tracee_and_tracer_when_it_attaches),
+    test!(names_tracee_and_tracer_when_it_seizes),
+    test!(has_no_tracer_when_it_detaches),
+    test!(does_not_come_when_attaching_fails),
+]);
 
-/// Runs a function on a child that waits, and expects these tracers of it, one event each.
-fn expect_tracers(function: impl FnOnce(Pid) -> TestResult, tracers: &[Task]) -> TestResult {
+/// Runs a function on a child that waits, after another one, and expects these tracers of it, one event
+/// each.
+fn expect_tracers(
+    before: impl FnOnce(Pid) -> TestResult,
+    function: impl FnOnce(Pid) -> TestResult,
+    tracers: &[Task],
+) -> TestResult {
     let mut listener = Listener::listen_all()?;
     let gate = Gate::new()?;
     let child = child::fork(|| i32::from(gate.pass().is_err()))?;
     let pid = child.pid();
+    before(pid)?;
     let messages = in_self(&mut listener, || function(pid))?;
     let task = Task::leader(pid.as_raw());
     let expected: Vec<_> = tracers
@@ -44,9 +50,13 @@ fn expect_tracers(function: impl FnOnce(Pid) -> TestResult, tracers: &[Task]) ->
     expect_eq("the child's end", child.wait()?, WaitStatus::Exited(pid, 0))
 }
 
+fn nothing(_: Pid) -> TestResult {
+    Ok(())
+}
+
 fn names_tracee_and_tracer_when_it_attaches() -> TestResult {
     // The detaching is part of the scenario: a tracee that stays stopped could not end.
-    expect_tracers(attach_and_detach, &[own_task(), Task::NONE])
+    expect_tracers(nothing, attach_and_detach, &[own_task(), Task::NONE])
 }
 
 fn attach_and_detach(pid: Pid) -> TestResult {
@@ -62,32 +72,20 @@ fn attach_and_detach(pid: Pid) -> TestResult {
 fn names_tracee_and_tracer_when_it_seizes() -> TestResult {
     // A seized tracee runs on, and goes on untraced when its tracer ends.
     expect_tracers(
+        nothing,
         |pid| Ok(ptrace::seize(pid, Options::empty())?),
         &[own_task()],
     )
 }
 
 fn has_no_tracer_when_it_detaches() -> TestResult {
-    let mut listener = Listener::listen_all()?;
-    let gate = Gate::new()?;
-    let child = child::fork(|| i32::from(gate.pass().is_err()))?;
-    let pid = child.pid();
-    ptrace::seize(pid, Options::empty())?;
-    ptrace::interrupt(pid)?;
-    waitpid(pid, None)?;
-    let messages = in_self(&mut listener, || Ok(ptrace::detach(pid, None)?))?;
-    let task = Task::leader(pid.as_raw());
-    let expected = vec![Event::Ptrace {
-        task,
-        tracer: Task::NONE,
-    }];
-    expect_eq(
-        "events",
-        events_of(&messages, mask::PTRACE, pid.as_raw()),
-        expected,
-    )?;
-    gate.open(0)?;
-    expect_eq("the child's end", child.wait()?, WaitStatus::Exited(pid, 0))
+    let stop = |pid| {
+        ptrace::seize(pid, Options::empty())?;
+        ptrace::interrupt(pid)?;
+        waitpid(pid, None)?;
+        Ok(())
+    };
+    expect_tracers(stop, |pid| Ok(ptrace::detach(pid, None)?), &[Task::NONE])
 }
 
 fn does_not_come_when_attaching_fails() -> TestResult {
@@ -95,5 +93,5 @@ fn does_not_come_when_attaching_fails() -> TestResult {
         ptrace::seize(pid, Options::empty())?;
         expect_eq("second attach", ptrace::attach(pid), Err(Errno::EPERM))
     };
-    expect_tracers(attach_twice, &[own_task()])
+    expect_tracers(nothing, attach_twice, &[own_task()])
 }

@@ -2,8 +2,6 @@
 //! The third form of requests, `struct proc_listen` (C50): what is known of it is done, and what is
 //! not has to be 0.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,9 +12,9 @@ use zerocopy::IntoBytes;
 
 use crate::child::{self, pidfd};
 use crate::debugfs::{self, Listing};
-use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
-use crate::support::cgroup::{self, Group};
+use crate::support::cgroup::{self, Group, inode_of, known_flags};
 use crate::support::process::{status, succeed};
 use crate::support::scenario::{expect_count, mark, own_task};
 use crate::support::stock::NO_FLAGS;
@@ -26,7 +24,7 @@ use crate::wire::{
     mask, proc_listen, proc_listen_in,
 };
 
-pub const TESTS: &[Test] = &[
+pub const TESTS: &[Test] = &Declaration::new().not_on_stock(NO_FLAGS).of([
     test!(the_third_form_listens_as_the_second)
         .stock_fails(NO_FLAGS)
         .covers(&[Line::C50]),
@@ -36,41 +34,20 @@ pub const TESTS: &[Test] = &[
     test!(a_longer_request_is_taken_if_the_rest_is_0)
         .stock_fails(NO_FLAGS)
         .covers(&[Line::C50]),
-    test!(a_request_has_4_or_8_bytes_or_24_or_more)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C20, Line::C50]),
-    test!(all_flags_are_known_together)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C50, Line::C51, Line::C52, Line::C53]),
-    test!(what_is_not_0_and_not_known_is_refused)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C50]),
+    test!(a_request_has_4_or_8_bytes_or_24_or_more).covers(&[Line::C20, Line::C50]),
+    test!(all_flags_are_known_together).covers(&[Line::C50, Line::C51, Line::C52, Line::C53]),
+    test!(what_is_not_0_and_not_known_is_refused).covers(&[Line::C50]),
     test!(a_refused_change_changes_nothing)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C50])
-        .limit(Duration::from_secs(30)),
-    test!(a_cgroup_that_is_not_there_is_refused)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C20, Line::C53]),
-    test!(a_cgroup_that_was_removed_is_refused)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C53]),
-    test!(a_cgroup_outside_the_cgroup_namespace_is_refused)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C53]),
-    test!(a_change_to_a_cgroup_that_is_not_there_changes_nothing)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C50, Line::C53]),
-    test!(ignore_looks_for_no_cgroup)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C50, Line::C53]),
-    test!(listening_again_replaces_the_flags)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C50, Line::C51, Line::C52, Line::C54]),
-    test!(listening_again_replaces_the_cgroup)
-        .not_on_stock(NO_FLAGS)
-        .covers(&[Line::C50, Line::C53]),
-];
+        .limit(Duration::from_secs(30))
+        .covers(&[Line::C50]),
+    test!(a_cgroup_that_is_not_there_is_refused).covers(&[Line::C20, Line::C53]),
+    test!(a_cgroup_that_was_removed_is_refused).covers(&[Line::C53]),
+    test!(a_cgroup_outside_the_cgroup_namespace_is_refused).covers(&[Line::C53]),
+    test!(a_change_to_a_cgroup_that_is_not_there_changes_nothing).covers(&[Line::C50, Line::C53]),
+    test!(ignore_looks_for_no_cgroup).covers(&[Line::C50, Line::C53]),
+    test!(listening_again_replaces_the_flags).covers(&[Line::C50, Line::C51, Line::C52, Line::C54]),
+    test!(listening_again_replaces_the_cgroup).covers(&[Line::C50, Line::C53]),
+]);
 
 const SEQ: u32 = 42;
 
@@ -141,12 +118,6 @@ fn a_longer_request_is_taken_if_the_rest_is_0() -> TestResult {
         hear(&mut listener)?;
     }
     Ok(())
-}
-
-/// The flags that there are.
-fn known_flags() -> u32 {
-    let others = PROCESSES | IDENTITY | BATCH;
-    others | if cgroup::are_there() { CGROUP } else { 0 }
 }
 
 /// The id of the cgroup that this process is in.
@@ -375,7 +346,7 @@ fn a_cgroup_that_is_not_there_is_refused() -> TestResult {
     expect_no_listener(&listen_in(&nowhere()?))?;
     // What has an id of the same kind, and is no group.
     let group = Group::new()?;
-    let file = fs::metadata(group.directory().join("cgroup.procs"))?.ino();
+    let file = inode_of(&group.directory().join("cgroup.procs"))?;
     expect_no_listener(&listen_in(&[file]))
 }
 

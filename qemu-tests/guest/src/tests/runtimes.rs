@@ -15,31 +15,24 @@ use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, setsid};
 use serde_json::json;
 
-use crate::child::{self, Gate, own_pid};
-use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::child::{self, Gate};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::support::container::{ALL, Container};
+use crate::support::directory::Directory;
 use crate::support::process::{status, succeed};
 use crate::support::stock::NO_NETWORK_NAMESPACES;
 use crate::test;
 
-pub const TESTS: &[Test] = &[
-    test!(forkstat_follows_a_bubblewrap_container)
-        .covers(&[Line::C21, Line::C22, Line::C23])
-        .stock_fails(NO_NETWORK_NAMESPACES)
-        .limit(Duration::from_secs(60)),
-    test!(forkstat_follows_an_oci_container)
-        .covers(&[Line::C21, Line::C22, Line::C23])
-        .stock_fails(NO_NETWORK_NAMESPACES)
-        .limit(Duration::from_secs(60)),
-    test!(a_supervisor_works_in_a_bubblewrap_container)
-        .covers(&[Line::C11, Line::C17, Line::C21, Line::C22, Line::C23])
-        .stock_fails(NO_NETWORK_NAMESPACES)
-        .limit(Duration::from_secs(60)),
-    test!(a_supervisor_works_in_an_oci_container)
-        .covers(&[Line::C11, Line::C17, Line::C21, Line::C22, Line::C23])
-        .stock_fails(NO_NETWORK_NAMESPACES)
-        .limit(Duration::from_secs(60)),
-];
+pub const TESTS: &[Test] = &Declaration::new()
+    .stock_fails(NO_NETWORK_NAMESPACES)
+    .limit(Duration::from_secs(60))
+    .covers(&[Line::C21, Line::C22, Line::C23])
+    .of([
+        test!(forkstat_follows_a_bubblewrap_container),
+        test!(forkstat_follows_an_oci_container),
+        test!(a_supervisor_works_in_a_bubblewrap_container).covers(&[Line::C11, Line::C17]),
+        test!(a_supervisor_works_in_an_oci_container).covers(&[Line::C11, Line::C17]),
+    ]);
 
 /// A user without rights.
 const NOBODY: u32 = 1000;
@@ -176,16 +169,11 @@ fn forkstat_follows_a_bubblewrap_container() -> TestResult {
     expect_forkstat_to_follow(bubblewrap(&["/bin/sh", "-c", SCRIPT]))
 }
 
-/// A directory of the user's own, which goes when this is dropped.
-struct Directory(PathBuf);
-
-impl Directory {
-    fn new(name: &str) -> Result<Self, Failure> {
-        let directory = Self(env::temp_dir().join(format!("{name}-{}", own_pid())));
-        fs::create_dir(&directory.0)?;
-        give(&directory.0)?;
-        Ok(directory)
-    }
+/// A directory of the user's own.
+fn own_directory(name: &str) -> Result<Directory, Failure> {
+    let directory = Directory::new(name)?;
+    give(directory.path())?;
+    Ok(directory)
 }
 
 /// Gives a directory to the user.
@@ -197,13 +185,6 @@ fn give(directory: &Path) -> TestResult {
     )?)
 }
 
-impl Drop for Directory {
-    fn drop(&mut self) {
-        // What is left is in the guest alone, which ends soon.
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
 /// An OCI bundle and its runtime's state.
 struct Bundle {
     bundle: Directory,
@@ -213,9 +194,9 @@ struct Bundle {
 impl Bundle {
     /// A bundle with the host's programs that runs these words.
     fn new(words: &[&str]) -> Result<Self, Failure> {
-        let bundle = Directory::new("bundle")?;
-        let state = Directory::new("state")?;
-        let root = bundle.0.join("rootfs");
+        let bundle = own_directory("bundle")?;
+        let state = own_directory("state")?;
+        let root = bundle.path().join("rootfs");
         fs::create_dir(&root)?;
         for directory in ["usr", "etc", "proc", "dev", "tmp"] {
             fs::create_dir(root.join(directory))?;
@@ -223,14 +204,14 @@ impl Bundle {
         for link in ["bin", "lib", "lib64", "sbin"] {
             symlink(format!("usr/{link}"), root.join(link))?;
         }
-        fs::write(bundle.0.join("config.json"), configuration(words))?;
+        fs::write(bundle.path().join("config.json"), configuration(words))?;
         give(&root)?;
         Ok(Self { bundle, state })
     }
 
     /// What is the container's root.
     fn root(&self) -> PathBuf {
-        self.bundle.0.join("rootfs")
+        self.bundle.path().join("rootfs")
     }
 
     /// The runtime that runs it.
@@ -238,9 +219,9 @@ impl Bundle {
         let mut runtime = Command::new("crun");
         runtime
             .arg("--root")
-            .arg(&self.state.0)
+            .arg(self.state.path())
             .args(["--cgroup-manager", "disabled", "run", "--bundle"])
-            .arg(&self.bundle.0)
+            .arg(self.bundle.path())
             .arg("proc-events");
         runtime
     }
@@ -395,8 +376,8 @@ fn install(directory: &Path) -> Result<PathBuf, Failure> {
 }
 
 fn a_supervisor_works_in_a_bubblewrap_container() -> TestResult {
-    let directory = Directory::new("supervisor")?;
-    let (program, file) = (install(&directory.0)?, directory.0.join("killer"));
+    let directory = own_directory("supervisor")?;
+    let (program, file) = (install(directory.path())?, directory.path().join("killer"));
     let (program, file) = (program.to_string_lossy(), file.to_string_lossy());
     expect_supervisor_to_work(bubblewrap(&supervise(&program, &file)))
 }

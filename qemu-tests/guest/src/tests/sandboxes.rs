@@ -11,73 +11,44 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::child::{self, own_pid};
 use crate::debugfs::{self, Listing};
-use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
 use crate::support::container::{
     ALL, Container, Handover, NET, PID, USER, become_nobody_in, become_root_as, open, require,
 };
 use crate::support::process::{pause_for_ever, status, succeed};
-use crate::support::scenario::{comm, events, expect_count, expect_exactly, mark, own_task};
+use crate::support::scenario::{ask, comm, events, expect_count, expect_exactly, mark, own_task};
 use crate::test;
 use crate::wire::{Event, IGNORE, LISTEN, Task, mask};
 
-pub const TESTS: &[Test] = &[
-    test!(a_sandbox_that_root_made_is_refused)
-        .covers(&[Line::C46])
-        .stock_fails(NO_ANSWER),
-    test!(a_sandbox_that_a_user_made_is_refused)
-        .covers(&[Line::C46])
-        .stock_fails(NO_ANSWER),
-    test!(a_sandbox_within_a_container_is_refused)
-        .covers(&[Line::C46])
-        .stock_fails(NO_ANSWER),
-    test!(who_makes_a_pid_namespace_is_refused_and_who_is_in_it_is_not)
-        .covers(&[Line::C23, Line::C46])
-        .stock_fails(NO_ANSWER),
-    test!(pid_namespaces_nested_in_a_users_container_listen)
-        .covers(&[Line::C23, Line::C46])
-        .stock_fails(NO_ANSWER),
-    test!(who_joins_the_pid_namespace_of_a_container_below_listens)
-        .covers(&[Line::C21, Line::C46])
-        .stock_fails(NO_ANSWER),
-    test!(who_joins_a_container_below_from_a_sandbox_listens)
-        .covers(&[Line::C46])
-        .stock_fails(NO_ANSWER),
-    test!(a_listener_changes_its_mask_from_a_sandbox)
-        .covers(&[Line::C18, Line::C46])
-        .stock_fails(NO_ANSWER),
-    test!(a_user_namespace_in_the_hosts_network_listens)
-        .covers(&[Line::C46])
-        .stock_fails(NO_ANSWER),
-];
+pub const TESTS: &[Test] = &Declaration::new()
+    .stock_fails(NO_ANSWER)
+    .covers(&[Line::C46])
+    .of([
+        test!(a_sandbox_that_root_made_is_refused),
+        test!(a_sandbox_that_a_user_made_is_refused),
+        test!(a_sandbox_within_a_container_is_refused),
+        test!(who_makes_a_pid_namespace_is_refused_and_who_is_in_it_is_not).covers(&[Line::C23]),
+        test!(pid_namespaces_nested_in_a_users_container_listen).covers(&[Line::C23]),
+        test!(who_joins_the_pid_namespace_of_a_container_below_listens).covers(&[Line::C21]),
+        test!(who_joins_a_container_below_from_a_sandbox_listens),
+        test!(a_listener_changes_its_mask_from_a_sandbox).covers(&[Line::C18]),
+        test!(a_user_namespace_in_the_hosts_network_listens),
+    ]);
 
 const NO_ANSWER: &str = "LISTEN is ignored or refused in other namespaces than the initial ones";
 
 const EPERM: u32 = Errno::EPERM as u32;
 
-/// Sends a request, and tells its answer's errno.
-fn request(socket: &mut Listener, words: &[u32]) -> Result<u32, Failure> {
-    socket.request(words)?;
-    let answer = socket.wait_for("the answer", |received| received.event.bit() == 0)?;
-    match answer.event {
-        Event::Ack { err } => Ok(err),
-        event => Err(Failure::new(format!("an answer, got {event:?}"))),
-    }
-}
-
 /// Expects this process to be refused, as often as it tries, and gives away the socket.
 fn try_to_listen(handover: &Handover) -> TestResult {
     let mut socket = open()?;
     for words in [&[LISTEN] as &[u32], &[LISTEN, mask::COMM]] {
-        expect_eq("answer to LISTEN", request(&mut socket, words)?, EPERM)?;
+        expect_eq("answer to LISTEN", ask(&mut socket, words)?, EPERM)?;
     }
     // It listens as little as it did.
-    expect_eq("answer to IGNORE", request(&mut socket, &[IGNORE])?, 0)?;
-    expect_eq(
-        "answer",
-        request(&mut socket, &[LISTEN, mask::COMM])?,
-        EPERM,
-    )?;
+    expect_eq("answer to IGNORE", ask(&mut socket, &[IGNORE])?, 0)?;
+    expect_eq("answer", ask(&mut socket, &[LISTEN, mask::COMM])?, EPERM)?;
     handover.send(&socket)
 }
 
@@ -145,7 +116,7 @@ fn in_child(function: impl FnOnce() -> TestResult) -> TestResult {
 fn expect_to_listen_as(number: i32) -> TestResult {
     expect_eq("own number", own_pid(), number)?;
     let mut socket = open()?;
-    let answer = request(&mut socket, &[LISTEN, mask::COMM])?;
+    let answer = ask(&mut socket, &[LISTEN, mask::COMM])?;
     expect_eq("answer to LISTEN", answer, 0)?;
     mark("heard")?;
     let (task, comm) = (Task::leader(number), comm("heard"));
@@ -187,7 +158,7 @@ fn who_joins_the_pid_namespace_of_a_container_below_listens() -> TestResult {
     // With a socket of the container's network, too.
     succeed(container.spawn_in(PID | NET, || {
         let mut socket = open()?;
-        let answer = request(&mut socket, &[LISTEN, mask::COMM])?;
+        let answer = ask(&mut socket, &[LISTEN, mask::COMM])?;
         expect_eq("answer to LISTEN", answer, 0)?;
         handover.send(&socket)
     })?)?;
@@ -251,17 +222,17 @@ fn a_listener_changes_its_mask_from_a_sandbox() -> TestResult {
     in_child(|| {
         become_nobody_in(SANDBOX)?;
         let mut socket = open()?;
-        expect_eq("answer", request(&mut socket, &[LISTEN])?, EPERM)?;
+        expect_eq("answer", ask(&mut socket, &[LISTEN])?, EPERM)?;
         let below = Below::new()?;
         // It becomes a listener where it may.
         below.run(|| {
-            let answer = request(&mut socket, &[LISTEN, mask::SID])?;
+            let answer = ask(&mut socket, &[LISTEN, mask::SID])?;
             expect_eq("answer below", answer, 0)
         })?;
         expect_hearing(&mut socket, &below, None)?;
         // From here on, the sandbox itself asks. What is seen stays the same.
         let wanted = mask::SID | mask::COMM;
-        let answer = request(&mut socket, &[LISTEN, wanted])?;
+        let answer = ask(&mut socket, &[LISTEN, wanted])?;
         expect_eq("answer to listening again", answer, 0)?;
         if let Some(listing) = listing {
             let lines = Listing::read_from(&listing)?.lines;
@@ -269,10 +240,10 @@ fn a_listener_changes_its_mask_from_a_sandbox() -> TestResult {
             expect_eq("masks", masks, vec![wanted])?;
         }
         expect_hearing(&mut socket, &below, Some(4))?;
-        expect_eq("answer to IGNORE", request(&mut socket, &[IGNORE])?, 0)?;
+        expect_eq("answer to IGNORE", ask(&mut socket, &[IGNORE])?, 0)?;
         expect_hearing(&mut socket, &below, None)?;
         // It is no listener any more.
-        expect_eq("answer", request(&mut socket, &[LISTEN])?, EPERM)?;
+        expect_eq("answer", ask(&mut socket, &[LISTEN])?, EPERM)?;
         expect_hearing(&mut socket, &below, None)
     })?;
     expect_count(0)
@@ -285,7 +256,7 @@ fn a_user_namespace_in_the_hosts_network_listens() -> TestResult {
         in_child(|| {
             enter()?;
             let mut socket = open()?;
-            let answer = request(&mut socket, &[LISTEN, mask::COMM])?;
+            let answer = ask(&mut socket, &[LISTEN, mask::COMM])?;
             expect_eq("answer to LISTEN", answer, 0)?;
             mark("heard")?;
             let (task, comm) = (own_task(), comm("heard"));

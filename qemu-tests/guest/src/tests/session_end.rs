@@ -4,61 +4,46 @@
 //! The event is sent before the parent can reap the leader. So when wait(2) has returned, what was
 //! to come has come, and "once" and "none" need no further proof.
 
-use std::fs;
+use std::env;
 use std::time::Duration;
-use std::{env, process};
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
-use nix::sys::signal::{SigHandler, Signal, raise, signal};
+use nix::sys::signal::{Signal, raise};
 use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, setpgid};
 
 use crate::child::{self, Child};
 use crate::debugfs::Listing;
-use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
-use crate::support::scenario::{events, every_kind, take_through_exit};
+use crate::support::directory::Directory;
+use crate::support::process::ignore_children;
+use crate::support::scenario::{events, events_about, every_kind, take_through_exit};
 use crate::support::sessions::{
     CORE_FLAG, SESSIONS, begin, end, fork_as, lead, lead_here, status_of,
 };
 use crate::support::stock::NO_SESSION_END;
 use crate::test;
 use crate::timeouts;
-use crate::wire::{Event, LISTEN, Received, Task, mask};
+use crate::wire::{Event, LISTEN, Task, mask};
 
-pub const TESTS: &[Test] = &[
-    test!(comes_once_when_a_session_leader_ends)
-        .covers(&[Line::C17])
-        .stock_fails(NO_SESSION_END),
-    test!(has_the_status_that_wait_reports)
-        .covers(&[Line::C17])
-        .stock_fails(NO_SESSION_END),
-    test!(has_the_signal_that_the_parent_asked_for)
-        .covers(&[Line::C17])
-        .stock_fails(NO_SESSION_END),
-    test!(comes_for_a_leader_that_nobody_waits_for)
-        .covers(&[Line::C17])
-        .stock_fails(NO_SESSION_END),
-    test!(comes_before_the_number_is_used_again)
-        .covers(&[Line::C17])
-        .stock_fails(NO_SESSION_END)
-        .limit(Duration::from_secs(30)),
-    test!(does_not_come_for_who_leads_no_session)
-        .covers(&[Line::C17])
-        .stock_fails(NO_SESSION_END),
-    test!(does_not_come_unasked).covers(&[Line::C17]),
-    test!(comes_beside_everything_else_and_before_exit)
-        .covers(&[Line::C17])
-        .stock_fails(NO_SESSION_END),
-    test!(follows_the_mask)
-        .covers(&[Line::C17, Line::C18])
-        .stock_fails(NO_SESSION_END),
-    test!(a_session_costs_its_follower_two_events)
-        .covers(&[Line::C17])
-        .stock_fails(NO_SESSION_END),
-];
+pub const TESTS: &[Test] = &Declaration::new()
+    .stock_fails(NO_SESSION_END)
+    .covers(&[Line::C17])
+    .of([
+        test!(comes_once_when_a_session_leader_ends),
+        test!(has_the_status_that_wait_reports),
+        test!(has_the_signal_that_the_parent_asked_for),
+        test!(comes_for_a_leader_that_nobody_waits_for),
+        test!(comes_before_the_number_is_used_again).limit(Duration::from_secs(30)),
+        test!(does_not_come_for_who_leads_no_session),
+        test!(does_not_come_unasked).stock_passes(),
+        test!(comes_beside_everything_else_and_before_exit),
+        test!(follows_the_mask).covers(&[Line::C18]),
+        test!(a_session_costs_its_follower_two_events),
+    ]);
 
 fn comes_once_when_a_session_leader_ends() -> TestResult {
     let mut listener = Listener::listen(SESSIONS)?;
@@ -74,8 +59,7 @@ fn comes_once_when_a_session_leader_ends() -> TestResult {
 }
 
 fn has_the_status_that_wait_reports() -> TestResult {
-    let directory = env::temp_dir().join(format!("core-{}", process::id()));
-    fs::create_dir(&directory)?;
+    let directory = Directory::new("core")?;
     let mut listener = Listener::listen(mask::SESSION_END)?;
     let deaths = [
         (Signal::SIGKILL, RLIM_INFINITY),
@@ -87,7 +71,7 @@ fn has_the_status_that_wait_reports() -> TestResult {
     for (signal, core_limit) in deaths {
         let child = lead(|| {
             let prepared = setrlimit(Resource::RLIMIT_CORE, core_limit, core_limit).is_ok()
-                && env::set_current_dir(&directory).is_ok();
+                && env::set_current_dir(directory.path()).is_ok();
             // Raising one of them does not return.
             i32::from(prepared && raise(signal).is_ok())
         })?;
@@ -96,7 +80,6 @@ fn has_the_status_that_wait_reports() -> TestResult {
         expect_eq("events", events(&mut listener)?, vec![end(pid, code)])?;
         codes.push(code);
     }
-    fs::remove_dir_all(&directory)?;
     let abort = Signal::SIGABRT as u32;
     expect_eq("statuses", codes, vec![9, 15, abort, abort | CORE_FLAG])
 }
@@ -115,12 +98,6 @@ fn has_the_signal_that_the_parent_asked_for() -> TestResult {
         expect_eq("events", events(&mut listener)?, vec![expected])?;
     }
     Ok(())
-}
-
-/// Has the kernel reap this process's children.
-fn ignore_children() -> nix::Result<()> {
-    // SAFETY: No handler is installed.
-    unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }.map(drop)
 }
 
 /// Waits until all children are gone that the kernel reaps.
@@ -204,13 +181,9 @@ fn does_not_come_unasked() -> TestResult {
 
 fn comes_beside_everything_else_and_before_exit() -> TestResult {
     let mut everything = Listener::listen_all()?;
-    let mut more = Listener::listen(mask::ALL | mask::SESSION_END)?;
+    let mut more = Listener::listen(mask::EVERYTHING)?;
     let (pid, messages) = every_kind(&mut everything)?;
-    let about = |messages: &[Received]| -> Vec<Event> {
-        let events = messages.iter().map(|received| received.event);
-        events.filter(|event| event.subject().tgid == pid).collect()
-    };
-    let mut expected = about(&messages);
+    let mut expected = events_about(&messages, pid);
     let Some(Event::Exit { code, .. }) = expected.last().copied() else {
         return Err(Failure::new(format!(
             "expected EXIT last, got {expected:?}"
@@ -219,7 +192,7 @@ fn comes_beside_everything_else_and_before_exit() -> TestResult {
     expected.insert(expected.len() - 1, end(pid, code));
     expect_eq(
         "events",
-        about(&take_through_exit(&mut more, pid)?),
+        events_about(&take_through_exit(&mut more, pid)?, pid),
         expected,
     )
 }

@@ -7,9 +7,9 @@ use nix::sys::signal::Signal;
 use nix::unistd::setsid;
 
 use crate::child::{self, Gate};
-use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
-use crate::support::container::{ALL, Container, Handover, NET, PID, numbers_at, open};
+use crate::support::container::{ALL, Container, Handover, NET, PID, numbers_at};
 use crate::support::process::{pause_for_ever, succeed};
 use crate::support::scenario::{events, expect_exactly};
 use crate::support::sessions::{SESSIONS, end, lead, status_of};
@@ -18,29 +18,20 @@ use crate::support::threads::{await_end_of_thread, end_thread_as};
 use crate::test;
 use crate::wire::{Event, LISTEN, Left, Task};
 
-pub const TESTS: &[Test] = &[
-    test!(both_ends_of_a_session_have_each_levels_numbers)
-        .covers(&[Line::C11, Line::C17, Line::C21, Line::C22])
-        .stock_fails(NO_NETWORK_NAMESPACES)
-        .limit(Duration::from_secs(20)),
-    test!(a_sibling_hears_of_no_session)
-        .covers(&[Line::C17, Line::C22])
-        .stock_fails(NO_NETWORK_NAMESPACES),
-    test!(all_sessions_of_a_dying_pid_namespace_end_once)
-        .covers(&[Line::C17, Line::C22])
-        .stock_fails(NO_NETWORK_NAMESPACES)
-        .limit(Duration::from_secs(20)),
-    test!(a_namespace_ends_with_the_last_thread_of_its_first_process)
-        .covers(&[Line::C17])
-        .stock_fails(NO_SESSION_END),
-];
-
-/// Listens to sessions and hands the listener over.
-fn hand_over_listener(handover: &Handover) -> TestResult {
-    let listener = open()?;
-    listener.request(&[LISTEN, SESSIONS])?;
-    handover.send(&listener)
-}
+pub const TESTS: &[Test] = &Declaration::new()
+    .stock_fails(NO_NETWORK_NAMESPACES)
+    .covers(&[Line::C17])
+    .of([
+        test!(both_ends_of_a_session_have_each_levels_numbers)
+            .limit(Duration::from_secs(20))
+            .covers(&[Line::C11, Line::C21, Line::C22]),
+        test!(a_sibling_hears_of_no_session).covers(&[Line::C22]),
+        test!(all_sessions_of_a_dying_pid_namespace_end_once)
+            .limit(Duration::from_secs(20))
+            .covers(&[Line::C22]),
+        test!(a_namespace_ends_with_the_last_thread_of_its_first_process)
+            .stock_fails(NO_SESSION_END),
+    ]);
 
 /// What is about one of these processes.
 fn about(pids: &[i32]) -> impl Fn(&Event) -> bool {
@@ -54,11 +45,11 @@ fn both_ends_of_a_session_have_each_levels_numbers() -> TestResult {
     let handover = Handover::new()?;
     let (ready, go_on) = (Gate::new()?, Gate::new()?);
     let outer = Container::start(ALL, || {
-        hand_over_listener(&handover)?;
+        handover.listen(&[LISTEN, SESSIONS])?;
         // A process more on this level, so that numbers differ.
         succeed(child::fork(|| 0)?)?;
         Container::start(PID | NET, || {
-            hand_over_listener(&handover)?;
+            handover.listen(&[LISTEN, SESSIONS])?;
             setsid()?;
             let leader = child::fork(|| {
                 let waited = ready.open(0).and_then(|()| go_on.pass());
@@ -113,7 +104,7 @@ fn all_sessions_of_a_dying_pid_namespace_end_once() -> TestResult {
     let handover = Handover::new()?;
     let ready = Gate::new()?;
     let container = Container::start(ALL, || {
-        hand_over_listener(&handover)?;
+        handover.listen(&[LISTEN, SESSIONS])?;
         setsid()?;
         for _ in 0..LEADERS {
             // They live until the namespace dies.
@@ -156,7 +147,7 @@ fn a_namespace_ends_with_the_last_thread_of_its_first_process() -> TestResult {
     let mut outside = Listener::listen(SESSIONS)?;
     let handover = Handover::new()?;
     let container = Container::start(PID, || {
-        hand_over_listener(&handover)?;
+        handover.listen(&[LISTEN, SESSIONS])?;
         setsid()?;
         std::thread::spawn(|| {
             await_end_of_thread(0);

@@ -7,7 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::execv;
 
 use crate::child::{Child, Gate};
-use crate::harness::{Line, Test, TestResult, expect_eq};
+use crate::harness::{Declaration, Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
 use crate::support::scenario::events;
 use crate::support::sessions::{SESSIONS, begin, end, lead, status_of};
@@ -18,26 +18,17 @@ use crate::support::threads::{
 use crate::test;
 use crate::wire::mask;
 
-pub const TESTS: &[Test] = &[
-    test!(comes_when_the_last_thread_ends_in_any_order)
-        .covers(&[Line::C17])
-        .stock_fails(NO_SESSION_END),
-    test!(comes_once_when_threads_end_at_once)
-        .covers(&[Line::C17])
-        .stock_fails(NO_SESSION_END),
-    test!(comes_once_when_a_thread_ends_them_all)
-        .covers(&[Line::C17])
-        .stock_fails(NO_SESSION_END),
-    test!(comes_once_when_all_are_killed)
-        .covers(&[Line::C17])
-        .stock_fails(NO_SESSION_END),
-    test!(does_not_come_when_a_thread_runs_another_program)
-        .covers(&[Line::C17])
-        .stock_fails(NO_SESSION_END),
-    test!(does_not_come_when_the_leader_ends_and_a_thread_runs_another_program)
-        .covers(&[Line::C17])
-        .stock_fails(NO_SESSION_END),
-];
+pub const TESTS: &[Test] = &Declaration::new()
+    .stock_fails(NO_SESSION_END)
+    .covers(&[Line::C17])
+    .of([
+        test!(comes_when_the_last_thread_ends_in_any_order),
+        test!(comes_once_when_threads_end_at_once),
+        test!(comes_once_when_a_thread_ends_them_all),
+        test!(comes_once_when_all_are_killed),
+        test!(does_not_come_when_a_thread_runs_another_program),
+        test!(does_not_come_when_the_leader_ends_and_a_thread_runs_another_program),
+    ]);
 
 fn comes_when_the_last_thread_ends_in_any_order() -> TestResult {
     let mut listener = Listener::listen(SESSIONS)?;

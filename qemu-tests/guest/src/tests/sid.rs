@@ -7,30 +7,30 @@ use std::thread;
 use nix::errno::Errno;
 use nix::unistd::{Pid, getpgrp, getsid, setpgid, setsid};
 
-use crate::harness::{Line, Test, TestResult, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
 use crate::support::scenario::{events_of, in_child, own_task, take_through_exit};
 use crate::test;
 use crate::wire::{Event, Left, Task, mask};
 
-pub const TESTS: &[Test] = &[
-    test!(comes_exactly_once_when_setsid_succeeds).covers(&[Line::C11]),
-    test!(is_not_repeated_by_a_second_setsid).covers(&[Line::C11]),
-    test!(does_not_come_for_a_process_group_leader).covers(&[Line::C11]),
-    test!(names_the_group_leader_when_a_thread_calls_setsid).covers(&[Line::C11]),
-    test!(comes_for_the_setsid_program).covers(&[Line::C11]),
+pub const TESTS: &[Test] = &Declaration::new().covers(&[Line::C11]).of([
+    test!(comes_exactly_once_for[the_first_thread](call_setsid)),
+    test!(comes_exactly_once_for[two_calls](call_twice)),
+    test!(does_not_come_for_a_process_group_leader),
+    test!(comes_exactly_once_for[another_thread](call_by_a_thread)),
+    test!(comes_for_the_setsid_program),
     test!(tells_the_parent_the_session_and_the_group_that_were_left)
-        .covers(&[Line::C11])
         .stock_fails("the event has no such fields"),
-];
+]);
 
 fn leaders(events: &[Event]) -> Vec<Task> {
     events.iter().map(Event::subject).collect()
 }
 
-fn comes_exactly_once_when_setsid_succeeds() -> TestResult {
+/// The event names the process, whichever of its threads calls setsid().
+fn comes_exactly_once_for(become_leader: fn() -> Result<i32, Failure>) -> TestResult {
     let mut listener = Listener::listen_all()?;
-    let scene = in_child(&mut listener, || Ok(setsid()?.as_raw()))?;
+    let scene = in_child(&mut listener, become_leader)?;
     expect_eq("session", scene.number, scene.child.pid)?;
     expect_eq(
         "new leaders",
@@ -39,18 +39,14 @@ fn comes_exactly_once_when_setsid_succeeds() -> TestResult {
     )
 }
 
-fn is_not_repeated_by_a_second_setsid() -> TestResult {
-    let mut listener = Listener::listen_all()?;
-    let scene = in_child(&mut listener, || {
-        setsid()?;
-        expect_eq("second setsid()", setsid(), Err(Errno::EPERM))?;
-        Ok(0)
-    })?;
-    expect_eq(
-        "new leaders",
-        leaders(&scene.events(mask::SID)),
-        vec![scene.child],
-    )
+fn call_setsid() -> Result<i32, Failure> {
+    Ok(setsid()?.as_raw())
+}
+
+fn call_twice() -> Result<i32, Failure> {
+    let session = call_setsid()?;
+    expect_eq("second setsid()", setsid(), Err(Errno::EPERM))?;
+    Ok(session)
 }
 
 fn does_not_come_for_a_process_group_leader() -> TestResult {
@@ -63,20 +59,9 @@ fn does_not_come_for_a_process_group_leader() -> TestResult {
     expect_eq("events", scene.events(mask::SID), vec![])
 }
 
-fn names_the_group_leader_when_a_thread_calls_setsid() -> TestResult {
-    let mut listener = Listener::listen_all()?;
-    let scene = in_child(&mut listener, || {
-        let session = thread::spawn(setsid)
-            .join()
-            .expect("setsid() does not panic")?;
-        Ok(session.as_raw())
-    })?;
-    expect_eq("session", scene.number, scene.child.pid)?;
-    expect_eq(
-        "new leaders",
-        leaders(&scene.events(mask::SID)),
-        vec![scene.child],
-    )
+fn call_by_a_thread() -> Result<i32, Failure> {
+    let called = thread::spawn(call_setsid).join();
+    called.expect("setsid() does not panic")
 }
 
 fn comes_for_the_setsid_program() -> TestResult {

@@ -3,43 +3,36 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::cpus::{cpus, pin};
-use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect_eq};
 use crate::listener::{Listener, ListenerError};
+use crate::support::ends::{End, bind, ignore, leave};
 use crate::support::polling::poll_until_done;
 use crate::support::scenario::mark;
 use crate::support::socket_filter::keep_bytes_slowly;
 use crate::test;
-use crate::wire::{BATCH, CN_PROC, IGNORE, LISTEN, mask, proc_listen};
+use crate::wire::{BATCH, LISTEN, Received, mask, proc_listen};
 
-pub const TESTS: &[Test] = &[
-    test!(nothing_is_queued_after_ignore)
-        .not_on_stock(NO_END)
-        .covers(&[Line::C27])
-        .limit(LIMIT),
-    test!(nothing_is_queued_after_leaving_the_group)
-        .not_on_stock(NO_END)
-        .covers(&[Line::C27])
-        .limit(LIMIT),
-    test!(nothing_is_queued_after_binding)
-        .not_on_stock(NO_END)
-        .covers(&[Line::C27])
-        .limit(LIMIT),
-    test!(nothing_joins_a_batch_after_ignore)
-        .not_on_stock(NO_BATCHES)
-        .covers(&[Line::C27, Line::C54])
-        .limit(LIMIT),
-    test!(nothing_joins_a_batch_after_leaving_the_group)
-        .not_on_stock(NO_BATCHES)
-        .covers(&[Line::C27, Line::C54])
-        .limit(LIMIT),
-    test!(a_new_listener_hears_nothing_of_the_one_before)
-        .not_on_stock(NO_BATCHES)
-        .covers(&[Line::C18, Line::C27])
-        .limit(LIMIT),
-];
+pub const TESTS: &[Test] = &Declaration::new()
+    .not_on_stock(NO_END)
+    .limit(LIMIT)
+    .covers(&[Line::C27])
+    .of([
+        test!(nothing_is_queued_after[ignore](0, ignore)),
+        test!(nothing_is_queued_after[leave](0, leave)),
+        test!(nothing_is_queued_after[bind](0, bind)),
+        test!(nothing_is_queued_after[ignore_in_batches](BATCH, ignore))
+            .not_on_stock(NO_BATCHES)
+            .covers(&[Line::C54]),
+        test!(nothing_is_queued_after[leave_in_batches](BATCH, leave))
+            .not_on_stock(NO_BATCHES)
+            .covers(&[Line::C54]),
+        test!(nothing_is_queued_after[listen_in_batches](BATCH, renew))
+            .not_on_stock(NO_BATCHES)
+            .covers(&[Line::C18]),
+    ]);
 
 const NO_BATCHES: &str = "each event has a datagram of its own";
 
@@ -68,15 +61,12 @@ struct Queued {
 
 /// Empties a listener's queue.
 fn drain(listener: &mut Listener) -> Result<Queued, Failure> {
-    let mut queued = Queued::default();
-    loop {
-        match listener.receive(Instant::now()) {
-            Ok(None) => return Ok(queued),
-            Ok(Some(message)) => queued.events += usize::from(message.event.bit() == mask::COMM),
-            Err(error) if error.is_overrun() => queued.losses += 1,
-            Err(error) => return Err(error.into()),
-        }
-    }
+    let drained = listener.drain()?;
+    let is_event = |received: &&Received| received.event.bit() == mask::COMM;
+    Ok(Queued {
+        events: drained.messages.iter().filter(is_event).count(),
+        losses: drained.enobufs,
+    })
 }
 
 /// Another CPU, on which a thread raises events as fast as it can.
@@ -105,12 +95,9 @@ impl Other {
     }
 }
 
-/// Ends a listener with these flags again and again while another CPU raises events. Expects that
-/// it reads nothing more than what was in its queue then.
-fn expect_silence(
-    flags: u32,
-    end: impl Fn(&mut Listener) -> Result<(), ListenerError>,
-) -> TestResult {
+/// A listener with these flags ends again and again while another CPU raises events. It reads
+/// nothing more than what was in its queue then.
+fn nothing_is_queued_after(flags: u32, end: End) -> TestResult {
     let [own, others, ..] = cpus()?[..] else {
         return Err(Failure::skip("there is one CPU"));
     };
@@ -132,11 +119,7 @@ fn expect_silence(
     })
 }
 
-fn end_repeatedly(
-    other: &Other,
-    flags: u32,
-    end: impl Fn(&mut Listener) -> Result<(), ListenerError>,
-) -> TestResult {
+fn end_repeatedly(other: &Other, flags: u32, end: End) -> TestResult {
     let (mut heard, mut later) = (0, Queued::default());
     for _ in 0..ENDS {
         let mut listener = Listener::listen_with(mask::COMM | mask::SID, flags)?;
@@ -159,45 +142,8 @@ fn end_repeatedly(
     expect_eq("listeners that had heard something before", heard, ENDS)
 }
 
-fn ignore(listener: &mut Listener) -> Result<(), ListenerError> {
-    listener.request(&[IGNORE])
-}
-
-fn leave(listener: &mut Listener) -> Result<(), ListenerError> {
-    let left = listener.socket().drop_membership(CN_PROC);
-    left.map_err(|error| ListenerError::System("setsockopt", error))
-}
-
-fn bind_without_groups(listener: &mut Listener) -> Result<(), ListenerError> {
-    let address = netlink_sys::SocketAddr::new(listener.port_id()?, 0);
-    let bound = listener.socket().bind(&address);
-    bound.map_err(|error| ListenerError::System("bind", error))
-}
-
-fn nothing_is_queued_after_ignore() -> TestResult {
-    expect_silence(0, ignore)
-}
-
-fn nothing_is_queued_after_leaving_the_group() -> TestResult {
-    expect_silence(0, leave)
-}
-
-fn nothing_is_queued_after_binding() -> TestResult {
-    expect_silence(0, bind_without_groups)
-}
-
-fn nothing_joins_a_batch_after_ignore() -> TestResult {
-    expect_silence(BATCH, ignore)
-}
-
-fn nothing_joins_a_batch_after_leaving_the_group() -> TestResult {
-    expect_silence(BATCH, leave)
-}
-
 /// What was on the way to a listener does not reach the next one that the socket is.
-fn a_new_listener_hears_nothing_of_the_one_before() -> TestResult {
-    expect_silence(BATCH, |listener| {
-        ignore(listener)?;
-        listener.request(&proc_listen(LISTEN, mask::SID, BATCH))
-    })
+fn renew(listener: &mut Listener) -> Result<(), ListenerError> {
+    ignore(listener)?;
+    listener.request(&proc_listen(LISTEN, mask::SID, BATCH))
 }

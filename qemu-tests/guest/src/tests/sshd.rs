@@ -9,7 +9,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
-use std::{env, process};
 
 use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -19,18 +18,19 @@ use nix::unistd::{Pid, getsid};
 
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::support::container::{ALL, Container, PID, keep_mounts, mount_own_proc};
-use crate::support::program::RunningProgram;
+use crate::support::directory::Directory;
+use crate::support::program::{RunningProgram, in_path};
 use crate::test;
 use crate::timeouts;
 
 pub const TESTS: &[Test] = &[
-    test!(logins_survive_their_server_under_a_supervisor)
+    test!(logins_survive_their_server[under_a_supervisor](MOUNT))
         .covers(&[Line::C11, Line::C17])
         .stock_fails(
             "the supervisor finds that the kernel tells neither origin nor end of a session",
         )
         .limit(LIMIT),
-    test!(logins_survive_their_server_in_a_container)
+    test!(logins_survive_their_server[in_a_container](ALL | MOUNT))
         .covers(&[Line::C11, Line::C17, Line::C21, Line::C23])
         .stock_fails("LISTEN from another network namespace is refused")
         .limit(LIMIT),
@@ -64,34 +64,29 @@ PidFile none
 ";
 
 /// Copies of programs, in a place that a container's root may enter. They go when this is dropped.
-struct Programs(PathBuf);
+struct Programs(Directory);
 
 impl Programs {
     /// Copies OpenSSH's server, with the programs that newer ones are split into.
     fn copy() -> Result<Self, Failure> {
-        let programs = Self(env::temp_dir().join(format!("sshd-{}", process::id())));
-        fs::create_dir(&programs.0)?;
-        fs::set_permissions(&programs.0, Permissions::from_mode(0o755))?;
-        let path = env::var_os("PATH").unwrap_or_default();
-        let server = env::split_paths(&path)
-            .map(|directory| directory.join("sshd"))
-            .find(|server| server.is_file())
-            .ok_or_else(|| Failure::new("there is no sshd in PATH: run scripts/setup"))?;
-        fs::copy(&server, programs.0.join("sshd"))?;
+        let directory = Directory::new("sshd")?;
+        fs::set_permissions(directory.path(), Permissions::from_mode(0o755))?;
+        let server = in_path("sshd")?;
+        fs::copy(&server, directory.path().join("sshd"))?;
         for (name, _) in PARTS {
             let part = server.with_file_name("../lib/openssh").join(name);
             if part.is_file() {
-                fs::copy(part, programs.0.join(name))?;
+                fs::copy(part, directory.path().join(name))?;
             }
         }
-        Ok(programs)
+        Ok(Self(directory))
     }
 
     /// What the server's configuration says of the programs that it consists of.
     fn config(&self) -> String {
         let parts = PARTS
             .iter()
-            .map(|(name, option)| (self.0.join(name), option));
+            .map(|(name, option)| (self.0.path().join(name), option));
         parts
             .filter(|(path, _)| path.is_file())
             .map(|(path, option)| format!("{option} {}\n", path.display()))
@@ -104,13 +99,6 @@ const PARTS: [(&str, &str); 2] = [
     ("sshd-session", "SshdSessionPath"),
     ("sshd-auth", "SshdAuthPath"),
 ];
-
-impl Drop for Programs {
-    fn drop(&mut self) {
-        // What is left is in the guest alone, which ends soon.
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
 
 fn run(words: &[&str]) -> TestResult {
     let status = Command::new(words[0]).args(&words[1..]).status();
@@ -258,7 +246,7 @@ impl Login {
 /// Two logins, the server's death and its next life, and a logout after the other.
 fn kill_the_server(kinds: CloneFlags, programs: &Programs) -> TestResult {
     let config = prepare(kinds, programs)?;
-    let sshd = programs.0.join("sshd");
+    let sshd = programs.0.path().join("sshd");
     let (sshd, config) = (sshd.to_string_lossy(), config.to_string_lossy());
     let mut supervisor = supervise(&[&sshd, "-D", "-e", "-f", &config])?;
     let server = await_server(&mut supervisor)?;
@@ -328,17 +316,9 @@ fn a_daemon_is_told_apart() -> Result<i32, Failure> {
     Ok(session)
 }
 
-fn scenario(kinds: CloneFlags) -> TestResult {
+/// In these namespaces. What a container needs for the server: a range of ids, not only its root's own,
+/// because the server gives up root for another user before it trusts a client.
+fn logins_survive_their_server(kinds: CloneFlags) -> TestResult {
     let programs = Programs::copy()?;
     Container::start(kinds, || kill_the_server(kinds, &programs))?.finish()
-}
-
-fn logins_survive_their_server_under_a_supervisor() -> TestResult {
-    scenario(MOUNT)
-}
-
-/// What a container needs for the server: a range of ids, not only its root's own, because the
-/// server gives up root for another user before it trusts a client.
-fn logins_survive_their_server_in_a_container() -> TestResult {
-    scenario(ALL | MOUNT)
 }

@@ -10,24 +10,24 @@ use std::path::Path;
 use std::thread;
 
 use nix::libc;
-use nix::sched::{CloneFlags, sched_getaffinity, sched_setaffinity, unshare};
 use nix::sys::socket::{MsgFlags, recv};
 use nix::unistd::{Pid, setpgid, setsid};
 
 use crate::child::{self, Gate, own_pid, own_tid};
-use crate::cpus::{cpus, pin};
+use crate::cpus::cpus;
 use crate::debugfs::Listing;
-use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::{EVENT_LIMIT, Listener};
 use crate::proc_stat::{Stat, TICK};
 use crate::support::cgroup::{Group, root_of};
+use crate::support::container::{SECONDS_AHEAD, with_other_clock};
 use crate::support::idle_processes::{MANY_IDLE, start_idle, start_many_idle};
 use crate::support::polling::poll_until_done;
-use crate::support::process::{pause_for_ever, status, succeed};
+use crate::support::process::{pause_for_ever, succeed};
 use crate::support::procfs::{
     cgroup_of, events_of_proc, identity_of, in_container, living_in_proc,
 };
-use crate::support::scenario::{mark, own_task};
+use crate::support::scenario::{mark, mark_on_each_cpu, own_task};
 use crate::support::sequence_numbers::{first_numbers, missing};
 use crate::support::sessions::fork_as;
 use crate::support::socket_filter::keep_bytes;
@@ -37,53 +37,26 @@ use crate::test;
 use crate::timeouts;
 use crate::wire::{BATCH, BATCH_SIZE, CN_PROC, Event, IDENTITY, PROCESSES, Received, Task, mask};
 
-pub const TESTS: &[Test] = &[
-    test!(each_process_has_its_parent_session_and_group)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C55]),
-    test!(the_parent_is_the_thread_that_forked)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C55]),
-    test!(all_that_proc_shows_are_told_and_nobody_else)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C55]),
-    test!(processes_come_by_rising_numbers)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C55]),
-    test!(the_answer_comes_last_and_counts_them)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C19, Line::C20, Line::C55]),
-    test!(a_process_of_many_threads_does_not_end_it)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C55]),
-    test!(what_is_told_takes_no_number)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C5, Line::C30, Line::C55]),
-    test!(an_identity_is_what_a_pidfd_and_proc_show)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C52, Line::C55]),
-    test!(an_identity_has_the_cgroup_that_the_process_is_in)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C52, Line::C55]),
-    test!(the_start_is_by_the_clock_of_the_listener)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C21, Line::C52, Line::C55]),
-    test!(who_did_not_ask_for_identities_gets_none)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C52, Line::C55]),
-    test!(whatever_is_listened_for_the_state_is_the_same)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C55]),
-    test!(events_in_between_have_datagrams_of_their_own)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C5, Line::C54, Line::C55]),
-    test!(with_a_filter_each_process_has_a_datagram)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C55]),
-    test!(datagrams_are_full_and_fit_into_the_buffer_of_a_batch)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C54, Line::C55]),
-];
+pub const TESTS: &[Test] = &Declaration::new()
+    .not_on_stock(NO_STATE)
+    .covers(&[Line::C55])
+    .of([
+        test!(each_process_has_its_parent_session_and_group),
+        test!(the_parent_is_the_thread_that_forked),
+        test!(all_that_proc_shows_are_told_and_nobody_else),
+        test!(processes_come_by_rising_numbers),
+        test!(the_answer_comes_last_and_counts_them).covers(&[Line::C19, Line::C20]),
+        test!(a_process_of_many_threads_does_not_end_it),
+        test!(what_is_told_takes_no_number).covers(&[Line::C5, Line::C30]),
+        test!(an_identity_is_what_a_pidfd_and_proc_show).covers(&[Line::C52]),
+        test!(an_identity_has_the_cgroup_that_the_process_is_in).covers(&[Line::C52]),
+        test!(the_start_is_by_the_clock_of_the_listener).covers(&[Line::C21, Line::C52]),
+        test!(who_did_not_ask_for_identities_gets_none).covers(&[Line::C52]),
+        test!(whatever_is_listened_for_the_state_is_the_same),
+        test!(events_in_between_have_datagrams_of_their_own).covers(&[Line::C5, Line::C54]),
+        test!(with_a_filter_each_process_has_a_datagram),
+        test!(datagrams_are_full_and_fit_into_the_buffer_of_a_batch).covers(&[Line::C54]),
+    ]);
 
 fn each_process_has_its_parent_session_and_group() -> TestResult {
     let listener = listen(RARE, 0)?;
@@ -231,30 +204,20 @@ fn a_process_of_many_threads_does_not_end_it() -> TestResult {
     })
 }
 
-/// Marks on each CPU.
-fn mark_everywhere() -> TestResult {
-    let before = sched_getaffinity(Pid::from_raw(0))?;
-    for cpu in cpus()? {
-        pin(cpu)?;
-        mark("numbered")?;
-    }
-    Ok(sched_setaffinity(Pid::from_raw(0), &before)?)
-}
-
 fn what_is_told_takes_no_number() -> TestResult {
     in_container(|| {
         let mut listener = Listener::listen(mask::COMM)?;
         let first = first_numbers(&mut listener)?;
         start_many_idle(MANY_IDLE)?;
         let events = 4 * cpus()?.len();
-        mark_everywhere()?;
+        mark_on_each_cpu(1)?;
         let mut dump = StateDump::default();
         ask(&listener)?;
-        mark_everywhere()?;
+        mark_on_each_cpu(1)?;
         dump.read(&listener)?;
-        mark_everywhere()?;
+        mark_on_each_cpu(1)?;
         let mut dump = dump.finish(&listener)?;
-        mark_everywhere()?;
+        mark_on_each_cpu(1)?;
         dump.others.extend(listener.take_queued()?);
         expect_eq("events", dump.others.len(), events)?;
         expect_eq("missing numbers", missing(&dump.others, &first)?, 0)?;
@@ -304,27 +267,14 @@ fn an_identity_has_the_cgroup_that_the_process_is_in() -> TestResult {
 
 /// In a time namespace whose clock is ahead.
 fn the_start_is_by_the_clock_of_the_listener() -> TestResult {
-    const SECONDS_AHEAD: u64 = 100_000;
-    if !Path::new("/proc/self/ns/time").exists() {
-        return Err(Failure::skip("the kernel has no CONFIG_TIME_NS"));
-    }
     let look = || {
-        status(|| {
-            let dump = state(&listen(RARE, IDENTITY)?)?;
-            let start = Stat::of("self")?.start;
-            let dump = dump.identity(own_pid())?.start_ns;
-            expect_eq("start in ticks", dump / TICK, start)?;
-            expect(dump / 1_000_000_000 >= SECONDS_AHEAD, "a clock ahead")
-        })
+        let dump = state(&listen(RARE, IDENTITY)?)?;
+        let start = Stat::of("self")?.start;
+        let dump = dump.identity(own_pid())?.start_ns;
+        expect_eq("start in ticks", dump / TICK, start)?;
+        expect(dump / 1_000_000_000 >= SECONDS_AHEAD, "a clock ahead")
     };
-    succeed(child::fork(|| {
-        status(|| {
-            unshare(CloneFlags::from_bits_retain(libc::CLONE_NEWTIME))?;
-            let offset = format!("boottime {SECONDS_AHEAD} 0");
-            fs::write("/proc/self/timens_offsets", offset)?;
-            succeed(child::fork(look)?)
-        })
-    })?)
+    succeed(with_other_clock(look)?)
 }
 
 fn who_did_not_ask_for_identities_gets_none() -> TestResult {

@@ -16,85 +16,62 @@ use nix::unistd::setsid;
 use zerocopy::IntoBytes;
 
 use crate::child::{self, Child, Gate};
-use crate::debugfs::{self, Listing};
-use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::debugfs::Listing;
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
-use crate::support::cgroup;
-use crate::support::container::{self, ALL, Container, FIRST_ID, Handover, NET, PID, USER};
+use crate::support::cgroup::known_flags;
+use crate::support::container::{self, ALL, Container, Handover, NET, PID, USER};
+use crate::support::ends::ENDS;
 use crate::support::fault_injection::FailNth;
 use crate::support::idle_processes::{MANY_IDLE, start_many_idle};
-use crate::support::module::{self, ModuleGuard};
+use crate::support::module::{self, ModuleGuard, expect_references};
 use crate::support::namespace_user::NamespaceUser;
 use crate::support::process::{pause_for_ever, status, succeed};
 use crate::support::procfs::in_container;
 use crate::support::scenario::{expect_count, mark};
-use crate::support::sender::{ROOT, Sender, receive};
+use crate::support::sender::{OUTER_ROOT, ROOT, Sender, receive};
 use crate::support::state_dump::{
     ACK, RARE, SEQ, StateDump, ask, is_without_memory, listen, listen_and_read_little, state,
 };
 use crate::support::stock::NO_STATE;
 use crate::test;
 use crate::wire::{
-    BATCH, BATCH_SIZE, CGROUP, CN_PROC, Event, IDENTITY, LISTEN, PROCESSES, Received, STATE, mask,
+    BATCH, BATCH_SIZE, CGROUP, CN_PROC, Event, IDENTITY, LISTEN, Received, STATE, mask,
     proc_listen, proc_listen_in,
 };
 
-pub const TESTS: &[Test] = &[
-    test!(a_request_has_4_bytes_or_24_and_more)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C20, Line::C50, Line::C55]),
-    test!(what_is_unknown_in_a_request_is_refused)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C20, Line::C50, Line::C55]),
-    test!(what_a_request_says_else_has_no_effect)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C50, Line::C55]),
-    test!(who_does_not_listen_is_told_nothing)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C19, Line::C24, Line::C55]),
-    test!(a_second_request_is_refused_until_the_answer)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C19, Line::C55]),
-    test!(a_listener_that_ends_in_the_middle_cuts_it_off)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C18, Line::C19, Line::C27, Line::C55]),
-    test!(a_listener_that_begins_anew_gets_a_state_of_its_own)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C18, Line::C55]),
-    test!(listening_again_changes_nothing_of_a_state)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C18, Line::C55]),
-    test!(a_state_keeps_the_module_until_its_answer_or_the_close)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C32, Line::C55]),
-    test!(a_reader_that_is_killed_leaves_nothing)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C27, Line::C32, Line::C55]),
-    test!(who_never_reads_keeps_nobody_waiting)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C55, Line::C57])
-        .limit(LIMIT),
-    test!(who_looks_without_reading_loses_nothing)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C55]),
-    test!(the_smallest_buffer_has_room_for_it)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C55]),
-    test!(a_namespace_that_ends_in_the_middle_ends_it)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C25, Line::C55])
-        .limit(LIMIT),
-    test!(states_that_were_given_up_leave_no_namespace)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C25, Line::C55])
-        .limit(LIMIT),
-    test!(it_is_from_root_of_the_listeners_users)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C48, Line::C55]),
-    test!(a_request_without_memory_is_answered_or_told)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C19, Line::C55]),
-];
+pub const TESTS: &[Test] = &Declaration::new()
+    .not_on_stock(NO_STATE)
+    .covers(&[Line::C55])
+    .of([
+        test!(a_request_has_4_bytes_or_24_and_more).covers(&[Line::C20, Line::C50]),
+        test!(what_is_unknown_in_a_request_is_refused).covers(&[Line::C20, Line::C50]),
+        test!(what_a_request_says_else_has_no_effect).covers(&[Line::C50]),
+        test!(who_does_not_listen_is_told_nothing).covers(&[Line::C19, Line::C24]),
+        test!(a_second_request_is_refused_until_the_answer).covers(&[Line::C19]),
+        test!(a_listener_that_ends_in_the_middle_cuts_it_off).covers(&[
+            Line::C18,
+            Line::C19,
+            Line::C27,
+        ]),
+        test!(a_listener_that_begins_anew_gets_a_state_of_its_own).covers(&[Line::C18]),
+        test!(listening_again_changes_nothing_of_a_state).covers(&[Line::C18]),
+        test!(a_state_keeps_the_module_until_its_answer_or_the_close).covers(&[Line::C32]),
+        test!(a_reader_that_is_killed_leaves_nothing).covers(&[Line::C27, Line::C32]),
+        test!(who_never_reads_keeps_nobody_waiting)
+            .limit(LIMIT)
+            .covers(&[Line::C57]),
+        test!(who_looks_without_reading_loses_nothing),
+        test!(the_smallest_buffer_has_room_for_it),
+        test!(a_namespace_that_ends_in_the_middle_ends_it)
+            .limit(LIMIT)
+            .covers(&[Line::C25]),
+        test!(states_that_were_given_up_leave_no_namespace)
+            .limit(LIMIT)
+            .covers(&[Line::C25]),
+        test!(it_is_from_root_of_the_listeners_users).covers(&[Line::C48]),
+        test!(a_request_without_memory_is_answered_or_told).covers(&[Line::C19]),
+    ]);
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -117,12 +94,6 @@ fn answer(listener: &Listener, data: &[u8]) -> Result<u32, Failure> {
 fn expect_refused(listener: &Listener, data: &[u8], expected: Errno) -> TestResult {
     let what = format!("answer to {} bytes, {data:?}", data.len());
     expect_eq(&what, answer(listener, data)?, expected as u32)
-}
-
-/// The flags that there are.
-fn known_flags() -> u32 {
-    let others = PROCESSES | IDENTITY | BATCH;
-    others | if cgroup::are_there() { CGROUP } else { 0 }
 }
 
 /// Expects this data to ask for the state.
@@ -203,22 +174,6 @@ fn what_a_request_says_else_has_no_effect() -> TestResult {
     })?
     .finish()
 }
-
-fn leave(listener: &mut Listener) -> TestResult {
-    Ok(listener.socket().drop_membership(CN_PROC)?)
-}
-
-fn bind_without_groups(listener: &mut Listener) -> TestResult {
-    let address = netlink_sys::SocketAddr::new(listener.port_id()?, 0);
-    Ok(listener.socket().bind(&address)?)
-}
-
-fn ignore(listener: &mut Listener) -> TestResult {
-    Ok(listener.ignore()?)
-}
-
-/// The ways in which a listener ends while its socket stays.
-const ENDS: [fn(&mut Listener) -> TestResult; 3] = [ignore, leave, bind_without_groups];
 
 fn who_does_not_listen_is_told_nothing() -> TestResult {
     let requests = [
@@ -340,17 +295,6 @@ fn listening_again_changes_nothing_of_a_state() -> TestResult {
         }
     }
     Ok(())
-}
-
-/// Expects so many references on the module: one for each listener, and one for each state.
-#[track_caller]
-fn expect_references(expected: usize) -> TestResult {
-    if debugfs::is_built_in() {
-        return Ok(());
-    }
-    let references = fs::read_to_string("/sys/module/proc_events/refcnt")?;
-    let references: usize = references.trim_end().parse()?;
-    expect_eq("references on the module", references, expected)
 }
 
 fn a_state_keeps_the_module_until_its_answer_or_the_close() -> TestResult {
@@ -580,7 +524,6 @@ fn expect_all_from(listener: &Listener, expected: Sender) -> TestResult {
 }
 
 fn it_is_from_root_of_the_listeners_users() -> TestResult {
-    const OUTER_ROOT: Sender = (0, FIRST_ID, FIRST_ID);
     let handover = Handover::new()?;
     let dump = || -> Result<Listener, Failure> {
         let listener = listen(RARE, 0)?;

@@ -4,7 +4,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,10 +14,10 @@ use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, execv, setsid};
 
 use crate::child::{self, Gate, own_pid, own_tid, pidfd};
-use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::{EVENT_LIMIT, Listener};
 use crate::proc_stat::Stat;
-use crate::support::cgroup::{Group, root_of};
+use crate::support::cgroup::{Cgroup, Group, root_of};
 use crate::support::container::{Container, Handover, PID, keep_mounts, mount_own_proc};
 use crate::support::idle_processes::{start_idle, start_many_idle};
 use crate::support::process::{pause_for_ever, status};
@@ -26,68 +25,49 @@ use crate::support::procfs::{events_of_proc, identity_of, in_container};
 use crate::support::scenario::own_task;
 use crate::support::state_dump::{RARE, listen, listen_in, state};
 use crate::support::stock::NO_STATE;
-use crate::support::threads::{await_zombie, end_thread, reap};
+use crate::support::threads::{await_zombie, reap, without_first_thread};
 use crate::test;
 use crate::timeouts;
 use crate::wire::{CGROUP, Event, IDENTITY, Task, mask};
 
-pub const TESTS: &[Test] = &[
-    test!(of_a_cgroup_those_in_it_and_below_are_told)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C53, Line::C55]),
-    test!(a_container_has_its_own_numbers_and_nobody_else)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C21, Line::C22, Line::C55]),
-    test!(a_container_in_a_container_is_told_to_both)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C21, Line::C22, Line::C55]),
-    test!(whoever_asks_the_numbers_are_the_listeners)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C21, Line::C55]),
-    test!(who_has_ended_is_not_told_and_who_waits_for_it_is)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C55]),
-    test!(threads_are_not_told)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C55]),
-    test!(a_process_without_its_first_thread_is_told)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C55]),
-    test!(a_process_of_which_a_tracer_has_a_thread_is_told_until_that_is_reaped)
-        .not_on_stock(NO_STATE)
-        .covers(&[Line::C55]),
-    test!(who_runs_a_program_by_a_thread_is_in_each_state)
-        .not_on_stock(NO_STATE)
-        .limit(Duration::from_secs(60))
-        .covers(&[Line::C55]),
-];
+pub const TESTS: &[Test] = &Declaration::new()
+    .not_on_stock(NO_STATE)
+    .covers(&[Line::C55])
+    .of([
+        test!(of_a_cgroup_those_in_it_and_below_are_told).covers(&[Line::C53]),
+        test!(a_container_has_its_own_numbers_and_nobody_else).covers(&[Line::C21, Line::C22]),
+        test!(a_container_in_a_container_is_told_to_both).covers(&[Line::C21, Line::C22]),
+        test!(whoever_asks_the_numbers_are_the_listeners).covers(&[Line::C21]),
+        test!(who_has_ended_is_not_told_and_who_waits_for_it_is),
+        test!(threads_are_not_told),
+        test!(a_process_without_its_first_thread_is_told),
+        test!(a_process_of_which_a_tracer_has_a_thread_is_told_until_that_is_reaped),
+        test!(who_runs_a_program_by_a_thread_is_in_each_state).limit(Duration::from_secs(60)),
+    ]);
 
 fn of_a_cgroup_those_in_it_and_below_are_told() -> TestResult {
     let group = Group::new()?;
-    let below = group.directory().join("below");
-    fs::create_dir(&below)?;
+    let below = Cgroup::within(&group.directory(), "below")?;
     let (inside, deep, outside) = (
         start_idle(|| Ok(()))?,
         start_idle(|| Ok(()))?,
         start_idle(|| Ok(()))?,
     );
-    let enter =
-        |directory: &Path, pid: i32| fs::write(directory.join("cgroup.procs"), pid.to_string());
+    let procs = group.directory().join("cgroup.procs");
     let listener = listen_in(RARE, CGROUP, group.id()?)?;
     let is_told = || -> Result<Vec<i32>, Failure> { Ok(state(&listener)?.pids()) };
     let mut seen = vec![is_told()?];
-    enter(&group.directory(), inside)?;
-    enter(&below, deep)?;
+    fs::write(&procs, inside.to_string())?;
+    below.add(deep)?;
     seen.push(is_told()?);
     // What counts is where they are when it is told.
-    enter(&group.directory(), outside)?;
+    fs::write(&procs, outside.to_string())?;
     fs::write(root_of(&group), inside.to_string())?;
     seen.push(is_told()?);
     for pid in [deep, outside] {
         fs::write(root_of(&group), pid.to_string())?;
     }
     seen.push(is_told()?);
-    fs::remove_dir(&below)?;
     let mut expected = vec![vec![], vec![inside, deep], vec![deep, outside], vec![]];
     expected.iter_mut().for_each(|pids| pids.sort_unstable());
     expect_eq("processes of the cgroup", seen, expected)
@@ -228,21 +208,11 @@ fn threads_are_not_told() -> TestResult {
 
 /// A process whose first thread has ended, and another one that ends when it may: its number, and that
 /// of the thread.
-fn without_first_thread(go: &Gate) -> Result<(i32, i32), Failure> {
+fn start_without_first_thread(go: &Gate) -> Result<(i32, i32), Failure> {
     let ready = Gate::new()?;
-    let process = child::fork(|| {
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                let failed = status(|| {
-                    await_zombie("self")?;
-                    ready.open(own_tid())?;
-                    go.pass()?;
-                    Ok(())
-                });
-                end_thread(failed)
-            });
-            end_thread(0)
-        })
+    let process = without_first_thread(0, || {
+        let passed = ready.open(own_tid()).and_then(|()| go.pass());
+        i32::from(passed.is_err())
     })?;
     let tid = ready.pass()?;
     Ok((process.into_pid().as_raw(), tid))
@@ -251,7 +221,7 @@ fn without_first_thread(go: &Gate) -> Result<(i32, i32), Failure> {
 fn a_process_without_its_first_thread_is_told() -> TestResult {
     let listener = listen(RARE, IDENTITY)?;
     let go = Gate::new()?;
-    let (pid, tid) = without_first_thread(&go)?;
+    let (pid, tid) = start_without_first_thread(&go)?;
     let dump = state(&listener)?;
     expect_eq("process", dump.event(pid)?, Stat::of(pid)?.process(pid))?;
     expect_eq("identity", dump.identity(pid)?, identity_of(pid)?)?;
@@ -264,7 +234,7 @@ fn a_process_without_its_first_thread_is_told() -> TestResult {
 fn a_process_of_which_a_tracer_has_a_thread_is_told_until_that_is_reaped() -> TestResult {
     let listener = listen(RARE, 0)?;
     let go = Gate::new()?;
-    let (pid, tid) = without_first_thread(&go)?;
+    let (pid, tid) = start_without_first_thread(&go)?;
     let thread = Pid::from_raw(tid);
     ptrace::seize(thread, ptrace::Options::empty())?;
     go.open(0)?;

@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use crate::harness::{Line, Test, TestResult};
+use crate::harness::{Declaration, Line, Test, TestResult};
 use crate::loads::storm::{self, Options};
 use crate::test;
 
-pub const TESTS: &[Test] = &[test!(each_event_is_read_or_counted_as_lost)
+pub const TESTS: &[Test] = &Declaration::new()
     .not_on_stock("there are no accounts, and nobody hears anything in a pid namespace")
     .limit(Duration::from_secs(60))
     .covers(&[
@@ -23,8 +23,13 @@ pub const TESTS: &[Test] = &[test!(each_event_is_read_or_counted_as_lost)
         Line::C16,
         Line::C17,
         Line::C30,
-    ])];
+    ])
+    .of([
+        test!(each_event_is_read_or_counted_as_lost[alone](false)),
+        test!(each_event_is_read_or_counted_as_lost[churn](true)).covers(&[Line::C18, Line::C27]),
+    ]);
 
-fn each_event_is_read_or_counted_as_lost() -> TestResult {
-    storm::run(&Options { seconds: 5 })
+/// Other listeners may come and go meanwhile.
+fn each_event_is_read_or_counted_as_lost(churn: bool) -> TestResult {
+    storm::run(&Options { seconds: 5, churn })
 }

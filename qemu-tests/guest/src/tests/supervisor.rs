@@ -21,11 +21,11 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::CloneFlags;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, getsid, mkfifo, setsid};
 
 use crate::child::{self, own_pid};
-use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::support::container::{ALL, Container, PID, require, without_proc};
 use crate::support::fault_injection::Setting;
 use crate::support::process::succeed;
@@ -33,24 +33,23 @@ use crate::support::program::RunningProgram;
 use crate::test;
 use crate::timeouts;
 
-pub const TESTS: &[Test] = &[
-    test!(a_strangers_end_is_not_that_of_the_service_with_its_number)
-        .covers(&[Line::C17, Line::C52])
-        .stock_fails(NO_ANSWER)
-        .limit(LIMIT),
-    test!(a_login_is_not_from_the_next_service_with_the_same_number)
-        .covers(&[Line::C11, Line::C17, Line::C52])
-        .stock_fails(NO_ANSWER)
-        .limit(LIMIT),
-    test!(started_again_it_finds_the_sessions_that_are_there)
-        .covers(&[Line::C11, Line::C17, Line::C52, Line::C55])
-        .stock_fails(NO_ANSWER)
-        .limit(LIMIT),
-    test!(after_a_loss_it_finds_out_what_became_of_its_sessions)
-        .covers(&[Line::C6, Line::C11, Line::C17, Line::C55])
-        .stock_fails("LISTEN from another network namespace is refused")
-        .limit(LIMIT),
-];
+pub const TESTS: &[Test] = &Declaration::new()
+    .stock_fails(NO_ANSWER)
+    .limit(LIMIT)
+    .covers(&[Line::C17])
+    .of([
+        test!(a_strangers_end_is_not_that_of_the_service_with_its_number).covers(&[Line::C52]),
+        test!(a_login_is_not_from_the_next_service_with_the_same_number)
+            .covers(&[Line::C11, Line::C52]),
+        test!(started_again_it_finds_the_sessions_that_are_there).covers(&[
+            Line::C11,
+            Line::C52,
+            Line::C55,
+        ]),
+        test!(after_a_loss_it_finds_out_what_became_of_its_sessions)
+            .stock_fails("LISTEN from another network namespace is refused")
+            .covers(&[Line::C6, Line::C11, Line::C55]),
+    ]);
 
 const NO_ANSWER: &str = "LISTEN from another pid namespace is not answered";
 
@@ -138,15 +137,6 @@ impl Supervised {
         Ok(())
     }
 
-    /// Keeps it from reading events.
-    fn stop(&self) -> Result<Pid, Failure> {
-        let pid = Pid::from_raw(self.program.pid());
-        kill(pid, Signal::SIGSTOP)?;
-        let stopped = waitpid(pid, Some(WaitPidFlag::WUNTRACED))?;
-        expect_eq("stop", stopped, WaitStatus::Stopped(pid, Signal::SIGSTOP))?;
-        Ok(pid)
-    }
-
     /// Waits until it has said the last of these, and expects it to have said these and nothing else.
     fn expect_all(mut self, expected: &[String]) -> TestResult {
         if let Some(last) = expected.last() {
@@ -175,7 +165,7 @@ fn a_strangers_end_is_not_that_of_the_service_with_its_number() -> TestResult {
         let [first] = supervised.service()?;
         // There is one number left.
         leave_numbers_to(LOWEST)?;
-        let supervisor = supervised.stop()?;
+        let supervisor = supervised.program.pause()?;
         kill_unreaped(first)?;
         let stranger = child::fork(|| i32::from(setsid().is_err()))?;
         let number = stranger.pid().as_raw();
@@ -267,7 +257,7 @@ fn log_in_twice(pipe: &Pipe) -> TestResult {
     // The supervisor has killed what the first one left, and that is ours to reap: nobody else reads
     // from the pipe.
     waitpid(Pid::from_raw(child), None)?;
-    let supervisor = supervised.stop()?;
+    let supervisor = supervised.program.pause()?;
     kill_unreaped(second)?;
     // The last one leaves the session of a service that has ended.
     pipe.detach(&mut supervised)?;
@@ -357,9 +347,6 @@ fn start_again(program: &str, pipes: [Pipe; 3]) -> TestResult {
     ])
 }
 
-/// The room of a listener that is to overrun, in bytes.
-const LITTLE: &str = "16384";
-
 /// More sessions than it holds the events of.
 const MANY: usize = 100;
 
@@ -372,7 +359,7 @@ fn overrun() -> TestResult {
 
 fn after_a_loss_it_finds_out_what_became_of_its_sessions() -> TestResult {
     // Who is root in a user namespace alone has no more room than this.
-    let _little = Setting::change("/proc/sys/net/core", "rmem_default", LITTLE)?;
+    let _little = Setting::little_room()?;
     with_pipes(ALL, lose)
 }
 
@@ -381,7 +368,7 @@ fn lose(program: &str, pipes: [Pipe; 2]) -> TestResult {
     let [first, short, late] = supervised.service()?;
     supervised.detach(&pipes[0], short, first)?;
 
-    let supervisor = supervised.stop()?;
+    let supervisor = supervised.program.pause()?;
     overrun()?;
     kill_unreaped(short)?;
     pipes[1].detach_unheard(late)?;
@@ -390,7 +377,7 @@ fn lose(program: &str, pipes: [Pipe; 2]) -> TestResult {
     supervised.expect(&format!("session {late} detached from {first}"))?;
 
     // The end of the service itself.
-    supervised.stop()?;
+    supervised.program.pause()?;
     overrun()?;
     kill_unreaped(first)?;
     kill(supervisor, Signal::SIGCONT)?;
