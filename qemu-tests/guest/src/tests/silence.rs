@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::cpus::{cpus, pin};
-use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect_eq};
+use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::{Listener, ListenerError};
 use crate::support::ends::{End, bind, ignore, leave};
 use crate::support::polling::poll_until_done;
@@ -27,6 +27,12 @@ pub const TESTS: &[Test] = &Declaration::new()
             .not_on_stock(NO_BATCHES)
             .covers(&[Line::C54]),
         test!(nothing_is_queued_after[leave_in_batches](BATCH, leave))
+            .not_on_stock(NO_BATCHES)
+            .covers(&[Line::C54]),
+        test!(nothing_joins_a_batch_after[leave](leave))
+            .not_on_stock(NO_BATCHES)
+            .covers(&[Line::C54]),
+        test!(nothing_joins_a_batch_after[bind](bind))
             .not_on_stock(NO_BATCHES)
             .covers(&[Line::C54]),
         test!(nothing_is_queued_after[listen_in_batches](BATCH, renew))
@@ -95,9 +101,8 @@ impl Other {
     }
 }
 
-/// A listener with these flags ends again and again while another CPU raises events. It reads
-/// nothing more than what was in its queue then.
-fn nothing_is_queued_after(flags: u32, end: End) -> TestResult {
+/// Calls a function while another CPU raises events. This thread runs on a CPU of its own.
+fn beside_events(function: impl FnOnce(&Other) -> TestResult) -> TestResult {
     let [own, others, ..] = cpus()?[..] else {
         return Err(Failure::skip("there is one CPU"));
     };
@@ -112,34 +117,75 @@ fn nothing_is_queued_after(flags: u32, end: End) -> TestResult {
     };
     thread::scope(|scope| {
         let raising = scope.spawn(|| other.raise(others));
-        let silent = end_repeatedly(&other, flags, end);
+        let result = function(&other);
         other.stop.store(true, Ordering::Relaxed);
         let raised = raising.join().expect("raising events does not panic");
-        silent.and(raised.map_err(Failure::from))
+        result.and(raised.map_err(Failure::from))
     })
 }
 
-fn end_repeatedly(other: &Other, flags: u32, end: End) -> TestResult {
-    let (mut heard, mut later) = (0, Queued::default());
-    for _ in 0..ENDS {
-        let mut listener = Listener::listen_with(mask::COMM | mask::SID, flags)?;
-        // Events go to who came last first, and have found the next one by then: they are on the
-        // way to the listener for a while.
-        let slow = Listener::open()?;
-        keep_bytes_slowly(&slow, 0)?;
-        slow.request(&[LISTEN, mask::COMM])?;
-        other.settle()?;
-        heard += usize::from(drain(&mut listener)?.events > 0);
-        end(&mut listener)?;
-        drain(&mut listener)?;
-        other.settle()?;
-        let Queued { events, losses } = drain(&mut listener)?;
-        later.events += events;
-        later.losses += losses;
-    }
-    println!("{ENDS} listeners ended, {heard} of which had heard something");
-    expect_eq("what was queued after the end", later, Queued::default())?;
-    expect_eq("listeners that had heard something before", heard, ENDS)
+/// A listener that delays each event. Events go to who came last first, and have found the next one by
+/// then: they are on the way to the others for a while.
+fn slow() -> Result<Listener, Failure> {
+    let slow = Listener::open()?;
+    keep_bytes_slowly(&slow, 0)?;
+    slow.request(&[LISTEN, mask::COMM])?;
+    Ok(slow)
+}
+
+/// A listener with these flags ends again and again. It reads nothing more than what was in its queue
+/// then.
+fn nothing_is_queued_after(flags: u32, end: End) -> TestResult {
+    beside_events(|other| {
+        let (mut heard, mut later) = (0, Queued::default());
+        for _ in 0..ENDS {
+            let mut listener = Listener::listen_with(mask::COMM | mask::SID, flags)?;
+            let _slow = slow()?;
+            other.settle()?;
+            heard += usize::from(drain(&mut listener)?.events > 0);
+            end(&mut listener)?;
+            drain(&mut listener)?;
+            other.settle()?;
+            let Queued { events, losses } = drain(&mut listener)?;
+            later.events += events;
+            later.losses += losses;
+        }
+        println!("{ENDS} listeners ended, {heard} of which had heard something");
+        expect_eq("what was queued after the end", later, Queued::default())?;
+        expect_eq("listeners that had heard something before", heard, ENDS)
+    })
+}
+
+/// Takes all events that have arrived; the time stamps.
+fn take_times(listener: &mut Listener) -> Result<Vec<u64>, Failure> {
+    let messages = listener.take_queued()?;
+    let events = messages
+        .iter()
+        .filter(|received| received.event.bit() == mask::COMM);
+    Ok(events.map(|received| received.timestamp_ns()).collect())
+}
+
+/// A listener ends again and again while events wait in its queue. None joins them. Each event reaches
+/// another listener just before, so that what the other one has not got when the end has returned
+/// comes after it.
+fn nothing_joins_a_batch_after(end: End) -> TestResult {
+    beside_events(|other| {
+        let mut late = 0;
+        for _ in 0..ENDS {
+            let mut listener = Listener::listen_with(mask::COMM, BATCH)?;
+            let mut before = Listener::listen_with(mask::COMM, BATCH)?;
+            let _slow = slow()?;
+            other.settle()?;
+            end(&mut listener)?;
+            let last = take_times(&mut before)?.pop();
+            expect(last.is_some(), "events before the end")?;
+            other.settle()?;
+            let times = take_times(&mut listener)?;
+            expect(!times.is_empty(), "events that wait")?;
+            late += times.iter().filter(|time| Some(**time) > last).count();
+        }
+        expect_eq("events that came after the end", late, 0)
+    })
 }
 
 /// What was on the way to a listener does not reach the next one that the socket is.
