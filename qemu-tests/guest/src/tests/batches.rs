@@ -22,6 +22,7 @@ use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expec
 use crate::listener::{Drained, Listener};
 use crate::results;
 use crate::support::container::{self, Container, FIRST_ID, PID, map, unmapped};
+use crate::support::process::status;
 use crate::support::process::succeed;
 use crate::support::scenario::{every_kind, mark};
 use crate::support::sender::{NOBODY_KNOWN, OVERFLOW_ID, ROOT, Sender, receive};
@@ -47,6 +48,7 @@ pub const TESTS: &[Test] = &Declaration::new()
         test!(an_overrun_is_a_gap[and_one_enobufs](false, 1)).covers(&[Line::C5, Line::C6]),
         test!(an_overrun_is_a_gap[without_enobufs](true, 0)).covers(&[Line::C5, Line::C6]),
         test!(a_datagram_that_was_peeked_at_stays_as_it_is),
+        test!(a_datagram_has_the_length_that_a_peek_told),
         test!(a_buffer_that_is_too_small_is_told),
         test!(with_a_filter_each_event_stays_alone),
         test!(what_a_filter_drops_takes_no_number).covers(&[Line::C5]),
@@ -466,6 +468,41 @@ fn who_is_woken_once_gets_all_that_is_there() -> TestResult {
         expect_eq("sockets to read, without an event", count, 0)?;
     }
     Ok(())
+}
+
+/// One CPU raises events. On another one, a program learns the length of each datagram before it reads
+/// it.
+fn a_datagram_has_the_length_that_a_peek_told() -> TestResult {
+    const EVENTS: usize = 20_000;
+    let [writers, readers, ..] = cpus()?[..] else {
+        return Err(Failure::skip("there is one CPU"));
+    };
+    let (listener, first) = batches()?;
+    let gate = Gate::new()?;
+    let writer = child::fork(|| {
+        status(|| {
+            pin(writers)?;
+            gate.pass()?;
+            rename(EVENTS)
+        })
+    })?;
+    pin(readers)?;
+    gate.open(0)?;
+    let deadline = timeouts::deadline(Duration::from_secs(40));
+    let mut events = Vec::new();
+    while events.len() < EVENTS && Instant::now() < deadline {
+        match peek(&listener, 0) {
+            Ok(length) => {
+                let datagram = listener.receive_datagram()?.unwrap_or_default();
+                expect_eq("bytes", datagram.len() * MESSAGE_SIZE, length)?;
+                events.extend(datagram);
+            }
+            Err(Errno::EAGAIN) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    writer.wait()?;
+    expect_all(&events, &first, EVENTS)
 }
 
 /// One CPU raises events. Threads on all CPUs read, and others peek, through the same socket.
