@@ -124,11 +124,11 @@ fn beside_events(function: impl FnOnce(&Other) -> TestResult) -> TestResult {
     })
 }
 
-/// A listener that delays each event. Events go to who came last first, and have found the next one by
-/// then: they are on the way to the others for a while.
-fn slow() -> Result<Listener, Failure> {
+/// A listener that delays each event, and then keeps so many bytes of it. Events go to who came last
+/// first, and have found the next one by then: they are on the way to that one for a while.
+fn slow(bytes: u32) -> Result<Listener, Failure> {
     let slow = Listener::open()?;
-    keep_bytes_slowly(&slow, 0)?;
+    keep_bytes_slowly(&slow, bytes)?;
     slow.request(&[LISTEN, mask::COMM])?;
     Ok(slow)
 }
@@ -140,7 +140,7 @@ fn nothing_is_queued_after(flags: u32, end: End) -> TestResult {
         let (mut heard, mut later) = (0, Queued::default());
         for _ in 0..ENDS {
             let mut listener = Listener::listen_with(mask::COMM | mask::SID, flags)?;
-            let _slow = slow()?;
+            let _slow = slow(0)?;
             other.settle()?;
             heard += usize::from(drain(&mut listener)?.events > 0);
             end(&mut listener)?;
@@ -165,19 +165,18 @@ fn take_times(listener: &mut Listener) -> Result<Vec<u64>, Failure> {
     Ok(events.map(|received| received.timestamp_ns()).collect())
 }
 
-/// A listener ends again and again while events wait in its queue. None joins them. Each event reaches
-/// another listener just before, so that what the other one has not got when the end has returned
-/// comes after it.
+/// A listener ends again and again while events wait in its queue. None joins them. Each event is
+/// queued for another listener first, so that what that one has not got when the end has returned comes
+/// after it.
 fn nothing_joins_a_batch_after(end: End) -> TestResult {
     beside_events(|other| {
         let mut late = 0;
         for _ in 0..ENDS {
             let mut listener = Listener::listen_with(mask::COMM, BATCH)?;
-            let mut before = Listener::listen_with(mask::COMM, BATCH)?;
-            let _slow = slow()?;
+            let mut first = slow(u32::MAX)?;
             other.settle()?;
             end(&mut listener)?;
-            let last = take_times(&mut before)?.pop();
+            let last = take_times(&mut first)?.pop();
             expect(last.is_some(), "events before the end")?;
             other.settle()?;
             let times = take_times(&mut listener)?;
