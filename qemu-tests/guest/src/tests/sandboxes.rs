@@ -32,6 +32,7 @@ pub const TESTS: &[Test] = &Declaration::new()
         test!(pid_namespaces_nested_in_a_users_container_listen).covers(&[Line::C23]),
         test!(who_joins_the_pid_namespace_of_a_container_below_listens).covers(&[Line::C21]),
         test!(who_joins_a_container_below_from_a_sandbox_listens),
+        test!(who_joins_a_container_below_with_another_network_listens),
         test!(a_listener_changes_its_mask_from_a_sandbox).covers(&[Line::C18]),
         test!(a_user_namespace_in_the_hosts_network_listens),
     ]);
@@ -172,14 +173,19 @@ fn who_joins_the_pid_namespace_of_a_container_below_listens() -> TestResult {
     })
 }
 
+/// Starts a process in namespaces of these kinds, which a user namespace below this process's own owns.
+fn start_below(kinds: CloneFlags) -> Result<OwnedFd, Failure> {
+    let flags = (USER | kinds).bits() | libc::SIGCHLD;
+    let first = child::clone_with(flags, || pause_for_ever())?;
+    Ok(child::pidfd(first.into_pid())?)
+}
+
 /// The first process of a container that this process makes, in a user namespace below its own.
 struct Below(OwnedFd);
 
 impl Below {
     fn new() -> Result<Self, Failure> {
-        let kinds = USER | PID;
-        let first = child::clone_with(kinds.bits() | libc::SIGCHLD, || pause_for_ever())?;
-        Ok(Self(child::pidfd(first.into_pid())?))
+        Ok(Self(start_below(PID)?))
     }
 
     /// Runs a function in a new process of the container's pid namespace, and of this process's user
@@ -200,6 +206,21 @@ fn who_joins_a_container_below_from_a_sandbox_listens() -> TestResult {
         try_to_listen(&handover)?;
         // The sandbox's user namespace is above the one that owns the pid namespace.
         Below::new()?.run(|| expect_to_listen_as(2))
+    })?;
+    expect_count(0)
+}
+
+/// The owner of the network is neither above nor below the owner of the pid namespace. Both are below
+/// the user namespace of the process that listens.
+fn who_joins_a_container_below_with_another_network_listens() -> TestResult {
+    require(ALL)?;
+    in_child(|| {
+        become_nobody_in(SANDBOX)?;
+        let network = start_below(NET)?;
+        Below::new()?.run(|| {
+            setns(&network, NET)?;
+            expect_to_listen_as(2)
+        })
     })?;
     expect_count(0)
 }
