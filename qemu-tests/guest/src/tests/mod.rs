@@ -137,7 +137,11 @@ pub fn all() -> Vec<Test> {
 mod unit {
     use std::collections::BTreeSet;
 
-    use crate::harness::{Line, Test};
+    use crate::harness::{Line, Test, TestResult, expect_eq};
+    use crate::listener::Listener;
+    use crate::support::scenario::{mark, own_task, take_through_mark};
+    use crate::test;
+    use crate::wire::mask;
 
     #[test]
     fn each_test_declares_a_line_and_none_twice() {
@@ -160,6 +164,28 @@ mod unit {
             let is_shown = tests.contains(line) || !line.shown_by().is_empty();
             assert!(is_shown, "no test declares {line}");
         }
+    }
+
+    /// The test that the README shows to who adds one.
+    fn a_new_name_is_reported() -> TestResult {
+        let mut listener = Listener::listen(mask::COMM)?;
+        mark("new name")?;
+        let messages = take_through_mark(&mut listener, own_task(), "new name")?;
+        expect_eq("events", messages.len(), 1)
+    }
+
+    #[test]
+    fn the_readme_shows_a_test_that_compiles() {
+        let test = test!(a_new_name_is_reported).covers(&[Line::C13]);
+        assert_eq!(test.description().covers, [Line::C13]);
+        let lines = |text: &'static str| {
+            let lines = text.lines().map(str::trim_start);
+            let lines = lines.skip_while(|line| !line.starts_with("fn a_new_name_is_reported"));
+            lines.take_while(|line| *line != "}").collect::<Vec<_>>()
+        };
+        let shown = lines(include_str!("../../../README.md"));
+        assert_eq!(shown, lines(include_str!("mod.rs")));
+        assert_eq!(shown.len(), 5);
     }
 
     /// What names tests and is written by hand.
