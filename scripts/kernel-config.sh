@@ -119,6 +119,8 @@ start_config() {
 	if [[ -z $DEBIAN_CONFIG ]]; then
 		kernel_make tinyconfig
 	else
+		# scripts/kernel-source.sh sets the directory.
+		# shellcheck disable=SC2153
 		sed -E 's/^(CONFIG_[A-Za-z0-9_]+)=m$/# \1 is not set/' "$DEBIAN_CONFIGS/$DEBIAN_CONFIG" >"$BUILD/.config"
 	fi
 }

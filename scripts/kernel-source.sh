@@ -39,6 +39,8 @@ DEBIAN_CONFIGS=$CACHE/linux-config-$SERIES
 unpack_debian_configs() {
 	local new=$DEBIAN_CONFIGS.new package
 
+	# dpkg-deb expands the two fields of the package.
+	# shellcheck disable=SC2016
 	cd "$APT/package" &&
 		private_apt download "linux-config-$SERIES" &&
 		package=$(echo *.deb) &&
