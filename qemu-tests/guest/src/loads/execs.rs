@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Args;
 use fastrand::Rng;
@@ -20,6 +20,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::{execv, pause, pipe2};
 
+use super::rounds::{NO_LIMIT, rounds};
 use crate::child;
 use crate::harness::{Failure, TestResult, expect_eq};
 use crate::listener::Listener;
@@ -36,7 +37,7 @@ use crate::wire::{Event, Task, mask};
 pub struct Options {
     /// How many storms.
     #[arg(long, default_value_t = 10_000)]
-    pub rounds: u64,
+    pub rounds: usize,
     /// What the storms follow from.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -47,9 +48,6 @@ const PROCESSES: usize = 4;
 
 /// Threads of a process are at most so many.
 const THREADS: usize = 6;
-
-/// How often to say how far it is.
-const REPORTS: u64 = 10;
 
 /// How long a storm may take.
 const STORM_LIMIT: Duration = Duration::from_secs(10);
@@ -88,30 +86,20 @@ pub fn run(options: &Options) -> TestResult {
             keep_mounts()?;
             mount_own_proc()?;
         }
-        storms(rounds, &mut Rng::with_seed(seed), own_numbers)
+        do_storms(rounds, &mut Rng::with_seed(seed), own_numbers)
     })?
     .finish()
 }
 
-fn storms(rounds: u64, random: &mut Rng, own_numbers: bool) -> TestResult {
-    let started = Instant::now();
+fn do_storms(storms: usize, random: &mut Rng, own_numbers: bool) -> TestResult {
     let mut model = Model::begin()?;
-    for round in 1..=rounds {
+    let count = rounds(("execs", "storms"), storms, NO_LIMIT, |_| {
         storm(&mut model, random, own_numbers)
-            .map_err(|failure| failure.about(format!("in round {round}")))?;
-        if round % rounds.div_ceil(REPORTS) == 0 || round == rounds {
-            let seconds = started.elapsed().as_secs_f64();
-            let Model { begun, ended, .. } = model;
-            if round == rounds {
-                results::figure("storms of execs", rounds as f64);
-                results::figure("numbers that began and ended", ended as f64);
-            }
-            println!(
-                "execs: {round} storms ({seconds:.1} s), {begun} numbers began, {ended} ended, \
-                 the model agrees with /proc"
-            );
-        }
-    }
+    })?;
+    let Model { begun, ended, .. } = model;
+    results::figure("storms of execs", count as f64);
+    results::figure("numbers that began and ended", ended as f64);
+    println!("execs: {begun} numbers began, {ended} ended, the model agrees with /proc");
     Ok(())
 }
 

@@ -7,5 +7,6 @@ mod counted_listener;
 pub mod cycles;
 pub mod execs;
 pub mod pictures;
+pub mod rounds;
 pub mod storm;
 mod victim;

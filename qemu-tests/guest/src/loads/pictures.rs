@@ -3,11 +3,12 @@
 //! given up again and again, and restored after losses. Whenever the load pauses, each has to be the
 //! kernel's own, which is read by other means.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Args;
 
-use crate::harness::{Failure, TestResult, expect, expect_eq};
+use super::rounds::{NO_LIMIT, rounds};
+use crate::harness::{TestResult, expect, expect_eq};
 use crate::results;
 use crate::support::background_load::beside_load;
 use crate::support::follower::Follower;
@@ -24,41 +25,13 @@ pub struct Options {
     pub losses: usize,
 }
 
-/// How many rounds there are on any kernel.
-const ROUNDS_AT_LEAST: usize = 3;
-
-/// How often to say how far it is.
-const REPORTS: usize = 10;
-
 /// Events of the load that are read before it is to pause.
 pub const EVENTS: usize = 30;
 
 /// Runs it, and prints the figures.
 pub fn run(options: &Options) -> TestResult {
-    const NO_LIMIT: Duration = Duration::MAX;
     begin(options.starts, NO_LIMIT)?;
     lose(options.losses, NO_LIMIT)
-}
-
-/// Does so many rounds, but begins none after this time, unless there were hardly any. Tells how many
-/// there were.
-pub fn rounds(
-    what: &str,
-    most: usize,
-    time: Duration,
-    mut round: impl FnMut(usize) -> TestResult,
-) -> Result<usize, Failure> {
-    let started = Instant::now();
-    let mut count = 0;
-    while count < most && (count < ROUNDS_AT_LEAST || started.elapsed() < time) {
-        round(count).map_err(|failure| failure.about(format!("in round {count}")))?;
-        count += 1;
-        if count % most.div_ceil(REPORTS) == 0 || count == most {
-            let seconds = started.elapsed().as_secs_f64();
-            println!("pictures: {count} of {most} rounds {what} ({seconds:.1} s)");
-        }
-    }
-    Ok(count)
 }
 
 /// Begins pictures in so many rounds, but in none after this time. Each is begun while the load runs,
@@ -69,25 +42,30 @@ pub fn begin(most: usize, time: Duration) -> TestResult {
         let mut kept = Follower::new(PROCESSES | BATCH)?;
         let mut again = Follower::new(BATCH)?;
         kept.complete()?;
-        let starts = rounds("that begin pictures", most, time, |round| {
-            // Given up in the middle, and begun anew.
-            Follower::new(0)?.read(1)?;
-            for _ in 0..2 {
-                again.begin_anew()?;
-                again.read(1)?;
-            }
-            let mut begun = Follower::new(FLAGS[round % FLAGS.len()])?;
-            begun.complete()?;
-            again.complete()?;
-            begun.read(EVENTS)?;
-            load.pause()?;
-            for follower in [&mut begun, &mut again, &mut kept] {
-                follower.expect_exact()?;
-                expect_eq("losses", follower.picture.losses(), 0)?;
-                expect_eq("states", follower.picture.states(), 1)?;
-            }
-            load.resume()
-        })?;
+        let starts = rounds(
+            ("pictures", "rounds that begin pictures"),
+            most,
+            time,
+            |round| {
+                // Given up in the middle, and begun anew.
+                Follower::new(0)?.read(1)?;
+                for _ in 0..2 {
+                    again.begin_anew()?;
+                    again.read(1)?;
+                }
+                let mut begun = Follower::new(FLAGS[round % FLAGS.len()])?;
+                begun.complete()?;
+                again.complete()?;
+                begun.read(EVENTS)?;
+                load.pause()?;
+                for follower in [&mut begun, &mut again, &mut kept] {
+                    follower.expect_exact()?;
+                    expect_eq("losses", follower.picture.losses(), 0)?;
+                    expect_eq("states", follower.picture.states(), 1)?;
+                }
+                load.resume()
+            },
+        )?;
         let living = kept.living().len();
         results::figure("rounds that begin pictures", starts as f64);
         println!("pictures: begun in {starts} rounds, {living} processes at last");
@@ -106,7 +84,7 @@ pub fn lose(most: usize, time: Duration) -> TestResult {
             losers.push(Follower::with_little_room(flags, ROOM)?);
         }
         let mut losses = 0;
-        let rounds = rounds("with losses", most, time, |_| {
+        let rounds = rounds(("pictures", "rounds with losses"), most, time, |_| {
             let before: Vec<_> = losers.iter().map(|loser| loser.picture.losses()).collect();
             // More than fit, in whichever form.
             pace.read(10 * EVENTS)?;

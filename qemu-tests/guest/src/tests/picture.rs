@@ -16,7 +16,8 @@ use nix::unistd::{Pid, setsid};
 use crate::child::{self, Gate};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::identities;
-use crate::loads::pictures::{self, EVENTS, rounds};
+use crate::loads::pictures::{self, EVENTS};
+use crate::loads::rounds::rounds;
 use crate::picture::{FLAGS, MASK, Picture};
 use crate::results;
 use crate::support::background_load::{BackgroundLoad, beside_load};
@@ -88,7 +89,7 @@ fn a_state_that_overruns_is_told_again() -> TestResult {
         for room in [4096, 32_768, 131_072] {
             readers.push(Follower::with_little_room(BATCH, room)?);
         }
-        let rounds = rounds("with little room", ROUNDS, TIME, |_| {
+        let rounds = rounds(("picture", "rounds with little room"), ROUNDS, TIME, |_| {
             for _ in 0..2 {
                 // Nobody reads until the least room overruns, whether a state is being told or not.
                 pace.read(10 * EVENTS)?;
@@ -182,7 +183,7 @@ fn a_state_comes_to_its_end_while_all_changes() -> TestResult {
         let _load = BackgroundLoad::start()?;
         let (mut longest, mut changes) = (0, 0);
         let mut before = Vec::new();
-        let states = rounds("with a state", STATES, TIME, |_| {
+        let states = rounds(("picture", "states"), STATES, TIME, |_| {
             let listener = listen(RARE, BATCH)?;
             let told = state(&listener)?;
             let pids: BTreeSet<_> = told.pids().into_iter().collect();
