@@ -3,12 +3,12 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
+use std::time::Duration;
 
-use super::security;
-use crate::child::own_pid;
-use crate::harness::{Failure, TestResult, expect};
+use super::directory::Directory;
+use super::{program, security};
+use crate::harness::{Failure, TestResult};
 
 /// What the kernel can decide about. Without this, old parsers leave out rules for networks.
 const FEATURES: &str = "/sys/kernel/security/apparmor/features";
@@ -16,10 +16,13 @@ const FEATURES: &str = "/sys/kernel/security/apparmor/features";
 /// What a process is confined by. Writing there changes it.
 const CURRENT: &str = "/proc/thread-self/attr/apparmor/current";
 
+/// How long the parser may take.
+const PARSER_LIMIT: Duration = Duration::from_secs(20);
+
 /// Profiles in the kernel, until this is dropped.
 pub struct Profiles {
     parser: PathBuf,
-    file: PathBuf,
+    directory: Directory,
 }
 
 impl Profiles {
@@ -29,31 +32,30 @@ impl Profiles {
         text: &str,
     ) -> Result<Self, Failure> {
         security::needed("apparmor", "distro")?;
-        let file = Path::new("/run").join(format!("proc-events-profiles-{}", own_pid()));
-        fs::write(&file, text)?;
         let profiles = Self {
             parser: parser()?,
-            file,
+            directory: Directory::new("profiles")?,
         };
+        fs::write(profiles.file(), text)?;
         profiles.parse("--replace")?;
         Ok(profiles)
     }
 
+    fn file(&self) -> PathBuf {
+        self.directory.path().join("profiles")
+    }
+
     fn parse(&self, operation: &str) -> TestResult {
-        let output = Command::new(&self.parser)
-            .args(["--config-file=/dev/null", "--skip-cache"])
-            .arg(format!("--policy-features={FEATURES}"))
-            .arg(operation)
-            .arg(&self.file)
-            .output()?;
-        expect(
-            output.status.success(),
-            format!(
-                "{} {operation} to succeed, it said:\n{}",
-                self.parser.display(),
-                String::from_utf8_lossy(&output.stderr)
-            ),
-        )
+        let features = format!("--policy-features={FEATURES}");
+        let file = self.file();
+        let arguments = [
+            "--config-file=/dev/null",
+            "--skip-cache",
+            &features,
+            operation,
+            &file.to_string_lossy(),
+        ];
+        program::run(&self.parser, &arguments, PARSER_LIMIT).map(drop)
     }
 }
 
@@ -61,9 +63,6 @@ impl Drop for Profiles {
     fn drop(&mut self) {
         if let Err(failure) = self.parse("--remove") {
             eprintln!("{failure}");
-        }
-        if let Err(error) = fs::remove_file(&self.file) {
-            eprintln!("{}: {error}", self.file.display());
         }
     }
 }

@@ -5,7 +5,7 @@ use std::env;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, pipe};
 
-use crate::harness::{Failure, expect_eq};
+use crate::harness::{Failure, expect, expect_eq};
 use crate::proc_stat::Stat;
 use crate::timeouts;
 
@@ -179,6 +179,16 @@ impl RunningProgram {
     fn failure(&self, what: &str) -> Failure {
         Failure::new(format!("{} {what}, but:\n{}", self.name, self.text))
     }
+}
+
+/// Runs a program to its end, within this time. Returns what it said, if it succeeded.
+#[track_caller]
+pub fn run(program: &Path, arguments: &[&str], limit: Duration) -> Result<String, Failure> {
+    let program = program.to_string_lossy();
+    let started = RunningProgram::start(&[&[&*program], arguments].concat())?;
+    let (said, succeeded) = started.wait_within(limit)?;
+    expect(succeeded, format!("{program} to succeed, it said:\n{said}"))?;
+    Ok(said)
 }
 
 /// Whether a connector socket with this port id is in the group, by /proc/net/netlink: the columns

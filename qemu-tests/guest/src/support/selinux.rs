@@ -4,13 +4,13 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::time::Duration;
 
 use nix::mount::{MsFlags, mount};
 
+use super::directory::Directory;
 use super::fault_injection::Setting;
-use super::security;
-use crate::child::own_pid;
+use super::{program, security};
 use crate::harness::{Failure, TestResult, expect};
 
 /// SELinux' own file system.
@@ -55,28 +55,24 @@ impl Policy {
     }
 }
 
+/// How long the compiler may take.
+const COMPILER_LIMIT: Duration = Duration::from_secs(20);
+
 /// The binary form of a policy. What it does not know is allowed.
 fn compile(compiler: &Path, text: &str) -> Result<Vec<u8>, Failure> {
-    let file = |kind| format!("/run/proc-events-{kind}-{}", own_pid());
+    let directory = Directory::new("policy")?;
+    let file = |name| directory.path().join(name);
     let (source, binary) = (file("policy.conf"), file("policy"));
     fs::write(&source, text)?;
-    let output = Command::new(compiler)
-        .args(["-U", "allow", "-o", &binary, &source])
-        .output()?;
-    let policy = fs::read(&binary);
-    for name in [&source, &binary] {
-        // What was not made is not there.
-        let _ = fs::remove_file(name);
-    }
-    expect(
-        output.status.success(),
-        format!(
-            "{} to succeed, it said:\n{}",
-            compiler.display(),
-            String::from_utf8_lossy(&output.stderr)
-        ),
-    )?;
-    Ok(policy?)
+    let arguments = [
+        "-U",
+        "allow",
+        "-o",
+        &binary.to_string_lossy(),
+        &source.to_string_lossy(),
+    ];
+    program::run(compiler, &arguments, COMPILER_LIMIT)?;
+    Ok(fs::read(&binary)?)
 }
 
 /// The context of a type.

@@ -19,7 +19,7 @@ use nix::unistd::setsid;
 use crate::child::{self, own_pid};
 use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::support::container::{ALL, Container, keep_mounts, mount_own_proc};
-use crate::support::program::{RunningProgram, in_path};
+use crate::support::program::{RunningProgram, in_path, run};
 use crate::support::stock::NO_NETWORK_NAMESPACES;
 use crate::test;
 use crate::timeouts;
@@ -113,16 +113,6 @@ fn in_container(program: &Path, function: Client) -> TestResult {
     .finish()
 }
 
-/// Runs a program to its end; what it said, and that it succeeded.
-#[track_caller]
-fn run(program: &Path, arguments: &[&str]) -> Result<String, Failure> {
-    let program = program.to_string_lossy();
-    let started = RunningProgram::start(&[&[&*program], arguments].concat())?;
-    let (said, succeeded) = started.wait_within(PROGRAM_LIMIT)?;
-    expect(succeeded, format!("{program} to succeed, it said:\n{said}"))?;
-    Ok(said)
-}
-
 #[track_caller]
 fn expect_said(said: &str, what: &str) -> TestResult {
     expect(said.contains(what), format!("{what:?} in:\n{said}"))
@@ -179,7 +169,7 @@ PROC_EVENT_EXIT 0 parent parent child child 1792 17
 fn pyroute2(python: &Path) -> TestResult {
     expect_eq(
         "what it was told",
-        run(python, &["-u", "-c", PYTHON])?.as_str(),
+        run(python, &["-u", "-c", PYTHON], PROGRAM_LIMIT)?.as_str(),
         PYTHON_SAYS,
     )
 }
@@ -201,6 +191,7 @@ fn vishvananda_netlink(program: &Path) -> TestResult {
             "-test.run",
             "^TestSubscribeProcEvent$",
         ],
+        PROGRAM_LIMIT,
     )?;
     expect_said(&said, "--- PASS: TestSubscribeProcEvent ")
 }
@@ -211,7 +202,7 @@ fn vishvananda_netlink_passes_its_test(run_client: Place) -> TestResult {
 
 /// Its tests expect an exec, and the answers to requests.
 fn proc_connector(program: &Path) -> TestResult {
-    let said = run(program, &["--ignored", "--test-threads=1"])?;
+    let said = run(program, &["--ignored", "--test-threads=1"], PROGRAM_LIMIT)?;
     for test in ["test_receive_exec_event", "test_subscribe_unsubscribe"] {
         expect_said(&said, &format!("test {test} ... ok\n"))?;
     }
@@ -292,6 +283,7 @@ fn stress_ng(program: &Path) -> TestResult {
             "--temp-path",
             "/tmp",
         ],
+        PROGRAM_LIMIT,
     )?;
     // After the name of what it did comes how often.
     let count = said.lines().find_map(|line| {
