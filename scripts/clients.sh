@@ -22,12 +22,17 @@ has_client() {
 	fi
 }
 
-clients_missing() {
+# Whether something is missing that comes out of Debian's packages.
+packages_missing() {
 	! has_client stress-ng ||
 		! has_client netlink-go-test ||
 		! has_client apparmor_parser ||
 		! has_client checkpolicy ||
-		! can_build_compat ||
+		! can_build_compat
+}
+
+clients_missing() {
+	packages_missing ||
 		! has_client python-pyroute2 "$PYROUTE2_VERSION" ||
 		! has_client proc-connector-test "$PROC_CONNECTOR_VERSION"
 }
@@ -110,17 +115,22 @@ make_netlink_go_test() {
 		add_client netlink-go-test 'exec "$clients/netlink-go-test/netlink.test"'
 }
 
+# Usage: unpack_alone DIR PACKAGE...
+# Unpacks packages without their dependencies.
+unpack_alone() {
+	local package
+
+	rm -rf "$1" && mkdir -p "$1" && cd "$1" || return
+	apt-get -q -o APT::Sandbox::User=root download "${@:2}" || return
+	for package in *.deb; do dpkg-deb -x "$package" . || return; done
+}
+
 # Usage: make_from_package PACKAGE PROGRAM
 # Takes one program out of a package. It needs no library but libc.
 make_from_package() {
-	local package=$1 name=$2 packages=$CLIENTS/packages
+	local name=$2 packages=$CLIENTS/packages
 
-	rm -rf "$packages" && mkdir -p "$packages" "$CLIENTS/$name" || return
-	(
-		cd "$packages" &&
-			apt-get -q -o APT::Sandbox::User=root download "$package" &&
-			dpkg-deb -x "$package"_*.deb .
-	) || return
+	(unpack_alone "$packages" "$1") && mkdir -p "$CLIENTS/$name" || return
 	# The releases of Debian have it in different directories.
 	find "$packages" -path "*bin/$name" -exec cp -t "$CLIENTS/$name" {} + &&
 		[[ -x $CLIENTS/$name/$name ]] &&
@@ -139,15 +149,11 @@ make_checkpolicy() {
 # The C library and the files of gcc for 32-bit programs, without gcc-multilib, which
 # cannot be installed beside compilers for some other machines.
 make_compat() {
-	local packages=$CLIENTS/packages version package
+	local packages=$CLIENTS/packages version
 
 	version=$(gcc -dumpversion) && version=${version%%.*} || return
-	rm -rf "$packages" "$COMPAT" && mkdir -p "$packages" "$COMPAT"/{lib,include} || return
-	(
-		cd "$packages" &&
-			apt-get -q -o APT::Sandbox::User=root download libc6-dev-i386 "lib32gcc-$version-dev" || exit
-		for package in *.deb; do dpkg-deb -x "$package" . || exit; done
-	) || return
+	(unpack_alone "$packages" libc6-dev-i386 "lib32gcc-$version-dev") || return
+	rm -rf "$COMPAT" && mkdir -p "$COMPAT"/{lib,include} || return
 	cp "$packages"/usr/lib32/*.[oa] "$packages/usr/lib/gcc/x86_64-linux-gnu/$version/32"/*.[oa] "$COMPAT/lib/" &&
 		cp -r "$packages/usr/include/x86_64-linux-gnu/." "$COMPAT/include/" &&
 		rm -rf "$packages" || return
@@ -210,8 +216,7 @@ install_clients() {
 	clients_missing || return 0
 	# Other users than the one that made the files read them, in containers.
 	umask 022
-	if ! has_client stress-ng || ! has_client netlink-go-test || ! has_client apparmor_parser ||
-		! has_client checkpolicy || ! can_build_compat; then
+	if packages_missing; then
 		needs_apt stress-ng "stress-ng"
 		needs_apt netlink-go-test "the tests of github.com/vishvananda/netlink ('go test -c')"
 		needs_apt apparmor_parser "AppArmor's parser"
