@@ -102,8 +102,7 @@ document_kernel() {
 # Runs PROGRAM with the arguments that rustc had for the module, but those for its input
 # and its output. The kernel's make has no rule for that.
 compile_like_module() {
-	local out=${BUILD%/*}/module-$NAME command
-	local program=$1
+	local out=${BUILD%/*}/module-$NAME program=$1 command
 	shift
 
 	command=$(sed -n 's/^savedcmd_[^ ]* := //p' "$out/rust-module/.proc_events_main.o.cmd" |

@@ -296,8 +296,9 @@ programs_directory() {
 	identity=$(
 		{
 			cd "$PROJECT" || exit
-			find qemu-tests rust-module Documentation/interface/listener.rs -path qemu-tests/target -prune -o -type f -print0 |
-				sort -z | xargs -0 sha256sum
+			find qemu-tests rust-module Documentation/interface/listener.rs -type d \
+				\( -path qemu-tests/target -o -path qemu-tests/config -o -path qemu-tests/misuse \) -prune \
+				-o -type f -print0 | sort -z | xargs -0 sha256sum
 			cargo --version
 			echo "${RUSTFLAGS:-}"
 		} | sha256sum
