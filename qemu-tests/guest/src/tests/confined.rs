@@ -106,6 +106,17 @@ struct Module {
     forbid: fn() -> TestResult,
 }
 
+impl Module {
+    /// Runs a function in a process that may be confined by it, while the policy is in force. Expects no
+    /// listener to be left.
+    fn in_process(&self, function: impl Fn() -> TestResult) -> TestResult {
+        (self.enforce)(&|| {
+            in_process(&function)?;
+            expect_count(0)
+        })
+    }
+}
+
 const APPARMOR: Module = Module {
     enforce: |function| {
         let _profiles = profiles()?;
@@ -144,51 +155,42 @@ fn expect_forbidden<T>(what: &str, result: Result<T, ListenerError>) -> TestResu
 
 /// A process can begin to listen after it was confined, and a listener that it had before goes on.
 fn a_process_can_listen(module: Module) -> TestResult {
-    (module.enforce)(&|| {
-        in_process(|| {
-            let mut before = Listener::listen(mask::COMM)?;
-            (module.allow)()?;
-            let mut after = Listener::listen(mask::COMM)?;
-            for listener in [&mut before, &mut after] {
-                mark("heard")?;
-                take_through_mark(listener, own_task(), "heard")?;
-                listener.ignore()?;
-            }
-            Ok(())
-        })?;
-        expect_count(0)
+    module.in_process(|| {
+        let mut before = Listener::listen(mask::COMM)?;
+        (module.allow)()?;
+        let mut after = Listener::listen(mask::COMM)?;
+        for listener in [&mut before, &mut after] {
+            mark("heard")?;
+            take_through_mark(listener, own_task(), "heard")?;
+            listener.ignore()?;
+        }
+        Ok(())
     })
 }
 
 fn a_forbidden_process_gets_eacces(module: Module) -> TestResult {
-    (module.enforce)(&|| {
-        in_process(|| {
-            (module.forbid)()?;
-            expect_forbidden("socket()", Listener::open_unbound())
-        })?;
-        expect_count(0)
+    module.in_process(|| {
+        (module.forbid)()?;
+        expect_forbidden("socket()", Listener::open_unbound())
     })
 }
 
 /// A listener can do nothing any more but end, when it is confined.
 fn a_listener_that_is_confined_later_gets_eacces(module: Module) -> TestResult {
-    (module.enforce)(&|| {
-        in_process(|| {
-            // SELinux checks no socket of a process that it did not confine.
-            (module.allow)()?;
-            let mut listener = Listener::listen(mask::COMM)?;
-            mark("heard")?;
-            take_through_mark(&mut listener, own_task(), "heard")?;
-            (module.forbid)()?;
-            // The policy is asked when the process reads, and not when an event is queued.
-            mark("unheard")?;
-            expect_forbidden("recvfrom()", listener.receive_datagram())?;
-            expect_forbidden("IGNORE", listener.ignore())?;
-            expect_forbidden("LISTEN", listener.request(&[LISTEN]))?;
-            // It listens until its socket is closed.
-            expect_count(1)
-        })?;
-        expect_count(0)
+    module.in_process(|| {
+        // SELinux checks no socket of a process that it did not confine.
+        (module.allow)()?;
+        let mut listener = Listener::listen(mask::COMM)?;
+        mark("heard")?;
+        take_through_mark(&mut listener, own_task(), "heard")?;
+        (module.forbid)()?;
+        // The policy is asked when the process reads, and not when an event is queued.
+        mark("unheard")?;
+        expect_forbidden("recvfrom()", listener.receive_datagram())?;
+        expect_forbidden("IGNORE", listener.ignore())?;
+        expect_forbidden("LISTEN", listener.request(&[LISTEN]))?;
+        // It listens until its socket is closed.
+        expect_count(1)
     })
 }
 
