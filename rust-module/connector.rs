@@ -52,44 +52,59 @@ use kernel::{
     task::Task,
 };
 
-/// An event and its message, which is encoded for one listener after the other.
-struct Encoder<'a, E> {
-    subject: &'a Subject<'a>,
-    event: E,
-    rcu: &'a rcu::Guard,
+/// The message of an event, which is encoded for one listener after the other.
+struct Encoder<'a> {
+    subject: Subject<'a>,
     message: Message,
     /// The cgroup of the subject, once a listener has needed it.
     place: Option<Place<'a>>,
 }
 
-impl<'a, E: Fn(wire::Ids, &View) -> Event> Encoder<'a, E> {
+impl<'a> Encoder<'a> {
     /// Returns the cgroup that the subject is in. It is looked up once per event.
     #[inline]
-    fn place(&mut self) -> Place<'a> {
-        let (task, rcu) = (self.subject.task, self.rcu);
+    fn place(&mut self, rcu: &'a rcu::Guard) -> Place<'a> {
+        let task = self.subject.task;
 
         *self.place.get_or_insert_with(|| Place::of(task, rcu))
     }
 
     /// Encodes the event for a subscriber. `pid` is the number of the subject in the subscriber's
     /// pid namespace.
-    ///
-    /// This is not inlined: most of what it needs would take registers from the path of subscribers
-    /// that get the same message as the subscriber before them.
-    #[inline(never)]
-    fn encode(&mut self, subscriber: &Subscriber, pid: i32) {
-        let Self { subject, rcu, .. } = *self;
+    #[inline]
+    fn encode(
+        &mut self,
+        subscriber: &Subscriber,
+        pid: i32,
+        event: &impl Fn(wire::Ids, &View) -> Event,
+        rcu: &'a rcu::Guard,
+    ) {
         let view = &subscriber.listener.view;
-        let flags = subscriber.listen.flags;
-        let tgid = view.number(subject.ids.group);
-        self.message
-            .tell(&(self.event)(wire::Ids { pid, tgid }, view));
-        self.message
-            .set_form(flags.contain(Flags::BATCH), flags.contain(Flags::IDENTITY));
-        if flags.contain(Flags::IDENTITY) {
-            let place = self.place();
-            self.message.identify(subject.identity(place, view, rcu));
+        let ids = self.subject.ids;
+        // Most events are about processes with one thread, which need no second lookup.
+        let tgid = if ids.are_of_leader() {
+            pid
+        } else {
+            view.number(ids.group)
+        };
+
+        self.message.tell(&event(wire::Ids { pid, tgid }, view));
+        self.message.set_form(subscriber.form);
+        if subscriber.listen.flags.contain(Flags::IDENTITY) {
+            self.identify(view, rcu);
         }
+    }
+
+    /// Adds the identity of the subject to the message, for subscribers with this view.
+    ///
+    /// This is not inlined: the functions that it calls would take registers from subscribers that
+    /// ask for no identity.
+    #[inline(never)]
+    fn identify(&mut self, view: &View, rcu: &'a rcu::Guard) {
+        let place = self.place(rcu);
+
+        self.message
+            .identify(self.subject.identity(place, view, rcu));
     }
 }
 
@@ -145,9 +160,7 @@ impl Connector {
             return;
         };
         let mut encoder = Encoder {
-            subject,
-            event,
-            rcu: section.rcu(),
+            subject: *subject,
             message: Message::new(section.cpu().as_u32(), now_ns()),
             place: None,
         };
@@ -162,11 +175,13 @@ impl Connector {
 
             for subscriber in subscribers.to(kind).filter(|subscriber| meant(subscriber)) {
                 let flags = subscriber.listen.flags;
-                if flags.contain(Flags::CGROUP) && !subscriber.scope.has(encoder.place()) {
+                if flags.contain(Flags::CGROUP)
+                    && !subscriber.scope.has(encoder.place(section.rcu()))
+                {
                     continue;
                 }
                 if subscriber.encoding != encoded {
-                    encoder.encode(subscriber, pid);
+                    encoder.encode(subscriber, pid, &event, section.rcu());
                     encoded = subscriber.encoding;
                 }
                 subscriber.listener.send(&mut encoder.message, flags, cpu);
@@ -209,6 +224,7 @@ impl Handler for Connector {
     type OwnerModule = LocalModule;
     type Listener = Subscriber;
 
+    #[inline]
     fn fork(&self, section: &Section<'_, Self>, child: &Task) {
         let parent = Ids::of_parent(child, section.rcu());
         let subject = Subject::new(child, section.rcu()).with(parent);
@@ -226,6 +242,7 @@ impl Handler for Connector {
         );
     }
 
+    #[inline]
     fn exec(&self, section: &Section<'_, Self>, task: &Task) {
         let subject = Subject::new(task, section.rcu());
 
@@ -234,6 +251,7 @@ impl Handler for Connector {
         });
     }
 
+    #[inline]
     fn uid(&self, section: &Section<'_, Self>, task: &Task) {
         let subject = Subject::new(task, section.rcu());
         let ids = task.cred_ids(section.rcu());
@@ -245,6 +263,7 @@ impl Handler for Connector {
         });
     }
 
+    #[inline]
     fn gid(&self, section: &Section<'_, Self>, task: &Task) {
         let subject = Subject::new(task, section.rcu());
         let ids = task.cred_ids(section.rcu());
@@ -256,6 +275,7 @@ impl Handler for Connector {
         });
     }
 
+    #[inline]
     fn sid(&self, section: &Section<'_, Self>, leader: &Task, ids: &SidIds) {
         let parent = Ids {
             thread: ids.parent(),
@@ -271,6 +291,7 @@ impl Handler for Connector {
         });
     }
 
+    #[inline]
     fn ptrace(&self, section: &Section<'_, Self>, task: &Task, tracer: Option<&Task>) {
         let tracer = tracer.map_or(Ids::default(), |tracer| Ids::of(tracer, section.rcu()));
         let subject = Subject::new(task, section.rcu()).with(tracer);
@@ -283,16 +304,17 @@ impl Handler for Connector {
         });
     }
 
+    #[inline]
     fn comm(&self, section: &Section<'_, Self>, task: &Task) {
         let subject = Subject::new(task, section.rcu());
-        let comm = task.comm();
 
         self.report(section, Kind::Comm, &subject, |process, _| Event::Comm {
             process,
-            comm,
+            comm: task.comm(),
         });
     }
 
+    #[inline]
     fn coredump(&self, section: &Section<'_, Self>, task: &Task) {
         let parent = Ids::of_parent(task, section.rcu());
         let subject = Subject::new(task, section.rcu()).with(parent);
@@ -305,6 +327,7 @@ impl Handler for Connector {
         });
     }
 
+    #[inline]
     fn thread_exit(&self, section: &Section<'_, Self>, task: &Task) {
         let parent = Ids::of_parent(task, section.rcu());
         let subject = Subject::new(task, section.rcu()).with(parent);
@@ -313,6 +336,7 @@ impl Handler for Connector {
         self.report_exit(section, &subject, status, wants_threads);
     }
 
+    #[inline]
     fn process_exit(&self, section: &Section<'_, Self>, info: &ExitInfo) {
         let subject = Subject {
             ids: Ids {
@@ -330,6 +354,7 @@ impl Handler for Connector {
         self.report_exit(section, &subject, status, |_| true);
     }
 
+    #[inline]
     fn session_end(&self, section: &Section<'_, Self>, leader: &Task, exit_code: i32) {
         let subject = Subject::new(leader, section.rcu());
         let exit_signal = leader.exit_signal() as u32;

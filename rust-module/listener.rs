@@ -14,6 +14,7 @@ use crate::{
     },
     wire::{
         Event,
+        Form,
         Message, //
     },
 };
@@ -187,6 +188,8 @@ pub(crate) struct Subscriber {
     pub(crate) listen: Listen,
     /// The cgroup that `listen` asks for.
     pub(crate) scope: Scope,
+    /// The form of its events, as `listen` asks for it.
+    pub(crate) form: Form,
     /// The encoding of its events.
     pub(crate) encoding: Encoding,
 }
@@ -204,6 +207,10 @@ impl Subscriber {
     pub(crate) fn new(listener: Arc<Listener>, listen: Listen) -> Result<Self> {
         Ok(Self {
             scope: Scope::of(&listen)?,
+            form: Form::new(
+                listen.flags.contain(Flags::BATCH),
+                listen.flags.contain(Flags::IDENTITY),
+            ),
             encoding: Encoding::new(&listener.view, listen.flags),
             listener,
             listen,
@@ -274,18 +281,8 @@ impl Listener {
         self.sender.unwrap_or_else(|| self.sender_now())
     }
 
-    /// Delivers an event, which may share a datagram with others if `flags` have [`Flags::BATCH`].
-    /// Does not sleep.
-    #[inline(always)]
-    fn deliver(&self, sender: &Sender, message: &[u8], flags: Flags) -> Result<Delivery> {
-        if flags.contain(Flags::BATCH) {
-            self.socket.deliver_batch(sender, message, GFP_NOWAIT)
-        } else {
-            self.socket.deliver(sender, message, GFP_NOWAIT)
-        }
-    }
-
-    /// Numbers an event of this CPU, sends it in the form that `flags` ask for, and counts it.
+    /// Numbers an event of this CPU, sends it, and counts it. It may share a datagram with others
+    /// if `flags` have [`Flags::BATCH`].
     ///
     /// # Context
     ///
@@ -306,11 +303,11 @@ impl Listener {
             }
         };
 
-        // There are two calls, so that the compiler knows the length of the message in each.
-        let delivery = if flags.contain(Flags::IDENTITY) {
-            self.deliver(sender, message.with_identity(), flags)
+        let message = message.bytes();
+        let delivery = if flags.contain(Flags::BATCH) {
+            self.socket.deliver_batch(sender, message, GFP_NOWAIT)
         } else {
-            self.deliver(sender, message.alone(), flags)
+            self.socket.deliver(sender, message, GFP_NOWAIT)
         };
 
         // An event that the filter of the socket drops takes no number, and so leaves no gap. The
@@ -394,7 +391,7 @@ pub(crate) fn acknowledge(
     let (sender, _) = sender_for(&UserNamespace::current(), Generation::ANY);
 
     // If the answer is lost, reading the socket fails with `ENOBUFS`.
-    let _ = request.socket.deliver(&sender, message.alone(), flags);
+    let _ = request.socket.deliver(&sender, message.bytes(), flags);
 }
 
 /// Returns the time stamp for a message: `CLOCK_MONOTONIC`, in nanoseconds.

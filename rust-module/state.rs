@@ -23,6 +23,7 @@ use crate::{
     wire::{
         self,
         Event,
+        Form,
         Message,
         NO_CPU, //
     },
@@ -108,12 +109,7 @@ impl State {
             let number = view.number(Some(id));
 
             if let Some(message) = self.message(id, number, &rcu) {
-                let message = if self.subscriber.listen.flags.contain(Flags::IDENTITY) {
-                    message.with_identity()
-                } else {
-                    message.alone()
-                };
-                if !matches!(datagram.put(sender, message), Ok(true)) {
+                if !matches!(datagram.put(sender, message.bytes()), Ok(true)) {
                     return Progress::Full;
                 }
                 self.processes += 1;
@@ -152,7 +148,7 @@ impl State {
         let mut message = Message::answer(self.request, NO_CPU, now_ns(), event);
         let has_identity = listen.flags.contain(Flags::IDENTITY);
 
-        message.set_form(true, has_identity);
+        message.set_form(Form::new(true, has_identity));
         message.set_multipart();
         if has_identity {
             let ids = Ids {
@@ -192,7 +188,7 @@ impl Dump for State {
         let answer = Message::answer(self.request, NO_CPU, now_ns(), event);
 
         // An empty datagram has room for the answer.
-        let _ = datagram.put(&sender, answer.alone());
+        let _ = datagram.put(&sender, answer.bytes());
         false
     }
 }

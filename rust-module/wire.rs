@@ -112,17 +112,45 @@ const EVENT_LEN: u16 = 40;
 /// The length of a `struct proc_event_identity` in bytes.
 const IDENTITY_LEN: u16 = 40;
 
+/// The form of a message that a receiver asked for: the fields of the headers that depend on it.
+#[derive(Clone, Copy)]
+pub(crate) struct Form {
+    nlmsg_len: u32,
+    nlmsg_type: u16,
+    len: u16,
+}
+
+impl Form {
+    /// Returns a form: whether the message may share its datagram with others, and whether it has
+    /// an identity.
+    pub(crate) const fn new(batch: bool, identity: bool) -> Self {
+        let len = if identity {
+            EVENT_LEN + IDENTITY_LEN
+        } else {
+            EVENT_LEN
+        };
+
+        Self {
+            nlmsg_len: (HEADERS_LEN + len) as u32,
+            nlmsg_type: if batch { NLMSG_EVENT } else { NLMSG_DONE },
+            len,
+        }
+    }
+}
+
 const _: () = assert!(size_of::<Message>() == (HEADERS_LEN + EVENT_LEN + IDENTITY_LEN) as usize);
 const _: () = assert!(size_of::<Identity>() == IDENTITY_LEN as usize);
 
 impl Message {
-    /// Returns a message from a CPU, without an event yet. `timestamp_ns` is `CLOCK_MONOTONIC`, in
+    /// Returns a message from a CPU, alone in its datagram, without an event yet. `timestamp_ns` is `CLOCK_MONOTONIC`, in
     /// nanoseconds.
     #[inline]
     pub(crate) fn new(cpu: u32, timestamp_ns: u64) -> Self {
+        const FORM: Form = Form::new(false, false);
+
         Self {
-            nlmsg_len: (HEADERS_LEN + EVENT_LEN).into(),
-            nlmsg_type: NLMSG_DONE,
+            nlmsg_len: FORM.nlmsg_len,
+            nlmsg_type: FORM.nlmsg_type,
             nlmsg_flags: 0,
             nlmsg_seq: 0,
             nlmsg_pid: 0,
@@ -130,7 +158,7 @@ impl Message {
             val: CN_VAL_PROC,
             seq: 0,
             ack: 0,
-            len: EVENT_LEN,
+            len: FORM.len,
             flags: 0,
             what: 0,
             cpu,
@@ -145,6 +173,9 @@ impl Message {
     pub(crate) fn tell(&mut self, event: &Event) {
         self.what = event.what();
         self.event_data = event.words();
+        if let Event::Comm { comm, .. } = event {
+            self.event_data[2..].as_mut_bytes().copy_from_slice(comm);
+        }
     }
 
     /// Sets the identity of the process that the event is about.
@@ -153,30 +184,25 @@ impl Message {
         self.identity = identity;
     }
 
-    /// Sets the form that a receiver asked for: whether the message may share its datagram with
-    /// others, and whether it has an identity. The form determines the type and the lengths in the
-    /// headers.
+    /// Sets the form that a receiver asked for.
     #[inline]
-    pub(crate) fn set_form(&mut self, batch: bool, identity: bool) {
-        self.nlmsg_type = if batch { NLMSG_EVENT } else { NLMSG_DONE };
-        self.len = if identity {
-            EVENT_LEN + IDENTITY_LEN
+    pub(crate) fn set_form(&mut self, form: Form) {
+        self.nlmsg_type = form.nlmsg_type;
+        self.len = form.len;
+        self.nlmsg_len = form.nlmsg_len;
+    }
+
+    /// Returns the bytes of the message: its form determines whether the identity is among them.
+    #[inline]
+    pub(crate) fn bytes(&self) -> &[u8] {
+        let bytes = self.as_bytes();
+
+        // The compiler knows the length in each case, and so removes checks of it.
+        if self.len == EVENT_LEN {
+            &bytes[..usize::from(HEADERS_LEN + EVENT_LEN)]
         } else {
-            EVENT_LEN
-        };
-        self.nlmsg_len = (HEADERS_LEN + self.len).into();
-    }
-
-    /// Returns the bytes of a message whose form has an identity.
-    #[inline]
-    pub(crate) fn with_identity(&self) -> &[u8] {
-        self.as_bytes()
-    }
-
-    /// Returns the bytes of a message whose form has no identity.
-    #[inline]
-    pub(crate) fn alone(&self) -> &[u8] {
-        &self.as_bytes()[..usize::from(HEADERS_LEN + EVENT_LEN)]
+            bytes
+        }
     }
 
     /// Sets the number of the message, which depends on the receiver.
@@ -333,7 +359,6 @@ impl Event {
                 0,
                 0,
             ],
-            Event::Exec { process } => [id(process.pid), id(process.tgid), 0, 0, 0, 0],
             Event::Uid {
                 process,
                 ruid: real,
@@ -378,10 +403,8 @@ impl Event {
                 0,
                 0,
             ],
-            Event::Comm { process, comm } => {
-                let [a, b, c, d]: [u32; 4] = zerocopy::transmute!(comm);
-
-                [id(process.pid), id(process.tgid), a, b, c, d]
+            Event::Exec { process } | Event::Comm { process, .. } => {
+                [id(process.pid), id(process.tgid), 0, 0, 0, 0]
             }
             Event::Exit {
                 process,
@@ -428,7 +451,7 @@ mod tests {
         let mut message = Message::new(3, 0x0123_4567_89ab_cdef);
         message.tell(&event);
         message.number(7);
-        let bytes = message.alone();
+        let bytes = message.bytes();
 
         assert_eq!(bytes.len(), 76);
         assert_eq!(word(bytes, 0), 76);
@@ -550,8 +573,8 @@ mod tests {
         let mut message = Message::new(3, 5);
 
         for (batch, nlmsg_type) in [(true, 16_u16), (false, 3)] {
-            message.set_form(batch, false);
-            assert_eq!(message.alone()[4..6], nlmsg_type.to_ne_bytes());
+            message.set_form(Form::new(batch, false));
+            assert_eq!(message.bytes()[4..6], nlmsg_type.to_ne_bytes());
         }
     }
 
@@ -562,10 +585,10 @@ mod tests {
         message.identify(Identity::new(1 << 40, 2 << 40, 4 << 40, 3 << 40, 5 << 40));
 
         for batch in [true, false] {
-            message.set_form(batch, false);
-            let alone = message.alone().to_vec();
-            message.set_form(batch, true);
-            let bytes = message.with_identity();
+            message.set_form(Form::new(batch, false));
+            let alone = message.bytes().to_vec();
+            message.set_form(Form::new(batch, true));
+            let bytes = message.bytes();
 
             assert_eq!((alone.len(), bytes.len()), (76, 116));
             assert_eq!(
@@ -587,7 +610,7 @@ mod tests {
     fn acknowledgement_counts_the_requests_ack_up() {
         for (ack, answered) in [(0, 1), (77, 78), (u32::MAX, 0)] {
             let message = Message::answer((42, ack), NO_CPU, 5, Event::ack(22, 0, false));
-            let bytes = message.alone();
+            let bytes = message.bytes();
             assert_eq!(bytes.len(), 76);
             assert_eq!(word(bytes, 8), 42);
 
@@ -603,7 +626,7 @@ mod tests {
     fn an_answer_tells_how_many_processes_there_were() {
         let message = Message::answer((42, 0), NO_CPU, 5, Event::ack(0, 3, false));
 
-        assert_eq!(word(message.alone(), 60), 3);
+        assert_eq!(word(message.bytes(), 60), 3);
     }
 
     #[test]
@@ -617,9 +640,9 @@ mod tests {
         assert_eq!(check_event(event, 0x800), [11, 12, 13, 14, 15, 16]);
 
         let mut message = Message::answer((42, 77), NO_CPU, 5, event);
-        message.set_form(true, false);
+        message.set_form(Form::new(true, false));
         message.set_multipart();
-        let bytes = message.alone();
+        let bytes = message.bytes();
 
         // NLM_F_MULTI and no NLMSG_DONE
         assert_eq!(word(bytes, 4), u32::from_ne_bytes([16, 0, 2, 0]));
@@ -630,6 +653,6 @@ mod tests {
     fn where_there_are_cgroups_the_answer_says_so() {
         let message = Message::answer((42, 0), NO_CPU, 5, Event::ack(0, 0, true));
 
-        assert_eq!(word(message.alone(), 56), 0x3ff);
+        assert_eq!(word(message.bytes(), 56), 0x3ff);
     }
 }

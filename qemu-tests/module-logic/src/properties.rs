@@ -4,8 +4,8 @@
 //! written only for that.
 
 use crate::control::{Command, Flags, Listen, Malformed};
-use crate::mask::{bits, Mask};
-use crate::wire::{Event, Identity, Ids, Message, NO_CPU};
+use crate::mask::{Mask, bits};
+use crate::wire::{Event, Form, Identity, Ids, Message, NO_CPU};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use zerocopy::{FromBytes, IntoBytes};
@@ -233,11 +233,7 @@ const NAMES: [(u32, Flags); 4] = [
 
 /// Returns the bits of the flags that a kernel with cgroups knows, or one without.
 fn known(has_cgroups: bool) -> u32 {
-    if has_cgroups {
-        15
-    } else {
-        7
-    }
+    if has_cgroups { 15 } else { 7 }
 }
 
 /// A `struct proc_listen`, without the bytes that may follow it.
@@ -398,15 +394,12 @@ proptest! {
             for (index, Receiver { batch, identity }) in (0..).zip(receivers) {
                 let number = seq.wrapping_add(index);
                 message.number(number);
-                message.set_form(batch, identity.is_some());
+                message.set_form(Form::new(batch, identity.is_some()));
                 if let Some([process, thread, other, cgroup, start_ns]) = identity {
                     message.identify(Identity::new(process, thread, other, cgroup, start_ns));
                 }
 
-                let bytes = match identity {
-                    Some(_) => message.with_identity(),
-                    None => message.alone(),
-                };
+                let bytes = message.bytes();
                 let follows = if identity.is_some() { 40 } else { 0 };
                 prop_assert_eq!(bytes.len(), 76 + follows);
                 let found = layout::Headers::read_from_bytes(&bytes[..HEADERS]).unwrap();
@@ -435,7 +428,7 @@ proptest! {
         let event = Event::ack(errno, processes, has_cgroups);
         let message = Message::answer((seq, ack), NO_CPU, time, event);
 
-        let bytes = message.alone();
+        let bytes = message.bytes();
         prop_assert_eq!(bytes.len(), 76);
         let found = layout::Headers::read_from_bytes(&bytes[..HEADERS]).unwrap();
         let numbers = (seq, ack.wrapping_add(1));
