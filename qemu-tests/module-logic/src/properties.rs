@@ -4,7 +4,7 @@
 //! written only for that.
 
 use crate::control::{Command, Flags, Listen, Malformed};
-use crate::mask::{Mask, bits};
+use crate::mask::{bits, Mask};
 use crate::wire::{Event, Form, Identity, Ids, Message, NO_CPU};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -233,7 +233,11 @@ const NAMES: [(u32, Flags); 4] = [
 
 /// Returns the bits of the flags that a kernel with cgroups knows, or one without.
 fn known(has_cgroups: bool) -> u32 {
-    if has_cgroups { 15 } else { 7 }
+    if has_cgroups {
+        15
+    } else {
+        7
+    }
 }
 
 /// A `struct proc_listen`, without the bytes that may follow it.
