@@ -54,8 +54,9 @@ use kernel::{
 
 /// The message of an event, which is encoded for one listener after the other.
 struct Encoder<'a> {
-    subject: Subject<'a>,
     message: Message,
+    /// The encoding of the message.
+    encoding: Encoding,
     /// The cgroup of the subject, once a listener has needed it.
     place: Option<Place<'a>>,
 }
@@ -63,48 +64,43 @@ struct Encoder<'a> {
 impl<'a> Encoder<'a> {
     /// Returns the cgroup that the subject is in. It is looked up once per event.
     #[inline]
-    fn place(&mut self, rcu: &'a rcu::Guard) -> Place<'a> {
-        let task = self.subject.task;
-
-        *self.place.get_or_insert_with(|| Place::of(task, rcu))
+    fn place(&mut self, subject: &Subject<'_>, rcu: &'a rcu::Guard) -> Place<'a> {
+        *self
+            .place
+            .get_or_insert_with(|| Place::of(subject.task, rcu))
     }
 
-    /// Encodes the event for a subscriber. `pid` is the number of the subject in the subscriber's
-    /// pid namespace.
+    /// Encodes the event for a subscriber, unless the message is encoded for it already. `pid` is
+    /// the number of the subject in the subscriber's pid namespace.
     #[inline]
     fn encode(
         &mut self,
         subscriber: &Subscriber,
+        subject: &Subject<'_>,
         pid: i32,
         event: &impl Fn(wire::Ids, &View) -> Event,
         rcu: &'a rcu::Guard,
     ) {
+        if self.encoding == subscriber.encoding {
+            return;
+        }
+        self.encoding = subscriber.encoding;
+
         let view = &subscriber.listener.view;
-        let ids = self.subject.ids;
         // Most events are about processes with one thread, which need no second lookup.
-        let tgid = if ids.are_of_leader() {
+        let tgid = if subject.ids.are_of_leader() {
             pid
         } else {
-            view.number(ids.group)
+            view.number(subject.ids.group)
         };
 
         self.message.tell(&event(wire::Ids { pid, tgid }, view));
         self.message.set_form(subscriber.form);
         if subscriber.listen.flags.contain(Flags::IDENTITY) {
-            self.identify(view, rcu);
+            let cgroup = self.place(subject, rcu).id();
+
+            self.message.identify(subject.identity(cgroup, view, rcu));
         }
-    }
-
-    /// Adds the identity of the subject to the message, for subscribers with this view.
-    ///
-    /// This is not inlined: the functions that it calls would take registers from subscribers that
-    /// ask for no identity.
-    #[inline(never)]
-    fn identify(&mut self, view: &View, rcu: &'a rcu::Guard) {
-        let place = self.place(rcu);
-
-        self.message
-            .identify(self.subject.identity(place, view, rcu));
     }
 }
 
@@ -160,8 +156,8 @@ impl Connector {
             return;
         };
         let mut encoder = Encoder {
-            subject: *subject,
             message: Message::new(section.cpu().as_u32(), now_ns()),
+            encoding: Encoding::NONE,
             place: None,
         };
         let cpu = section.cpu_offset();
@@ -170,20 +166,17 @@ impl Connector {
             let Some(subscribers) = section.subscribers(namespace) else {
                 continue;
             };
-            // Most listeners of a namespace have the same view and form, and so share an encoding.
-            let mut encoded = Encoding::NONE;
-
+            // The numbers are others in each namespace. Most listeners of one have the same view and
+            // form, and so share an encoding.
+            encoder.encoding = Encoding::NONE;
             for subscriber in subscribers.to(kind).filter(|subscriber| meant(subscriber)) {
                 let flags = subscriber.listen.flags;
                 if flags.contain(Flags::CGROUP)
-                    && !subscriber.scope.has(encoder.place(section.rcu()))
+                    && !subscriber.scope.has(encoder.place(subject, section.rcu()))
                 {
                     continue;
                 }
-                if subscriber.encoding != encoded {
-                    encoder.encode(subscriber, pid, &event, section.rcu());
-                    encoded = subscriber.encoding;
-                }
+                encoder.encode(subscriber, subject, pid, &event, section.rcu());
                 subscriber.listener.send(&mut encoder.message, flags, cpu);
             }
         }

@@ -160,7 +160,7 @@ impl State {
                 task: leader,
                 other: parent,
             };
-            message.identify(subject.identity(place, view, rcu));
+            message.identify(subject.identity(place.id(), view, rcu));
         }
         Some(message)
     }

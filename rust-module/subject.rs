@@ -3,7 +3,6 @@
 //! The subject of a message: the task that it is about.
 
 use crate::{
-    cgroup::Place,
     listener::View,
     wire::{
         self,
@@ -90,26 +89,28 @@ impl<'a> Subject<'a> {
         Self { other, ..self }
     }
 
-    /// Returns the identity of the process for receivers with this view. `place` is the cgroup of
-    /// the task.
-    pub(crate) fn identity(&self, place: Place<'_>, view: &View, rcu: &rcu::Guard) -> Identity {
+    /// Returns the identity of the process for receivers with this view. `cgroup` is the id of the
+    /// task's cgroup.
+    #[inline]
+    pub(crate) fn identity(&self, cgroup: u64, view: &View, rcu: &rcu::Guard) -> Identity {
         let number = |id: Option<&Pid>| id.map_or(0, Pid::inode_number);
+        let process = number(self.ids.group);
         // A leader may have been released, if its process has ended. Then `group_leader()` returns
         // nothing, but the leader still has its own start time.
-        let start_ns = if self.ids.are_of_leader() {
-            Some(self.task.start_boottime())
+        let (thread, leader) = if self.ids.are_of_leader() {
+            (process, Some(self.task))
         } else {
-            self.task.group_leader(rcu).map(Task::start_boottime)
+            (number(self.ids.thread), self.task.group_leader(rcu))
         };
         // A parent or tracer that is not visible in the view has no number.
         let other = self.other.group.filter(|id| view.number(Some(id)) != 0);
 
         Identity::new(
-            number(self.ids.group),
-            number(self.ids.thread),
+            process,
+            thread,
             number(other),
-            place.id(),
-            start_ns.map_or(0, |time| view.boottime_ns(time)),
+            cgroup,
+            leader.map_or(0, |leader| view.boottime_ns(leader.start_boottime())),
         )
     }
 }
