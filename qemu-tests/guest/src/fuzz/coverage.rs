@@ -38,6 +38,9 @@ const CRATE: &str = "_16proc_events_main";
 /// How the room in front of a function is called.
 const PADDING: &str = "__pfx_";
 
+/// How the compiler's labels begin, which kernels with debugging information list.
+const LABEL: &str = ".L";
+
 ioctl_write_int_bad!(
     init_trace,
     request_code_read!(b'c', 1, size_of::<libc::c_ulong>())
@@ -139,7 +142,7 @@ fn symbol(line: &str) -> Option<(u64, &str, Option<&str>)> {
     let address = u64::from_str_radix(words.next()?, 16).ok()?;
     let is_function = matches!(words.next()?, "t" | "T" | "w" | "W");
     let (name, module) = (words.next()?, words.next());
-    is_function.then_some((address, name, module))
+    (is_function && !name.starts_with(LABEL)).then_some((address, name, module))
 }
 
 /// What a worker's rounds have run through so far.
@@ -218,8 +221,10 @@ mod tests {
     const SYMBOLS: &str = "\
 ffffffff81000000 T _stext
 ffffffffa00000c0 t cleanup\t[other]
+ffffffffa0000040 t .Ltmp0\t[proc_events]
 ffffffffa0000040 t _RNvMNtCs1_11proc_events9listenersNtB2_9Listeners6listen\t[proc_events]
 ffffffffa0000040 t alias\t[proc_events]
+ffffffffa0000050 t .Ltmp1\t[proc_events]
 ffffffffa0000060 d data\t[proc_events]
 ffffffffa0000070 t __pfx_init_module\t[proc_events]
 ffffffffa0000080 t init_module\t[proc_events]

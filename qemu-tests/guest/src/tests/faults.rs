@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
+use std::time::Duration;
 
 use fastrand::Rng;
 use nix::errno::Errno;
@@ -64,7 +65,9 @@ pub const TESTS: &[Test] = &Declaration::new().not_on_stock(NO_LISTING).of([
         Line::C30,
         Line::C54,
     ]),
+    // It waits for some grace periods at each of a hundred allocations.
     test!(loading_without_memory_leaves_nothing)
+        .limit(Duration::from_secs(120))
         .not_on_stock("cn_proc is built in, there is no module")
         .covers(&[Line::C32]),
 ]);

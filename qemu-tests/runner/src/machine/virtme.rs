@@ -68,6 +68,8 @@ pub fn arguments(
         format!("{prepare}exec '{}' agent", agent.replace('\'', r"'\''")),
         // Without a panic's end QEMU would stay; with --verbose the console reaches us.
         "--append=panic=-1 oops=panic".to_owned(),
+        // KCOV subtracts the random offset of the kernel from addresses, /proc/kallsyms has it.
+        "--append=nokaslr".to_owned(),
         "--verbose".to_owned(),
     ]);
     if kernel.checks_itself && kernel.architecture == Architecture::X86_64 {
