@@ -28,9 +28,32 @@ pub fn rounds(
         round(count).map_err(|failure| failure.about(format!("in round {count}")))?;
         count += 1;
         if count % most.div_ceil(REPORTS) == 0 || count == most {
-            let seconds = started.elapsed().as_secs_f64();
-            println!("{load}: {count} of {most} {what} ({seconds:.1} s)");
+            let elapsed = started.elapsed();
+            let seconds = elapsed.as_secs_f64();
+            let rest = rest(elapsed, count, most).min(time.saturating_sub(elapsed));
+            let left = match rest.is_zero() {
+                true => String::new(),
+                false => format!(", about {:.0} s left", rest.as_secs_f64()),
+            };
+            println!("{load}: {count} of {most} {what} ({seconds:.1} s{left})");
         }
     }
     Ok(count)
+}
+
+/// Estimates how long the rest of the rounds takes, when some have taken this time.
+fn rest(elapsed: Duration, count: usize, most: usize) -> Duration {
+    elapsed.mul_f64((most - count) as f64 / count as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rest_takes_as_long_per_round() {
+        let elapsed = Duration::from_secs(30);
+        assert_eq!(rest(elapsed, 100, 1000), Duration::from_secs(270));
+        assert_eq!(rest(elapsed, 1000, 1000), Duration::ZERO);
+    }
 }
