@@ -15,7 +15,15 @@ pub fn cpu_and_seq(received: &Received) -> (u32, u32) {
 
 /// How many numbers are missing: on each CPU, from the given first one to the last one.
 pub fn missing(messages: &[Received], first: &BTreeMap<u32, u32>) -> Result<u64, Failure> {
-    let mut next = first.clone();
+    missing_in_part(messages, &mut first.clone())
+}
+
+/// As [`missing`], for a part of the messages. The numbers that come next become those of the part that
+/// follows.
+pub fn missing_in_part(
+    messages: &[Received],
+    next: &mut BTreeMap<u32, u32>,
+) -> Result<u64, Failure> {
     let mut missing = 0;
     for received in messages {
         let (cpu, seq) = cpu_and_seq(received);
