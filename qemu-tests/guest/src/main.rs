@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use commands::{demo, listen, supervisor};
 use harness::{Conclusion, Reporter};
-use loads::{containers, cycles, execs, pictures, storm};
+use loads::{containers, cycles, execs, pictures, storm, trees};
 use protocol::TEST_KILLED;
 use reporter::{Ktap, Records};
 
@@ -78,6 +78,8 @@ enum Command {
     Execs(execs::Options),
     /// Begin pictures of all processes under load, lose events, and compare with /proc.
     Pictures(pictures::Options),
+    /// Make trees of processes, and check that each process begins and ends once.
+    Trees(trees::Options),
     /// Let thousands of containers listen, each for its own events.
     Containers(containers::Options),
     /// Show events as they happen, until interrupted.
@@ -129,6 +131,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Cycles(options) => succeed(cycles::run(&options)),
         Command::Execs(options) => succeed(execs::run(&options)),
         Command::Pictures(options) => succeed(pictures::run(&options)),
+        Command::Trees(options) => succeed(trees::run(&options)),
         Command::Containers(options) => succeed(containers::run(&options)),
         Command::Listen(options) => listen::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Supervise(options) => supervisor::run(&options),

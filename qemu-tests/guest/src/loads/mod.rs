@@ -9,4 +9,5 @@ pub mod execs;
 pub mod pictures;
 pub mod rounds;
 pub mod storm;
+pub mod trees;
 mod victim;

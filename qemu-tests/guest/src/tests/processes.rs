@@ -1,33 +1,29 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Forks and exits of processes alone, for who asks for them (C51): a listener with
 //! `PROC_CN_LISTEN_PROCESSES` is told of a process when it begins, and when all of it has ended.
+//! See the `trees` command, too.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::collections::BTreeSet;
 use std::process::Command;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
-use fastrand::Rng;
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
-use nix::sys::prctl::set_child_subreaper;
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use nix::sys::signal::{Signal, kill, raise};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, execv, pipe, setsid};
+use nix::sys::wait::waitpid;
+use nix::unistd::{Pid, execv, setsid};
 
-use crate::child::{self, Child, Gate, execute_true, own_tid};
+use crate::child::{self, Child, Gate, own_tid};
 use crate::cpus::{cpus, pin};
 use crate::debugfs::Listing;
 use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::{EVENT_LIMIT, Listener};
-use crate::results;
+use crate::loads::trees;
 use crate::support::clone3::{arguments, clone3};
-use crate::support::container::{ALL, Container, Handover, PID};
+use crate::support::container::{ALL, Container, Handover};
 use crate::support::directory::Directory;
 use crate::support::exec_variants::FirstThread;
 use crate::support::fault_injection::has_checkers;
@@ -37,10 +33,8 @@ use crate::support::scenario::{
     bodies, events, events_about, events_of, exit, is_exit, mark, own_task, take_through_exit,
 };
 use crate::support::sequence_numbers::{first_numbers, missing};
-use crate::support::sessions::{CORE_FLAG, code_of, status_of};
-use crate::support::threads::{
-    ORDERS, await_zombie, end_all, end_in_turn, end_thread, without_first_thread,
-};
+use crate::support::sessions::{CORE_FLAG, status_of};
+use crate::support::threads::{await_zombie, end_all, end_thread, without_first_thread};
 use crate::support::tracer::trace;
 use crate::test;
 use crate::timeouts;
@@ -702,330 +696,7 @@ const TREES: usize = 10_000;
 /// When no more trees are begun.
 const GROWTH: Duration = Duration::from_secs(40);
 
-/// How long the last of them may take, and what is told of them.
-const TREES_LIMIT: Duration = Duration::from_secs(20);
-
-/// How often to look whether the trees are over.
-const POLL_INTERVAL: Duration = Duration::from_millis(5);
-
-/// Threads of a process that has some, its first one among them.
-const THREADS: usize = 3;
-
-/// How a process of a tree ends.
-#[derive(Clone, Copy, Debug)]
-enum End {
-    /// Its only thread ends it.
-    Alone,
-    /// One thread after the other, in this order.
-    InTurn([usize; THREADS]),
-    /// All at the same moment.
-    AtOnce,
-    /// This one ends all, while the others end themselves.
-    EndsAll(usize),
-    /// This one gets a signal that ends all, while the others wait.
-    Dies(usize, Signal),
-    /// This one executes a program, while the others end themselves.
-    Executes(usize),
-}
-
-impl End {
-    fn any(random: &mut Rng) -> Self {
-        let thread = random.usize(0..THREADS);
-        match random.u8(0..40) {
-            0..8 => Self::Alone,
-            8..22 => Self::InTurn(ORDERS[random.usize(0..ORDERS.len())]),
-            22..29 => Self::AtOnce,
-            29..34 => Self::EndsAll(thread),
-            34..36 => Self::Dies(thread, Signal::SIGKILL),
-            36..38 => Self::Dies(thread, Signal::SIGTERM),
-            38 => Self::Dies(thread, Signal::SIGQUIT),
-            _ => Self::Executes(thread),
-        }
-    }
-}
-
-/// A process of a tree.
-#[derive(Debug)]
-struct Plan {
-    end: End,
-    status: i32,
-    children: Vec<Plan>,
-    /// Whether it waits for its children. Otherwise they go to who makes the trees.
-    waits: bool,
-    /// Whether it is killed from outside, wherever it is then.
-    killed: bool,
-}
-
-impl Plan {
-    /// Any process, with descendants down to so many levels.
-    fn any(random: &mut Rng, levels: usize) -> Self {
-        let children = match levels {
-            0 => 0,
-            _ => random.usize(0..8).saturating_sub(5),
-        };
-        let waits = random.bool();
-        Self {
-            end: End::any(random),
-            status: random.i32(0..200),
-            children: (0..children)
-                .map(|_| Self::any(random, levels - 1))
-                .collect(),
-            waits,
-            // It might have waited for a child, and not have reported it yet.
-            killed: !waits && random.u8(0..8) == 0,
-        }
-    }
-
-    /// What the process does.
-    fn live(&self, reports: &StatusReports) -> i32 {
-        let mut children = Vec::new();
-        for child in &self.children {
-            match child::fork(|| child.live(reports)) {
-                Ok(process) => children.push(process.into_pid()),
-                Err(error) => eprintln!("a process of a tree has no child: {error}"),
-            }
-        }
-        if self.waits {
-            for child in children {
-                let reported = status(|| reports.send(waitpid(child, None)?));
-                if reported != 0 {
-                    return reported;
-                }
-            }
-        }
-        if let End::Alone = self.end {
-            return self.status;
-        }
-        let all = Barrier::new(THREADS);
-        let act = |index| {
-            if let End::InTurn(order) = self.end {
-                end_in_turn(order, index)
-            }
-            all.wait();
-            self.act(index)
-        };
-        thread::scope(|scope| {
-            for index in 1..THREADS {
-                scope.spawn(move || act(index));
-            }
-            act(0)
-        })
-    }
-
-    /// What a thread does when all are there.
-    fn act(&self, index: usize) -> i32 {
-        match self.end {
-            End::EndsAll(thread) if thread == index => end_all(self.status),
-            End::Dies(thread, signal) if thread == index => _ = raise(signal),
-            End::Dies(..) => pause_for_ever(),
-            End::Executes(thread) if thread == index => _ = execute_true(),
-            _ => {}
-        }
-        end_thread(self.status + index as i32)
-    }
-}
-
-/// Statuses that wait(2) told, from all processes to the one who compares them.
-struct StatusReports {
-    reader: OwnedFd,
-    writer: OwnedFd,
-}
-
-/// A process's number and its status.
-const REPORT: usize = 8;
-
-impl StatusReports {
-    fn new() -> Result<Self, Failure> {
-        let (reader, writer) = pipe()?;
-        fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        Ok(Self { reader, writer })
-    }
-
-    fn send(&self, ended: WaitStatus) -> TestResult {
-        let (Some(pid), Some(code)) = (ended.pid(), code_of(ended)) else {
-            return Err(Failure::new(format!("expected an end, got {ended:?}")));
-        };
-        let mut report = [0; REPORT];
-        report[..4].copy_from_slice(&pid.as_raw().to_ne_bytes());
-        report[4..].copy_from_slice(&code.to_ne_bytes());
-        // Whole, since a pipe takes so few bytes at once.
-        fs::File::from(self.writer.try_clone()?).write_all(&report)?;
-        Ok(())
-    }
-
-    /// Those that are there.
-    fn take(&self) -> Result<Vec<(i32, u32)>, Failure> {
-        let mut reports = Vec::new();
-        let mut bytes = [0; 512 * REPORT];
-        let mut pipe = fs::File::from(self.reader.try_clone()?);
-        loop {
-            let length = match pipe.read(&mut bytes) {
-                Ok(length) => length,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(reports),
-                Err(error) => return Err(error.into()),
-            };
-            expect_eq("bytes of half a report", length % REPORT, 0)?;
-            reports.extend(bytes[..length].chunks_exact(REPORT).map(|report| {
-                let (pid, code) = report.split_at(4);
-                let word = |bytes: &[u8]| u32::from_ne_bytes(bytes.try_into().expect("a word"));
-                (word(pid) as i32, word(code))
-            }));
-        }
-    }
-}
-
-/// Makes trees, one after the other: the next one when all processes of the one before were waited
-/// for.
-fn plant(trees: usize, seed: u64, until: Instant, reports: &StatusReports) -> TestResult {
-    let mut random = Rng::with_seed(seed);
-    set_child_subreaper(true)?;
-    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
-    for tree in 0..trees {
-        if Instant::now() > until {
-            println!("trees: {tree} of {trees} in the time there is");
-            break;
-        }
-        let plan = Plan::any(&mut random, 2);
-        let root = child::fork(|| plan.live(reports))?.into_pid();
-        if plan.killed {
-            // Anywhere in what it does.
-            for _ in 0..random.u32(0..20_000) {
-                std::hint::spin_loop();
-            }
-            kill(root, Signal::SIGKILL)?;
-        }
-        loop {
-            match waitpid(None, Some(WaitPidFlag::__WALL)) {
-                Err(Errno::ECHILD) => break,
-                ended => reports.send(ended?)?,
-            }
-        }
-    }
-    Ok(())
-}
-
-/// What was told of a number, and what wait(2) said: each time that it was a process's.
-#[derive(Debug, Default, PartialEq)]
-struct PidHistory {
-    begun: usize,
-    /// In ascending order.
-    told: Vec<u32>,
-    /// In ascending order.
-    waited: Vec<u32>,
-}
-
-impl PidHistory {
-    fn are_complete(&self) -> bool {
-        self.begun == self.waited.len() && self.told == self.waited
-    }
-}
-
-/// What a listener and wait(2) say of all processes.
-struct Forest {
-    listener: Listener,
-    reports: StatusReports,
-    first: BTreeMap<u32, u32>,
-    messages: Vec<Received>,
-    waited: Vec<(i32, u32)>,
-}
-
-impl Forest {
-    fn read(&mut self) -> TestResult {
-        self.messages.extend(self.listener.take_queued()?);
-        self.waited.extend(self.reports.take()?);
-        Ok(())
-    }
-
-    /// The numbers of which the two say something else; and how many lives there are. A number may
-    /// be used again, before the end of its last process is told.
-    fn compare(&self) -> Result<(BTreeMap<i32, PidHistory>, usize), Failure> {
-        let mut numbers: BTreeMap<i32, PidHistory> = BTreeMap::new();
-        for received in &self.messages {
-            let Task { pid, tgid } = received.event.subject();
-            expect(
-                pid == tgid,
-                format!("processes alone, got {:?}", received.event),
-            )?;
-            match received.event {
-                Event::Fork { .. } => numbers.entry(pid).or_default().begun += 1,
-                Event::Exit { code, .. } => numbers.entry(pid).or_default().told.push(code),
-                _ => {}
-            }
-        }
-        for (pid, code) in &self.waited {
-            numbers.entry(*pid).or_default().waited.push(*code);
-        }
-        for history in numbers.values_mut() {
-            history.told.sort_unstable();
-            history.waited.sort_unstable();
-        }
-        let count = numbers.values().map(|history| history.waited.len()).sum();
-        numbers.retain(|_, history| !history.are_complete());
-        Ok((numbers, count))
-    }
-}
-
-/// In a pid namespace, where nobody else is.
 fn thousands_of_processes_begin_and_end_once() -> TestResult {
-    Container::start(PID, grow)?.finish()
-}
-
-fn grow() -> TestResult {
     let trees = if has_checkers() { TREES / 10 } else { TREES };
-    let mut listener = Listener::listen_with(ENDS, PROCESSES | BATCH)?;
-    let first = first_numbers(&mut listener)?;
-    let mut forest = Forest {
-        listener,
-        reports: StatusReports::new()?,
-        first,
-        messages: Vec::new(),
-        waited: Vec::new(),
-    };
-    let started = Instant::now();
-    let until = started + GROWTH;
-    let limit = until + timeouts::scaled(TREES_LIMIT);
-    let count = cpus()?.len();
-    let mut planters = Vec::new();
-    for seed in 0..count {
-        let reports = &forest.reports;
-        planters.push(child::fork(|| {
-            status(|| plant(trees / count, seed as u64, until, reports))
-        })?);
-    }
-    for planter in planters {
-        let end = child::pidfd(planter.pid())?;
-        while !child::has_ended(&end, POLL_INTERVAL)? {
-            forest.read()?;
-            expect(Instant::now() < limit, "the trees to end")?;
-        }
-        let pid = planter.pid();
-        succeed(planter)?;
-        forest.reports.send(WaitStatus::Exited(pid, 0))?;
-    }
-    // What is told twice is told before another process has come and gone.
-    let marker = child::fork(|| 77)?;
-    let pid = marker.pid();
-    expect_eq("status", status_of(marker)?, 77 << 8)?;
-    forest.reports.send(WaitStatus::Exited(pid, 77))?;
-    let deadline = timeouts::deadline(EVENT_LIMIT);
-    let (wrong, processes) = loop {
-        forest.read()?;
-        let (wrong, processes) = forest.compare()?;
-        // The last ends may come when they were waited for.
-        if wrong.is_empty() || Instant::now() > deadline {
-            break (wrong, processes);
-        }
-        thread::yield_now();
-    };
-    let seconds = started.elapsed().as_secs_f64();
-    results::figure("processes that began and ended", processes as f64);
-    results::figure("seconds", seconds);
-    expect(wrong.is_empty(), format!("complete lives, got {wrong:?}"))?;
-    expect(processes > count + 1, "some trees")?;
-    expect_eq("lost", Listing::of(forest.listener.port_id()?)?.lost, 0)?;
-    expect_eq(
-        "missing numbers",
-        missing(&forest.messages, &forest.first)?,
-        0,
-    )
+    trees::grow(trees, GROWTH, 1)
 }
