@@ -17,6 +17,7 @@
 #: make execs               ten thousand storms of execs by threads, each beside /proc
 #: make pictures            a thousand pictures of who lives, begun under load, and a thousand losses,
 #:                          each beside /proc
+#: make trees               ten thousand trees of processes, each process with one FORK and one EXIT
 #: make containers          ten thousand containers, each with a listener
 #: make bench               what events cost, beside the unpatched kernel and eBPF
 #: make clean               delete what was built; the sources and tools stay
@@ -30,9 +31,10 @@
 #: RESULTS=FILE             make test has its results there afterwards, a line of JSON each
 #: OUT=DIR                  make bench writes a page and a chart there
 #: CHECK=1                  make bench fails when a target is missed
-#: ARGS='...'               options of fuzz, storm, cycles, execs, pictures and containers, as in ARGS='--seed 1'
+#: ARGS='...'               options of fuzz, storm, cycles, execs, pictures, trees and containers, as in
+#:                          ARGS='--seed 1'
 #: MEMORY=SIZE              the memory of the VM, as in MEMORY=8G (boot, fuzz, storm, cycles, execs, pictures,
-#:                          containers)
+#:                          trees, containers)
 #: SERIES=7.2               another kernel than Linux 7.3: 7.2
 #: KDIR=DIR                 your own source tree, a git tree, clean or already patched
 #: KDIR_STOCK=DIR           the same for the unpatched kernel
@@ -48,12 +50,12 @@ FLAVOR ?= release
 override CMD := $(value CMD)
 export ARCH ARGS CHECK CMD FLAVOR JOBS KDIR KDIR_STOCK MEMORY OUT RESULTS SERIES STOCK T TABLE V
 
-.PHONY: module run boot fuzz storm cycles execs pictures containers test test-all check bench clean help
+.PHONY: module run boot fuzz storm cycles execs pictures trees containers test test-all check bench clean help
 
 module:
 	@scripts/kernel module --flavor "$$FLAVOR"
 
-run boot fuzz storm cycles execs pictures containers:
+run boot fuzz storm cycles execs pictures trees containers:
 	@scripts/vm $@
 
 test test-all check bench clean:

@@ -70,7 +70,7 @@ enum Command {
         #[arg(last = true, value_name = "CMD")]
         command: Vec<String>,
     },
-    /// Run a load of the guest program: fuzz, storm, cycles, execs, pictures or containers.
+    /// Run a load of the guest program: fuzz, storm, cycles, execs, pictures, trees or containers.
     Load {
         #[command(flatten)]
         machine: OneMachine,
