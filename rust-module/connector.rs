@@ -170,14 +170,15 @@ impl Connector {
             // form, and so share an encoding.
             encoder.encoding = Encoding::NONE;
             for subscriber in subscribers.to(kind).filter(|subscriber| meant(subscriber)) {
-                let flags = subscriber.listen.flags;
-                if flags.contain(Flags::CGROUP)
-                    && !subscriber.scope.has(encoder.place(subject, section.rcu()))
-                {
+                let rcu = section.rcu();
+
+                if !subscriber.scope.has(|| encoder.place(subject, rcu)) {
                     continue;
                 }
-                encoder.encode(subscriber, subject, pid, &event, section.rcu());
-                subscriber.listener.send(&mut encoder.message, flags, cpu);
+                encoder.encode(subscriber, subject, pid, &event, rcu);
+                subscriber
+                    .listener
+                    .send(&mut encoder.message, subscriber.listen.flags, cpu);
             }
         }
     }

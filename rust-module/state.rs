@@ -132,7 +132,7 @@ impl State {
         let view = &listener.view;
         let (leader, parent) = process(id, rcu)?;
         let place = Place::of(leader, rcu);
-        if !scope.has(place) {
+        if !scope.has(|| place) {
             return None;
         }
 

@@ -94,10 +94,21 @@ impl Figures {
         self.whole(kernel, operation, Situation::Nobody, 0)
     }
 
-    /// What the cheapest tenth took with nobody listening.
-    pub fn low_alone(&self, kernel: BenchKernel, operation: Operation) -> Option<f64> {
-        let key = (kernel, operation, Situation::Nobody, 0);
+    /// What the cheapest tenth took, whole.
+    pub fn low(
+        &self,
+        kernel: BenchKernel,
+        operation: Operation,
+        situation: Situation,
+        listeners: u32,
+    ) -> Option<f64> {
+        let key = (kernel, operation, situation, listeners);
         Some(self.figures.get(&key)?.low)
+    }
+
+    /// The same, with nobody listening.
+    pub fn low_alone(&self, kernel: BenchKernel, operation: Operation) -> Option<f64> {
+        self.low(kernel, operation, Situation::Nobody, 0)
     }
 
     /// Instructions above those of the same operation with nobody listening: as measured in turn

@@ -78,7 +78,8 @@ pub fn all(figures: &Figures) -> Vec<Target> {
             digits: 0,
         }
     };
-    let mut targets = vec![no_listener(figures), mainline::target(figures)];
+    let mut targets = vec![no_listener(figures)];
+    targets.extend(mainline::targets(figures));
     for (listeners, case) in [
         (1, "COMM with 1 SID-only listener"),
         (8, "COMM with 8 SID-only listeners"),
