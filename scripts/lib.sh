@@ -324,6 +324,21 @@ flavor_has() {
 	grep -qsx "CONFIG_PROC_EVENTS_$1=y" "$PROJECT/qemu-tests/config/$2.config"
 }
 
+# Usage: kernel_of FLAVOR
+# Prints the flavor whose kernel a flavor boots: itself, unless it names another one.
+kernel_of() {
+	local other
+
+	other=$(sed -n 's/^# kernel of: //p' "$PROJECT/qemu-tests/config/$1.config" 2>/dev/null) || true
+	echo "${other:-$1}"
+}
+
+# Usage: kernel_parameters FLAVOR
+# Prints the parameters that a flavor boots its kernel with, in addition to all others.
+kernel_parameters() {
+	sed -n 's/^# boot with: //p' "$PROJECT/qemu-tests/config/$1.config"
+}
+
 has_module() {
 	! flavor_has BROADCAST "$1" && ! flavor_has RUST "$1"
 }

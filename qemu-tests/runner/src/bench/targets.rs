@@ -200,10 +200,13 @@ fn batches(figures: &Figures) -> Vec<Target> {
 fn identity(figures: &Figures) -> Vec<Target> {
     const EVENT: f64 = 40.0;
     const LISTENER: f64 = 15.0;
+    // memcpy() takes 17 instructions for 40 bytes more, and new datagrams are needed more often: see
+    // Documentation/costs.md.
+    const LISTENER_BATCH: f64 = 21.0;
     let mut targets = Vec::new();
-    for (situation, form) in [
-        (Situation::Identity, ""),
-        (Situation::IdentityBatch, ", with BATCH"),
+    for (situation, form, listener) in [
+        (Situation::Identity, "", LISTENER),
+        (Situation::IdentityBatch, ", with BATCH", LISTENER_BATCH),
     ] {
         targets.extend(WITH_FLAGS.map(|count| {
             let added = |kernel| figures.added(kernel, Operation::Comm, situation, count);
@@ -212,7 +215,7 @@ fn identity(figures: &Figures) -> Vec<Target> {
                 case: format!("what IDENTITY adds to COMM, {}{form}", listeners(count)),
                 stock: instructions(BenchKernel::Stock),
                 ours: instructions(BenchKernel::Ours),
-                limit: Limit::AtMost(EVENT + LISTENER * f64::from(count)),
+                limit: Limit::AtMost(EVENT + listener * f64::from(count)),
                 digits: 0,
             }
         }));
@@ -384,6 +387,7 @@ mod tests {
         ] {
             let most = match situation {
                 Situation::OtherCgroup => 1175.0,
+                Situation::IdentityBatch => 1384.0,
                 _ => 1000.0,
             };
             for (value, is_met) in [(most, true), (most + 1.0, false)] {

@@ -24,6 +24,14 @@ pub struct HostOptions {
     /// Root of the guest of another machine, which is not the host's.
     #[arg(long, value_name = "DIR", env = "PROC_EVENTS_ROOT")]
     root: Option<PathBuf>,
+    /// Parameters to boot the kernel with, in addition to those that the machine needs.
+    #[arg(
+        long,
+        value_name = "PARAMETERS",
+        env = "PROC_EVENTS_PARAMETERS",
+        hide_env_values = true
+    )]
+    parameters: Option<String>,
     /// Hardware virtualization or emulation.
     #[arg(long, value_enum, default_value_t = Choice::Auto, env = "PROC_EVENTS_ACCELERATOR")]
     accelerator: Choice,
@@ -44,6 +52,8 @@ pub struct Settings {
     pub root: Option<PathBuf>,
     /// Where console logs and the verdict on KVM are kept.
     pub cache: PathBuf,
+    /// Parameters that the kernel is booted with in addition.
+    pub parameters: Option<String>,
     /// The user's choice of an accelerator.
     pub accelerator: Choice,
 }
@@ -97,6 +107,7 @@ impl Settings {
             lister,
             root,
             cache,
+            parameters: options.parameters.clone(),
             accelerator: options.accelerator,
         })
     }

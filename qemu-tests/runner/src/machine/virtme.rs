@@ -72,12 +72,20 @@ pub fn arguments(
         "--append=nokaslr".to_owned(),
         "--verbose".to_owned(),
     ]);
+    arguments.extend(parameters(settings));
     if kernel.checks_itself && kernel.architecture == Architecture::X86_64 {
         // While the kernel finds out what the first CPU is, it forgets for a moment that page tables
         // have five levels. An interrupt then touches addresses that KASAN takes for wild.
         arguments.push("--append=no5lvl".to_owned());
     }
     Ok(arguments)
+}
+
+/// The parameters that the user chose.
+fn parameters(settings: &Settings) -> Option<String> {
+    let chosen = settings.parameters.as_ref();
+    let chosen = chosen.filter(|parameters| !parameters.is_empty())?;
+    Some(format!("--append={chosen}"))
 }
 
 /// Kernel, CPUs, memory, accelerator.
