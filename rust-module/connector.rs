@@ -166,8 +166,8 @@ impl Connector {
             let Some(subscribers) = section.subscribers(namespace) else {
                 continue;
             };
-            // The numbers are others in each namespace. Most listeners of one have the same view and
-            // form, and so share an encoding.
+            // The numbers are others in each namespace. Most listeners of one have the same view
+            // and form, and so share an encoding.
             encoder.encoding = Encoding::NONE;
             for subscriber in subscribers.to(kind).filter(|subscriber| meant(subscriber)) {
                 let rcu = section.rcu();
@@ -302,6 +302,7 @@ impl Handler for Connector {
     fn comm(&self, section: &Section<'_, Self>, task: &Task) {
         let subject = Subject::new(task, section.rcu());
 
+        // Only an event that has a receiver reads the name.
         self.report(section, Kind::Comm, &subject, |process, _| Event::Comm {
             process,
             comm: task.comm(),

@@ -142,8 +142,8 @@ const _: () = assert!(size_of::<Message>() == (HEADERS_LEN + EVENT_LEN + IDENTIT
 const _: () = assert!(size_of::<Identity>() == IDENTITY_LEN as usize);
 
 impl Message {
-    /// Returns a message from a CPU, alone in its datagram, without an event yet. `timestamp_ns` is `CLOCK_MONOTONIC`, in
-    /// nanoseconds.
+    /// Returns a message from a CPU, alone in its datagram, without an event yet. `timestamp_ns` is
+    /// `CLOCK_MONOTONIC`, in nanoseconds.
     #[inline]
     pub(crate) fn new(cpu: u32, timestamp_ns: u64) -> Self {
         const FORM: Form = Form::new(false, false);
