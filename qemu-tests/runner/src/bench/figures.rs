@@ -70,6 +70,17 @@ impl Figures {
         entries.map(|((kernel, situation), reason)| (*kernel, *situation, reason.as_str()))
     }
 
+    /// An operation with so many listeners, if it was measured.
+    pub fn find(
+        &self,
+        kernel: BenchKernel,
+        operation: Operation,
+        situation: Situation,
+        listeners: u32,
+    ) -> Option<&Figure> {
+        self.figures.get(&(kernel, operation, situation, listeners))
+    }
+
     /// Instructions of an operation, all of them: the median, or of what is done to processes what
     /// the cheapest tenth took.
     pub fn whole(
@@ -79,9 +90,7 @@ impl Figures {
         situation: Situation,
         listeners: u32,
     ) -> Option<f64> {
-        let figure = self
-            .figures
-            .get(&(kernel, operation, situation, listeners))?;
+        let figure = self.find(kernel, operation, situation, listeners)?;
         Some(if operation.is_of_processes() {
             figure.low
         } else {
@@ -94,21 +103,9 @@ impl Figures {
         self.whole(kernel, operation, Situation::Nobody, 0)
     }
 
-    /// What the cheapest tenth took, whole.
-    pub fn low(
-        &self,
-        kernel: BenchKernel,
-        operation: Operation,
-        situation: Situation,
-        listeners: u32,
-    ) -> Option<f64> {
-        let key = (kernel, operation, situation, listeners);
-        Some(self.figures.get(&key)?.low)
-    }
-
-    /// The same, with nobody listening.
+    /// What the cheapest tenth took with nobody listening.
     pub fn low_alone(&self, kernel: BenchKernel, operation: Operation) -> Option<f64> {
-        self.low(kernel, operation, Situation::Nobody, 0)
+        Some(self.find(kernel, operation, Situation::Nobody, 0)?.low)
     }
 
     /// Instructions above those of the same operation with nobody listening: as measured in turn
@@ -139,8 +136,7 @@ impl Figures {
         situation: Situation,
         listeners: u32,
     ) -> Option<Cost> {
-        let key = (kernel, operation, situation, listeners);
-        self.figures.get(&key)?.cost
+        self.find(kernel, operation, situation, listeners)?.cost
     }
 
     /// What it is above the same with listeners that do not ask for IDENTITY, measured in turn.
@@ -151,8 +147,7 @@ impl Figures {
         situation: Situation,
         listeners: u32,
     ) -> Option<Cost> {
-        let key = (kernel, operation, situation, listeners);
-        self.figures.get(&key)?.added
+        self.find(kernel, operation, situation, listeners)?.added
     }
 
     /// What it takes to read so many events that wait.
