@@ -337,8 +337,8 @@ impl Event {
         }
     }
 
-    /// Returns the fields in the order of the C struct. Words that are not defined for an event are
-    /// 0.
+    /// Returns the fields in the order of the C struct, without the name of [`Event::Comm`], which
+    /// [`Message::tell`] copies. Words that are not defined for an event are 0.
     #[inline]
     fn words(&self) -> [u32; WORDS] {
         const fn id(number: i32) -> u32 {
