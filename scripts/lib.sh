@@ -317,11 +317,11 @@ stock_wanted() {
 }
 
 # Usage: flavor_has OPTION FLAVOR
-# Returns whether a flavor sets CONFIG_PROC_EVENTS_OPTION=y in its own configuration,
-# which is in addition to release. With BROADCAST, the kernel behaves like the stock
+# Returns whether the kernel of a flavor has CONFIG_PROC_EVENTS_OPTION=y in its own
+# configuration, which is in addition to release. With BROADCAST, the kernel behaves like the stock
 # kernel. With RUST, the handler is built in. Neither has a module.
 flavor_has() {
-	grep -qsx "CONFIG_PROC_EVENTS_$1=y" "$PROJECT/qemu-tests/config/$2.config"
+	grep -qsx "CONFIG_PROC_EVENTS_$1=y" "$PROJECT/qemu-tests/config/$(kernel_of "$2").config"
 }
 
 # Usage: kernel_of FLAVOR
