@@ -29,8 +29,7 @@ use crate::{
     wire::{
         self,
         Event,
-        Message,
-        NO_CPU, //
+        Message, //
     },
     LocalModule,
 };
@@ -155,12 +154,12 @@ impl Connector {
         let Some(thread) = subject.ids.thread else {
             return;
         };
+        let cpu = section.cpu();
         let mut encoder = Encoder {
-            message: Message::new(section.cpu().as_u32(), now_ns()),
+            message: Message::new(cpu.as_u32(), now_ns()),
             encoding: Encoding::NONE,
             place: None,
         };
-        let cpu = section.cpu_offset();
 
         for (namespace, pid) in thread.numbers() {
             let Some(subscribers) = section.subscribers(namespace) else {
@@ -384,7 +383,7 @@ impl Handler for Connector {
         };
         let errno = result.map_or_else(|error| error.to_errno().unsigned_abs(), |()| 0);
 
-        acknowledge(request, NO_CPU, errno, GFP_KERNEL);
+        acknowledge(request, errno);
     }
 
     fn gone(&self, socket: &Socket) {

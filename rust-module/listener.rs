@@ -3,6 +3,7 @@
 //! One listener: a socket on which a LISTEN request succeeded.
 
 use crate::{
+    accounts::Accounts,
     cgroup::{
         Scope,
         HAS_CGROUPS, //
@@ -15,20 +16,18 @@ use crate::{
     wire::{
         Event,
         Form,
-        Message, //
+        Message,
+        NO_CPU, //
     },
 };
 use kernel::{
+    cpu::CpuId,
     fmt,
     net::connector::{
         Delivery,
         Generation,
         Sender,
         Socket, //
-    },
-    percpu::{
-        CpuOffset,
-        PerCpu, //
     },
     pid::Pid,
     pid_namespace::PidNamespace,
@@ -39,10 +38,6 @@ use kernel::{
     },
     sync::{
         aref::ARef,
-        atomic::{
-            Atomic,
-            Relaxed, //
-        },
         Arc, //
     },
     task::Kuid,
@@ -101,49 +96,6 @@ impl View {
     #[inline]
     pub(crate) fn number(&self, id: Option<&Pid>) -> i32 {
         id.map_or(0, |id| id.nr_ns(&self.pids))
-    }
-}
-
-/// The counters of a listener for the events of one CPU.
-///
-/// Only that CPU writes them, in a [`Section`](kernel::proc_events::Section), so that relaxed loads
-/// and stores are enough. They are atomic because the listing may read them at any time.
-struct Account {
-    /// The number of the first event.
-    first: Atomic<u32>,
-    /// The number of the next event, before it is truncated to 32 bits.
-    next: Atomic<u64>,
-    /// How many events were lost, because there was no room or no memory.
-    lost: Atomic<u64>,
-}
-
-impl Account {
-    fn new() -> Self {
-        Self {
-            first: Atomic::new(0),
-            next: Atomic::new(0),
-            lost: Atomic::new(0),
-        }
-    }
-
-    /// Makes the numbers start at `seq`.
-    fn start_at(&self, seq: u32) {
-        self.first.store(seq, Relaxed);
-        self.next.store(seq.into(), Relaxed);
-    }
-
-    /// Returns how many events were lost, because there was no room or no memory.
-    fn lost(&self) -> u64 {
-        self.lost.load(Relaxed)
-    }
-
-    /// Returns how many events were queued: the events that took a number and were not lost. While
-    /// events are being sent, the two counters may be from different moments, but the result is
-    /// never below 0.
-    fn delivered(&self) -> u64 {
-        let numbered = self.next.load(Relaxed) - u64::from(self.first.load(Relaxed));
-
-        numbered.saturating_sub(self.lost())
     }
 }
 
@@ -231,7 +183,7 @@ pub(crate) struct Listener {
     /// once, when the user namespace gets a root.
     sender: Option<Sender>,
     /// The counters of each CPU.
-    accounts: PerCpu<Account>,
+    accounts: Accounts,
     /// The user that sent the first LISTEN. The listener counts against the limit of this user.
     user: Kuid,
     /// The id of the process that sent the first LISTEN, in the initial pid namespace.
@@ -263,7 +215,7 @@ impl Listener {
             view,
             generation,
             sender,
-            accounts: PerCpu::new(Account::new, GFP_KERNEL_ACCOUNT)?,
+            accounts: Accounts::new()?,
             user: Kuid::current_euid(),
             process: current!().tgid(),
             port_id: request.port_id,
@@ -286,13 +238,14 @@ impl Listener {
     ///
     /// # Context
     ///
-    /// In a [`Section`](kernel::proc_events::Section), whose `cpu_offset()` is `cpu`. Does not
-    /// sleep.
+    /// In a [`Section`](kernel::proc_events::Section), whose `cpu()` is `cpu`. Does not sleep.
     #[inline(always)]
-    pub(crate) fn send(&self, message: &mut Message, flags: Flags, cpu: CpuOffset) {
-        let account = self.accounts.at(cpu);
-        let next = account.next.load(Relaxed);
-        message.number(next as u32);
+    pub(crate) fn send(&self, message: &mut Message, flags: Flags, cpu: CpuId) {
+        // Each CPU has an account.
+        let Some(account) = self.accounts.of(cpu) else {
+            return;
+        };
+        message.number(account.take());
 
         let other;
         let sender = match &self.sender {
@@ -310,15 +263,25 @@ impl Listener {
             self.socket.deliver(sender, message, GFP_NOWAIT)
         };
 
+        if !delivery.is_ok_and(Delivery::is_queued) {
+            self.correct(delivery, cpu);
+        }
+    }
+
+    /// Corrects the account of a CPU, whose last event was not queued.
+    #[cold]
+    fn correct(&self, delivery: Result<Delivery>, cpu: CpuId) {
+        let Some(account) = self.accounts.of(cpu) else {
+            return;
+        };
+
         // An event that the filter of the socket drops takes no number, and so leaves no gap. The
         // same holds for an event that comes after the listener has ended.
         if delivery.is_ok_and(Delivery::is_unwanted) {
-            return;
+            account.give_back();
+        } else {
+            account.lose();
         }
-        if delivery.map_or(true, Delivery::is_lost) {
-            account.lost.store(account.lost().wrapping_add(1), Relaxed);
-        }
-        account.next.store(next.wrapping_add(1), Relaxed);
     }
 
     /// Returns whether the socket still takes the events of this listener. It does not after the
@@ -337,10 +300,10 @@ impl Listener {
     /// is allocated with `GFP_NOWAIT`.
     pub(crate) fn acknowledge_start(&self, request: &Request<'_, Connector>) {
         request.in_section(|section| {
-            self.accounts
-                .this_cpu()
-                .start_at(request.seq.wrapping_add(1));
-            acknowledge(request, section.cpu().as_u32(), 0, GFP_NOWAIT);
+            let cpu = section.cpu();
+
+            self.accounts.start_at(request.seq.wrapping_add(1), cpu);
+            answer(request, &self.sender(), cpu.as_u32(), 0, GFP_NOWAIT);
         });
     }
 }
@@ -348,8 +311,6 @@ impl Listener {
 /// A line of the listing in debugfs, up to what the listener asked for: see [`LISTING_HEAD`].
 impl fmt::Display for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let total = |count: fn(&Account) -> u64| -> u64 { self.accounts.iter().map(count).sum() };
-
         write!(
             f,
             "{:>10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>12} {:>12}",
@@ -359,8 +320,8 @@ impl fmt::Display for Listener {
             self.view.pids.inum(),
             self.view.users.inum(),
             self.socket.net_inum(),
-            total(Account::delivered),
-            total(Account::lost),
+            self.accounts.delivered(),
+            self.accounts.lost(),
         )
     }
 }
@@ -371,15 +332,24 @@ pub(crate) const LISTING_HEAD: &str = concat!(
     "       mask      flags     cgroup"
 );
 
-/// Answers a request. `errno` is a positive error number, or 0 for success. `cpu` is the CPU whose
-/// numbers start with the answer, or [`NO_CPU`](crate::wire::NO_CPU). `flags` say how to allocate
-/// the buffer.
+/// Answers a request, also if no listener is left. `errno` is a positive error number, or 0 for
+/// success.
 ///
 /// # Context
 ///
-/// The task that sent the request. Does not sleep if `flags` do not allow it.
-pub(crate) fn acknowledge(
+/// The task that sent the request. May sleep.
+pub(crate) fn acknowledge(request: &Request<'_, Connector>, errno: u32) {
+    // The answer is queued in any generation of the socket, even if the listener ends meanwhile.
+    let (sender, _) = sender_for(&UserNamespace::current(), Generation::ANY);
+
+    answer(request, &sender, NO_CPU, errno, GFP_KERNEL);
+}
+
+/// Sends an answer. `cpu` is the CPU whose numbers start with the answer, or [`NO_CPU`]. `flags` say
+/// how to allocate the buffer.
+fn answer(
     request: &Request<'_, Connector>,
+    sender: &Sender,
     cpu: u32,
     errno: u32,
     flags: kernel::alloc::Flags,
@@ -387,11 +357,8 @@ pub(crate) fn acknowledge(
     let numbers = (request.seq, request.ack);
     let message = Message::answer(numbers, cpu, now_ns(), Event::ack(errno, 0, HAS_CGROUPS));
 
-    // The answer is queued in any generation of the socket, even if the listener ends meanwhile.
-    let (sender, _) = sender_for(&UserNamespace::current(), Generation::ANY);
-
     // If the answer is lost, reading the socket fails with `ENOBUFS`.
-    let _ = request.socket.deliver(&sender, message.bytes(), flags);
+    let _ = request.socket.deliver(sender, message.bytes(), flags);
 }
 
 /// Returns the time stamp for a message: `CLOCK_MONOTONIC`, in nanoseconds.

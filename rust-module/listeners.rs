@@ -30,6 +30,7 @@ use kernel::{
         Subscription, //
     },
     rbtree::{
+        Entry,
         RBTree,
         RBTreeNodeReservation, //
     },
@@ -163,10 +164,12 @@ impl Listeners {
         let prepared = prepare(request, listener, listen)?;
 
         let mut inner = self.inner.lock();
+        let Inner { by_socket, count } = &mut *inner;
+        let Entry::Vacant(place) = by_socket.entry(key(request.socket)) else {
+            return Ok(None);
+        };
         // The socket may also have been a listener that ended: then its generation has changed.
-        if inner.by_socket.get(&key(request.socket)).is_some()
-            || !prepared.listener().listener.is_current()
-        {
+        if !prepared.listener().listener.is_current() {
             return Ok(None);
         }
 
@@ -177,10 +180,8 @@ impl Listeners {
             subscription: prepared.start(),
             _charge: charge,
         };
-        inner
-            .by_socket
-            .insert(node.into_node(key(request.socket), listed));
-        inner.count += 1;
+        place.insert(listed, node);
+        *count += 1;
         Ok(Some(Before::Silent))
     }
 

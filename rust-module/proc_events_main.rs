@@ -8,7 +8,7 @@
 //!
 //! hook ([`kernel::proc_events`]) -> ids of the task ([`subject`]) -> subscribers in each pid
 //! namespace ([`kernel::proc_events::Subscribers`]) -> encoding ([`wire`]) -> numbering
-//! ([`listener`]) -> delivery ([`kernel::net::connector`]).
+//! ([`accounts`]) -> delivery ([`kernel::net::connector`]).
 //!
 //! Requests of user space are parsed by [`control`], and [`listeners`] keeps the listeners.
 //! [`state`] reports the existing processes.
@@ -17,6 +17,7 @@
 
 #![forbid(unsafe_code)]
 
+mod accounts;
 mod cgroup;
 mod connector;
 mod control;

@@ -29,7 +29,6 @@ pub const TESTS: &[Test] = &Declaration::new()
         test!(all_cases_passed[rust_task]("rust_task")),
         test!(all_cases_passed[rust_pid]("rust_pid")),
         test!(all_cases_passed[rust_user_namespace]("rust_user_namespace")),
-        test!(all_cases_passed[rust_percpu]("rust_percpu")),
         test!(all_cases_passed[rust_proc_events]("rust_proc_events")),
         test!(a_suite_runs_again_while_requests_come_in)
             .limit(Duration::from_secs(60))
