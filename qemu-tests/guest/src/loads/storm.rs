@@ -16,7 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Gid, Uid, pipe, setresgid, setresuid, setsid};
@@ -42,6 +42,39 @@ pub struct Options {
     /// Whether other listeners come and go meanwhile.
     #[arg(long)]
     pub churn: bool,
+    /// What the workers do. A kernel that is slow with processes has more events without them.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Work::value_variants().to_vec())]
+    pub work: Vec<Work>,
+}
+
+/// What a worker does, which raises events of some kinds.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Work {
+    /// Starts threads.
+    Threads,
+    /// Forks, and waits.
+    Forks,
+    /// Runs programs.
+    Execs,
+    /// Changes its name.
+    Renames,
+    /// Changes user and group ids.
+    Ids,
+    /// Becomes session leader, in a child.
+    Sessions,
+}
+
+impl Work {
+    fn load(self) -> Load {
+        match self {
+            Self::Threads => threads,
+            Self::Forks => forks,
+            Self::Execs => execs,
+            Self::Renames => renames,
+            Self::Ids => ids,
+            Self::Sessions => sessions,
+        }
+    }
 }
 
 /// Threads that are started at once.
@@ -129,8 +162,6 @@ impl AddAssign for Raised {
 /// A function that raises some events, and counts them, or does something else meanwhile. A worker calls
 /// it over and over.
 type Load = fn(&mut Raised) -> Result<()>;
-
-const LOADS: [Load; 6] = [threads, forks, execs, renames, ids, sessions];
 
 /// What is done to other listeners: two workers start and end them, and one kills them.
 const CHURN: [Load; 3] = [start_and_end, start_and_end, kill_listener];
@@ -282,7 +313,7 @@ fn run_in_namespace(options: &Options) -> Result<()> {
     let (reports, report_writer) = pipe()?;
     let mut loads: Vec<_> = cpus
         .iter()
-        .flat_map(|cpu| LOADS.map(|load| (load, Some(*cpu))))
+        .flat_map(|cpu| options.work.iter().map(|work| (work.load(), Some(*cpu))))
         .collect();
     if options.churn {
         loads.extend(CHURN.map(|load| (load, None)));
@@ -303,8 +334,8 @@ fn run_in_namespace(options: &Options) -> Result<()> {
     read(&mut readers)?;
     for cpu in &cpus {
         pin(*cpu)?;
-        for load in LOADS {
-            load(&mut raised)?;
+        for work in Work::value_variants() {
+            work.load()(&mut raised)?;
             read(&mut readers)?;
         }
     }

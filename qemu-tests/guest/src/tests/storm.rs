@@ -3,8 +3,10 @@
 
 use std::time::Duration;
 
+use clap::ValueEnum;
+
 use crate::harness::{Declaration, Line, Test, TestResult};
-use crate::loads::storm::{self, Options};
+use crate::loads::storm::{self, Options, Work};
 use crate::test;
 
 pub const TESTS: &[Test] = &Declaration::new()
@@ -31,5 +33,10 @@ pub const TESTS: &[Test] = &Declaration::new()
 
 /// Other listeners may come and go meanwhile.
 fn each_event_is_read_or_counted_as_lost(churn: bool) -> TestResult {
-    storm::run(&Options { seconds: 5, churn })
+    let work = Work::value_variants().to_vec();
+    storm::run(&Options {
+        seconds: 5,
+        churn,
+        work,
+    })
 }
