@@ -345,8 +345,8 @@ pub(crate) fn acknowledge(request: &Request<'_, Connector>, errno: u32) {
     answer(request, &sender, NO_CPU, errno, GFP_KERNEL);
 }
 
-/// Sends an answer. `cpu` is the CPU whose numbers start with the answer, or [`NO_CPU`]. `flags` say
-/// how to allocate the buffer.
+/// Sends an answer. `cpu` is the CPU whose numbers start with the answer, or [`NO_CPU`]. `flags`
+/// say how to allocate the buffer.
 fn answer(
     request: &Request<'_, Connector>,
     sender: &Sender,
