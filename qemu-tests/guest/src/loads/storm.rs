@@ -45,6 +45,9 @@ pub struct Options {
     /// What the workers do. A kernel that is slow with processes has more events without them.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Work::value_variants().to_vec())]
     pub work: Vec<Work>,
+    /// Listen only with BATCH, which also needs less time for an event.
+    #[arg(long)]
+    pub batches_only: bool,
 }
 
 /// What a worker does, which raises events of some kinds.
@@ -104,8 +107,11 @@ enum Pace {
     Stuck,
 }
 
-/// Who reads, and what, with which flags.
-const READERS: [(Pace, u32, u32); 16] = [
+/// How somebody reads, and what, with which flags.
+type Reader = (Pace, u32, u32);
+
+/// All readers.
+const READERS: [Reader; 16] = [
     (Pace::Fast, mask::ALL, 0),
     (Pace::Slow, mask::ALL, 0),
     (Pace::Stuck, mask::ALL, 0),
@@ -299,8 +305,12 @@ pub fn run(options: &Options) -> TestResult {
 /// What the first process of the pid namespace does: it starts the workers, and reads.
 fn run_in_namespace(options: &Options) -> Result<()> {
     let time = Duration::from_secs(options.seconds);
+    let chosen: Vec<_> = READERS
+        .into_iter()
+        .filter(|(.., flags)| !options.batches_only || flags & BATCH != 0)
+        .collect();
     let mut readers = Vec::new();
-    for (pace, mask, flags) in READERS {
+    for &(pace, mask, flags) in &chosen {
         let mut listener = Listener::open()?;
         if pace == Pace::Slow {
             listener.socket().set_rx_buf_sz(SMALL_BUFFER)?;
@@ -327,7 +337,12 @@ fn run_in_namespace(options: &Options) -> Result<()> {
         raised.add_process(0);
     }
     drop(report_writer);
-    read_until_over(&mut readers, workers, stop + timeouts::scaled(END_LIMIT))?;
+    read_until_over(
+        &mut readers,
+        &chosen,
+        workers,
+        stop + timeouts::scaled(END_LIMIT),
+    )?;
     raised += add_reports(reports)?;
     // A loss at the end shows by the number of the event after it. So a few more events are raised, for
     // which each reader has room.
@@ -339,7 +354,7 @@ fn run_in_namespace(options: &Options) -> Result<()> {
             read(&mut readers)?;
         }
     }
-    report(&mut readers, &raised, time)
+    report(&mut readers, &chosen, &raised, time)
 }
 
 /// Does one thing, on one CPU or any, until it is time to stop.
@@ -384,6 +399,7 @@ fn add_reports(reports: OwnedFd) -> Result<Raised> {
 /// Reads for each reader, at its pace, until all workers have ended.
 fn read_until_over(
     readers: &mut [CountedListener],
+    chosen: &[Reader],
     workers: Vec<Child>,
     limit: Instant,
 ) -> Result<()> {
@@ -392,8 +408,8 @@ fn read_until_over(
         let end = child::pidfd(worker.pid())?;
         while !child::has_ended(&end, POLL_INTERVAL)? {
             turns += 1;
-            for (reader, (pace, ..)) in readers.iter_mut().zip(READERS) {
-                if pace == Pace::Fast || (pace == Pace::Slow && turns % SLOW_TURNS == 0) {
+            for (reader, (pace, ..)) in readers.iter_mut().zip(chosen) {
+                if *pace == Pace::Fast || (*pace == Pace::Slow && turns % SLOW_TURNS == 0) {
                     reader.read_at_most(TURN)?;
                 }
             }
@@ -408,8 +424,15 @@ fn read_until_over(
 }
 
 /// Prints what was raised and what became of it. Fails unless the accounts balance.
-fn report(readers: &mut [CountedListener], raised: &Raised, time: Duration) -> Result<()> {
-    let comparison = settle(readers, END_LIMIT, |readers| compare(readers, raised))?;
+fn report(
+    readers: &mut [CountedListener],
+    chosen: &[Reader],
+    raised: &Raised,
+    time: Duration,
+) -> Result<()> {
+    let comparison = settle(readers, END_LIMIT, |readers| {
+        compare(readers, chosen, raised)
+    })?;
     for (name, bit) in mask::NAMES {
         if let Some(number) = raised.0.get(&bit) {
             println!("storm: {number} {name}");
@@ -425,7 +448,7 @@ fn report(readers: &mut [CountedListener], raised: &Raised, time: Duration) -> R
 const RAISED_BY_OTHERS: u32 = mask::FORK | mask::EXIT | mask::NONZERO_EXIT | mask::COMM;
 
 /// Compares the kernel's accounts with what was raised and read.
-fn compare(readers: &[CountedListener], raised: &Raised) -> Result<Comparison> {
+fn compare(readers: &[CountedListener], chosen: &[Reader], raised: &Raised) -> Result<Comparison> {
     let mut comparison = Comparison::default();
     let Comparison {
         lines,
@@ -440,7 +463,7 @@ fn compare(readers: &[CountedListener], raised: &Raised) -> Result<Comparison> {
             "{count} listeners are counted and {there} are there"
         ));
     }
-    for (listener, (pace, mask, flags)) in readers.iter().zip(READERS) {
+    for (listener, &(pace, mask, flags)) in readers.iter().zip(chosen) {
         let line = Listing::of(listener.port_id)?;
         let (delivered, lost) = (line.delivered, line.lost);
         let generated = match is_alone || mask & RAISED_BY_OTHERS == 0 {

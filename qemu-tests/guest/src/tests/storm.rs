@@ -38,5 +38,6 @@ fn each_event_is_read_or_counted_as_lost(churn: bool) -> TestResult {
         seconds: 5,
         churn,
         work,
+        batches_only: false,
     })
 }
