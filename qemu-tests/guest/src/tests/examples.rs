@@ -11,11 +11,14 @@ use crate::child::{self, Gate};
 use crate::cpus::{cpus, pin};
 use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::identities;
+use crate::listener::Listener;
 use crate::support::cgroup;
 use crate::support::container::{PID, without_proc};
 use crate::support::fault_injection::Setting;
 use crate::support::program::RunningProgram;
+use crate::support::scenario::{is_exit, take_through_exit};
 use crate::test;
+use crate::wire::mask;
 
 pub const TESTS: &[Test] = &Declaration::new()
     .not_on_stock(NEEDS)
@@ -85,6 +88,23 @@ fn waiting_leader() -> Result<child::Child, Failure> {
     })?;
     expect_eq("setsid() fails", ready.pass()?, 0)?;
     Ok(leader)
+}
+
+/// Waits for a process that was killed, and until no listener can get its EXIT any more: as on the
+/// stock kernel, the parent may have reaped it before that is reported.
+fn wait_until_reported(process: child::Child, exits: &mut Listener) -> TestResult {
+    let pid = process.pid().as_raw();
+    process.wait()?;
+    let what = format!("EXIT of {pid}");
+    let exit = exits.wait_for(&what, |received| is_exit(received, pid))?;
+
+    // The next event of this CPU is reported after it, to all listeners.
+    pin(exit.message.body.cpu as usize)?;
+    let next = child::fork(|| 0)?;
+    let pid = next.pid().as_raw();
+    next.wait()?;
+    take_through_exit(exits, pid)?;
+    Ok(())
 }
 
 /// Has each CPU number an event.
@@ -168,8 +188,9 @@ impl Example {
         }
         let unseen = waiting_leader()?;
         let gone = format!("session {} is gone\n", known.pid());
+        let mut exits = Listener::listen(mask::EXIT)?;
         kill(known.pid(), Signal::SIGKILL)?;
-        known.wait()?;
+        wait_until_reported(known, &mut exits)?;
         kill(pid, Signal::SIGCONT)?;
         listener.wait_for("no room for more events\n")?;
         listener.wait_for(&format!("session {} is there ", unseen.pid()))?;
