@@ -8,6 +8,7 @@ use kernel::{
         nr_cpu_ids,
         CpuId, //
     },
+    page::PAGE_SIZE,
     prelude::*,
     sync::atomic::{
         Atomic,
@@ -65,15 +66,19 @@ impl Account {
     }
 }
 
+/// How many accounts a page has room for.
+const PER_PAGE: usize = PAGE_SIZE / size_of::<Account>();
+
 /// The accounts of all CPUs.
 ///
 /// They are not from the per-CPU allocator, which takes three times as long for them as all other
 /// allocations of a LISTEN together. Accounts of different CPUs may share a cache line. That costs
 /// little: an event that changes an account also changes the socket, which all CPUs share.
 pub(crate) struct Accounts {
-    /// The account of each CPU, by its id. For more than 256 CPUs, this is larger than a page, and
-    /// then need not be contiguous.
-    by_cpu: KVVec<Account>,
+    /// Those of the first CPUs, by their ids. Nearly all machines have no others.
+    page: KVec<Account>,
+    /// Those of the other CPUs, so that no allocation is larger than a page.
+    others: KVec<KVec<Account>>,
     /// The number of the first event on one CPU. The other CPUs start at 0.
     first: Atomic<u32>,
 }
@@ -86,21 +91,43 @@ impl Accounts {
     /// Process context. May sleep.
     pub(crate) fn new() -> Result<Self, AllocError> {
         let count = nr_cpu_ids() as usize;
-        let mut by_cpu = KVVec::with_capacity(count, GFP_KERNEL_ACCOUNT)?;
+        let mut others = KVec::new();
 
-        for _ in 0..count {
-            by_cpu.push(Account::new(), GFP_KERNEL_ACCOUNT)?;
+        for first in (PER_PAGE..count).step_by(PER_PAGE) {
+            others.push(Self::page(count - first)?, GFP_KERNEL_ACCOUNT)?;
         }
         Ok(Self {
-            by_cpu,
+            page: Self::page(count)?,
+            others,
             first: Atomic::new(0),
         })
+    }
+
+    /// Allocates a page for that many accounts, or as many as it has room for.
+    fn page(count: usize) -> Result<KVec<Account>, AllocError> {
+        let count = count.min(PER_PAGE);
+        let mut page = KVec::with_capacity(count, GFP_KERNEL_ACCOUNT)?;
+
+        for _ in 0..count {
+            page.push(Account::new(), GFP_KERNEL_ACCOUNT)?;
+        }
+        Ok(page)
     }
 
     /// Returns the account of a CPU. There is one for each.
     #[inline]
     pub(crate) fn of(&self, cpu: CpuId) -> Option<&Account> {
-        self.by_cpu.get(cpu.as_u32() as usize)
+        let index = cpu.as_u32() as usize;
+
+        self.page.get(index).or_else(|| self.other(index))
+    }
+
+    /// Returns the account of a CPU that is not in the first page.
+    #[cold]
+    fn other(&self, index: usize) -> Option<&Account> {
+        self.others
+            .get((index / PER_PAGE).checked_sub(1)?)?
+            .get(index % PER_PAGE)
     }
 
     /// Makes the numbers of a CPU start at `seq`. This is done at most once, before any event.
@@ -127,6 +154,8 @@ impl Accounts {
 
     /// Returns the sum over all CPUs.
     fn total(&self, count: fn(&Account) -> u64) -> u64 {
-        self.by_cpu.iter().map(count).sum()
+        let others = self.others.iter().flatten().map(count).sum::<u64>();
+
+        others + self.page.iter().map(count).sum::<u64>()
     }
 }
