@@ -46,13 +46,11 @@ impl Account {
     }
 
     /// Gives back the number that was just taken: the event was not sent.
-    #[inline]
     pub(crate) fn give_back(&self) {
         self.next.store(self.next().wrapping_sub(1), Relaxed);
     }
 
     /// Counts the event whose number was just taken as lost.
-    #[inline]
     pub(crate) fn lose(&self) {
         self.lost.store(self.lost().wrapping_add(1), Relaxed);
     }
@@ -93,8 +91,8 @@ impl Accounts {
         let count = nr_cpu_ids() as usize;
         let mut others = KVec::new();
 
-        for first in (PER_PAGE..count).step_by(PER_PAGE) {
-            others.push(Self::page(count - first)?, GFP_KERNEL_ACCOUNT)?;
+        for cpu in (PER_PAGE..count).step_by(PER_PAGE) {
+            others.push(Self::page(count - cpu)?, GFP_KERNEL_ACCOUNT)?;
         }
         Ok(Self {
             page: Self::page(count)?,

@@ -3,7 +3,10 @@
 //! One listener: a socket on which a LISTEN request succeeded.
 
 use crate::{
-    accounts::Accounts,
+    accounts::{
+        Account,
+        Accounts, //
+    },
     cgroup::{
         Scope,
         HAS_CGROUPS, //
@@ -264,23 +267,7 @@ impl Listener {
         };
 
         if !delivery.is_ok_and(Delivery::is_queued) {
-            self.correct(delivery, cpu);
-        }
-    }
-
-    /// Corrects the account of a CPU, whose last event was not queued.
-    #[cold]
-    fn correct(&self, delivery: Result<Delivery>, cpu: CpuId) {
-        let Some(account) = self.accounts.of(cpu) else {
-            return;
-        };
-
-        // An event that the filter of the socket drops takes no number, and so leaves no gap. The
-        // same holds for an event that comes after the listener has ended.
-        if delivery.is_ok_and(Delivery::is_unwanted) {
-            account.give_back();
-        } else {
-            account.lose();
+            correct(account, delivery);
         }
     }
 
@@ -305,6 +292,18 @@ impl Listener {
             self.accounts.start_at(request.seq.wrapping_add(1), cpu);
             answer(request, &self.sender(), cpu.as_u32(), 0, GFP_NOWAIT);
         });
+    }
+}
+
+/// Corrects the account whose last event was not queued.
+#[cold]
+fn correct(account: &Account, delivery: Result<Delivery>) {
+    // An event that the filter of the socket drops takes no number, and so leaves no gap. The same
+    // holds for an event that comes after the listener has ended.
+    if delivery.is_ok_and(Delivery::is_unwanted) {
+        account.give_back();
+    } else {
+        account.lose();
     }
 }
 
