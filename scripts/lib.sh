@@ -107,13 +107,17 @@ duration() {
 	if (($1 < 60)); then printf '%ds' "$1"; else printf '%dm%02ds' $(($1 / 60)) $(($1 % 60)); fi
 }
 
-# Usage: record_result FILE NAME VERDICT
+# The exit status of a check that checked nothing on this machine.
+# shellcheck disable=SC2034  # those who include this file use it
+SKIPPED=77
+
+# Usage: record_result FILE NAME VERDICT [REASON]
 # Adds a result to a file of results, see qemu-tests/protocol/src/results.rs. VERDICT is
-# "passed", or says why the trial failed.
+# "passed", "failed" or "skipped". The last two need a REASON.
 record_result() {
 	local verdict='"passed"'
 
-	[[ $3 == passed ]] || verdict="{\"failed\":$(json_string "$3")}"
+	[[ $3 == passed ]] || verdict="{\"$3\":$(json_string "$4")}"
 	printf '{"trial":{"name":%s,"verdict":%s}}\n' "$(json_string "$2")" "$verdict" >>"$1"
 }
 
