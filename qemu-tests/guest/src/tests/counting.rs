@@ -13,7 +13,6 @@ use nix::sys::wait::WaitStatus;
 use nix::unistd::{dup2_stdin, dup2_stdout, execv, pipe, read};
 
 use crate::child::{self, Gate};
-use crate::debugfs;
 use crate::harness::{Declaration, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::{Listener, ListenerError};
 use crate::support::descriptors::{receive_descriptor, send_descriptors, unix_pair};
@@ -108,7 +107,7 @@ fn a_socket_passed_on_listens_until_its_last_holder_closes_it() -> TestResult {
     send_descriptors(&ours, &[listener.as_fd().as_raw_fd()])?;
     taken.pass()?;
     drop(listener);
-    expect_count(usize::from(debugfs::is_there()))?;
+    expect_count(1)?;
     close.open(0)?;
     taken.pass()?;
     expect_count(0)?;
@@ -122,7 +121,7 @@ fn a_socket_in_flight_listens_until_its_message_is_dropped() -> TestResult {
     let listener = Listener::listen_all()?;
     send_descriptors(&ours, &[listener.as_fd().as_raw_fd()])?;
     drop(listener);
-    expect_count(usize::from(debugfs::is_there()))?;
+    expect_count(1)?;
     drop(theirs);
     expect_count(0)
 }
@@ -135,7 +134,7 @@ fn a_socket_shared_by_fork_listens_until_both_close_it() -> TestResult {
     let (close, closed) = (Gate::new()?, Gate::new()?);
     let heir = child::fork(|| i32::from(close.pass().is_err() || closed.open(0).is_err()))?;
     drop(listener);
-    expect_count(usize::from(debugfs::is_there()))?;
+    expect_count(1)?;
     close.open(0)?;
     closed.pass()?;
     heir.wait()?;
