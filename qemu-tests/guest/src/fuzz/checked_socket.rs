@@ -2,7 +2,7 @@
 //! A socket under test, with a model of it: whether it listens, for what, in which form, and which
 //! numbers come next. Every byte that the kernel sends to it is compared with the model.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,7 @@ use crate::debugfs::ListenerLine;
 use crate::harness::{Failure, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::support::scenario::own_task;
+use crate::support::sequence_numbers::SequenceNumbers;
 use crate::support::socket_filter::keep_bytes;
 use crate::timeouts;
 use crate::wire::{Event, NO_CPU, PROCESS, Received, mask};
@@ -77,8 +78,7 @@ pub struct CheckedSocket {
     asked: Subscription,
     /// How many events it read since it listens, those that were cut off included.
     events: u64,
-    /// The number of the next event of each CPU.
-    next: BTreeMap<u32, u32>,
+    numbers: SequenceNumbers,
     /// The names that this task got, and that the socket has to read still.
     names: VecDeque<[u8; 16]>,
     /// The datagram to read next, if it was looked at: so it stays as it is.
@@ -96,7 +96,7 @@ impl CheckedSocket {
             requests: Requests::new(),
             asked: Subscription::default(),
             events: 0,
-            next: BTreeMap::new(),
+            numbers: SequenceNumbers::default(),
             names: VecDeque::new(),
             seen: None,
         }
@@ -109,18 +109,13 @@ impl CheckedSocket {
         is_foreign: bool,
     ) -> Result<Self, Failure> {
         let queued = listener.take_queued()?;
-        let next = queued.iter().map(|received| {
-            let seq = received.message.connector.seq;
-            (received.message.body.cpu, seq.wrapping_add(1))
-        });
-        let next = next.collect();
         let mut asked = Subscription::default();
         asked.listen(listen, 0);
         Ok(Self {
             is_foreign,
             requests: Requests::listening(listen),
             asked,
-            next,
+            numbers: SequenceNumbers::after(&queued),
             ..Self::new(listener, true)
         })
     }
@@ -350,7 +345,8 @@ impl CheckedSocket {
         let next = self.requests.asked().filter(|_| listens);
         let asked = self.asked.at(received.timestamp_ns());
         check_wanted(received, asked.chain(next), environment)?;
-        self.check_number(received)?;
+        let missing = self.numbers.advance_to(received)?;
+        expect_eq("missing numbers before an event", missing, 0)?;
         self.check_name(received)?;
         self.events += 1;
         Ok(())
@@ -383,7 +379,7 @@ impl CheckedSocket {
             && self.asked.now.is_none();
         if starts {
             environment.check_cpu(cpu)?;
-            self.next = BTreeMap::from([(cpu, request.seq.wrapping_add(1))]);
+            self.numbers = SequenceNumbers::after(&[*answer]);
             self.events = 0;
             tally.listeners += 1;
         } else {
@@ -397,13 +393,6 @@ impl CheckedSocket {
             Ok(Command::Ignore) => self.asked.end(),
         }
         Ok(())
-    }
-
-    fn check_number(&mut self, received: &Received) -> TestResult {
-        let next = self.next.entry(received.message.body.cpu).or_insert(0);
-        let seq = received.message.connector.seq;
-        let expected = std::mem::replace(next, seq.wrapping_add(1));
-        expect_eq("number of an event", seq, expected)
     }
 
     /// Expects a name of this task to be told when it is its turn.

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 //! A listener that counts how many events it reads, and how many its numbers miss.
 
-use std::collections::BTreeMap;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Error, Result, anyhow, ensure};
 
+use crate::harness::Failure;
 use crate::listener::Listener;
 use crate::results;
+use crate::support::sequence_numbers::SequenceNumbers;
 use crate::timeouts;
 use protocol::results::names;
 
@@ -23,23 +24,19 @@ pub struct CountedListener {
     pub overruns: u64,
     /// Numbers that were left out.
     pub missing: u64,
-    /// The number that the next message of each CPU is to have.
-    next: BTreeMap<u32, u32>,
+    numbers: SequenceNumbers,
 }
 
 impl CountedListener {
     /// Begins with the answer to the request that made it a listener.
     pub fn new(mut listener: Listener) -> Result<Self> {
-        let answer = listener.answer()?;
-        let cpu = answer.message.body.cpu;
-        let seq = answer.message.connector.seq;
         Ok(Self {
+            numbers: SequenceNumbers::first(&mut listener).map_err(into_error)?,
             port_id: listener.port_id()?,
             listener,
             events: 0,
             overruns: 0,
             missing: 0,
-            next: BTreeMap::from([(cpu, seq.wrapping_add(1))]),
         })
     }
 
@@ -54,11 +51,8 @@ impl CountedListener {
             match self.listener.receive(Instant::now()) {
                 Ok(None) => return Ok(()),
                 Ok(Some(received)) => {
-                    let (cpu, seq) = (received.message.body.cpu, received.message.connector.seq);
-                    let next = self.next.entry(cpu).or_insert(0);
-                    // A number from the past would be a huge gap, and so unbalance the account.
-                    self.missing += u64::from(seq.wrapping_sub(*next));
-                    *next = seq.wrapping_add(1);
+                    let missing = self.numbers.advance_to(&received).map_err(into_error)?;
+                    self.missing += u64::from(missing);
                     self.events += 1;
                 }
                 Err(error) if error.is_overrun() => self.overruns += 1,
@@ -67,6 +61,10 @@ impl CountedListener {
         }
         Ok(())
     }
+}
+
+fn into_error(failure: Failure) -> Error {
+    anyhow!("{failure}")
 }
 
 /// What the kernel's accounts of several listeners add up to.

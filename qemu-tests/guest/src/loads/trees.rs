@@ -31,7 +31,7 @@ use crate::results;
 use crate::support::container::{Container, PID};
 use crate::support::polling::poll_until_done;
 use crate::support::process::{pause_for_ever, status, succeed};
-use crate::support::sequence_numbers::{first_numbers, missing_in_part};
+use crate::support::sequence_numbers::SequenceNumbers;
 use crate::support::sessions::{code_of, status_of};
 use crate::support::threads::{ORDERS, end_all, end_in_turn, end_thread};
 use crate::timeouts;
@@ -333,8 +333,7 @@ impl Lives {
 /// The trees that grow, and the listener.
 struct Forest {
     listener: Listener,
-    /// The number that the next message of each CPU is to have.
-    numbers: BTreeMap<u32, u32>,
+    numbers: SequenceNumbers,
     handshakes: Handshakes,
     /// Trees that were handed out.
     begun: usize,
@@ -347,7 +346,7 @@ impl Forest {
     fn new() -> Result<Self, Failure> {
         let mut listener = Listener::listen_with(mask::FORK | mask::EXIT, PROCESSES | BATCH)?;
         Ok(Self {
-            numbers: first_numbers(&mut listener)?,
+            numbers: SequenceNumbers::first(&mut listener)?,
             listener,
             handshakes: Handshakes::new()?,
             begun: 0,
@@ -359,7 +358,7 @@ impl Forest {
     /// Reads what is there.
     fn read(&mut self) -> TestResult {
         let messages = self.listener.take_queued()?;
-        let missing = missing_in_part(&messages, &mut self.numbers)?;
+        let missing = self.numbers.advance(&messages)?;
         expect_eq("missing numbers", missing, 0)?;
         for received in &messages {
             self.lives.add_told(&received.event)?;

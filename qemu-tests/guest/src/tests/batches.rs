@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Events that share a datagram (C54): for who asked for it, and as soon as they wait to be read.
 
-use std::collections::BTreeMap;
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd};
 use std::thread;
@@ -26,7 +25,7 @@ use crate::support::process::status;
 use crate::support::process::succeed;
 use crate::support::scenario::{every_kind, mark};
 use crate::support::sender::{NOBODY_KNOWN, OVERFLOW_ID, ROOT, Sender, receive};
-use crate::support::sequence_numbers::{cpu_and_seq, missing};
+use crate::support::sequence_numbers::{SequenceNumbers, cpu_and_seq};
 use crate::support::socket_filter::keep_bytes;
 use crate::support::stock::NO_FLAGS;
 use crate::test;
@@ -72,18 +71,18 @@ const FULL_AT_LEAST: usize = 40;
 
 /// A listener for renames in batches, whose answer was read; and which number the answer's CPU goes
 /// on with.
-fn listen(listener: Listener) -> Result<(Listener, BTreeMap<u32, u32>), Failure> {
+fn listen(listener: Listener) -> Result<(Listener, SequenceNumbers), Failure> {
     listener.request(&proc_listen(LISTEN, mask::COMM, BATCH))?;
     let answer = listener.receive_datagram()?;
     let Some([answer]) = answer.as_deref() else {
         return Err(Failure::new(format!("one answer, got {answer:?}")));
     };
     expect_eq("answer", answer.event, Event::Ack { err: 0 })?;
-    let (cpu, seq) = cpu_and_seq(answer);
-    Ok((listener, BTreeMap::from([(cpu, seq.wrapping_add(1))])))
+    let first = SequenceNumbers::after(&[*answer]);
+    Ok((listener, first))
 }
 
-fn batches() -> Result<(Listener, BTreeMap<u32, u32>), Failure> {
+fn batches() -> Result<(Listener, SequenceNumbers), Failure> {
     listen(Listener::open()?)
 }
 
@@ -100,13 +99,13 @@ fn lengths(datagrams: &[Vec<Received>]) -> Vec<usize> {
 
 /// Expects so many events, all of the type that may share a datagram, and no gap.
 #[track_caller]
-fn expect_all(events: &[Received], first: &BTreeMap<u32, u32>, count: usize) -> TestResult {
+fn expect_all(events: &[Received], first: &SequenceNumbers, count: usize) -> TestResult {
     expect_eq("events", events.len(), count)?;
     let other = events
         .iter()
         .find(|received| received.message.netlink.kind != NLMSG_EVENT);
     expect(other.is_none(), format!("events in batches, got {other:?}"))?;
-    expect_eq("missing numbers", missing(events, first)?, 0)
+    expect_eq("missing numbers", first.missing(events)?, 0)
 }
 
 fn events_that_wait_share_a_datagram() -> TestResult {
@@ -136,8 +135,7 @@ fn an_event_can_be_read_at_once() -> TestResult {
         let got = listener.take_datagrams()?;
         expect_eq("datagrams", lengths(&got), vec![1])?;
         expect_all(&got[0], &first, 1)?;
-        let (cpu, seq) = cpu_and_seq(&got[0][0]);
-        first.insert(cpu, seq.wrapping_add(1));
+        first.advance(&got[0])?;
     }
     Ok(())
 }
@@ -224,7 +222,7 @@ fn an_overrun_is_a_gap(no_enobufs: bool, expected: usize) -> TestResult {
         expected,
     )?;
     expect_eq("delivered", line.delivered, events.len() as u64)?;
-    expect_eq("lost", line.lost, missing(&events, &first)?)?;
+    expect_eq("lost", line.lost, first.missing(&events)?)?;
     expect(line.lost > 0, "an overrun")?;
     expect_eq("all", line.delivered + line.lost, TOO_MANY as u64 + 3)
 }
@@ -252,19 +250,9 @@ fn a_datagram_that_was_peeked_at_stays_as_it_is() -> TestResult {
 
 fn a_buffer_that_is_too_small_is_told() -> TestResult {
     let (listener, mut first) = batches()?;
-    let mut next = |received: &Received| {
-        let (cpu, seq) = cpu_and_seq(received);
-        first.insert(cpu, seq.wrapping_add(1)).unwrap_or_default()
-    };
     pin(cpus()?[0])?;
     rename(1)?;
-    listener
-        .take_datagrams()?
-        .concat()
-        .iter()
-        .for_each(|received| {
-            next(received);
-        });
+    first.advance(&listener.take_datagrams()?.concat())?;
     rename(4)?;
     let mut bytes = [0; MESSAGE_SIZE + 10];
     let mut buffers = [IoSliceMut::new(&mut bytes)];
@@ -276,13 +264,12 @@ fn a_buffer_that_is_too_small_is_told() -> TestResult {
     )?;
     expect_eq("bytes", message.bytes, MESSAGE_SIZE + 10)?;
     let event = Received::decode(&bytes[..MESSAGE_SIZE], (0, 1)).map_err(Failure::new)?;
-    expect_eq("number", cpu_and_seq(&event).1, next(&event))?;
+    expect_eq("missing numbers before it", first.advance_to(&event)?, 0)?;
     // The rest of the datagram is lost, and seen in the numbers.
     rename(1)?;
     let after = listener.take_datagrams()?.concat();
     expect_eq("events after it", after.len(), 1)?;
-    let gap = cpu_and_seq(&after[0]).1.wrapping_sub(next(&after[0]));
-    expect_eq("missing numbers", gap, 3)
+    expect_eq("missing numbers", first.advance_to(&after[0])?, 3)
 }
 
 fn with_a_filter_each_event_stays_alone() -> TestResult {
@@ -341,7 +328,7 @@ fn a_buffer_that_shrinks_loses_nothing_queued() -> TestResult {
     events.extend(listener.take_queued()?);
     let line = Listing::of(listener.port_id()?)?;
     expect_eq("delivered", line.delivered, events.len() as u64)?;
-    expect_eq("lost", line.lost, missing(&events, &first)?)?;
+    expect_eq("lost", line.lost, first.missing(&events)?)?;
     expect_eq("all", line.delivered + line.lost, 2 * QUEUED as u64 + 1)
 }
 
@@ -457,10 +444,7 @@ fn who_is_woken_once_gets_all_that_is_there() -> TestResult {
         // Until EAGAIN, as who is woken for changes alone has to.
         let events = listener.take_datagrams()?.concat();
         expect_all(&events, &first, 1 + round % 7)?;
-        for received in &events {
-            let (cpu, seq) = cpu_and_seq(received);
-            first.insert(cpu, seq.wrapping_add(1));
-        }
+        first.advance(&events)?;
         let count = epoll.wait(&mut woken, EpollTimeout::ZERO)?;
         expect_eq("sockets to read, without an event", count, 0)?;
     }

@@ -33,7 +33,7 @@ use crate::support::scenario::{
     bodies, comm, events, every_kind, exit, expect_exactly, mark, own_task, take_through_exit,
     without_acks,
 };
-use crate::support::sequence_numbers::{first_numbers, missing};
+use crate::support::sequence_numbers::SequenceNumbers;
 use crate::support::threads::{await_zombie, end_thread};
 use crate::support::tracer::trace;
 use crate::test;
@@ -360,7 +360,7 @@ fn what_happens_in_the_cgroup_and_below_comes_and_nothing_else() -> TestResult {
     let [below, inside, beside] = cgroups.places();
     let mut filtered = listen_in(inside, mask::EVERYTHING)?;
     let mut all = Listener::listen(mask::EVERYTHING)?;
-    let first = first_numbers(&mut filtered)?;
+    let first = SequenceNumbers::first(&mut filtered)?;
     raise_every_kind_in(beside)?;
     let roots = [raise_every_kind_in(inside)?, raise_every_kind_in(below)?];
     succeed(child::fork(|| {
@@ -379,14 +379,14 @@ fn what_happens_in_the_cgroup_and_below_comes_and_nothing_else() -> TestResult {
     let kinds = got.family.iter().map(|received| received.event.bit());
     let kinds = kinds.fold(0, |kinds, bit| kinds | bit);
     expect_eq("kinds", kinds, mask::EVERYTHING & !mask::NONZERO_EXIT)?;
-    expect_eq("missing numbers", missing(&got.family, &first)?, 0)?;
+    expect_eq("missing numbers", first.missing(&got.family)?, 0)?;
     expect_eq("further events", events(&mut filtered)?, vec![])
 }
 
 fn what_happens_elsewhere_takes_no_number() -> TestResult {
     let cgroups = Cgroups::new()?;
     let mut listener = listen_in(&cgroups.inside, mask::COMM)?;
-    let first = first_numbers(&mut listener)?;
+    let first = SequenceNumbers::first(&mut listener)?;
     let cpus = cpus()?.repeat(3);
     for cpu in &cpus {
         pin(*cpu)?;
@@ -397,7 +397,7 @@ fn what_happens_elsewhere_takes_no_number() -> TestResult {
     }
     let messages = listener.take_queued()?;
     expect_eq("events", messages.len(), 2 * cpus.len())?;
-    expect_eq("missing numbers", missing(&messages, &first)?, 0)?;
+    expect_eq("missing numbers", first.missing(&messages)?, 0)?;
     let line = Listing::of(listener.port_id()?)?;
     let counts = (line.delivered, line.lost);
     expect_eq("delivered and lost", counts, (messages.len() as u64, 0))
@@ -650,7 +650,7 @@ fn a_listener_whose_cgroup_is_removed_stays_and_hears_nothing() -> TestResult {
     let cgroups = Cgroups::new()?;
     let mut log = Log::new()?;
     let mut listener = listen_in(&cgroups.inside, mask::COMM)?;
-    let first = first_numbers(&mut listener)?;
+    let first = SequenceNumbers::first(&mut listener)?;
     let task = mark_in(&cgroups.inside)?;
     let mut all = listener.take_queued()?;
     let before = Listing::of(listener.port_id()?)?;
@@ -674,7 +674,7 @@ fn a_listener_whose_cgroup_is_removed_stays_and_hears_nothing() -> TestResult {
         .map(|received| received.event.subject())
         .collect();
     expect_eq("whom events are about", tasks, vec![task, other_task])?;
-    expect_eq("missing numbers", missing(&all, &first)?, 0)?;
+    expect_eq("missing numbers", first.missing(&all)?, 0)?;
     expect_eq("log", concerned(&mut log)?, vec![])
 }
 
@@ -918,7 +918,7 @@ fn listening_again_changes_the_cgroup_without_a_gap() -> TestResult {
     let places = cgroups.places();
     let [below, inside, beside] = places;
     let mut listener = listen_in(inside, mask::COMM)?;
-    let first = first_numbers(&mut listener)?;
+    let first = SequenceNumbers::first(&mut listener)?;
     let mut all = Vec::new();
     // What is asked for, and in which of the places something is told then.
     for (cgroup, told) in [
@@ -955,7 +955,7 @@ fn listening_again_changes_the_cgroup_without_a_gap() -> TestResult {
         let tasks = messages.iter().map(|received| received.event.subject());
         expect_eq("whom events are about", tasks.collect(), expected)?;
     }
-    expect_eq("missing numbers", missing(&all, &first)?, 0)
+    expect_eq("missing numbers", first.missing(&all)?, 0)
 }
 
 fn listening_again_loses_nothing_that_both_cgroups_have() -> TestResult {
@@ -963,7 +963,7 @@ fn listening_again_loses_nothing_that_both_cgroups_have() -> TestResult {
     let cgroups = Cgroups::new()?;
     let ids = [cgroups.inside.id()?, cgroups.below.id()?];
     let mut listener = listen_in(&cgroups.below, mask::COMM)?;
-    let first = first_numbers(&mut listener)?;
+    let first = SequenceNumbers::first(&mut listener)?;
     let marker = fork_into(&cgroups.below, || {
         for _ in 0..MARKS {
             mark("below")?;
@@ -987,7 +987,7 @@ fn listening_again_loses_nothing_that_both_cgroups_have() -> TestResult {
     finish(marker)?;
     all.extend(listener.take_queued()?);
     all.retain(|received| received.event.bit() != 0);
-    expect_eq("missing numbers", missing(&all, &first)?, 0)?;
+    expect_eq("missing numbers", first.missing(&all)?, 0)?;
     let own = all
         .iter()
         .filter(|received| received.event.subject() == Task::leader(marker.as_raw()));
@@ -1114,7 +1114,7 @@ fn processes_of_a_cgroup_come_with_identities_and_in_batches() -> TestResult {
     let kinds = mask::FORK | mask::COMM | mask::EXIT;
     let id = cgroups.inside.id()?;
     let mut listener = Listener::listen_in(kinds, flags, id)?;
-    let first = first_numbers(&mut listener)?;
+    let first = SequenceNumbers::first(&mut listener)?;
     let (mut places, mut expected) = (BTreeMap::new(), BTreeMap::new());
     for (cgroup, is_told) in [
         (&cgroups.below, true),
@@ -1158,7 +1158,7 @@ fn processes_of_a_cgroup_come_with_identities_and_in_batches() -> TestResult {
         "events that share a datagram",
     )?;
     let messages = datagrams.concat();
-    expect_eq("missing numbers", missing(&messages, &first)?, 0)?;
+    expect_eq("missing numbers", first.missing(&messages)?, 0)?;
     let mut counts: BTreeMap<_, usize> = BTreeMap::new();
     for received in &messages {
         let kind = received.message.netlink.kind;

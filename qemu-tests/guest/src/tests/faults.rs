@@ -22,7 +22,7 @@ use crate::support::fault_injection::{
 };
 use crate::support::module::{self, ModuleGuard, expect_references};
 use crate::support::scenario::{expect_count, mark, own_task};
-use crate::support::sequence_numbers::{cpu_and_seq, missing};
+use crate::support::sequence_numbers::{SequenceNumbers, cpu_and_seq};
 use crate::support::state_dump::is_without_memory;
 use crate::test;
 use crate::wire::{BATCH, BATCH_SIZE, Event, IGNORE, LISTEN, Received, mask, proc_listen};
@@ -219,9 +219,8 @@ fn listening_again_without_memory_changes_nothing() -> TestResult {
     let [answer, events @ ..] = messages.as_slice() else {
         return Err(Failure::new("no answer"));
     };
-    let (cpu, seq) = cpu_and_seq(answer);
     expect_eq("events", events.len(), marks)?;
-    let missing = missing(events, &[(cpu, seq.wrapping_add(1))].into())?;
+    let missing = SequenceNumbers::after(&[*answer]).missing(events)?;
     expect_eq("missing numbers", missing, 0)
 }
 
@@ -434,7 +433,7 @@ fn accounts_balance_without_pages(flags: u32) -> TestResult {
     listener.socket().set_no_enobufs(true)?;
     listener.request(&proc_listen(LISTEN, mask::COMM, flags))?;
     let answer = listener.drain()?.messages.pop();
-    let (cpu, seq) = cpu_and_seq(&answer.ok_or_else(|| Failure::new("no answer"))?);
+    let first = SequenceNumbers::after(&[answer.ok_or_else(|| Failure::new("no answer"))?]);
     let mut marks = 0;
     let lost = |listener: &Listener| -> Result<u64, Failure> {
         Ok(Listing::of(listener.port_id()?)?.lost)
@@ -460,8 +459,7 @@ fn accounts_balance_without_pages(flags: u32) -> TestResult {
     report_failures(line.lost);
     expect(line.lost > 0, "the pages to run out")?;
     expect_eq("delivered, as read", line.delivered, messages.len() as u64)?;
-    let missing = missing(&messages, &[(cpu, seq.wrapping_add(1))].into())?;
-    expect_eq("lost, as missing", line.lost, missing)?;
+    expect_eq("lost, as missing", line.lost, first.missing(&messages)?)?;
     expect_eq("delivered and lost", line.delivered + line.lost, marks)
 }
 

@@ -32,7 +32,7 @@ use crate::support::polling::poll_until_done;
 use crate::support::process::{ignore_children, status, succeed};
 use crate::support::procfs::cgroup_of;
 use crate::support::scenario::{every_kind, is_exit, mark, own_task, take_through_exit};
-use crate::support::sequence_numbers::{first_numbers, missing};
+use crate::support::sequence_numbers::SequenceNumbers;
 use crate::support::sessions::fork_as;
 use crate::support::stock::NO_FLAGS;
 use crate::support::tracer::trace;
@@ -741,7 +741,7 @@ fn a_late_end_is_told_from_that_begin_in_a_container() -> TestResult {
 /// A listener for renames with identities, whose answer was read.
 fn listen(flags: u32) -> Result<Listener, Failure> {
     let mut listener = Listener::listen_with(mask::COMM, IDENTITY | flags)?;
-    first_numbers(&mut listener)?;
+    SequenceNumbers::first(&mut listener)?;
     Ok(listener)
 }
 
@@ -844,7 +844,7 @@ fn each_listener_gets_the_form_that_it_asked_for() -> TestResult {
 
 fn listening_again_begins_and_ends_it_without_a_gap() -> TestResult {
     let mut listener = Listener::listen(mask::COMM)?;
-    let first = first_numbers(&mut listener)?;
+    let first = SequenceNumbers::first(&mut listener)?;
     let mut events = Vec::new();
     for flags in [IDENTITY, 0, IDENTITY | BATCH, BATCH, IDENTITY, IDENTITY] {
         listener.request(&proc_listen(LISTEN, mask::COMM, flags))?;
@@ -858,7 +858,7 @@ fn listening_again_begins_and_ends_it_without_a_gap() -> TestResult {
         }
         events.extend(messages);
     }
-    expect_eq("missing numbers", missing(&events, &first)?, 0)
+    expect_eq("missing numbers", first.missing(&events)?, 0)
 }
 
 fn events_that_share_a_datagram_have_one_each() -> TestResult {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Numbers (C5) and losses (C6): every loss is a gap and every gap a loss, and both are told.
 
-use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use crate::debugfs::Listing;
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::{Drained, Listener};
 use crate::support::scenario::{mark_on, mark_on_each_cpu};
-use crate::support::sequence_numbers::{cpu_and_seq, missing, next_after};
+use crate::support::sequence_numbers::{SequenceNumbers, cpu_and_seq};
 use crate::support::socket_filter::keep_bytes;
 use crate::test;
 use crate::wire::{LISTEN, mask};
@@ -52,9 +51,9 @@ pub const TESTS: &[Test] = &[
 ];
 
 /// Starts a listener, takes the answer, and tells which number the answer's CPU goes on with.
-fn listen(listener: &mut Listener, mask: u32) -> Result<BTreeMap<u32, u32>, Failure> {
+fn listen(listener: &mut Listener, mask: u32) -> Result<SequenceNumbers, Failure> {
     listener.send([LISTEN, mask].as_bytes(), SEQ, 0)?;
-    Ok(next_after(&listener.answer()?))
+    Ok(SequenceNumbers::after(&[listener.answer()?]))
 }
 
 /// The number of a request; close to the end, so that the count has to wrap.
@@ -80,7 +79,7 @@ fn each_listener_and_cpu_counts_on_its_own() -> TestResult {
         let messages = listener.take_queued()?;
         let enough = messages.len() >= ROUNDS;
         expect(enough, format!("{ROUNDS} events for mask 0x{mask:08x}"))?;
-        let missing = missing(&messages, &first)?;
+        let missing = first.missing(&messages)?;
         expect_eq(&format!("missing for mask 0x{mask:08x}"), missing, 0)?;
         let foreign = messages
             .iter()
@@ -133,7 +132,7 @@ fn other_answers_take_no_number() -> TestResult {
     mark_on_each_cpu(1)?;
     events.extend(listener.take_queued()?);
     expect_eq("events", events.len(), 5 * cpus()?.len())?;
-    expect_eq("missing numbers", missing(&events, &first)?, 0)?;
+    expect_eq("missing numbers", first.missing(&events)?, 0)?;
     listener.ignore()?;
     expect_eq(
         "CPU of the last answer",
@@ -152,7 +151,7 @@ fn listening_again_after_ignore_starts_anew() -> TestResult {
     mark_on_each_cpu(3)?;
     let messages = listener.take_queued()?;
     expect_eq("events", messages.len(), 3 * cpus()?.len())?;
-    expect_eq("missing numbers", missing(&messages, &first)?, 0)
+    expect_eq("missing numbers", first.missing(&messages)?, 0)
 }
 
 /// A listener with little room.
@@ -164,16 +163,13 @@ fn listener_with_little_room() -> Result<Listener, Failure> {
 
 /// Starts a listener and lets its count begin on each CPU, without a need for the answer, which the
 /// stock kernel does not give. Tells which number each CPU goes on with.
-fn listen_and_begin(listener: &mut Listener) -> Result<BTreeMap<u32, u32>, Failure> {
+fn listen_and_begin(listener: &mut Listener) -> Result<SequenceNumbers, Failure> {
     listener.request(&[LISTEN, mask::COMM])?;
     mark_on_each_cpu(1)?;
     let mut messages = listener.take_queued()?;
     messages.retain(|received| received.event.bit() != 0);
     expect_eq("events at the beginning", messages.len(), cpus()?.len())?;
-    let numbers = messages.iter().map(cpu_and_seq);
-    Ok(numbers
-        .map(|(cpu, seq)| (cpu, seq.wrapping_add(1)))
-        .collect())
+    Ok(SequenceNumbers::after(&messages))
 }
 
 /// How many events a listener with little room can't hold, on each CPU.
@@ -197,8 +193,8 @@ fn overrun(listener: &mut Listener) -> Result<Drained, Failure> {
 }
 
 /// Expects what was read and what is missing to be all that there was.
-fn expect_all_accounted(overrun: &Drained, first: &BTreeMap<u32, u32>) -> Result<u64, Failure> {
-    let lost = missing(&overrun.messages, first)?;
+fn expect_all_accounted(overrun: &Drained, first: &SequenceNumbers) -> Result<u64, Failure> {
+    let lost = first.missing(&overrun.messages)?;
     expect(lost > 0, "an overrun")?;
     let all = (MANY + 1) * cpus()?.len();
     expect_eq(
@@ -228,7 +224,7 @@ fn an_overrun_is_nobody_elses_loss() -> TestResult {
     let got = large.drain()?;
     expect_eq("number of ENOBUFS", got.enobufs, 0)?;
     expect_eq("events", got.messages.len(), (MANY + 1) * cpus()?.len())?;
-    expect_eq("missing numbers", missing(&got.messages, &first)?, 0)
+    expect_eq("missing numbers", first.missing(&got.messages)?, 0)
 }
 
 fn accounts_balance_after_an_overrun() -> TestResult {
@@ -285,5 +281,5 @@ fn what_its_own_filter_drops_takes_no_number() -> TestResult {
     mark_on_each_cpu(1)?;
     let messages = listener.take_queued()?;
     expect_eq("messages", messages.len(), cpus()?.len())?;
-    expect_eq("missing numbers", missing(&messages, &first)?, 0)
+    expect_eq("missing numbers", first.missing(&messages)?, 0)
 }

@@ -32,7 +32,7 @@ use crate::support::process::{pause_for_ever, status, succeed};
 use crate::support::scenario::{
     bodies, events, events_about, events_of, exit, is_exit, mark, own_task, take_through_exit,
 };
-use crate::support::sequence_numbers::{first_numbers, missing};
+use crate::support::sequence_numbers::SequenceNumbers;
 use crate::support::sessions::{CORE_FLAG, status_of};
 use crate::support::threads::{await_zombie, end_all, end_thread, without_first_thread};
 use crate::support::tracer::trace;
@@ -214,7 +214,7 @@ fn threads_are_told_neither_when_they_begin_nor_when_they_end() -> TestResult {
 
 fn what_is_not_told_takes_no_number() -> TestResult {
     let mut listener = listen(ENDS | mask::COMM)?;
-    let first = first_numbers(&mut listener)?;
+    let first = SequenceNumbers::first(&mut listener)?;
     let process = child::fork(|| {
         status(|| {
             for cpu in cpus()?.repeat(3) {
@@ -231,7 +231,7 @@ fn what_is_not_told_takes_no_number() -> TestResult {
     succeed(process)?;
     let marks = events_of(&messages, mask::COMM, pid);
     expect_eq("marks", marks.len(), 6 * cpus()?.len())?;
-    expect_eq("missing numbers", missing(&messages, &first)?, 0)
+    expect_eq("missing numbers", first.missing(&messages)?, 0)
 }
 
 /// Status of a first thread that ends before others.
@@ -602,7 +602,7 @@ fn kind_and_thread(event: &Event) -> (&'static str, bool) {
 
 fn listening_again_changes_whether_threads_are_told() -> TestResult {
     let mut listener = Listener::listen_with(ENDS, 0)?;
-    let first = first_numbers(&mut listener)?;
+    let first = SequenceNumbers::first(&mut listener)?;
     let mut all = Vec::new();
     for flags in [
         0,
@@ -635,13 +635,13 @@ fn listening_again_changes_whether_threads_are_told() -> TestResult {
         all.extend(messages);
     }
     all.retain(|received| received.event.bit() != 0);
-    expect_eq("missing numbers", missing(&all, &first)?, 0)
+    expect_eq("missing numbers", first.missing(&all)?, 0)
 }
 
 fn listening_again_loses_no_process() -> TestResult {
     const CHILDREN: usize = 400;
     let mut listener = Listener::listen_with(ENDS, 0)?;
-    let first = first_numbers(&mut listener)?;
+    let first = SequenceNumbers::first(&mut listener)?;
     let maker = child::fork(|| {
         status(|| {
             for _ in 0..CHILDREN {
@@ -687,7 +687,7 @@ fn listening_again_loses_no_process() -> TestResult {
     expect_eq("processes that began", begun.len(), CHILDREN)?;
     let ended = of_children(&messages, mask::EXIT);
     expect_eq("processes that ended", ended, begun)?;
-    expect_eq("missing numbers", missing(&messages, &first)?, 0)
+    expect_eq("missing numbers", first.missing(&messages)?, 0)
 }
 
 /// How many trees of processes there are at most.

@@ -28,7 +28,7 @@ use crate::support::procfs::{
     cgroup_of, events_of_proc, identity_of, in_container, living_in_proc,
 };
 use crate::support::scenario::{mark, mark_on_each_cpu, own_task};
-use crate::support::sequence_numbers::{first_numbers, missing};
+use crate::support::sequence_numbers::SequenceNumbers;
 use crate::support::sessions::fork_as;
 use crate::support::socket_filter::keep_bytes;
 use crate::support::state_dump::{RARE, StateDump, ask, is_answer, listen, state};
@@ -207,7 +207,7 @@ fn a_process_of_many_threads_does_not_end_it() -> TestResult {
 fn what_is_told_takes_no_number() -> TestResult {
     in_container(|| {
         let mut listener = Listener::listen(mask::COMM)?;
-        let first = first_numbers(&mut listener)?;
+        let first = SequenceNumbers::first(&mut listener)?;
         start_many_idle(MANY_IDLE)?;
         let events = 4 * cpus()?.len();
         mark_on_each_cpu(1)?;
@@ -220,7 +220,7 @@ fn what_is_told_takes_no_number() -> TestResult {
         mark_on_each_cpu(1)?;
         dump.others.extend(listener.take_queued()?);
         expect_eq("events", dump.others.len(), events)?;
-        expect_eq("missing numbers", missing(&dump.others, &first)?, 0)?;
+        expect_eq("missing numbers", first.missing(&dump.others)?, 0)?;
         let line = Listing::of(listener.port_id()?)?;
         let account = (line.delivered, line.lost);
         expect_eq("delivered and lost", account, (events as u64, 0))
