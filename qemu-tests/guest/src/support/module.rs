@@ -8,7 +8,9 @@ use std::fs::{self, File};
 use nix::errno::Errno;
 use nix::kmod::{DeleteModuleFlags, ModuleInitFlags, delete_module, finit_module};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::WaitStatus;
 use protocol::MODULE_VARIABLE;
+use protocol::results::names;
 
 use super::scenario::{expect_own_events, mark};
 use crate::child::{self, Gate};
@@ -16,6 +18,7 @@ use crate::cpus::{cpus, pin};
 use crate::debugfs;
 use crate::harness::{Failure, TestResult, expect, expect_eq};
 use crate::listener::Listener;
+use crate::results;
 
 /// Skips a test of the module if the handler is no module.
 #[track_caller]
@@ -109,7 +112,8 @@ pub fn reload() -> TestResult {
     expect_own_events(&mut Listener::listen_all()?)
 }
 
-/// Loads and unloads it so many times while others fork, rename and exit on all CPUs.
+/// Loads and unloads it so many times while others fork, rename and exit on all CPUs. Reports how often it
+/// did.
 pub fn reload_under_load(rounds: usize) -> TestResult {
     needed()?;
     let mut busy = Vec::new();
@@ -118,16 +122,21 @@ pub fn reload_under_load(rounds: usize) -> TestResult {
         busy.push(child::fork(|| raise_events(cpu, &started))?);
         started.pass()?;
     }
+    let mut reloads = 0;
     for _ in 0..rounds {
         let listener = Listener::listen_all()?;
         expect_unload_refused()?;
         drop(listener);
         reload()?;
+        reloads += 1;
     }
     for child in busy {
-        kill(child.pid(), Signal::SIGKILL)?;
-        child.wait()?;
+        let pid = child.pid();
+        kill(pid, Signal::SIGKILL)?;
+        let killed = WaitStatus::Signaled(pid, Signal::SIGKILL, false);
+        expect_eq("the end of a busy process", child.wait()?, killed)?;
     }
+    results::figure(names::LOADS, f64::from(reloads));
     Ok(())
 }
 

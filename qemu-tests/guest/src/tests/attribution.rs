@@ -140,7 +140,6 @@ fn short_sessions_outrun_a_reader_of_proc_and_not_their_events() -> TestResult {
         }
         unknown += usize::from(left != service.left);
     }
-    results::figure("short sessions", LEADERS as f64);
     results::figure("gone when looked up in /proc", f64::from(gone));
     succeed(service.process)?;
     expect_eq("not attributed by events", unknown, 0)
