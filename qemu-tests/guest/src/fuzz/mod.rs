@@ -21,7 +21,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
 use serde::{Deserialize, Serialize};
 
-use crate::child::{self, Child};
+use crate::child;
 use crate::debugfs::Listing;
 use crate::harness::{Failure, TestResult, expect, expect_eq};
 use crate::results;
@@ -207,7 +207,7 @@ pub fn run(options: &Options) -> TestResult {
         }
     }
     let tally = followed?;
-    workers.into_iter().try_for_each(expect_end)?;
+    workers.into_iter().try_for_each(succeed)?;
     expect_nobody()?;
     let none_is_left = match user {
         Some(user) => {
@@ -413,13 +413,6 @@ fn follow(reader: &OwnedFd, started: Instant) -> Result<Tally, Failure> {
             println!("fuzz: {:.0} s: {total}", started.elapsed().as_secs_f64());
         }
     }
-}
-
-fn expect_end(worker: Child) -> TestResult {
-    let pid = worker.pid();
-    let ended = worker.wait()?;
-    let succeeded = nix::sys::wait::WaitStatus::Exited(pid, 0);
-    expect_eq("a worker", ended, succeeded)
 }
 
 fn expect_nobody() -> TestResult {

@@ -13,6 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::WaitStatus;
 use nix::unistd::{Gid, Pid, Uid, execv, setgid, setsid, setuid};
 
+use super::process::succeed;
 use super::tracer::trace;
 use crate::child::{self, Child, Gate, own_pid, own_tid};
 use crate::cpus::{cpus, pin};
@@ -176,12 +177,7 @@ pub fn in_child(
     let child = Task::leader(process.pid().as_raw());
     take_through_mark(listener, child, BEGIN)?;
     let messages = take_through_mark(listener, child, END)?;
-    let pid = process.pid();
-    expect_eq(
-        "the child's end",
-        process.wait()?,
-        WaitStatus::Exited(pid, 0),
-    )?;
+    succeed(process)?;
     Ok(Scene {
         child,
         number: result.pass()?,

@@ -9,7 +9,6 @@ use std::thread;
 use netlink_sys::{Socket, SocketAddr};
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::WaitStatus;
 use nix::unistd::{dup2_stdin, dup2_stdout, execv, pipe, read};
 
 use crate::child::{self, Gate};
@@ -17,6 +16,7 @@ use crate::harness::{Declaration, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::{Listener, ListenerError};
 use crate::support::descriptors::{receive_descriptor, send_descriptors, unix_pair};
 use crate::support::ends::{End, ignore, leave};
+use crate::support::process::succeed;
 use crate::support::scenario::{ListeningChild, expect_count, expect_own_events, mark};
 use crate::test;
 use crate::wire::{CN_PROC, IGNORE, LISTEN, mask};
@@ -112,8 +112,7 @@ fn a_socket_passed_on_listens_until_its_last_holder_closes_it() -> TestResult {
     taken.pass()?;
     expect_count(0)?;
     close.open(0)?;
-    let pid = holder.pid();
-    expect_eq("the holder", holder.wait()?, WaitStatus::Exited(pid, 0))
+    succeed(holder)
 }
 
 fn a_socket_in_flight_listens_until_its_message_is_dropped() -> TestResult {

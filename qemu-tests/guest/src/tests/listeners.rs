@@ -6,6 +6,7 @@ use nix::unistd::setsid;
 use crate::child;
 use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
+use crate::support::process::succeed;
 use crate::support::scenario::{
     ListeningChild, events_about, expect_own_events, in_child, mark, own_task,
 };
@@ -54,12 +55,7 @@ fn killing_one_leaves_the_other() -> TestResult {
 fn a_child_may_use_its_parents_socket() -> TestResult {
     let mut listener = Listener::open()?;
     let child = child::fork(|| i32::from(listener.request(&[LISTEN, mask::COMM]).is_err()))?;
-    let pid = child.pid();
-    expect_eq(
-        "the child",
-        child.wait()?,
-        nix::sys::wait::WaitStatus::Exited(pid, 0),
-    )?;
+    succeed(child)?;
     mark("heard")?;
     let heard = listener.wait_for(
         "COMM",

@@ -8,7 +8,6 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::sysinfo::sysinfo;
-use nix::sys::wait::WaitStatus;
 use nix::unistd::{Gid, Uid, setresgid, setresuid};
 
 use crate::child::{self, Gate, own_pid};
@@ -18,7 +17,7 @@ use crate::listener::Listener;
 use crate::support::container::{ALL, Container, require};
 use crate::support::fault_injection::Setting;
 use crate::support::module::ModuleGuard;
-use crate::support::process::succeed;
+use crate::support::process::{status, succeed};
 use crate::support::scenario::{ask, expect_count, expect_own_events, mark};
 use crate::test;
 use crate::wire::{LISTEN, mask};
@@ -61,24 +60,13 @@ const OTHER_USER: u32 = 4242;
 fn as_user(user: u32, function: impl FnOnce() -> TestResult) -> TestResult {
     let process = child::fork(|| {
         let (uid, gid) = (Uid::from_raw(user), Gid::from_raw(user));
-        let result = setresgid(gid, gid, gid)
-            .and_then(|()| setresuid(uid, uid, uid))
-            .map_err(Failure::from)
-            .and_then(|()| function());
-        match result {
-            Ok(()) => 0,
-            Err(failure) => {
-                eprintln!("as user {user}: {failure}");
-                1
-            }
-        }
+        status(|| {
+            setresgid(gid, gid, gid)?;
+            setresuid(uid, uid, uid)?;
+            function()
+        })
     })?;
-    let pid = process.pid();
-    expect_eq(
-        "the user's process",
-        process.wait()?,
-        WaitStatus::Exited(pid, 0),
-    )
+    succeed(process)
 }
 
 /// Where the limits of this user namespace are, and the one of listeners.
@@ -173,13 +161,14 @@ fn each_user_has_a_limit_alone() -> TestResult {
     })?;
     let (listening, done) = (Gate::new()?, Gate::new()?);
     let first = child::fork(|| {
-        let result = as_user(USER, || {
-            let _own = expect_answers(&[0])?;
-            listening.open(0)?;
-            done.pass()?;
-            Ok(())
-        });
-        i32::from(result.is_err())
+        status(|| {
+            as_user(USER, || {
+                let _own = expect_answers(&[0])?;
+                listening.open(0)?;
+                done.pass()?;
+                Ok(())
+            })
+        })
     })?;
     listening.pass()?;
     as_user(OTHER_USER, || {
@@ -189,8 +178,7 @@ fn each_user_has_a_limit_alone() -> TestResult {
     // The user's processes share the limit.
     as_user(USER, || expect_answers(&[EUSERS]).map(drop))?;
     done.open(0)?;
-    let pid = first.pid();
-    expect_eq("the first", first.wait()?, WaitStatus::Exited(pid, 0))
+    succeed(first)
 }
 
 fn root_has_no_limit() -> TestResult {

@@ -9,6 +9,7 @@ use nix::unistd::Pid;
 use crate::child::{self, Gate};
 use crate::harness::{Declaration, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
+use crate::support::process::succeed;
 use crate::support::scenario::{events_of, in_self, own_task};
 use crate::test;
 use crate::wire::{Event, Task, mask};
@@ -47,7 +48,7 @@ fn expect_tracers(
         expected,
     )?;
     gate.open(0)?;
-    expect_eq("the child's end", child.wait()?, WaitStatus::Exited(pid, 0))
+    succeed(child)
 }
 
 fn nothing(_: Pid) -> TestResult {
