@@ -10,7 +10,7 @@ use std::{io, process};
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, execv, gettid, pipe};
@@ -124,11 +124,8 @@ fn open_pidfd(pid: Pid, flags: i32) -> nix::Result<OwnedFd> {
 
 /// Whether the process of a [`pidfd`] ends within this time.
 pub fn has_ended(pidfd: &OwnedFd, limit: Duration) -> nix::Result<bool> {
-    let timeout = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
-    match poll(
-        &mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)],
-        timeout,
-    ) {
+    let mut ends = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+    match poll(&mut ends, timeouts::for_poll(limit)) {
         Ok(ready) => Ok(ready > 0),
         Err(Errno::EINTR) => Ok(false),
         Err(error) => Err(error),
@@ -179,12 +176,8 @@ impl Gate {
 
     /// As [`Self::pass`], when the other side has much to do first.
     pub fn pass_within(&self, limit: Duration) -> io::Result<i32> {
-        let timeout = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
-        if poll(
-            &mut [PollFd::new(self.reader.as_fd(), PollFlags::POLLIN)],
-            timeout,
-        )? == 0
-        {
+        let mut readable = [PollFd::new(self.reader.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut readable, timeouts::for_poll(limit))? == 0 {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "no handshake came"));
         }
         let mut number = [0; 4];

@@ -223,12 +223,10 @@ impl Listener {
                 self.unread = datagram.into();
                 continue;
             }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            let timeout = timeouts::poll_until(deadline);
+            if timeout == PollTimeout::ZERO {
                 return Ok(None);
             }
-            // Rounded up, so that the last millisecond is not spent spinning.
-            let timeout = PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX);
             match poll(&mut [PollFd::new(self.as_fd(), PollFlags::POLLIN)], timeout) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(error) => return Err(ListenerError::System("poll", error.into())),

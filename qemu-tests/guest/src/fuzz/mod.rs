@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use fastrand::Rng;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sched::CloneFlags;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
@@ -391,7 +391,7 @@ fn follow(reader: &OwnedFd, started: Instant) -> Result<Tally, Failure> {
     let mut progress = Instant::now();
     let mut bytes = vec![0; REPORT_LIMIT];
     let silence = timeouts::scaled(SILENCE_LIMIT);
-    let limit = PollTimeout::try_from(silence).unwrap_or(PollTimeout::MAX);
+    let limit = timeouts::for_poll(silence);
     loop {
         if poll(&mut [PollFd::new(reader.as_fd(), PollFlags::POLLIN)], limit)? == 0 {
             let what = format!("no worker ended a round in {silence:?}");

@@ -14,7 +14,7 @@ use clap::Args;
 use fastrand::Rng;
 use nix::fcntl::OFlag;
 use nix::libc;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sched::CloneFlags;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
@@ -144,7 +144,7 @@ fn storm(model: &mut Model, random: &mut Rng, own_numbers: bool) -> TestResult {
 
 /// Waits until nobody has the other end of a pipe any more.
 fn await_end(pipe: &OwnedFd) -> TestResult {
-    let limit = PollTimeout::try_from(timeouts::scaled(STORM_LIMIT)).unwrap_or(PollTimeout::MAX);
+    let limit = timeouts::for_poll(timeouts::scaled(STORM_LIMIT));
     let mut closed = [PollFd::new(pipe.as_fd(), PollFlags::empty())];
     expect_eq("the end of a storm", poll(&mut closed, limit)?, 1)
 }

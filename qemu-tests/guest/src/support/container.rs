@@ -358,8 +358,7 @@ impl Handover {
 
     /// Waits for the next listener of a container, which may end before it hands over one.
     pub fn receive_from(&self, container: &Container) -> Result<Listener, Failure> {
-        let limit =
-            PollTimeout::try_from(timeouts::scaled(EVENT_LIMIT)).unwrap_or(PollTimeout::MAX);
+        let limit = timeouts::for_poll(timeouts::scaled(EVENT_LIMIT));
         let mut sources = [&self.receiver, &container.pidfd]
             .map(|source| PollFd::new(source.as_fd(), PollFlags::POLLIN));
         poll(&mut sources, limit)?;

@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, pipe};
@@ -117,10 +117,8 @@ impl RunningProgram {
 
     /// Reads more output. Returns false at the end, or when nothing comes in time.
     fn read(&mut self, deadline: Instant) -> Result<bool, Failure> {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX);
         let mut descriptors = [PollFd::new(self.reader.as_fd(), PollFlags::POLLIN)];
-        if poll(&mut descriptors, timeout)? == 0 {
+        if poll(&mut descriptors, timeouts::poll_until(deadline))? == 0 {
             return Ok(false);
         }
         let mut bytes = [0; 4096];

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use netlink_sys::{Socket, SocketAddr};
 use nix::kmod::{DeleteModuleFlags, ModuleInitFlags, delete_module, finit_module};
 use nix::libc;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use protocol::BUILD_VARIABLE;
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -76,13 +76,8 @@ fn join() -> Result<Listener, Failure> {
 
 /// The number in cn_test's next message, or `None` when none has come until the deadline.
 fn next_number(member: &mut Listener, deadline: Instant) -> Result<Option<u32>, Failure> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-    if poll(
-        &mut [PollFd::new(member.as_fd(), PollFlags::POLLIN)],
-        timeout,
-    )? == 0
-    {
+    let mut readable = [PollFd::new(member.as_fd(), PollFlags::POLLIN)];
+    if poll(&mut readable, timeouts::poll_until(deadline))? == 0 {
         return Ok(None);
     }
     let mut datagram = Vec::with_capacity(4096);

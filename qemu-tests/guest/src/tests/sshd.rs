@@ -8,10 +8,10 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::mount::{MsFlags, mount};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sched::CloneFlags;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getsid};
@@ -218,11 +218,9 @@ impl Login {
         let deadline = timeouts::deadline(ANSWER_LIMIT);
         let mut answer = Vec::new();
         while answer.len() < WORD.len() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
             let mut descriptors = [PollFd::new(self.output.as_fd(), PollFlags::POLLIN)];
             let mut bytes = [0; 64];
-            if poll(&mut descriptors, timeout)? == 0 {
+            if poll(&mut descriptors, timeouts::poll_until(deadline))? == 0 {
                 break;
             }
             match self.output.read(&mut bytes)? {
