@@ -13,7 +13,7 @@ use nix::unistd::{Pid, getpid};
 use protocol::complaints::{DUMP_BEGINS, DUMP_ENDED, Line, Reader, TEST_BEGINS, TESTS_ENDED};
 
 use crate::harness::{Kernel, Trouble};
-use crate::proc_stat::Stat;
+use crate::proc_stat::{Stat, processes};
 use crate::support::kernel_log::{self, Log};
 
 /// How many warnings and reports there were. Kernels before 6.1 don't count them.
@@ -173,11 +173,7 @@ fn text(record: &str) -> Vec<String> {
 /// Where in the kernel each thread is of the processes that come from this one.
 fn stacks_below(ancestor: Pid) -> io::Result<Vec<String>> {
     let mut parents = BTreeMap::new();
-    for entry in fs::read_dir("/proc")? {
-        let name = entry?.file_name();
-        let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else {
-            continue;
-        };
+    for pid in processes()? {
         // Who is gone in between does not hang.
         if let Ok(stat) = Stat::of(pid) {
             parents.insert(pid, stat.parent);

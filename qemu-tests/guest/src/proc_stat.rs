@@ -2,10 +2,32 @@
 //! What /proc says of a task, see proc_pid_stat(5).
 
 use std::fmt::Display;
-use std::{fs, io};
+use std::fs::{self, DirEntry};
+use std::io;
 
 /// A tick of the times there, in nanoseconds: there are 100 in a second.
 pub const TICK: u64 = 10_000_000;
+
+/// The numbers of all processes, as the reader's pid namespace has them.
+pub fn processes() -> io::Result<Vec<i32>> {
+    let mut processes = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        processes.extend(number(&entry?));
+    }
+    Ok(processes)
+}
+
+/// The numbers of the threads of a process. It has none if it is gone.
+pub fn threads_of(pid: i32) -> Vec<i32> {
+    let entries = fs::read_dir(format!("/proc/{pid}/task"));
+    let entries = entries.into_iter().flatten().flatten();
+    entries.filter_map(|entry| number(&entry)).collect()
+}
+
+/// The number that an entry of a directory in /proc is named by.
+fn number(entry: &DirEntry) -> Option<i32> {
+    entry.file_name().to_str()?.parse().ok()
+}
 
 /// What /proc says of a task.
 #[derive(Clone, Copy, Debug, PartialEq)]

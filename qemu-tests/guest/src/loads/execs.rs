@@ -3,7 +3,6 @@
 //! follows from FORK and EXIT alone which numbers live. It has to agree with /proc after each storm.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,7 +23,7 @@ use super::rounds::{NO_LIMIT, rounds};
 use crate::child;
 use crate::harness::{Failure, TestResult, expect_eq};
 use crate::listener::Listener;
-use crate::proc_stat::has_ended;
+use crate::proc_stat::{has_ended, processes, threads_of};
 use crate::results;
 use crate::support::container::{Container, PID, available, keep_mounts, mount_own_proc};
 use crate::support::polling::poll_until_done;
@@ -270,19 +269,8 @@ fn restrict(mut numbers: BTreeMap<i32, i32>, family: Option<&[i32]>) -> BTreeMap
 /// long as its process does.
 fn in_proc() -> Result<BTreeMap<i32, i32>, Failure> {
     let mut numbers = BTreeMap::new();
-    for process in fs::read_dir("/proc")? {
-        let name = process?.file_name();
-        let Some(process) = name.to_str().and_then(|name| name.parse().ok()) else {
-            continue;
-        };
-        // A process that is gone meanwhile has none.
-        let tasks = fs::read_dir(format!("/proc/{process}/task"));
-        let tasks: Vec<i32> = tasks
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter_map(|task| task.file_name().to_str()?.parse().ok())
-            .collect();
+    for process in processes()? {
+        let tasks = threads_of(process);
         for task in &tasks {
             let has_ended = has_ended(format!("{process}/task/{task}"));
             if !has_ended || (*task == process && tasks.len() > 1) {

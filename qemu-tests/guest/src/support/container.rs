@@ -20,6 +20,7 @@ use super::process::{pause_for_ever, status, succeed};
 use crate::child::{self, Child, Gate};
 use crate::harness::{Failure, TestResult, expect_eq};
 use crate::listener::{EVENT_LIMIT, Listener};
+use crate::proc_stat::{processes, threads_of};
 use crate::timeouts;
 use crate::wire::{LISTEN, Task};
 
@@ -310,16 +311,11 @@ fn parse_numbers(status: &str) -> Vec<i32> {
 /// All threads that the reader sees: the process, and the thread's numbers.
 fn threads() -> Result<Vec<(i32, Vec<i32>)>, Failure> {
     let mut threads = Vec::new();
-    for process in fs::read_dir("/proc")? {
-        let process = process?.path();
-        let name = process.file_name().and_then(|name| name.to_str());
-        let Some(pid) = name.and_then(|name| name.parse().ok()) else {
-            continue;
-        };
-        // What ends meanwhile is not what is looked for.
-        let tasks = fs::read_dir(process.join("task")).into_iter().flatten();
-        for task in tasks.flatten() {
-            let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
+    for pid in processes()? {
+        for thread in threads_of(pid) {
+            // What ends meanwhile is not what is looked for.
+            let status = format!("/proc/{pid}/task/{thread}/status");
+            let status = fs::read_to_string(status).unwrap_or_default();
             threads.push((pid, parse_numbers(&status)));
         }
     }

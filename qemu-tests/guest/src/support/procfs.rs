@@ -14,7 +14,7 @@ use super::container::{Container, PID, keep_mounts, mount_own_proc};
 use crate::child::pidfd;
 use crate::harness::{Failure, TestResult};
 use crate::identities;
-use crate::proc_stat::{Stat, TICK, has_ended};
+use crate::proc_stat::{Stat, TICK, has_ended, processes, threads_of};
 use crate::wire::{Event, Identity, Task};
 
 impl Stat {
@@ -31,19 +31,14 @@ impl Stat {
 
 /// Whether all threads of a process have ended, or it is gone.
 fn process_has_ended(pid: i32) -> bool {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task"));
-    let mut tasks = tasks.into_iter().flatten().flatten();
-    tasks.all(|task| has_ended(format!("{pid}/task/{}", task.file_name().to_string_lossy())))
+    let mut threads = threads_of(pid).into_iter();
+    threads.all(|thread| has_ended(format!("{pid}/task/{thread}")))
 }
 
 /// The processes that live according to /proc.
 pub fn living_in_proc() -> Result<BTreeMap<i32, Stat>, Failure> {
     let mut living = BTreeMap::new();
-    for process in fs::read_dir("/proc")? {
-        let name = process?.file_name();
-        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
-            continue;
-        };
+    for pid in processes()? {
         // What is gone in between has ended.
         if let (false, Ok(stat)) = (process_has_ended(pid), Stat::of(pid)) {
             living.insert(pid, stat);
