@@ -3,7 +3,6 @@
 //! at the end, and the kernel's memory is as before.
 
 use std::fs;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -12,10 +11,10 @@ use nix::sys::wait::WaitStatus;
 
 use super::victim;
 use crate::debugfs::Listing;
-use crate::harness::{Failure, TestResult, expect, expect_eq};
+use crate::harness::{Failure, TestResult, expect_eq};
 use crate::results;
 use crate::support::module;
-use crate::timeouts;
+use crate::support::polling::poll_until_done;
 use crate::wire::mask;
 use protocol::results::names;
 
@@ -56,27 +55,21 @@ pub fn repeat(what: &str, times: usize, run: fn(usize) -> TestResult) -> TestRes
     let started = Instant::now();
     let before = used_kb()?;
     run(times - warm_up)?;
-    let growth = settled_kb(before)? - before;
+    let mut growth = 0;
+    // Until then, what is freed after a grace period may still be there.
+    poll_until_done(SETTLE_LIMIT, || {
+        growth = used_kb()? - before;
+        let grows = growth >= GROWTH_LIMIT_KB;
+        Ok(grows.then(|| {
+            format!("less than {GROWTH_LIMIT_KB} kB more in use after {times} {what}, got {growth}")
+        }))
+    })?;
     expect_eq("listeners at the end", Listing::read()?.count, 0)?;
     let seconds = started.elapsed().as_secs_f64();
-    println!("cycles: {times} {what} ({seconds:.1} s), {growth} kB more in use, nobody listens");
-    expect(
-        growth < GROWTH_LIMIT_KB,
-        format!("less than {GROWTH_LIMIT_KB} kB more in use after {times} {what}, got {growth}"),
-    )
-}
-
-/// What is used once it is no more than it may be; until then, what is freed after a grace period may
-/// still be there.
-fn settled_kb(before: i64) -> Result<i64, Failure> {
-    let limit = timeouts::deadline(SETTLE_LIMIT);
-    loop {
-        let used = used_kb()?;
-        if used - before < GROWTH_LIMIT_KB || Instant::now() > limit {
-            return Ok(used);
-        }
-        thread::yield_now();
-    }
+    println!(
+        "cycles: {times} {what} ({seconds:.1} s), {growth} kB more in use, no listener is left"
+    );
+    Ok(())
 }
 
 /// What the kernel uses of the memory that is not given back when it is needed: slabs that can't be

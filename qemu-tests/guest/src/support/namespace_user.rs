@@ -5,24 +5,24 @@
 //! with a limit of one, another one can be made only when no other is left, however hidden it is.
 
 use std::fs;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::wait::WaitStatus;
 
 use super::container::{Container, NET, PID, USER, require};
+use super::polling::poll_with_pauses;
 use crate::child::{self, Child};
 use crate::harness::{Failure, TestResult, expect};
-use crate::timeouts;
 
 /// How long the kernel may take to free namespaces: it does so after grace periods, in a work
 /// queue.
 pub const FREE_LIMIT: Duration = Duration::from_secs(15);
 
-/// How often to look whether it did.
-pub const POLL_INTERVAL: Duration = Duration::from_millis(10);
+/// How long to pause before the next look whether it did. A look makes namespaces itself, which are to be
+/// freed, too.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Exit status of a process that was refused a namespace.
 const REFUSED_STATUS: i32 = 2;
@@ -90,13 +90,10 @@ impl NamespaceUser {
     /// Waits until all namespaces of the user are gone.
     pub fn expect_nothing_left(&self) -> TestResult {
         self.allow(1)?;
-        let limit = timeouts::scaled(FREE_LIMIT);
-        let deadline = Instant::now() + limit;
-        while !self.is_empty()? {
-            let in_time = Instant::now() < deadline;
-            expect(in_time, format!("namespaces to be free in {limit:?}"))?;
-            thread::sleep(POLL_INTERVAL);
-        }
+        poll_with_pauses(PAUSE, FREE_LIMIT, || {
+            let is_empty = self.is_empty()?;
+            Ok((!is_empty).then(|| "namespaces to be free".to_owned()))
+        })?;
         self.allow(MANY)
     }
 }

@@ -12,12 +12,25 @@ use crate::timeouts;
 #[track_caller]
 pub fn poll_until_done(
     limit: Duration,
+    awaited: impl FnMut() -> Result<Option<String>, Failure>,
+) -> TestResult {
+    poll_with_pauses(Duration::ZERO, limit, awaited)
+}
+
+/// As [`poll_until_done`], but pauses each time for so long. This is for looks that delay what is awaited.
+#[track_caller]
+pub fn poll_with_pauses(
+    pause: Duration,
+    limit: Duration,
     mut awaited: impl FnMut() -> Result<Option<String>, Failure>,
 ) -> TestResult {
     let deadline = timeouts::deadline(limit);
     while let Some(what) = awaited()? {
         expect(Instant::now() < deadline, what)?;
-        thread::yield_now();
+        match pause {
+            Duration::ZERO => thread::yield_now(),
+            pause => thread::sleep(pause),
+        }
     }
     Ok(())
 }

@@ -7,7 +7,6 @@ use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, poll};
@@ -15,6 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, pipe};
 
+use super::polling::poll_with_pauses;
 use crate::harness::{Failure, expect, expect_eq};
 use crate::proc_stat::Stat;
 use crate::timeouts;
@@ -22,8 +22,8 @@ use crate::timeouts;
 /// How long a program may take to print what is expected.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// How often to look at a state that nothing reports.
-const POLL_INTERVAL: Duration = Duration::from_millis(10);
+/// How long to pause before the next look at a program that starts.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// A program of this name in PATH, where set-up puts what tests run.
 pub fn in_path(name: &str) -> Result<PathBuf, Failure> {
@@ -131,14 +131,10 @@ impl RunningProgram {
     /// request then, for it does not sleep in between.
     #[track_caller]
     pub fn wait_until_it_listens(&self) -> Result<(), Failure> {
-        let deadline = timeouts::deadline(LIMIT);
-        while !(has_socket(self.pid())? && sleeps(self.pid())?) {
-            if Instant::now() > deadline {
-                return Err(self.failure("does not listen"));
-            }
-            thread::sleep(POLL_INTERVAL);
-        }
-        Ok(())
+        poll_with_pauses(PAUSE, LIMIT, || {
+            let listens = has_socket(self.pid())? && sleeps(self.pid())?;
+            Ok((!listens).then(|| format!("{} to listen, got:\n{}", self.name, self.text)))
+        })
     }
 
     /// Waits for the program's end. Returns all its output, and whether it succeeded.

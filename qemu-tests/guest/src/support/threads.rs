@@ -4,7 +4,6 @@
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
-use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -16,10 +15,9 @@ use nix::unistd::Pid;
 use super::polling::poll_until_done;
 use super::process::{pause_for_ever, status};
 use crate::child::{self, Child};
-use crate::harness::{Failure, TestResult, expect};
+use crate::harness::{Failure, TestResult};
 use crate::listener::EVENT_LIMIT;
 use crate::proc_stat::Stat;
-use crate::timeouts;
 
 /// How long a thread may wait for another one.
 static WAIT_LIMIT: libc::timespec = libc::timespec {
@@ -111,12 +109,11 @@ pub fn reap(pid: Pid) -> Result<u32, Failure> {
 /// Waits for the ends of children or tracees, which may wait for one another to be reaped; the status
 /// of the last one that is named. What stops a tracee does not concern it.
 pub fn reap_all(pids: &[Pid]) -> Result<u32, Failure> {
-    let limit = timeouts::deadline(EVENT_LIMIT);
     let mut left = pids.to_vec();
     let mut last = 0;
-    while !left.is_empty() {
+    poll_until_done(EVENT_LIMIT, || {
         let mut lives = Vec::new();
-        for pid in left {
+        for pid in std::mem::take(&mut left) {
             let status = match waitpid(pid, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG))? {
                 WaitStatus::Exited(_, status) => (status as u32) << 8,
                 WaitStatus::Signaled(_, signal, _) => signal as u32,
@@ -133,12 +130,8 @@ pub fn reap_all(pids: &[Pid]) -> Result<u32, Failure> {
             }
         }
         left = lives;
-        expect(
-            left.is_empty() || Instant::now() < limit,
-            format!("the ends of {left:?}"),
-        )?;
-        thread::yield_now();
-    }
+        Ok((!left.is_empty()).then(|| format!("the ends of {left:?}")))
+    })?;
     Ok(last)
 }
 

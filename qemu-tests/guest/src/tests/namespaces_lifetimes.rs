@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Namespaces, listeners, tasks and the module end in every order, and nothing is left (C25, C27).
 
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sched::unshare;
 use nix::unistd::setsid;
@@ -13,13 +12,13 @@ use crate::listener::Listener;
 use crate::support::container::{Container, Handover, NET, PID, USER, open};
 use crate::support::idle_processes::start_idle;
 use crate::support::module::ModuleGuard;
-use crate::support::namespace_user::{FREE_LIMIT, NamespaceUser, POLL_INTERVAL};
+use crate::support::namespace_user::{FREE_LIMIT, NamespaceUser};
+use crate::support::polling::poll_until_done;
 use crate::support::process::{pause_for_ever, status, succeed};
 use crate::support::scenario::expect_count;
 use crate::support::slabs;
 use crate::support::stock::{NO_MODULE, NO_NETWORK_NAMESPACES};
 use crate::test;
-use crate::timeouts;
 use crate::wire::{LISTEN, mask};
 
 pub const TESTS: &[Test] = &Declaration::new()
@@ -191,15 +190,10 @@ fn namespaces_that_are_gone_left_no_sockets() -> TestResult {
     let before = slabs::objects()?;
     round()?;
     // A namespace is gone for its user before the memory of all that was in it is free.
-    let deadline = timeouts::deadline(FREE_LIMIT);
-    loop {
+    poll_until_done(FREE_LIMIT, || {
         let (name, more) = slabs::objects()?.most_more_than(&before);
-        if more < NAMESPACES / 2 {
-            return Ok(());
-        }
-        let in_time = Instant::now() < deadline;
-        let what = format!("{name} not to grow with {NAMESPACES} namespaces, got {more} more");
-        expect(in_time, what)?;
-        thread::sleep(POLL_INTERVAL);
-    }
+        let grows = more >= NAMESPACES / 2;
+        Ok(grows
+            .then(|| format!("{name} not to grow with {NAMESPACES} namespaces, got {more} more")))
+    })
 }

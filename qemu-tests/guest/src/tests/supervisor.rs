@@ -14,8 +14,8 @@
 //! A pid namespace of its own may have few numbers, so that a number is given again when it is wanted.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
-use std::{env, fs, thread};
+use std::time::Duration;
+use std::{env, fs};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::CloneFlags;
@@ -28,6 +28,7 @@ use crate::child::{self, own_pid};
 use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::support::container::{ALL, Container, PID, require, without_proc};
 use crate::support::fault_injection::Setting;
+use crate::support::polling::poll_until_done;
 use crate::support::process::succeed;
 use crate::support::program::RunningProgram;
 use crate::test;
@@ -57,9 +58,6 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// How long a process may take to end that was killed.
 const END_LIMIT: Duration = Duration::from_secs(10);
-
-/// How often a process is looked at that tells nothing.
-const INTERVAL: Duration = Duration::from_millis(10);
 
 /// The lowest number that is given to another process again, `RESERVED_PIDS`.
 const LOWEST: i32 = 300;
@@ -224,12 +222,10 @@ impl Pipe {
     fn detach_unheard(&self, child: i32) -> TestResult {
         self.open()?;
         let child = Pid::from_raw(child);
-        let deadline = timeouts::deadline(END_LIMIT);
-        while getsid(Some(child))? != child {
-            expect(Instant::now() < deadline, format!("{child} to detach"))?;
-            thread::sleep(INTERVAL);
-        }
-        Ok(())
+        poll_until_done(END_LIMIT, || {
+            let is_attached = getsid(Some(child))? != child;
+            Ok(is_attached.then(|| format!("{child} to detach")))
+        })
     }
 }
 
