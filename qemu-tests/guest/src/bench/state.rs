@@ -3,15 +3,12 @@
 //!
 //! Both are asked in the same pid namespace, one after the other, by a process in it.
 
-use std::ffi::{c_int, c_void};
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::Read;
-use std::{ptr, thread};
+use std::thread;
 
 use anyhow::{Result, anyhow, ensure};
-use nix::errno::Errno;
-use nix::libc;
 use nix::sched::{CloneFlags, unshare};
 use protocol::bench::{Line, POPULATIONS, Picture, Situation};
 
@@ -26,6 +23,7 @@ use crate::debugfs;
 use crate::harness::TestResult;
 use crate::listener::Listener;
 use crate::support::container::{Container, PID, keep_mounts, mount_own_proc};
+use crate::support::idle_processes::start_small;
 use crate::wire::{PROCESS, STATE, mask};
 
 /// The forms in which the kernel tells it.
@@ -36,9 +34,6 @@ pub const FIGURES: usize = (1 + FORMS.len()) * POPULATIONS.len();
 
 /// How often it is asked for each figure: what is measured is long.
 const TIMES: usize = 5;
-
-/// Room for what little a process does.
-const STACK_SIZE: usize = 4 << 10;
 
 /// More bytes than a /proc/PID/stat has.
 const STAT_SIZE: usize = 1024;
@@ -66,27 +61,12 @@ pub fn run() -> Result<()> {
     missing(figures, Situation::State, "it has no such request".into())
 }
 
-/// Makes so many processes that do nothing until they are killed. They share their memory with who
-/// makes them, lest they take all that there is.
+/// Makes so many processes that do nothing until they are killed.
 fn populate(count: u32) -> TestResult {
-    const WORDS: usize = STACK_SIZE / size_of::<u128>();
-    let flags = libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_FILES | libc::SIGCHLD;
-    let mut stacks = vec![0u128; count as usize * WORDS];
-    for stack in stacks.chunks_exact_mut(WORDS) {
-        let top = stack.as_mut_ptr_range().end.cast();
-        // SAFETY: The function does nothing but call the system, on a stack of its own, which is never
-        // freed.
-        Errno::result(unsafe { libc::clone(stay, top, flags, ptr::null_mut()) })?;
+    for _ in 0..count {
+        start_small()?;
     }
-    std::mem::forget(stacks);
     Ok(())
-}
-
-extern "C" fn stay(_: *mut c_void) -> c_int {
-    loop {
-        // SAFETY: The call takes nothing.
-        unsafe { libc::pause() };
-    }
 }
 
 /// Learns in all ways who is there, beside so many.

@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Processes that do nothing until they are killed.
 
+use std::ptr;
+
+use nix::errno::Errno;
+use nix::libc;
+
 use super::process::{pause_for_ever, status};
 use crate::child::{self, Gate};
 use crate::harness::{Failure, TestResult};
@@ -28,4 +33,24 @@ pub fn start_many_idle(count: usize) -> TestResult {
         child::fork(|| pause_for_ever())?.into_pid();
     }
     Ok(())
+}
+
+/// Starts a process that shares this one's memory and has hardly anything of its own, so that there is
+/// room for thousands. Returns its pid.
+pub fn start_small() -> nix::Result<i32> {
+    const STACK: usize = 4096;
+    // As long as the process, which is to be killed.
+    let stack = Box::leak(vec![0_u128; STACK / size_of::<u128>()].into_boxed_slice());
+    let flags = libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_FILES | libc::SIGCHLD;
+    let top = stack.as_mut_ptr_range().end.cast();
+    // SAFETY: The function runs on a stack of its own, and touches nothing else.
+    Errno::result(unsafe { libc::clone(wait_for_ever, top, flags, ptr::null_mut()) })
+}
+
+/// What a process does that shares this one's memory.
+extern "C" fn wait_for_ever(_: *mut libc::c_void) -> libc::c_int {
+    loop {
+        // SAFETY: The call takes nothing, and returns only after a signal that has a handler.
+        unsafe { libc::pause() };
+    }
 }

@@ -4,11 +4,11 @@
 use std::time::Instant;
 
 use nix::errno::Errno;
-use nix::libc;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{getpgrp, getsid, setsid};
 
+use super::clone3::arguments;
 use super::scenario::own_task;
 use crate::child::{self, Child};
 use crate::harness::{Failure, TestResult};
@@ -74,23 +74,18 @@ pub fn end(pid: i32, code: u32) -> Event {
 
 /// Forks a child with a pid of the caller's choice, as soon as the pid is free.
 pub fn fork_as(pid: i32, deadline: Instant, function: impl FnOnce() -> i32) -> TestResult {
-    // SAFETY: All-zero fields ask for nothing.
-    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
-    arguments.exit_signal = libc::SIGCHLD as u64;
+    let mut arguments = arguments(0);
     arguments.set_tid = (&raw const pid) as u64;
     arguments.set_tid_size = 1;
+    // Each try has it, but only the child of the one that succeeds takes it.
+    let mut function = Some(function);
     loop {
-        // SAFETY: The child has its own copy of the memory, as after fork(2).
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_clone3,
-                &raw const arguments,
-                size_of::<libc::clone_args>(),
-            )
-        };
-        match Errno::result(result) {
-            Ok(0) => child::exit(function),
-            Ok(_) => return Ok(()),
+        let run = || function.take().map_or(1, |function| function());
+        match child::clone3(&arguments, run) {
+            Ok(child) => {
+                child.into_pid();
+                return Ok(());
+            }
             // Nothing tells when a number becomes free.
             Err(Errno::EEXIST) if Instant::now() < deadline => {}
             Err(error) => return Err(error.into()),

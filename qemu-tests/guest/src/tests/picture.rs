@@ -3,12 +3,10 @@
 //! which is read by other means here. See the `pictures` command, too.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::time::{Duration, Instant};
-use std::{io, ptr};
 
 use fastrand::Rng;
-use nix::errno::Errno;
-use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::sysinfo::sysinfo;
 use nix::unistd::{Pid, setsid};
@@ -24,7 +22,7 @@ use crate::support::background_load::{BackgroundLoad, beside_load};
 use crate::support::container::{ALL, Container, PID, without_proc};
 use crate::support::fault_injection::{FailNth, Setting, has_checkers};
 use crate::support::follower::{EXACT_LIMIT, Follower};
-use crate::support::idle_processes::{MANY_IDLE, start_idle, start_many_idle};
+use crate::support::idle_processes::{MANY_IDLE, start_idle, start_many_idle, start_small};
 use crate::support::process::{pause_for_ever, status};
 use crate::support::procfs::{in_container, living_in_proc};
 use crate::support::state_dump::{RARE, is_without_memory, listen, listen_and_read_little, state};
@@ -113,26 +111,6 @@ fn a_state_that_overruns_is_told_again() -> TestResult {
         expect(least.losses() >= rounds as u64, "a loss in each round")?;
         expect(least.states() > 1, "states after losses")
     })
-}
-
-/// What a process does that shares this one's memory.
-extern "C" fn wait_for_ever(_: *mut libc::c_void) -> libc::c_int {
-    loop {
-        // SAFETY: The call takes nothing, and returns only after a signal that has a handler.
-        unsafe { libc::pause() };
-    }
-}
-
-/// Starts a process that has hardly anything of its own, so that there is room for thousands; its
-/// number.
-fn start_small() -> nix::Result<i32> {
-    const STACK: usize = 4096;
-    // As long as the process, which is to be killed.
-    let stack = Box::leak(vec![0_u128; STACK / size_of::<u128>()].into_boxed_slice());
-    let flags = libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_FILES | libc::SIGCHLD;
-    let top = stack.as_mut_ptr_range().end.cast();
-    // SAFETY: The function runs on a stack of its own, and touches nothing else.
-    Errno::result(unsafe { libc::clone(wait_for_ever, top, flags, ptr::null_mut()) })
 }
 
 /// Bytes that a process of [`start_small`] takes at most, its stack in the kernel among them.
