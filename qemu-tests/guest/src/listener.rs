@@ -63,9 +63,17 @@ impl fmt::Display for ListenerError {
 impl std::error::Error for ListenerError {}
 
 impl ListenerError {
+    /// The error of a system call.
+    pub fn errno(&self) -> Option<Errno> {
+        match self {
+            Self::System(_, error) => error.raw_os_error().map(Errno::from_raw),
+            _ => None,
+        }
+    }
+
     /// Whether messages were lost for want of room.
     pub fn is_overrun(&self) -> bool {
-        matches!(self, Self::System(_, error) if error.raw_os_error() == Some(libc::ENOBUFS))
+        self.errno() == Some(Errno::ENOBUFS)
     }
 }
 

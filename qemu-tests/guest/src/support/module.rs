@@ -38,13 +38,15 @@ pub fn path() -> Result<String, Failure> {
         .map_err(|_| Failure::new(format!("{MODULE_VARIABLE} does not name the module")))
 }
 
-pub fn load() -> Result<(), Failure> {
-    load_with(c"")
+pub fn load() -> TestResult {
+    Ok(try_load(c"")??)
 }
 
-fn load_with(parameters: &CStr) -> Result<(), Failure> {
+/// Asks the kernel to load it with these parameters. Returns what the kernel answers, or fails if the file
+/// cannot be opened.
+pub fn try_load(parameters: &CStr) -> Result<nix::Result<()>, Failure> {
     let file = File::open(path()?)?;
-    Ok(finit_module(file, parameters, ModuleInitFlags::empty())?)
+    Ok(finit_module(file, parameters, ModuleInitFlags::empty()))
 }
 
 /// The module unloaded, or loaded with other parameters, until this is dropped.
@@ -63,7 +65,7 @@ impl ModuleGuard {
     /// Loads it with these parameters.
     pub fn with(parameters: &CStr) -> Result<Self, Failure> {
         let changed = Self::unloaded()?;
-        load_with(parameters)?;
+        try_load(parameters)??;
         Ok(changed)
     }
 }

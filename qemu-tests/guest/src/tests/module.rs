@@ -7,10 +7,10 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use crate::debugfs;
-use crate::harness::{Declaration, Line, Test, TestResult, expect, expect_eq};
+use crate::harness::{Declaration, Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
 use crate::support::module::{
-    ModuleGuard, expect_unload_refused, load, needed, reload, reload_under_load,
+    ModuleGuard, expect_unload_refused, needed, reload, reload_under_load, try_load,
 };
 use crate::support::scenario::{ListeningChild, expect_own_events};
 use crate::support::stock::NO_MODULE;
@@ -33,12 +33,7 @@ pub const TESTS: &[Test] = &Declaration::new()
 
 fn loading_it_twice_is_refused() -> TestResult {
     needed()?;
-    let refused = load().err().map(|failure| failure.to_string());
-    let refused = refused.unwrap_or_default();
-    expect(
-        refused.contains("EEXIST"),
-        format!("EEXIST, got {refused:?}"),
-    )?;
+    expect_eq("loading it again", try_load(c"")?, Err(Errno::EEXIST))?;
     expect_own_events(&mut Listener::listen_all()?)
 }
 
