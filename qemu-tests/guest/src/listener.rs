@@ -323,6 +323,15 @@ impl Listener {
         Ok(taken)
     }
 
+    /// Takes the answers that have arrived, without waiting. The events stay, in their order.
+    pub fn take_answers(&mut self) -> Result<Vec<Received>, ListenerError> {
+        let messages = self.take_queued()?.into_iter();
+        let (answers, events): (Vec<_>, Vec<_>) =
+            messages.partition(|received| received.event.bit() == 0);
+        self.pending = events.into();
+        Ok(answers)
+    }
+
     /// Takes all that has arrived, also where some messages were lost.
     pub fn drain(&mut self) -> Result<Drained, ListenerError> {
         let now = Instant::now();

@@ -12,6 +12,7 @@ use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::WaitStatus;
 use nix::unistd::{Gid, Pid, Uid, execv, setgid, setsid, setuid};
+use zerocopy::{Immutable, IntoBytes};
 
 use super::process::succeed;
 use super::tracer::trace;
@@ -207,13 +208,49 @@ pub fn expect_own_events(listener: &mut Listener) -> TestResult {
     expect_eq("number of own events", own.count(), 2)
 }
 
-/// Sends a request, and waits for its answer: the errno.
-pub fn ask(listener: &mut Listener, words: &[u32]) -> Result<u32, Failure> {
-    listener.request(words)?;
-    match listener.answer()?.event {
+/// The numbers of a request, by which its answer is recognised.
+pub const SEQ: u32 = 42;
+pub const ACK: u32 = 77;
+
+/// Sends a request and takes its answer. Exactly one has to be there, with the request's numbers. Events
+/// stay.
+#[track_caller]
+pub fn request(
+    listener: &mut Listener,
+    data: &(impl IntoBytes + Immutable + ?Sized),
+) -> Result<Received, Failure> {
+    listener.send(data.as_bytes(), SEQ, ACK)?;
+    let answers = listener.take_answers()?;
+    let [answer] = answers.as_slice() else {
+        return Err(Failure::new(format!("one answer, got {answers:?}")));
+    };
+    let connector = answer.message.connector;
+    let numbers = (connector.seq, connector.ack);
+    expect_eq("seq and ack", numbers, (SEQ, ACK + 1))?;
+    expect_eq("sender", answer.sender, (0, 1))?;
+    Ok(*answer)
+}
+
+/// As [`request`], but returns the errno alone.
+#[track_caller]
+pub fn ask(
+    listener: &mut Listener,
+    data: &(impl IntoBytes + Immutable + ?Sized),
+) -> Result<u32, Failure> {
+    match request(listener, data)?.event {
         Event::Ack { err } => Ok(err),
         event => Err(Failure::new(format!("an answer, got {event:?}"))),
     }
+}
+
+/// Sends a request, and expects it to be answered once, with this errno.
+#[track_caller]
+pub fn expect_answer(
+    listener: &mut Listener,
+    data: &(impl IntoBytes + Immutable + ?Sized),
+    err: u32,
+) -> TestResult {
+    expect_eq("err", ask(listener, data)?, err)
 }
 
 /// Waits for the end of a process: EXIT comes when its parent may have reaped it already.

@@ -10,6 +10,7 @@ use nix::sys::socket::{MsgFlags, recv};
 use zerocopy::IntoBytes;
 
 use super::container;
+use super::scenario::{ACK, SEQ};
 use crate::harness::{Failure, TestResult, expect, expect_eq};
 use crate::listener::{Listener, ListenerError};
 use crate::proc_stat::TICK;
@@ -19,10 +20,6 @@ use crate::wire::{
     NLM_F_MULTI, NLMSG_DONE, NLMSG_EVENT, NO_CPU, PROCESS, Received, STATE, Task, mask,
     proc_listen, proc_listen_in,
 };
-
-/// The numbers of a request.
-pub const SEQ: u32 = 42;
-pub const ACK: u32 = 77;
 
 /// How long a state may take.
 const STATE_LIMIT: Duration = Duration::from_secs(20);

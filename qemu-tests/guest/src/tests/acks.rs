@@ -12,7 +12,7 @@ use zerocopy::IntoBytes;
 use crate::harness::{Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
 use crate::support::cgroup;
-use crate::support::scenario::{in_child, in_self};
+use crate::support::scenario::{ACK, SEQ, expect_answer, in_child, in_self};
 use crate::support::socket_filter::keep_bytes_slowly;
 use crate::test;
 use crate::wire::{Event, IGNORE, LISTEN, mask};
@@ -55,36 +55,8 @@ pub const TESTS: &[Test] = &[
         .covers(&[Line::C20]),
 ];
 
-const SEQ: u32 = 42;
-const ACK: u32 = 77;
-
 /// An operation that does not exist.
 const UNKNOWN: u32 = 4;
-
-/// Sends a request and expects exactly this answer.
-#[track_caller]
-fn expect_answer(listener: &mut Listener, words: &[u32], err: u32) -> TestResult {
-    expect_answer_to_bytes(listener, words.as_bytes(), err)
-}
-
-#[track_caller]
-fn expect_answer_to_bytes(listener: &mut Listener, request: &[u8], err: u32) -> TestResult {
-    listener.send(request, SEQ, ACK)?;
-    let answer = listener.answer()?;
-    let connector = answer.message.connector;
-    expect_eq("answer", answer.event, Event::Ack { err })?;
-    expect_eq(
-        "seq and ack",
-        (connector.seq, connector.ack),
-        (SEQ, ACK + 1),
-    )?;
-    let more = listener.take_queued()?;
-    let more = more
-        .iter()
-        .filter(|received| received.event.bit() == 0)
-        .count();
-    expect_eq("further answers", more, 0)
-}
 
 fn answers_listen_with_its_numbers() -> TestResult {
     let mut listener = Listener::open()?;
@@ -159,7 +131,7 @@ fn refuses_a_wrong_length() -> TestResult {
     let request = [LISTEN, mask::SID, 0, 0];
     for length in [0, 1, 3, 5, 7, 9, 12, 16] {
         let request = &request.as_bytes()[..length];
-        expect_answer_to_bytes(&mut Listener::open()?, request, Errno::EINVAL as u32)?;
+        expect_answer(&mut Listener::open()?, request, Errno::EINVAL as u32)?;
     }
     Ok(())
 }

@@ -21,7 +21,7 @@ use crate::support::fault_injection::{
     FailNth, NoPages, QuietConsole, has_checkers, report_failures,
 };
 use crate::support::module::{self, ModuleGuard, expect_references};
-use crate::support::scenario::{expect_count, mark, own_task};
+use crate::support::scenario::{SEQ, expect_count, mark, own_task};
 use crate::support::sequence_numbers::{SequenceNumbers, cpu_and_seq};
 use crate::support::state_dump::is_without_memory;
 use crate::test;
@@ -73,8 +73,6 @@ pub const TESTS: &[Test] = &Declaration::new().not_on_stock(NO_LISTING).of([
 ]);
 
 const NO_LISTING: &str = "nothing lists who listens, for what, and what was lost";
-
-const SEQ: u32 = 42;
 
 /// What became of a request for which an allocation may have failed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

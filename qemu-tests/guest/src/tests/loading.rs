@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Listening while there is no handler (C33): the kernel asks for the module, and answers anyway.
 
-use std::fs::{self};
+use std::fs;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -15,12 +15,11 @@ use crate::listener::Listener;
 use crate::support::container::{ALL, Container, open};
 use crate::support::modprobe::Modprobe;
 use crate::support::module::{self, ModuleGuard};
-use crate::support::scenario::{expect_count, in_self, mark};
+use crate::support::scenario::{expect_count, in_self, mark, request};
 use crate::support::stock::NO_MODULE;
 use crate::test;
 use crate::timeouts;
-use crate::wire::{Event, IGNORE, LISTEN, Received, mask};
-use zerocopy::IntoBytes;
+use crate::wire::{Event, IGNORE, LISTEN, NO_CPU, Received, mask};
 
 pub const TESTS: &[Test] = &Declaration::new()
     .not_on_stock(NO_MODULE)
@@ -35,24 +34,13 @@ pub const TESTS: &[Test] = &Declaration::new()
         test!(who_waits_for_the_module_can_be_killed),
     ]);
 
-const SEQ: u32 = 42;
-const ACK: u32 = 77;
 const ENODEV: u32 = Errno::ENODEV as u32;
-const NO_CPU: u32 = u32::MAX;
 
-/// Sends a request and expects one answer, with this errno.
+/// Sends a request and expects one answer, with this errno, and nothing else.
 #[track_caller]
 fn expect_answer(listener: &mut Listener, words: &[u32], err: u32) -> Result<Received, Failure> {
-    listener.send(words.as_bytes(), SEQ, ACK)?;
-    let answer = listener.answer()?;
+    let answer = request(listener, words)?;
     expect_eq("answer", answer.event, Event::Ack { err })?;
-    let connector = answer.message.connector;
-    expect_eq(
-        "seq and ack",
-        (connector.seq, connector.ack),
-        (SEQ, ACK + 1),
-    )?;
-    expect_eq("sender", answer.sender, (0, 1))?;
     let more = listener.take_queued()?;
     expect_eq("further messages", more.len(), 0)?;
     Ok(answer)

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
-use zerocopy::IntoBytes;
 
 use crate::child::{self, Gate};
 use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect_eq};
@@ -15,7 +14,9 @@ use crate::support::container::{
     ALL, Container, Handover, NET, PID, USER, become_nobody_in, lacking, open, require,
 };
 use crate::support::process::{status, succeed};
-use crate::support::scenario::{comm, events, every_kind, exit, expect_exactly, mark, own_task};
+use crate::support::scenario::{
+    comm, events, every_kind, exit, expect_answer, expect_exactly, mark, own_task,
+};
 use crate::support::stock::NO_NETWORK_NAMESPACES;
 use crate::test;
 use crate::wire::{Event, LISTEN, Task, mask};
@@ -61,16 +62,10 @@ const CONNECTOR: &str = "net/connector";
 const LISTED: &str = "Name            ID\ncn_proc         1:1\n";
 
 /// Expects a LISTEN of this process to be answered once, with this error.
-fn expect_answer(err: u32) -> TestResult {
-    const SEQ: u32 = 42;
+fn expect_answer_to_listen(err: u32) -> TestResult {
     let mut listener = open()?;
-    listener.send([LISTEN, mask::SID].as_bytes(), SEQ, 0)?;
-    let answers: Vec<_> = listener
-        .take_queued()?
-        .iter()
-        .map(|received| (received.event, received.message.connector.seq))
-        .collect();
-    expect_eq("answers", answers, vec![(Event::Ack { err }, SEQ)])
+    expect_answer(&mut listener, &[LISTEN, mask::SID], err)?;
+    expect_eq("further messages", listener.take_queued()?.len(), 0)
 }
 
 fn listen_is_acknowledged_from_every_kind_of_namespace() -> TestResult {
@@ -87,11 +82,11 @@ fn listen_is_acknowledged_from_every_kind_of_namespace() -> TestResult {
                     false => 0,
                 };
                 // From the first process, and from one that entered.
-                Container::start(kinds, || expect_answer(err))?
+                Container::start(kinds, || expect_answer_to_listen(err))?
                     .finish()
                     .map_err(|failure| Failure::new(format!("{kinds:?}: {failure}")))?;
                 Container::idle(kinds)?
-                    .run(|| expect_answer(err))
+                    .run(|| expect_answer_to_listen(err))
                     .map_err(|failure| Failure::new(format!("{kinds:?}: {failure}")))?;
             }
         }

@@ -17,7 +17,7 @@ use crate::support::scenario::{mark_on, mark_on_each_cpu};
 use crate::support::sequence_numbers::{SequenceNumbers, cpu_and_seq};
 use crate::support::socket_filter::keep_bytes;
 use crate::test;
-use crate::wire::{LISTEN, mask};
+use crate::wire::{LISTEN, NO_CPU, mask};
 
 pub const TESTS: &[Test] = &[
     test!(each_listener_and_cpu_counts_on_its_own)
@@ -58,9 +58,6 @@ fn listen(listener: &mut Listener, mask: u32) -> Result<SequenceNumbers, Failure
 
 /// The number of a request; close to the end, so that the count has to wrap.
 const SEQ: u32 = u32::MAX - 2;
-
-/// The CPU of an answer that takes no number.
-const NO_CPU: u32 = u32::MAX;
 
 fn each_listener_and_cpu_counts_on_its_own() -> TestResult {
     const ROUNDS: usize = 10;

@@ -16,12 +16,12 @@ use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expec
 use crate::listener::Listener;
 use crate::support::cgroup::{self, Group, inode_of, known_flags};
 use crate::support::process::{status, succeed};
-use crate::support::scenario::{expect_count, mark, own_task};
+use crate::support::scenario::{ask, expect_count, mark, own_task};
 use crate::support::stock::NO_FLAGS;
 use crate::test;
 use crate::wire::{
-    BATCH, CGROUP, Event, IDENTITY, IGNORE, LISTEN, NLMSG_DONE, NLMSG_EVENT, PROCESSES, Received,
-    mask, proc_listen, proc_listen_in,
+    BATCH, CGROUP, IDENTITY, IGNORE, LISTEN, NLMSG_DONE, NLMSG_EVENT, PROCESSES, Received, mask,
+    proc_listen, proc_listen_in,
 };
 
 pub const TESTS: &[Test] = &Declaration::new().not_on_stock(NO_FLAGS).of([
@@ -49,26 +49,9 @@ pub const TESTS: &[Test] = &Declaration::new().not_on_stock(NO_FLAGS).of([
     test!(listening_again_replaces_the_cgroup).covers(&[Line::C50, Line::C53]),
 ]);
 
-const SEQ: u32 = 42;
-
-/// Sends a request, and takes its answer from among the messages that are there.
-#[track_caller]
-fn ask(listener: &mut Listener, data: &[u8]) -> Result<u32, Failure> {
-    listener.send(data, SEQ, 0)?;
-    let messages = listener.take_queued()?;
-    let mut answers = messages.iter().filter_map(|received| match received.event {
-        Event::Ack { err } => Some(err),
-        _ => None,
-    });
-    match (answers.next(), answers.next()) {
-        (Some(err), None) => Ok(err),
-        _ => Err(Failure::new(format!("one answer, got {messages:?}"))),
-    }
-}
-
 /// Sends a request that has to be refused.
 #[track_caller]
-fn expect_answer(listener: &mut Listener, request: &[u8], refused: Errno) -> TestResult {
+fn expect_refusal(listener: &mut Listener, request: &[u8], refused: Errno) -> TestResult {
     const SHOWN: usize = 64;
     let err = ask(listener, request)?;
     expect_eq("err", err, refused as u32).map_err(|failure| {
@@ -92,7 +75,7 @@ fn hear(listener: &mut Listener) -> Result<Received, Failure> {
 fn the_third_form_listens_as_the_second() -> TestResult {
     let mut listener = Listener::open()?;
     let request = proc_listen(LISTEN, mask::COMM, 0);
-    expect_eq("err", ask(&mut listener, request.as_bytes())?, 0)?;
+    expect_eq("err", ask(&mut listener, &request)?, 0)?;
     let event = hear(&mut listener)?;
     expect_eq("type", event.message.netlink.kind, NLMSG_DONE)?;
     expect_eq("messages", listener.take_queued()?.len(), 0)
@@ -102,7 +85,7 @@ fn the_third_form_ignores() -> TestResult {
     let mut listener = Listener::listen(mask::COMM)?;
     listener.take_queued()?;
     let request = proc_listen(IGNORE, mask::COMM, BATCH);
-    expect_eq("err", ask(&mut listener, request.as_bytes())?, 0)?;
+    expect_eq("err", ask(&mut listener, &request)?, 0)?;
     mark("not heard")?;
     expect_eq("messages", listener.take_queued()?.len(), 0)
 }
@@ -114,7 +97,7 @@ fn a_longer_request_is_taken_if_the_rest_is_0() -> TestResult {
         let mut request = proc_listen(LISTEN, mask::COMM, 0).as_bytes().to_vec();
         request.resize(length, 0);
         let what = format!("err of {length} bytes");
-        expect_eq(&what, ask(&mut listener, &request)?, 0)?;
+        expect_eq(&what, ask(&mut listener, &request[..])?, 0)?;
         hear(&mut listener)?;
     }
     Ok(())
@@ -146,9 +129,9 @@ fn a_request_has_4_or_8_bytes_or_24_or_more() -> TestResult {
                     _ => Errno::EINVAL as u32,
                 };
                 let what = format!("err of {length} bytes of {request:?}");
-                expect_eq(&what, ask(&mut listener, &data)?, expected)?;
+                expect_eq(&what, ask(&mut listener, &data[..])?, expected)?;
                 // Whatever it was, the next one finds no listener.
-                expect_eq("err", ask(&mut listener, IGNORE.as_bytes())?, 0)?;
+                expect_eq("err", ask(&mut listener, &[IGNORE])?, 0)?;
             }
         }
     }
@@ -163,7 +146,7 @@ fn all_flags_are_known_together() -> TestResult {
     };
     let mut listener = Listener::open()?;
     let request = proc_listen_in(LISTEN, mask::COMM, known, cgroup_id);
-    expect_eq("err", ask(&mut listener, request.as_bytes())?, 0)?;
+    expect_eq("err", ask(&mut listener, &request)?, 0)?;
     let line = Listing::of(listener.port_id()?)?;
     let asked = (line.mask, line.flags, line.cgroup);
     expect_eq("asked for", asked, (mask::COMM, known, cgroup_id))?;
@@ -171,7 +154,7 @@ fn all_flags_are_known_together() -> TestResult {
     expect_eq("type", event.message.netlink.kind, NLMSG_EVENT)?;
     expect(event.identity.is_some(), "an identity")?;
     let request = proc_listen_in(IGNORE, mask::COMM, known, cgroup_id);
-    expect_eq("err", ask(&mut listener, request.as_bytes())?, 0)?;
+    expect_eq("err", ask(&mut listener, &request)?, 0)?;
     expect_count(0)
 }
 
@@ -223,12 +206,12 @@ fn what_is_not_0_and_not_known_is_refused() -> TestResult {
     let mut listener = Listener::open()?;
     for op in [LISTEN, IGNORE] {
         for request in senseless(op)? {
-            expect_answer(&mut listener, &request, Errno::EINVAL)?;
+            expect_refusal(&mut listener, &request, Errno::EINVAL)?;
         }
     }
     for op in [0, 4, u32::MAX] {
         let request = proc_listen(op, mask::COMM, 0);
-        let err = ask(&mut listener, request.as_bytes())?;
+        let err = ask(&mut listener, &request)?;
         expect_eq(&format!("err of op {op}"), err, Errno::EINVAL as u32)?;
     }
     expect_silence(&mut listener)
@@ -272,7 +255,7 @@ impl State {
 fn expect_no_change(listener: &mut Listener, requests: &[Vec<u8>], refused: Errno) -> TestResult {
     let before = State::of(listener)?;
     for request in requests {
-        expect_answer(listener, request, refused)?;
+        expect_refusal(listener, request, refused)?;
     }
     expect_eq("listener", State::of(listener)?, before.one_later())
 }
@@ -336,7 +319,7 @@ fn listen_in(ids: &[u64]) -> Vec<Vec<u8>> {
 fn expect_no_listener(requests: &[Vec<u8>]) -> TestResult {
     let mut listener = Listener::open()?;
     for request in requests {
-        expect_answer(&mut listener, request, Errno::ENOENT)?;
+        expect_refusal(&mut listener, request, Errno::ENOENT)?;
     }
     expect_silence(&mut listener)
 }
@@ -358,7 +341,7 @@ fn a_cgroup_that_was_removed_is_refused() -> TestResult {
     drop(group);
     let mut listener = Listener::open()?;
     for request in listen_in(&[id]) {
-        expect_answer(&mut listener, &request, Errno::ENOENT)?;
+        expect_refusal(&mut listener, &request, Errno::ENOENT)?;
     }
     let line = Listing::of(keeps.port_id()?)?;
     expect_eq("cgroup of who asked before", line.cgroup, id)?;
@@ -380,7 +363,7 @@ fn a_cgroup_outside_the_cgroup_namespace_is_refused() -> TestResult {
             expect_no_listener(&listen_in(&[outside]))?;
             let mut listener = Listener::open()?;
             let request = proc_listen_in(LISTEN, mask::COMM, CGROUP, id);
-            expect_eq("err", ask(&mut listener, request.as_bytes())?, 0)?;
+            expect_eq("err", ask(&mut listener, &request)?, 0)?;
             hear(&mut listener)?;
             expect_no_change(&mut listener, &listen_in(&[outside]), Errno::ENOENT)
         })
@@ -405,7 +388,7 @@ fn ignore_looks_for_no_cgroup() -> TestResult {
         listener.take_queued()?;
         let request = proc_listen_in(IGNORE, mask::COMM, CGROUP, cgroup_id);
         let what = format!("err of {cgroup_id:#x}");
-        expect_eq(&what, ask(&mut listener, request.as_bytes())?, 0)?;
+        expect_eq(&what, ask(&mut listener, &request)?, 0)?;
         expect_silence(&mut listener)?;
     }
     Ok(())
@@ -432,7 +415,7 @@ fn listening_again_replaces_the_flags() -> TestResult {
         (with(all), all),
         (first, 0),
     ] {
-        expect_eq("err", ask(&mut listener, &request)?, 0)?;
+        expect_eq("err", ask(&mut listener, &request[..])?, 0)?;
         let event = hear(&mut listener)?;
         let expected = if flags & BATCH != 0 {
             NLMSG_EVENT
@@ -466,7 +449,7 @@ fn listening_again_replaces_the_cgroup() -> TestResult {
         (inside(other), other, false),
         (LISTEN.as_bytes().to_vec(), 0, true),
     ] {
-        expect_eq("err", ask(&mut listener, &request)?, 0)?;
+        expect_eq("err", ask(&mut listener, &request[..])?, 0)?;
         let line = Listing::of(listener.port_id()?)?;
         expect_eq("cgroup", line.cgroup, id)?;
         if is_heard {

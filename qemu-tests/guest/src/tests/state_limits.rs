@@ -28,10 +28,10 @@ use crate::support::module::{self, ModuleGuard, expect_references};
 use crate::support::namespace_user::NamespaceUser;
 use crate::support::process::{pause_for_ever, status, succeed};
 use crate::support::procfs::in_container;
-use crate::support::scenario::{expect_count, mark};
+use crate::support::scenario::{ACK, SEQ, expect_count, mark};
 use crate::support::sender::{OUTER_ROOT, ROOT, Sender, receive};
 use crate::support::state_dump::{
-    ACK, RARE, SEQ, StateDump, ask, is_without_memory, listen, listen_and_read_little, state,
+    RARE, StateDump, ask, is_without_memory, listen, listen_and_read_little, state,
 };
 use crate::support::stock::NO_STATE;
 use crate::test;
