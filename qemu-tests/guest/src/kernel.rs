@@ -29,7 +29,7 @@ const TROUBLE_TAINTS: u64 = 1 << 4 | 1 << 5 | 1 << 7 | 1 << 9 | 1 << 14;
 /// Where the kernel is asked for dumps.
 const SYSRQ_TRIGGER: &str = "/proc/sysrq-trigger";
 
-/// There is such a file if the kernel keeps account of who holds which lock.
+/// There is such a file if the kernel keeps account of which task holds which lock.
 const LOCKDEP: &str = "/proc/lockdep";
 
 /// How many lines of the log go with a complaint, and how many of them were there before it.
@@ -174,7 +174,7 @@ fn text(record: &str) -> Vec<String> {
 fn stacks_below(ancestor: Pid) -> io::Result<Vec<String>> {
     let mut parents = BTreeMap::new();
     for pid in processes()? {
-        // Who is gone in between does not hang.
+        // A process that is gone in between does not hang.
         if let Ok(stat) = Stat::of(pid) {
             parents.insert(pid, stat.parent);
         }

@@ -3,9 +3,9 @@
 //! it, and from nothing else.
 //!
 //! Processes are known by their identities (`PROC_CN_LISTEN_IDENTITY`), which are never used again.
-//! A process may be in a datagram of the state that is read after its EXIT, or after its SID. So who
-//! has ended while the state is told is remembered until its end, and who leads a session never ceases
-//! to.
+//! A process may be in a datagram of the state that is read after its EXIT, or after its SID. So a process
+//! that has ended while the state is told is remembered until its end, and a session leader never ceases to
+//! be one.
 //!
 //! After a loss, the kernel drops all events until the queue was read empty, and no further error tells
 //! that. So the state is asked for when nothing is left to be read; and once more, if there is a loss
@@ -19,7 +19,7 @@ use crate::listener::{Listener, ListenerError};
 use crate::wire::{Event, IDENTITY, Identity, Received, mask};
 
 /// The events that the picture is made of. Without [`mask::SID`], which may be left out, nothing is
-/// known of who leads a session.
+/// known of session leaders.
 pub const MASK: u32 = mask::FORK | mask::EXIT | mask::SID;
 
 /// The flags that a listener needs for it, beside others.
@@ -43,7 +43,7 @@ pub struct Process {
 struct PendingState {
     /// The number of the request.
     seq: u32,
-    /// Who has ended since the request.
+    /// The processes that ended since the request.
     ended: BTreeSet<u64>,
     /// Whether events were lost since the request.
     has_losses: bool,
@@ -265,7 +265,7 @@ impl Picture {
             let error = io::Error::from_raw_os_error(err as i32);
             return Err(ListenerError::System("STATE", error));
         }
-        // Of who was not told, the end was lost.
+        // If a process was not told, its end was lost.
         self.living.retain(|_, process| process.is_confirmed);
         self.states += 1;
         if !matches!(before, Validity::Begun(pending) if pending.has_losses) {
@@ -352,7 +352,7 @@ mod tests {
             self.0.take(&answer).unwrap();
         }
 
-        /// Who lives, and whether they lead a session.
+        /// The living processes, and whether they lead a session.
         fn living(&self) -> Vec<(i32, bool)> {
             let living = self.0.living.iter().inspect(|(number, process)| {
                 assert_eq!(**number, process.pid as u64 + 100);

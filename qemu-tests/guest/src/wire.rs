@@ -524,7 +524,7 @@ pub struct Received {
     pub message: Message,
     /// The decoded event.
     pub event: Event,
-    /// What follows the event, for who asked for [`IDENTITY`].
+    /// What follows the event, if the listener asked for [`IDENTITY`].
     pub identity: Option<Identity>,
     /// How many bytes of the event's data are defined for its kind.
     pub defined: usize,

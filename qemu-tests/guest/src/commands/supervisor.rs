@@ -49,8 +49,8 @@ use crate::wire::{
 /// the picture needs.
 const FEATURES: u32 = 0x8 | 0x10 | 0x20 | identities::FEATURE | FEATURE_STATE;
 
-/// What it listens for. Without forks, nothing is in the picture of who begins later but the leaders
-/// of sessions: all that it wants to know.
+/// What it listens for. Without forks, the picture has none of the processes that begin later but the
+/// session leaders, which are all that it wants to know.
 const MASK: u32 = mask::SID | mask::SESSION_END | mask::EXIT;
 
 /// How long one wait for an event lasts; the next one follows.
@@ -352,7 +352,7 @@ impl Sessions {
     /// Who leads the session that a process left, if it is one of these.
     fn origin(&self, left: &Left, who: &Identity) -> Option<u64> {
         let leader = self.leaders.get(&left.session)?.who;
-        // Who is older than the leader was in a session that had the number before.
+        // A process that is older than the leader was in an earlier session with this number.
         (leader.start_ns <= who.start_ns).then_some(leader.process)
     }
 

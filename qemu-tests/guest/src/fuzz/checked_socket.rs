@@ -200,7 +200,7 @@ impl CheckedSocket {
         self.took(&whole, environment, tally)
     }
 
-    /// The socket left the group: who was a member of it, does not listen any more.
+    /// The socket left the group: if it was a member, it does not listen any more.
     pub fn left(&mut self, environment: &Environment, tally: &mut Tally) -> TestResult {
         let was_member = std::mem::take(&mut self.is_member);
         if was_member {

@@ -262,7 +262,7 @@ fn cgroup(u: &mut Unstructured<'_>) -> Result<(u64, bool)> {
     })
 }
 
-/// Rarely one that changes who listens: that waits for a grace period.
+/// Rarely one that adds or removes a listener, since that waits for a grace period.
 fn operation(u: &mut Unstructured<'_>) -> Result<u32> {
     Ok(match u.int_in_range(0..=31)? {
         0 => LISTEN,

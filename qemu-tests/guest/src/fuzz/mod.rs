@@ -141,7 +141,7 @@ pub fn run(options: &Options) -> TestResult {
         round(kept, &environment, &mut tally, None)?;
         println!("fuzz: {tally}");
         report_messages(&tally);
-        return expect_nobody();
+        return expect_no_listener();
     }
     let seed = match options.seed {
         Some(seed) => seed,
@@ -208,7 +208,7 @@ pub fn run(options: &Options) -> TestResult {
     }
     let tally = followed?;
     workers.into_iter().try_for_each(succeed)?;
-    expect_nobody()?;
+    expect_no_listener()?;
     let none_is_left = match user {
         Some(user) => {
             user.expect_nothing_left()?;
@@ -220,7 +220,7 @@ pub fn run(options: &Options) -> TestResult {
     let rate = tally.messages as f64 / seconds;
     println!("fuzz: {tally}");
     report_messages(&tally);
-    println!("fuzz: {seconds:.1} s, {rate:.0} messages/s; nobody listens{none_is_left}");
+    println!("fuzz: {seconds:.1} s, {rate:.0} messages/s; no listener is left{none_is_left}");
     if is_guided {
         report_reached(&tally)?;
     }
@@ -415,7 +415,7 @@ fn follow(reader: &OwnedFd, started: Instant) -> Result<Tally, Failure> {
     }
 }
 
-fn expect_nobody() -> TestResult {
+fn expect_no_listener() -> TestResult {
     expect_eq("listeners at the end", Listing::read()?.count, 0)
 }
 

@@ -4,7 +4,7 @@
 //! What becomes of a socket is open then, but not what becomes of a message: each is answered by
 //! itself. Events come as one of the messages asked for them. A state has as many processes as its
 //! answer says, whichever threads read them. And when the last descriptor is closed, by whichever
-//! thread, nobody listens.
+//! thread, no listener is left.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Barrier;

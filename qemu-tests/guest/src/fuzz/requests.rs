@@ -183,7 +183,7 @@ impl Requests {
     pub fn sent(&mut self, request: Request, is_foreign: bool, is_in: impl Fn(u64) -> bool) {
         let may_not = is_foreign && self.listens.is_none();
         let error = match request.command {
-            // Nobody looks for a cgroup for who may not listen.
+            // The kernel looks for no cgroup if the sender may not listen.
             Ok(Command::Listen(_)) | Err(Errno::ENOENT) if may_not => Errno::EPERM as u32,
             Ok(Command::Listen(listen)) => {
                 self.sees_us |= self.listens.is_none();

@@ -174,13 +174,13 @@ impl Sequence<'_> {
         self.check_line(index)
     }
 
-    /// A socket is no member any more; who was one, does not listen any more.
+    /// A socket is no member any more. If it was one, it does not listen any more.
     fn left(&mut self, index: usize) -> TestResult {
         self.sockets[index].left(self.environment, self.tally)?;
         self.check_line(index)
     }
 
-    /// Renames this task: who asked for it hears it, and nobody else does.
+    /// Renames this task. Sockets that asked for it get the event, and no others do.
     fn rename(&mut self, times: usize) -> TestResult {
         for _ in 0..times {
             self.names += 1;

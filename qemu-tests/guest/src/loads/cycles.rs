@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The module is loaded and unloaded, and listeners are killed, again and again. Nobody is counted
+//! The module is loaded and unloaded, and listeners are killed, again and again. No listener is counted
 //! at the end, and the kernel's memory is as before.
 
 use std::fs;

@@ -149,7 +149,7 @@ fn await_end(pipe: &OwnedFd) -> TestResult {
 }
 
 /// A process of a storm. Its `last` descriptor is open until all of its actions are done: exec closes
-/// it, and so does the end of the process, or who is the last to do something else.
+/// it, and so does the end of the process, or the last thread that does something else.
 fn act(actions: Vec<Action>, last: i32) -> i32 {
     // For as long as the process lives.
     let barrier: &'static Barrier = Box::leak(Box::new(Barrier::new(actions.len())));

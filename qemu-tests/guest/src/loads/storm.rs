@@ -146,7 +146,7 @@ impl Raised {
         self.add(mask::NONZERO_EXIT, u64::from(status != 0));
     }
 
-    /// How many events a mask asks for: who wants all exits gets none of them twice.
+    /// How many events a mask asks for: a listener that wants all exits gets none of them twice.
     fn wanted(&self, wanted: u32) -> u64 {
         let wanted = match wanted & mask::EXIT {
             0 => wanted,

@@ -93,7 +93,7 @@ struct Plan {
     end: End,
     status: i32,
     children: Vec<Plan>,
-    /// Whether it waits for its children. Otherwise they go to who makes the trees.
+    /// Whether it waits for its children. Otherwise they go to the process that makes the trees.
     waits: bool,
     /// Whether it is killed from outside, wherever it is then.
     killed: bool,

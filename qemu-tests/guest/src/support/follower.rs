@@ -19,7 +19,7 @@ use crate::wire::{IGNORE, LISTEN, proc_listen};
 /// How long a picture may take to be exact, beside any load.
 pub const EXACT_LIMIT: Duration = Duration::from_secs(20);
 
-/// Who lives: the number in pidfs, the pid, and whether it leads a session.
+/// The living processes: the number in pidfs, the pid, and whether it leads a session.
 pub type Living = BTreeSet<(u64, i32, bool)>;
 
 /// A listener and its picture.
@@ -100,7 +100,7 @@ impl Follower {
         }
     }
 
-    /// Who lives in the picture.
+    /// The processes that live in the picture.
     pub fn living(&self) -> Living {
         let living = self.picture.living().iter();
         living
@@ -109,11 +109,11 @@ impl Follower {
     }
 }
 
-/// Who lives by /proc and pidfds.
+/// The processes that live by /proc and pidfds.
 fn living_by_proc() -> Result<Living, Failure> {
     let mut living = Living::new();
     for (pid, stat) in living_in_proc()? {
-        // Who is gone in between has ended.
+        // A process that is gone in between has ended.
         if let Ok(number) = identities::number_of(Pid::from_raw(pid)) {
             living.insert((number, pid, stat.session == pid));
         }

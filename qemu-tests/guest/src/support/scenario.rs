@@ -309,7 +309,7 @@ pub fn expect_count(expected: usize) -> TestResult {
         let mut silent = Listener::open()?;
         mark("unheard")?;
         let heard = silent.take_queued()?.len();
-        expect_eq("messages while nobody listens", heard, 0)?;
+        expect_eq("messages while there is no listener", heard, 0)?;
     }
     Ok(())
 }

@@ -38,7 +38,9 @@ pub const TESTS: &[Test] = &[
         .covers(&[Line::C19]),
     test!(is_in_the_wire_format_of_events).covers(&[Line::C1, Line::C2, Line::C19]),
     test!(refuses_an_unknown_operation)
-        .stock_fails("the answer's seq is overwritten, and there is none while nobody listens")
+        .stock_fails(
+            "the answer's seq is overwritten, and nothing is answered if there is no listener",
+        )
         .covers(&[Line::C20]),
     test!(refuses_a_wrong_length)
         .stock_fails("a wrong length is not answered")

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Events that share a datagram (C54): for who asked for it, and as soon as they wait to be read.
+//! Events that share a datagram (C54), if the listener asked for it, and as soon as they wait to be read.
 
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd};
@@ -441,7 +441,7 @@ fn who_is_woken_once_gets_all_that_is_there() -> TestResult {
         rename(1 + round % 7)?;
         let count = epoll.wait(&mut woken, EpollTimeout::ZERO)?;
         expect_eq("sockets to read", count, 1)?;
-        // Until EAGAIN, as who is woken for changes alone has to.
+        // Until EAGAIN, as a program has to that is woken for changes alone.
         let events = listener.take_datagrams()?.concat();
         expect_all(&events, &first, 1 + round % 7)?;
         first.advance(&events)?;

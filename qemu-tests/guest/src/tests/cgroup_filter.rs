@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Events of one cgroup, for who asks for them (C53): a listener with `PROC_CN_LISTEN_CGROUP` is told
+//! Events of one cgroup, if the listener asks for it (C53): a listener with `PROC_CN_LISTEN_CGROUP` is told
 //! of what happens to processes in that cgroup and below it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -780,7 +780,7 @@ fn only_what_its_cgroup_namespace_shows_is_taken() -> TestResult {
                 unshare(CloneFlags::CLONE_NEWCGROUP)?;
             }
             for (id, err) in ids {
-                // By who is no listener yet, and by one.
+                // By a socket that does not listen yet, and by a listener.
                 let mut listener = Listener::open()?;
                 for _ in 0..2 {
                     let what = format!("err of {id}, when all are seen: {all}");
@@ -949,7 +949,7 @@ fn listening_again_changes_the_cgroup_without_a_gap() -> TestResult {
         let mut expected: Vec<_> = told.iter().map(|place| tasks[*place]).collect();
         if cgroup.is_none() {
             expected.push(own_task());
-            // Who asks for no cgroup hears others, too.
+            // A listener that asks for no cgroup hears others, too.
             messages.retain(|received| expected.contains(&received.event.subject()));
         }
         let tasks = messages.iter().map(|received| received.event.subject());

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Whom messages are from, as who asks for it with SO_PASSCRED is told (C48): process 0, and root of
+//! Whom messages are from, as SO_PASSCRED tells it (C48): process 0, and root of
 //! the listener's user namespace; an answer, of the requester's.
 
 use nix::errno::Errno;

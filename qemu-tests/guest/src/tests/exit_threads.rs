@@ -140,7 +140,7 @@ fn an_end_waits_for_a_traced_thread(flags: u32) -> TestResult {
 }
 
 fn expect_end_when_let_go(flags: u32, sooner: Sooner, lets_go: LetsGo) -> TestResult {
-    // The status of the process, and then of all its threads, is that of who is the last.
+    // The status of the process, and then of all its threads, is that of the last thread.
     let last = match sooner {
         Sooner::First => 4,
         Sooner::Traced => 3,

@@ -29,7 +29,7 @@ use crate::wire::{BATCH, BATCH_SIZE, Event, IGNORE, LISTEN, Received, mask, proc
 
 pub const TESTS: &[Test] = &Declaration::new().not_on_stock(NO_LISTING).of([
     test!(listen_without_memory_changes_nothing)
-        .stock_fails("nothing is answered when nobody listens")
+        .stock_fails("nothing is answered if there is no listener")
         .covers(&[Line::C19, Line::C20, Line::C27]),
     test!(listening_again_without_memory_changes_nothing).covers(&[
         Line::C5,
@@ -72,7 +72,7 @@ pub const TESTS: &[Test] = &Declaration::new().not_on_stock(NO_LISTING).of([
         .covers(&[Line::C32]),
 ]);
 
-const NO_LISTING: &str = "nothing lists who listens, for what, and what was lost";
+const NO_LISTING: &str = "there is no list of listeners and of what they lost";
 
 /// What became of a request for which an allocation may have failed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -255,7 +255,7 @@ fn expect_ended(
         }
         drop(goes);
         stays.drain()?;
-        expect_eq("messages for who stays", hear(&mut stays)?, 1)?;
+        expect_eq("messages for the listener that stays", hear(&mut stays)?, 1)?;
         Ok((outcome, failed))
     })?;
     drop(stays);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! When FORK is read, the child has all that it starts with (C47).
 //!
-//! Who makes the child and who reads share a CPU, and the reader preempts all others there: it runs
+//! The maker of the child and the reader share a CPU, and the reader preempts all others there: it runs
 //! as soon as FORK is queued, and looks before the maker goes on. What copy_process() does only
 //! after it has told of the child is not there yet then.
 
@@ -134,7 +134,8 @@ fn share_memory(leave: &Gate) -> Result<End, Failure> {
     }))
 }
 
-/// Passes a gate with nothing but system calls, as who has another's memory must; 0 if it could.
+/// Passes a gate with nothing but system calls, as a process must that shares another one's memory. Returns 0
+/// if it could.
 extern "C" fn pass_alone(gate: *mut libc::c_void) -> libc::c_int {
     let gate = gate.addr() as RawFd;
     let mut number = [0u8; 4];

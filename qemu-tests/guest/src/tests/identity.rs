@@ -344,7 +344,7 @@ fn the_end_of_an_auto_reaped_child_has_all_that_it_was() -> TestResult {
     go.open(0)?;
     let end = listener.wait_for("EXIT", |received| is_exit(received, who.pid))?;
     expect_eq("identity", identity(&end)?, who.process(own_number()?))?;
-    // Nobody is there any more whom it could be asked.
+    // The process is gone, so that nothing else can tell it.
     expect_eq("wait", waitpid(pid, None), Err(Errno::ECHILD))
 }
 
@@ -801,7 +801,10 @@ fn what_is_in_front_is_what_others_get() -> TestResult {
     expect_eq("bytes", bodies(&taken[0]), bodies(&taken[1]))?;
     let has = |received: &Received| received.identity.is_some();
     expect(taken[0].iter().all(has), "an identity of each event")?;
-    expect(!taken[1].iter().any(has), "none for who asked for none")
+    expect(
+        !taken[1].iter().any(has),
+        "no identity for the listener that asked for none",
+    )
 }
 
 /// Expects an event in the form that these flags ask for.
@@ -893,7 +896,7 @@ const CONTAINERS: usize = 200;
 /// Processes that each of them makes.
 const FORKS: usize = 5;
 
-/// What was told of a container: who was forked, and who ended.
+/// What was told of a container: which processes were forked, and which ended.
 #[derive(Default)]
 struct Share {
     forked: BTreeSet<u64>,

@@ -166,7 +166,7 @@ mod unit {
         }
     }
 
-    /// The test that the README shows to who adds one.
+    /// The test that the README shows as an example.
     fn a_new_name_is_reported() -> TestResult {
         let mut listener = Listener::listen(mask::COMM)?;
         mark("new name")?;

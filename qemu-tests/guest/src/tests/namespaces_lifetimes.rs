@@ -64,7 +64,7 @@ impl UserContainer {
     fn new(user: &NamespaceUser, owner: Owner) -> Result<(Self, Option<Listener>), Failure> {
         let (ready, leave, handover) = (Gate::new()?, Gate::new()?, Handover::new()?);
         let maker = user.spawn(|| {
-            // What is counted has to be made here: who makes a container maps ids from outside.
+            // What is counted has to be made here: the maker of a container maps ids from outside.
             unshare(USER)?;
             let container = Container::start(PID | NET, || {
                 let listener = open()?;

@@ -76,7 +76,7 @@ fn listen_is_acknowledged_from_every_kind_of_namespace() -> TestResult {
                 if lacking(kinds).is_some() {
                     continue;
                 }
-                // Who was cut off from the host, and not by a pid namespace, is not to see it.
+                // A process that was cut off from the host, but not by a pid namespace, is not to see it.
                 let err = match kinds.contains(USER | NET) && !kinds.contains(PID) {
                     true => Errno::EPERM as u32,
                     false => 0,

@@ -51,7 +51,7 @@ pub const TESTS: &[Test] = &Declaration::new().not_on_stock(NO_LIMIT).of([
 
 const NO_MODULE: &str = "cn_proc is built in and has no parameters";
 const NO_LIMIT: &str = "nothing limits how many listeners a user has";
-const NO_LISTING: &str = "nothing lists who listens";
+const NO_LISTING: &str = "there is no list of listeners";
 
 const USER: u32 = 65534;
 const OTHER_USER: u32 = 4242;
@@ -135,7 +135,7 @@ fn a_user_has_no_more_listeners_than_the_limit() -> TestResult {
     as_user(USER, || {
         let mut listeners = expect_answers(&[0, 0, EUSERS, EUSERS])?;
         for listener in &mut listeners[..2] {
-            // Who listens already may change the mask.
+            // A listener may change its mask.
             expect_eq("answer to listening again", listen_on(listener)?, 0)?;
             expect_own_events(listener)?;
         }
@@ -224,7 +224,7 @@ fn a_namespace_can_lower_its_limit() -> TestResult {
         let _limit = limit(1)?;
         expect_answers(&[0, EUSERS]).map(drop)
     })?;
-    // Who is outside has another one.
+    // A user outside has another limit.
     as_user(USER, || expect_answers(&[0, 0]).map(drop))
 }
 

@@ -166,7 +166,11 @@ fn a_state_comes_to_its_end_while_all_changes() -> TestResult {
             let told = state(&listener)?;
             let pids: BTreeSet<_> = told.pids().into_iter().collect();
             let missing = constant.iter().find(|pid| !pids.contains(pid));
-            expect_eq("who lives all the time and is not told", missing, None)?;
+            expect_eq(
+                "a process that lives all the time and is not told",
+                missing,
+                None,
+            )?;
             longest = longest.max(told.datagrams.len());
             changes += usize::from(told.pids() != before);
             before = told.pids();

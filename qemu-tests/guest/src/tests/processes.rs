@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Forks and exits of processes alone, for who asks for them (C51): a listener with
+//! Forks and exits of processes alone, if the listener asks for it (C51): a listener with
 //! `PROC_CN_LISTEN_PROCESSES` is told of a process when it begins, and when all of it has ended.
 //! See the `trees` command, too.
 

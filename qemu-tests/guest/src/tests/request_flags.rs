@@ -217,7 +217,7 @@ fn what_is_not_0_and_not_known_is_refused() -> TestResult {
     expect_silence(&mut listener)
 }
 
-/// Expects that nobody listens.
+/// Expects that there is no listener.
 fn expect_silence(listener: &mut Listener) -> TestResult {
     expect_count(0)?;
     mark("not heard")?;
@@ -344,7 +344,7 @@ fn a_cgroup_that_was_removed_is_refused() -> TestResult {
         expect_refusal(&mut listener, &request, Errno::ENOENT)?;
     }
     let line = Listing::of(keeps.port_id()?)?;
-    expect_eq("cgroup of who asked before", line.cgroup, id)?;
+    expect_eq("cgroup of the listener that asked before", line.cgroup, id)?;
     drop(keeps);
     expect_no_listener(&listen_in(&[id]))
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Who was cut off from the host by a user and a network namespace, and shares its pid namespace
-//! still, does not see it (C46): LISTEN is for whose user namespace owns the pid namespace, or is
-//! above the owner, or whose socket is in a network namespace of such an owner.
+//! A process that was cut off from the host by a user and a network namespace, and shares its pid
+//! namespace still, does not see it (C46). LISTEN is for a process whose user namespace owns the pid
+//! namespace, or is above the owner, or whose socket is in a network namespace of such an owner.
 
 use std::os::fd::OwnedFd;
 
@@ -166,7 +166,7 @@ fn who_joins_the_pid_namespace_of_a_container_below_listens() -> TestResult {
     let mut joined = handover.receive()?;
     mark("outside")?;
     container.run(|| Ok(mark("inside")?))?;
-    // The first process, and who listened, came before.
+    // The first process, and the one that listened, came before.
     let (task, comm) = (Task::leader(3), comm("inside"));
     expect_exactly("joined", &mut joined, &[Event::Comm { task, comm }], |_| {
         true

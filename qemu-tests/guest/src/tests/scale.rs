@@ -54,7 +54,7 @@ pub const TESTS: &[Test] = &[
         .covers(&[Line::C58])
         .limit(LONG),
     test!(the_listing_is_complete_with_thousands)
-        .not_on_stock("nothing lists who listens")
+        .not_on_stock("there is no list of listeners")
         .covers(&[Line::C30, Line::C56])
         .limit(LONG),
 ];

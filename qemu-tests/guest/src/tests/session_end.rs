@@ -150,7 +150,7 @@ fn does_not_come_for_who_leads_no_session() -> TestResult {
     })?;
     let pid = leader.pid().as_raw();
     expect_eq("status", status_of(leader)?, 0)?;
-    // And a session leader's death does not make one of who is left in the session.
+    // And a session leader's death does not make a leader of a process that is left in the session.
     let expected = vec![begin(pid)?, end(pid, 0)];
     expect_eq("events", events(&mut listener)?, expected)
 }

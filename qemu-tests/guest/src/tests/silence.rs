@@ -107,7 +107,7 @@ fn beside_events(function: impl FnOnce(&Other) -> TestResult) -> TestResult {
         return Err(Failure::skip("there is one CPU"));
     };
     pin(own)?;
-    // Somebody is left who gets the same events, so that the hook stays on.
+    // Another listener stays that gets the same events, so that the hook stays on.
     let mut stays = Listener::open()?;
     stays.socket().set_rx_buf_sz(SMALL_BUFFER)?;
     stays.request(&[LISTEN, mask::COMM])?;
@@ -124,7 +124,7 @@ fn beside_events(function: impl FnOnce(&Other) -> TestResult) -> TestResult {
     })
 }
 
-/// A listener that delays each event, and then keeps so many bytes of it. Events go to who came last
+/// A listener that delays each event, and then keeps so many bytes of it. Events go to the newest listener
 /// first, and have found the next one by then: they are on the way to that one for a while.
 fn slow(bytes: u32) -> Result<Listener, Failure> {
     let slow = Listener::open()?;

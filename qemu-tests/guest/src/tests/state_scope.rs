@@ -95,7 +95,7 @@ fn a_container_has_its_own_numbers_and_nobody_else() -> TestResult {
                 session: 0,
                 process_group: 0,
             };
-            expect_eq("who is from outside", dump.event(pid)?, expected)?;
+            expect_eq("the process from outside", dump.event(pid)?, expected)?;
             expect_eq("number of its parent", dump.identity(pid)?.other, 0)?;
         }
         Ok(())

@@ -8,8 +8,8 @@
 //! the next service gets the number. A supervisor that compares pids takes the event for one of that
 //! service: in the first test it takes a stranger's end for the service's, kills the service, and
 //! ends. In the second, it takes a login of the service before for one of this service. The other way
-//! round, an event of who has a number now is not taken for one of a session before: the end of that
-//! is queued before its number is free. The whole of what the supervisor says shows that, too.
+//! round, an event of the process that has a number now is not taken for one of an earlier session: the end of
+//! that is queued before its number is free. The whole of what the supervisor says shows that, too.
 //!
 //! A pid namespace of its own may have few numbers, so that a number is given again when it is wanted.
 
@@ -354,7 +354,7 @@ fn overrun() -> TestResult {
 }
 
 fn after_a_loss_it_finds_out_what_became_of_its_sessions() -> TestResult {
-    // Who is root in a user namespace alone has no more room than this.
+    // Root of a user namespace alone has no more room than this.
     let _little = Setting::little_room()?;
     with_pipes(ALL, lose)
 }
