@@ -267,7 +267,7 @@ impl Listener {
     }
 
     /// Waits for the first message that is wanted, until a deadline. The others stay.
-    pub fn wait_until(
+    fn wait_until(
         &mut self,
         what: &str,
         deadline: Instant,

@@ -145,7 +145,7 @@ impl RunningProgram {
 
     /// As [`Self::wait`], for what takes longer.
     #[track_caller]
-    pub fn wait_within(mut self, limit: Duration) -> Result<(String, bool), Failure> {
+    fn wait_within(mut self, limit: Duration) -> Result<(String, bool), Failure> {
         let deadline = timeouts::deadline(limit);
         while self.read(deadline)? {}
         if Instant::now() >= deadline {
