@@ -18,7 +18,7 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, dup2_stderr, dup2_stdout, getpid, pipe, pipe2, setpgid};
 pub use protocol::contract::Line;
-use protocol::results::{Figure, Lines, Outcome, Record, TestRecord};
+use protocol::results::{Figure, Lines, Outcome, Record, TestRecord, Trouble};
 use protocol::{StockExpectation, TestDescription};
 
 use crate::child::{self, Child};
@@ -287,8 +287,8 @@ macro_rules! test {
 /// says what is left.
 pub type LeakCheck<'a> = &'a mut dyn FnMut() -> std::result::Result<(), String>;
 
-/// What is wrong with the kernel.
-pub struct Trouble {
+/// What the kernel complained about.
+pub struct Complaint {
     /// In short.
     pub reason: String,
     /// What was logged around it.
@@ -301,7 +301,7 @@ pub trait Kernel {
     fn test_begins(&mut self, test: &str) -> io::Result<()>;
 
     /// It has ended; what the kernel complained about in its time.
-    fn test_ended(&mut self) -> io::Result<Option<Trouble>>;
+    fn test_ended(&mut self) -> io::Result<Option<Complaint>>;
 
     /// None is to follow.
     fn tests_ended(&mut self) -> io::Result<()>;
@@ -348,13 +348,13 @@ pub fn run(
         kernel.test_begins(&test.full_name())?;
         let Ended { mut record, killed } = run_one(test, time_factor, kernel)?;
         if let Err(left) = leak_check() {
-            record.fail(&left);
+            record.trouble.push(Trouble::Leak(left));
         }
-        if let Some(trouble) = kernel.test_ended()? {
-            record.fail(&trouble.reason);
-            record.kernel.extend(trouble.log);
+        if let Some(Complaint { reason, log }) = kernel.test_ended()? {
+            record.trouble.push(Trouble::Kernel(reason));
+            record.kernel.extend(log);
         }
-        if matches!(record.outcome, Outcome::Failed(_)) {
+        if matches!(record.overall(), Outcome::Failed(_)) {
             conclusion = Conclusion::Failed;
         }
         reporter.test(record)?;
@@ -401,15 +401,16 @@ fn run_one(test: &Test, time_factor: u32, kernel: &mut dyn Kernel) -> Result<End
     // The test's end counts and not the pipe's: a daemon of the test may have held it open.
     let [output, records] = &mut streams;
     records.read()?;
-    let (mut outcome, figures) = parse_records(&records.bytes)?;
-    if !ended {
-        outcome = Some(Outcome::Failed(format!("timed out after {limit:?}")));
-    }
-    let outcome = outcome
-        .unwrap_or_else(|| Outcome::Failed(format!("the test's process ended early: {status:?}")));
+    let (outcome, figures) = parse_records(&records.bytes)?;
+    let trouble = match outcome {
+        _ if !ended => Some(Trouble::TimedOut(limit)),
+        None => Some(Trouble::Died(format!("{status:?}"))),
+        Some(_) => None,
+    };
     let mut record = TestRecord {
         name: test.full_name(),
         outcome,
+        trouble: trouble.into_iter().collect(),
         figures,
         output: output.last_lines(),
         kernel: Vec::new(),
@@ -418,7 +419,7 @@ fn run_one(test: &Test, time_factor: u32, kernel: &mut dyn Kernel) -> Result<End
     };
     match dump {
         Some(Ok(stacks)) => record.kernel = stacks,
-        Some(Err(error)) => record.fail(&format!("the kernel made no dump: {error}")),
+        Some(Err(error)) => record.trouble.push(Trouble::NoDump(error.to_string())),
         None => {}
     }
     Ok(Ended {

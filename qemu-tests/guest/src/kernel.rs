@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use nix::unistd::{Pid, getpid};
 use protocol::complaints::{DUMP_BEGINS, DUMP_ENDED, Line, Reader, TEST_BEGINS, TESTS_ENDED};
 
-use crate::harness::{Kernel, Trouble};
+use crate::harness::{Complaint, Kernel};
 use crate::proc_stat::{Stat, processes};
 use crate::support::kernel_log::{self, Log};
 
@@ -80,16 +80,16 @@ impl Kernel for Watched {
         kernel_log::say(&format!("{TEST_BEGINS}{test}"))
     }
 
-    fn test_ended(&mut self) -> io::Result<Option<Trouble>> {
+    fn test_ended(&mut self) -> io::Result<Option<Complaint>> {
         let lines = self.lines()?;
-        if let Some(trouble) = trouble(&lines) {
-            return Ok(Some(trouble));
+        if let Some(complaint) = complaint(&lines) {
+            return Ok(Some(complaint));
         }
         let now = Counters::read()?;
         // Each report of those checkers is counted, also one that is not ours.
         Ok(match self.reader.has_foreign_reports() {
             true => None,
-            false => now.trouble_since(self.before),
+            false => now.complaint_since(self.before),
         })
     }
 
@@ -134,7 +134,7 @@ impl Counters {
         })
     }
 
-    fn trouble_since(self, before: Self) -> Option<Trouble> {
+    fn complaint_since(self, before: Self) -> Option<Complaint> {
         let new_taints = self.taints & !before.taints;
         if self.warnings == before.warnings && new_taints == 0 {
             return None;
@@ -145,15 +145,15 @@ impl Counters {
             before.warnings, self.warnings
         );
         let log = Vec::new();
-        Some(Trouble { reason, log })
+        Some(Complaint { reason, log })
     }
 }
 
 /// The first complaint, and the lines around it.
-fn trouble(lines: &[Line]) -> Option<Trouble> {
+fn complaint(lines: &[Line]) -> Option<Complaint> {
     let first = lines.iter().position(|line| line.complains)?;
     let shown = lines.iter().skip(first.saturating_sub(LINES_BEFORE));
-    Some(Trouble {
+    Some(Complaint {
         reason: format!(
             "the kernel complained in this test's time: {}",
             lines[first].text
@@ -222,18 +222,18 @@ mod tests {
     }
 
     #[test]
-    fn trouble_shows_what_was_logged_around_it() {
+    fn a_complaint_shows_what_was_logged_around_it() {
         let mut reader = Reader::default();
         let mut lines: Vec<_> = (0..100)
             .flat_map(|number| reader.take(&format!("line {number}")))
             .collect();
-        assert!(trouble(&lines).is_none());
+        assert!(complaint(&lines).is_none());
         lines.extend(reader.take("WARNING: first"));
         lines.extend((0..100).flat_map(|number| reader.take(&format!("after {number}"))));
-        let trouble = trouble(&lines).unwrap();
-        assert!(trouble.reason.ends_with(": WARNING: first"));
-        assert_eq!(trouble.log.len(), LINES);
-        assert_eq!(trouble.log[LINES_BEFORE], "WARNING: first");
+        let complaint = complaint(&lines).unwrap();
+        assert!(complaint.reason.ends_with(": WARNING: first"));
+        assert_eq!(complaint.log.len(), LINES);
+        assert_eq!(complaint.log[LINES_BEFORE], "WARNING: first");
     }
 
     #[test]
@@ -242,15 +242,19 @@ mod tests {
             warnings: 1,
             taints: 1 << 9,
         };
-        assert!(before.trouble_since(before).is_none());
+        assert!(before.complaint_since(before).is_none());
         for warnings in [2, 3] {
             let now = Counters { warnings, ..before };
-            assert!(now.trouble_since(before).is_some());
+            assert!(now.complaint_since(before).is_some());
         }
         let taints = before.taints | 1 << 7;
         let now = Counters { taints, ..before };
-        let trouble = now.trouble_since(before).unwrap();
-        assert!(trouble.reason.ends_with("got 0x80"), "{}", trouble.reason);
+        let complaint = now.complaint_since(before).unwrap();
+        assert!(
+            complaint.reason.ends_with("got 0x80"),
+            "{}",
+            complaint.reason
+        );
     }
 
     #[test]

@@ -44,7 +44,8 @@ impl<W: Write> Reporter for Ktap<W> {
         self.number += 1;
         let figures = record.figures.iter();
         let figures = figures.map(|figure| format!("{}: {}", figure.name, figure.value));
-        let reason = match &record.outcome {
+        let outcome = record.overall();
+        let reason = match &outcome {
             Outcome::Failed(reason) => reason.lines().map(str::to_owned).collect(),
             _ => Vec::new(),
         };
@@ -53,7 +54,7 @@ impl<W: Write> Reporter for Ktap<W> {
             writeln!(self.output, "# {line}")?;
         }
         let result = format!("{} {}", self.number, record.name);
-        match record.outcome {
+        match outcome {
             Outcome::Passed => writeln!(self.output, "ok {result}")?,
             Outcome::Skipped(reason) => writeln!(self.output, "ok {result} # SKIP {reason}")?,
             Outcome::Failed(_) => writeln!(self.output, "not ok {result}")?,

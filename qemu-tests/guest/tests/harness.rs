@@ -9,12 +9,13 @@ use std::io;
 use std::time::Duration;
 
 use harness::{
-    Conclusion, Declaration, Failure, Kernel, Line, Reporter, Test, TestResult, Trouble, expect_eq,
+    Complaint, Conclusion, Declaration, Failure, Kernel, Line, Reporter, Test, TestResult,
+    expect_eq,
 };
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{pause, setsid};
 use protocol::StockExpectation;
-use protocol::results::{Outcome, TestRecord};
+use protocol::results::{Outcome, TestRecord, Trouble};
 
 #[path = "../src/child.rs"]
 mod child;
@@ -30,7 +31,7 @@ mod results;
 mod timeouts;
 
 /// Where [`fails`] finds out that it does.
-const FAILING_LINE: u32 = 48;
+const FAILING_LINE: u32 = 49;
 
 fn passes() -> TestResult {
     results::figure("things", 1.0);
@@ -90,6 +91,11 @@ fn makes_the_kernel_warn() -> TestResult {
     Ok(())
 }
 
+/// The same, but that it fails by itself as well.
+fn fails_and_makes_the_kernel_warn() -> TestResult {
+    Err(Failure::new("on purpose"))
+}
+
 /// Tells its variant by its result.
 fn has_variants(number: u32) -> TestResult {
     expect_eq("number", number, 1)
@@ -140,6 +146,7 @@ fn main() {
         test!(leaves_a_daemon),
         test!(leaves_something_in_the_kernel),
         test!(makes_the_kernel_warn),
+        test!(fails_and_makes_the_kernel_warn),
         test!(has_variants[one](1)),
         test!(has_variants[two](2)),
         test!(hangs).limit(Duration::from_millis(300)),
@@ -168,12 +175,12 @@ fn main() {
         let mut records = report.records.iter();
         records.find(|record| record.name == name).expect(&name)
     };
-    let reason = |name: &str| match &result(name).outcome {
-        Outcome::Failed(reason) => reason.clone(),
+    let reason = |name: &str| match result(name).overall() {
+        Outcome::Failed(reason) => reason,
         outcome => panic!("{name}: {outcome:?}"),
     };
     let passed = result("passes");
-    assert_eq!(passed.outcome, Outcome::Passed);
+    assert_eq!(passed.overall(), Outcome::Passed);
     assert_eq!(passed.figures.len(), 1);
     assert_eq!(passed.figures[0].value, 3.0);
     assert_eq!(result("fails").output, ["a line of its own"]);
@@ -182,26 +189,44 @@ fn main() {
     let error = reason("fails_by_an_error");
     assert!(error.contains(": No such file"), "{error}");
     let skipped = Outcome::Skipped("nothing to test".into());
-    assert_eq!(result("is_skipped").outcome, skipped);
+    assert_eq!(result("is_skipped").overall(), skipped);
+    let trouble = |name: &str| result(name).trouble.as_slice();
+    for name in ["passes", "fails", "is_skipped", "leaves_a_daemon"] {
+        assert_eq!(trouble(name), [], "{name}");
+    }
     let panic = result("panics");
     assert!(panic.output.iter().any(|line| line.contains("on purpose")));
     assert!(reason("panics").contains("ended early"));
     assert!(reason("exits").contains("ended early"));
+    assert_eq!(result("exits").outcome, None);
+    assert!(matches!(trouble("exits"), [Trouble::Died(_)]));
     let left = result("leaves_a_daemon");
-    assert_eq!(left.outcome, Outcome::Passed);
+    assert_eq!(left.overall(), Outcome::Passed);
     let daemon = &left.output[0];
     assert!(
         !std::path::Path::new("/proc").join(daemon).exists(),
         "the daemon {daemon} is left"
     );
-    assert_eq!(reason("leaves_something_in_the_kernel"), "1 thing is left");
+    let left = "leaves_something_in_the_kernel";
+    assert_eq!(reason(left), "1 thing is left");
+    // What it says itself is apart from it.
+    assert_eq!(result(left).outcome, Some(Outcome::Passed));
+    assert_eq!(trouble(left), [Trouble::Leak("1 thing is left".into())]);
     let warned = result("makes_the_kernel_warn");
     assert_eq!(reason("makes_the_kernel_warn"), "it warned");
     assert_eq!(warned.kernel, ["WARNING: at something"]);
     assert!(!warned.dumped);
-    assert_eq!(result("has_variants[one]").outcome, Outcome::Passed);
+    assert_eq!(warned.trouble, [Trouble::Kernel("it warned".into())]);
+    let both = "fails_and_makes_the_kernel_warn";
+    assert!(matches!(&result(both).outcome, Some(Outcome::Failed(_))));
+    assert_eq!(trouble(both), [Trouble::Kernel("it warned".into())]);
+    assert!(reason(both).ends_with(": on purpose\nit warned"));
+    assert_eq!(result("has_variants[one]").overall(), Outcome::Passed);
     assert!(reason("has_variants[two]").ends_with("number: expected 1, got 2"));
     assert_eq!(reason("hangs"), "timed out after 300ms");
+    let limit = Duration::from_millis(300);
+    assert_eq!(result("hangs").outcome, None);
+    assert_eq!(trouble("hangs"), [Trouble::TimedOut(limit)]);
     assert_eq!(result("hangs").kernel, ["it sleeps"]);
     assert!(result("hangs").dumped);
     assert_eq!(report.records.len(), tests.len() - 1);
@@ -240,9 +265,9 @@ impl Kernel for Told {
         Ok(())
     }
 
-    fn test_ended(&mut self) -> io::Result<Option<Trouble>> {
+    fn test_ended(&mut self) -> io::Result<Option<Complaint>> {
         let last = self.began.last().expect("one began");
-        Ok((last == "harness::makes_the_kernel_warn").then(|| Trouble {
+        Ok(last.ends_with("makes_the_kernel_warn").then(|| Complaint {
             reason: "it warned".to_owned(),
             log: vec!["WARNING: at something".to_owned()],
         }))
@@ -276,10 +301,10 @@ fn ktap(kept: &Kept) -> String {
     }
     let text = String::from_utf8(text).expect("KTAP is text");
     for expected in [
-        "KTAP version 1\n1..13\n# things: 3\nok 1 harness::passes\n",
+        "KTAP version 1\n1..14\n# things: 3\nok 1 harness::passes\n",
         ": sum: expected 3, got 2\nnot ok 2 harness::fails\n",
         "\nok 4 harness::is_skipped # SKIP nothing to test\n",
-        "\n# it sleeps\n# timed out after 300ms\nnot ok 12 harness::hangs\n",
+        "\n# it sleeps\n# timed out after 300ms\nnot ok 13 harness::hangs\n",
     ] {
         assert!(text.contains(expected), "{expected} in {text}");
     }

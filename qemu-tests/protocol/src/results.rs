@@ -5,9 +5,11 @@
 //! them on to the runner. The runner judges them, and writes [`Entry`]s into a file, a line each as
 //! well. Counts and pages are made of such files. Text is for people: nothing is read out of it.
 
+use std::fmt::{self, Display};
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -55,13 +57,44 @@ pub mod names {
     pub const ADDED_UP: [&str; 7] = [FAULTS, MESSAGES, GENERATED, DELIVERED, LOST, KILLS, LOADS];
 }
 
+/// What went wrong around a test, whatever the test itself found. No test declares that it happens.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trouble {
+    /// The test was killed at this time limit.
+    TimedOut(Duration),
+    /// Its process ended before it could tell how the test ended, with this status.
+    Died(String),
+    /// It left something in the kernel.
+    Leak(String),
+    /// The kernel complained in its time.
+    Kernel(String),
+    /// It hung, and the kernel made no dump, for this reason.
+    NoDump(String),
+}
+
+impl Display for Trouble {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TimedOut(limit) => write!(formatter, "timed out after {limit:?}"),
+            Self::Died(status) => write!(formatter, "the test's process ended early: {status}"),
+            Self::Leak(left) => formatter.write_str(left),
+            Self::Kernel(complaint) => formatter.write_str(complaint),
+            Self::NoDump(reason) => write!(formatter, "the kernel made no dump: {reason}"),
+        }
+    }
+}
+
 /// One test's end, as the guest reports it.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct TestRecord {
     /// The test's full name.
     pub name: String,
-    /// How it ended.
-    pub outcome: Outcome,
+    /// How the test itself says that it ended; none if it was killed or died.
+    pub outcome: Option<Outcome>,
+    /// What went wrong around it.
+    #[serde(default)]
+    pub trouble: Vec<Trouble>,
     /// What it measured or counted.
     pub figures: Vec<Figure>,
     /// What it wrote, line by line.
@@ -76,12 +109,17 @@ pub struct TestRecord {
 }
 
 impl TestRecord {
-    /// Adds a reason why it failed.
-    pub fn fail(&mut self, reason: &str) {
-        self.outcome = Outcome::Failed(match &self.outcome {
-            Outcome::Failed(first) => format!("{first}\n{reason}"),
-            _ => reason.to_owned(),
-        });
+    /// How it ended, if all is counted: trouble is a failure, too.
+    pub fn overall(&self) -> Outcome {
+        let mut reasons = Vec::new();
+        match &self.outcome {
+            Some(outcome) if self.trouble.is_empty() => return outcome.clone(),
+            None if self.trouble.is_empty() => reasons.push("it has no outcome".to_owned()),
+            Some(Outcome::Failed(reason)) => reasons.push(reason.clone()),
+            _ => {}
+        }
+        reasons.extend(self.trouble.iter().map(Trouble::to_string));
+        Outcome::Failed(reasons.join("\n"))
     }
 }
 
@@ -167,6 +205,7 @@ pub struct Trial {
 }
 
 /// A line of a file of results.
+#[expect(clippy::large_enum_variant, reason = "nearly all are trials")]
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Entry {

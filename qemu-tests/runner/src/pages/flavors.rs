@@ -76,7 +76,7 @@ impl Flavor {
     }
 
     fn passed(&self) -> impl Iterator<Item = &TestRecord> {
-        let passed = |test: &&TestRecord| test.outcome == Outcome::Passed;
+        let passed = |test: &&TestRecord| test.overall() == Outcome::Passed;
         self.tests.iter().filter(passed)
     }
 
@@ -91,7 +91,8 @@ impl Flavor {
     /// How the tests of one suite, or of all, ended, as a cell of the table.
     fn counted(&self, wanted: &dyn Fn(&TestRecord) -> bool) -> String {
         let tests = self.tests.iter().filter(|test| wanted(test));
-        let count = Count::of(tests.map(|test| &test.outcome));
+        let outcomes: Vec<_> = tests.map(TestRecord::overall).collect();
+        let count = Count::of(&outcomes);
         let mut text = count.passed.to_string();
         for (count, what) in [(count.skipped, "skipped"), (count.failed, "**failed**")] {
             if count > 0 {
@@ -131,7 +132,7 @@ fn page(flavors: &[(&str, Flavor)], loads: &Flavor) -> String {
     let has_loads = !loads.tests.is_empty();
     if has_loads {
         let of_load = |load: &TestRecord| {
-            let how = match load.outcome {
+            let how = match load.overall() {
                 Outcome::Passed => format!("{} s", shown(load.seconds.round())),
                 _ => "**failed**".to_owned(),
             };
@@ -249,7 +250,8 @@ mod tests {
             verdict: outcome.clone(),
             result: Some(TestRecord {
                 name: name.to_owned(),
-                outcome,
+                outcome: Some(outcome),
+                trouble: Vec::new(),
                 figures: figures.collect(),
                 output: Vec::new(),
                 kernel: Vec::new(),

@@ -96,7 +96,8 @@ pub fn load(
             verdict: outcome.clone(),
             result: Some(TestRecord {
                 name: name.clone(),
-                outcome,
+                outcome: Some(outcome),
+                trouble: Vec::new(),
                 figures,
                 output: Vec::new(),
                 kernel: Vec::new(),

@@ -219,7 +219,7 @@ impl Machine {
     /// Says where the dump is, if the kernel was asked for one.
     fn with_dump(&self, mut record: TestRecord) -> TestRecord {
         if let (true, Some(log)) = (record.dumped, self.vm.console_log()) {
-            record.fail(&format!(
+            record.kernel.push(format!(
                 "what all tasks and CPUs did then is in {}, from '{DUMP_BEGINS}' on",
                 log.display()
             ));

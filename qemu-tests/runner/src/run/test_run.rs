@@ -250,14 +250,17 @@ fn is_not_applicable(subject: KernelUnderTest, test: &TestDescription) -> bool {
     subject == KernelUnderTest::Stock && matches!(test.stock, StockExpectation::NotApplicable(_))
 }
 
-/// Compares a result with what is expected.
+/// Compares a result with what is expected. What is declared to fail is the test itself: a hang, a
+/// leak or a complaint of the kernel is trouble on each kernel.
 fn judge(record: &TestRecord, expectation: &StockExpectation) -> Outcome {
-    match (&record.outcome, expectation) {
+    match (record.overall(), expectation) {
         (Outcome::Passed, StockExpectation::Fails(reason)) => Outcome::Failed(format!(
             "declared to fail on the stock kernel ({reason}), but it passes: correct the declaration"
         )),
-        (Outcome::Failed(_), StockExpectation::Fails(_)) => Outcome::Passed,
-        (outcome, _) => outcome.clone(),
+        (Outcome::Failed(_), StockExpectation::Fails(_)) if record.trouble.is_empty() => {
+            Outcome::Passed
+        }
+        (outcome, _) => outcome,
     }
 }
 
@@ -265,4 +268,76 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex
         .lock()
         .expect("no trial panics while it holds the session")
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::results::Trouble;
+
+    use super::*;
+
+    fn record(outcome: Option<Outcome>, trouble: Vec<Trouble>) -> TestRecord {
+        TestRecord {
+            name: "a::b".to_owned(),
+            outcome,
+            trouble,
+            figures: Vec::new(),
+            output: Vec::new(),
+            kernel: Vec::new(),
+            dumped: false,
+            seconds: 1.0,
+        }
+    }
+
+    fn passes(
+        outcome: &Option<Outcome>,
+        trouble: Vec<Trouble>,
+        declared: &StockExpectation,
+    ) -> bool {
+        judge(&record(outcome.clone(), trouble), declared) == Outcome::Passed
+    }
+
+    #[test]
+    fn what_is_declared_has_to_happen() {
+        let fails = StockExpectation::Fails("no such event".to_owned());
+        let (passed, failed) = (Some(Outcome::Passed), Some(Outcome::Failed("a".to_owned())));
+        assert!(passes(&passed, Vec::new(), &StockExpectation::Passes));
+        assert!(!passes(&failed, Vec::new(), &StockExpectation::Passes));
+        assert!(!passes(&passed, Vec::new(), &fails));
+        assert!(passes(&failed, Vec::new(), &fails));
+        let skipped = Some(Outcome::Skipped("no program".to_owned()));
+        assert_eq!(
+            Some(judge(&record(skipped.clone(), Vec::new()), &fails)),
+            skipped
+        );
+    }
+
+    #[test]
+    fn trouble_is_a_failure_whatever_is_declared() {
+        let declared = [
+            StockExpectation::Passes,
+            StockExpectation::Fails("no such event".to_owned()),
+        ];
+        let failed = Some(Outcome::Failed("a".to_owned()));
+        for expectation in &declared {
+            for trouble in [
+                Trouble::TimedOut(Duration::from_secs(10)),
+                Trouble::Died("by SIGSEGV".to_owned()),
+                Trouble::Leak("a listener".to_owned()),
+                Trouble::Kernel("WARNING".to_owned()),
+                Trouble::NoDump("no key".to_owned()),
+            ] {
+                for outcome in [&None, &failed, &Some(Outcome::Passed)] {
+                    assert!(!passes(outcome, vec![trouble.clone()], expectation));
+                }
+            }
+        }
+        let Outcome::Failed(reason) = judge(
+            &record(failed, vec![Trouble::Kernel("WARNING".to_owned())]),
+            &declared[1],
+        ) else {
+            panic!("trouble passes")
+        };
+        assert_eq!(reason, "a\nWARNING");
+    }
 }
