@@ -7,7 +7,7 @@ use protocol::bench::{BESIDE, LISTENER_COUNTS, Operation, SOME_UNREAD, Situation
 use super::figures::Figures;
 use super::kernels::BenchKernel;
 use super::table::{Section, number};
-use super::targets::{Limit, Target};
+use super::target::{Limit, Target};
 use crate::pages::number::grouped;
 
 /// How many instructions more than on the unpatched kernel an event may take, and reading one.

@@ -37,6 +37,7 @@ mod page;
 mod provenance;
 mod state;
 mod table;
+mod target;
 mod targets;
 
 /// How long it may take until the next figure: those of so many listeners come at once.

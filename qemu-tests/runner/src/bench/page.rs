@@ -19,7 +19,8 @@ use super::mainline;
 use super::provenance::Provenance;
 use super::state;
 use super::table::{Section, markdown, number, origin, ratio, with_spread};
-use super::targets::{HOOK, Limit, Target, hook};
+use super::target::{Limit, Target};
+use super::targets::{HOOK, hook};
 use crate::machine::accelerator::Accelerator;
 use crate::pages::number::grouped;
 

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What must show, and whether it does.
+//! The targets, and how far each is met.
 
 use protocol::bench::{
     BESIDE, MANY, MOST_UNREAD, Many, Operation, POPULATIONS, Situation, THOUSANDS, WITH_FLAGS,
 };
-use serde::Serialize;
 
 use super::figures::Figures;
 use super::flags::{listeners, outside};
 use super::kernels::BenchKernel;
 use super::mainline;
+use super::target::{Limit, Target};
 use crate::pages::number::grouped;
 
 /// What a hook that nobody uses may cost.
@@ -26,45 +26,6 @@ const POPULATION: f64 = 1.1;
 
 /// How many events a datagram has where reading one is to be cheap.
 const IN_A_DATAGRAM: u32 = 40;
-
-/// How much ours may be.
-#[derive(Clone, Copy, Debug, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Limit {
-    /// Not more than this.
-    AtMost(f64),
-    /// Not less than this.
-    AtLeast(f64),
-}
-
-/// One line of what must show.
-#[derive(Debug, Serialize)]
-pub struct Target {
-    /// What is measured.
-    pub case: String,
-    /// On the unpatched kernel.
-    pub stock: Option<f64>,
-    /// On ours.
-    pub ours: Option<f64>,
-    /// How much ours may be.
-    #[serde(flatten)]
-    pub limit: Limit,
-    /// Digits behind the point that count.
-    pub digits: usize,
-}
-
-impl Target {
-    /// Whether ours is as it has to be, as far as the digits tell; `None` if it is not known.
-    pub fn is_met(&self) -> Option<bool> {
-        let unit = 10f64.powi(self.digits as i32);
-        let round = |value: f64| (value * unit).round();
-        let ours = round(self.ours?);
-        Some(match self.limit {
-            Limit::AtMost(most) => ours <= round(most),
-            Limit::AtLeast(least) => ours >= round(least),
-        })
-    }
-}
 
 /// All lines.
 pub fn all(figures: &Figures) -> Vec<Target> {

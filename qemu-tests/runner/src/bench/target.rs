@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: GPL-2.0
+//! A target: how much a figure of ours may be.
+
+use serde::Serialize;
+
+/// How much ours may be.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Limit {
+    /// Not more than this.
+    AtMost(f64),
+    /// Not less than this.
+    AtLeast(f64),
+}
+
+/// What a figure has to be.
+#[derive(Debug, Serialize)]
+pub struct Target {
+    /// What is measured.
+    pub case: String,
+    /// On the unpatched kernel.
+    pub stock: Option<f64>,
+    /// On ours.
+    pub ours: Option<f64>,
+    /// How much ours may be.
+    #[serde(flatten)]
+    pub limit: Limit,
+    /// Digits behind the point that count.
+    pub digits: usize,
+}
+
+impl Target {
+    /// Whether ours is as it has to be, as far as the digits tell; `None` if it is not known.
+    pub fn is_met(&self) -> Option<bool> {
+        let unit = 10f64.powi(self.digits as i32);
+        let round = |value: f64| (value * unit).round();
+        let ours = round(self.ours?);
+        Some(match self.limit {
+            Limit::AtMost(most) => ours <= round(most),
+            Limit::AtLeast(least) => ours >= round(least),
+        })
+    }
+}
