@@ -30,7 +30,7 @@
 #: TABLE=FILE               make test writes the page of the contract there, make test-all that of the flavors
 #: RESULTS=FILE             make test has its results there afterwards, a line of JSON each
 #: OUT=DIR                  make bench writes a page and a chart there
-#: CHECK=1                  make bench fails when a target is missed
+#: CHECK=1                  make bench fails when a target is missed, or was not measured
 #: ARGS='...'               options of fuzz, storm, cycles, execs, pictures, trees and containers, as in
 #:                          ARGS='--seed 1'
 #: MEMORY=SIZE              the memory of the VM, as in MEMORY=8G (boot, fuzz, storm, cycles, execs, pictures,

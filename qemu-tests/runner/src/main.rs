@@ -169,7 +169,7 @@ enum Command {
         /// The day to write there.
         #[arg(long)]
         date: String,
-        /// Fail when a target is missed.
+        /// Fail when a target is missed, or was not measured.
         #[arg(long)]
         check: bool,
         #[command(flatten)]

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! A target: how much a figure of ours may be.
 
+use protocol::results::Outcome;
 use serde::Serialize;
 
 /// How much ours may be.
@@ -39,5 +40,14 @@ impl Target {
             Limit::AtMost(most) => ours <= round(most),
             Limit::AtLeast(least) => ours >= round(least),
         })
+    }
+
+    /// The same as the outcome of a trial: a target that was not measured is missed.
+    pub fn outcome(&self) -> Outcome {
+        match self.is_met() {
+            Some(true) => Outcome::Passed,
+            Some(false) => Outcome::Failed("missed".to_owned()),
+            None => Outcome::Failed("not measured".to_owned()),
+        }
     }
 }
