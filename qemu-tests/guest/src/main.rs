@@ -66,7 +66,7 @@ enum Command {
     },
     /// Show the events of a small real scenario.
     Demo,
-    /// Measure what events cost, and write the figures as lines of JSON.
+    /// Measure what events cost, and report the figures to the runner.
     Bench(bench::Options),
     /// Send messages of every kind from everywhere, and check what becomes of each.
     Fuzz(fuzz::Options),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What the benchmark in the guest tells the runner: lines of JSON on its standard output.
+//! What the benchmark in the guest tells the runner, as records among the results.
 
 use serde::{Deserialize, Serialize};
 
@@ -246,7 +246,7 @@ pub struct Cost {
     pub spread: f64,
 }
 
-/// A line of the benchmark's output.
+/// A record of the benchmark.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Line {

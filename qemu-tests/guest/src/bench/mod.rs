@@ -74,7 +74,7 @@ pub struct Options {
     parallel: bool,
 }
 
-/// Measures, and writes the figures to the standard output.
+/// Measures, and reports the figures as records.
 pub fn run(options: &Options) -> Result<()> {
     if options.parallel {
         return in_parallel();
