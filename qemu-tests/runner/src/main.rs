@@ -126,7 +126,7 @@ enum Command {
         #[command(flatten)]
         host: HostOptions,
         #[command(flatten)]
-        selection: libtest_mimic::Arguments,
+        selection: test_run::Selection,
     },
     /// Write the page of several flavors' results.
     Flavors {

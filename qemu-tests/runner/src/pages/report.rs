@@ -52,11 +52,6 @@ impl Report {
         }
     }
 
-    /// How many trials ended.
-    pub fn len(&self) -> usize {
-        self.trials.len()
-    }
-
     /// How many trials ended in which way.
     pub fn count(&self) -> Count {
         Count::of(self.trials.iter().map(|trial| &trial.verdict))
@@ -80,10 +75,16 @@ impl Report {
             widths.max().unwrap_or(0).max(4)
         };
         let (first, second) = (width(0), width(1));
-        writeln!(output, "{:first$} | {:second$} | stock", "test", "ours")?;
+        writeln!(output, "\n{:first$} | {:second$} | stock", "test", "ours")?;
         writeln!(output, "{:-<first$}-|-{:-<second$}-|------", "", "")?;
         for [name, ours, stock] in &rows {
             writeln!(output, "{name:first$} | {ours:second$} | {stock}")?;
+        }
+        // The table may be long, so that nobody has to look for them above it.
+        for trial in &self.trials {
+            if let (Outcome::Failed(_), Some(subject)) = (&trial.verdict, trial.subject) {
+                writeln!(output, "\nFAILED [{}] {}", subject.name(), trial.name)?;
+            }
         }
         let (counts, seconds) = (self.counts(), elapsed.as_secs());
         let accelerator = self.accelerator.name();

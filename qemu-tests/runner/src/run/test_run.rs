@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
-//! `test`: each guest test as a test of the host, on our kernel and on the stock one.
+//! `test`: each guest test on our kernel and on the stock one.
 //!
-//! The guest runs the selected tests in their order, and each trial waits for its own result. What a
+//! The guest runs the selected tests in their order, and the results come in the same order. What a
 //! test declares about the stock kernel is a claim that its stock trial checks.
 
+use std::io::Write;
 use std::path::Path;
 use std::process::Command;
-use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use anstyle::{AnsiColor, Style};
 use anyhow::{Context, Result, bail, ensure};
-use libtest_mimic::{Arguments, Completion, Failed};
+use clap::Args;
 use protocol::results::{KernelUnderTest, Outcome, TestRecord, Trial};
 use protocol::{StockExpectation, TestDescription};
 
@@ -21,6 +22,32 @@ use crate::machine::probe;
 use crate::machine::settings::Settings;
 use crate::pages::report::Report;
 use crate::results_file::KERNEL_LOG;
+
+/// Which tests to run.
+#[derive(Args)]
+pub struct Selection {
+    /// Only the tests that have this in their names.
+    filter: Option<String>,
+    /// Only the test with exactly this name.
+    #[arg(long)]
+    exact: bool,
+    /// Not the tests that have this in their names.
+    #[arg(long, value_name = "FILTER")]
+    skip: Vec<String>,
+    /// List the tests, and run none.
+    #[arg(long)]
+    list: bool,
+}
+
+impl Selection {
+    fn selects(&self, name: &str) -> bool {
+        let matches = |filter: &String| match self.exact {
+            true => name == filter,
+            false => name.contains(filter.as_str()),
+        };
+        self.filter.iter().all(matches) && !self.skip.iter().any(matches)
+    }
+}
 
 /// Where the results go, besides the terminal.
 pub struct Files<'a> {
@@ -36,9 +63,19 @@ pub fn run(
     ours: Option<&Kernel>,
     stock: Option<&Kernel>,
     files: Files<'_>,
-    arguments: &Arguments,
+    selection: &Selection,
 ) -> Result<u8> {
-    let tests = list(&settings.lister)?;
+    let mut tests = list(&settings.lister)?;
+    tests.retain(|test| selection.selects(&test.name));
+    if selection.list {
+        tests.iter().for_each(|test| println!("{}", test.name));
+        return Ok(0);
+    }
+    ensure!(
+        !tests.is_empty(),
+        "no test has {:?} in its name: list all with --list",
+        selection.filter.as_deref().unwrap_or_default()
+    );
     let kernels: Vec<(KernelUnderTest, &Kernel)> = [
         (KernelUnderTest::Ours, ours),
         (KernelUnderTest::Stock, stock),
@@ -46,46 +83,15 @@ pub fn run(
     .into_iter()
     .filter_map(|(subject, kernel)| Some((subject, kernel?)))
     .collect();
-    if arguments.list {
-        let trials = kernels
-            .iter()
-            .flat_map(|(subject, _)| {
-                tests
-                    .iter()
-                    .map(|test| trial(*subject, &test.name, || Ok(Completion::Completed)))
-            })
-            .collect();
-        return Ok(u8::from(libtest_mimic::run(arguments, trials).has_failed()));
-    }
     let Some((_, first)) = kernels.first() else {
         bail!("no kernel to test")
     };
-    let selects = |subject| {
-        tests
-            .iter()
-            .any(|test| is_selected(arguments, subject, test))
-    };
-    ensure!(
-        kernels.iter().any(|(subject, _)| selects(*subject)),
-        "no test has {:?} in its name: list all with --list",
-        arguments.filter.as_deref().unwrap_or_default()
-    );
     let accelerator = probe::choose_accelerator(settings, first)?;
-    let report = Report::new(&tests, accelerator, files.results)?;
-    let report = Arc::new(Mutex::new(report));
+    let mut report = Report::new(&tests, accelerator, files.results)?;
     let started = Instant::now();
     for (subject, kernel) in kernels {
-        run_on(
-            settings,
-            subject,
-            kernel,
-            accelerator,
-            &tests,
-            arguments,
-            &report,
-        )?;
+        run_on(settings, subject, kernel, accelerator, &tests, &mut report)?;
     }
-    let report = lock(&report);
     report.print(started.elapsed())?;
     if let Some(table) = files.table {
         report.write_table(table)?;
@@ -118,136 +124,87 @@ fn run_on(
     kernel: &Kernel,
     accelerator: Accelerator,
     tests: &[TestDescription],
-    arguments: &Arguments,
-    report: &Arc<Mutex<Report>>,
+    report: &mut Report,
 ) -> Result<()> {
-    let selected: Vec<&TestDescription> = tests
-        .iter()
-        .filter(|test| is_selected(arguments, subject, test))
-        .collect();
-    let wanted: Vec<String> = selected
-        .iter()
-        .filter(|test| !is_not_applicable(subject, test))
-        .map(|test| test.name.clone())
-        .collect();
+    let expectation = |test: &TestDescription| match subject {
+        KernelUnderTest::Ours => StockExpectation::Passes,
+        KernelUnderTest::Stock => test.stock.clone(),
+    };
+    let applies =
+        |test: &&TestDescription| !matches!(expectation(test), StockExpectation::NotApplicable(_));
+    let wanted = tests.iter().filter(applies);
+    let wanted: Vec<_> = wanted.map(|test| test.name.clone()).collect();
     let factor = accelerator.time_factor() * kernel.time_factor();
-    let session = if wanted.is_empty() {
-        None
-    } else {
-        let session = Session::start(settings, kernel, accelerator, factor, wanted)?;
-        Some(Arc::new(Mutex::new(session)))
+    let mut session = match wanted.is_empty() {
+        true => None,
+        false => Some(Session::start(
+            settings,
+            kernel,
+            accelerator,
+            factor,
+            wanted,
+        )?),
     };
-    let mut trials = Vec::new();
-    for test in selected {
-        let (session, test, name) = (session.clone(), test.clone(), test.name.clone());
-        let limit = Duration::from_secs(test.limit_seconds) * factor;
-        let run = move || {
-            let expectation = match subject {
-                KernelUnderTest::Ours => StockExpectation::Passes,
-                KernelUnderTest::Stock => test.stock,
-            };
-            if let StockExpectation::NotApplicable(reason) = expectation {
-                let reason = format!("not applicable: {reason}");
-                return (Outcome::Skipped(reason), None);
-            }
-            let session = session.expect("a machine was booted for each test that applies");
-            match lock(&session).result_of(&test.name, limit) {
-                Ok(record) => (judge(&record, &expectation), Some(record)),
-                Err(NoResult::Failure(reason)) => (Outcome::Failed(reason), None),
-                // The run is red already; the reason stands with the test that broke it.
-                Err(NoResult::TooLate) => {
-                    let reason = "not run: too many virtual machines failed in tests before";
-                    (Outcome::Skipped(reason.to_owned()), None)
-                }
-            }
-        };
-        trials.push(reported(report, subject, name, run));
-    }
-    if let Some(session) = session {
-        let run = move || match lock(&session).finish() {
-            Ok(()) => (Outcome::Passed, None),
-            Err(error) => (Outcome::Failed(format!("{error:#}")), None),
-        };
-        trials.push(reported(report, subject, KERNEL_LOG.to_owned(), run));
-    }
-    // The selection is made already, and the results come in this order.
-    let arguments = Arguments {
-        filter: None,
-        skip: Vec::new(),
-        test_threads: Some(1),
-        ..arguments.clone()
-    };
-    let expected = lock(report).len() + trials.len();
-    // The report has the trials, and counts them.
-    let _ = libtest_mimic::run(&arguments, trials);
-    // One that panicked is not in it.
-    let reported = lock(report).len();
-    ensure!(
-        reported == expected,
-        "{} of {expected} trials are not in the report",
-        expected - reported
-    );
-    Ok(())
-}
-
-/// A trial that is in the report when it has ended.
-fn reported<R>(
-    report: &Arc<Mutex<Report>>,
-    subject: KernelUnderTest,
-    name: String,
-    run: R,
-) -> libtest_mimic::Trial
-where
-    R: FnOnce() -> (Outcome, Option<TestRecord>) + Send + 'static,
-{
-    let report = Arc::clone(report);
-    let own_name = name.clone();
-    trial(subject, &name, move || {
+    let names = tests.iter().map(|test| test.name.len());
+    let width = names.chain([KERNEL_LOG.len()]).max().unwrap_or(0);
+    let mut add = |name: &str, run: &mut dyn FnMut() -> (Outcome, Option<TestRecord>)| {
+        print!("test [{}] {name:width$} ... ", subject.name());
+        std::io::stdout().flush()?;
         let (verdict, result) = run();
-        let shown = completion(&verdict, result.as_ref());
-        lock(&report).add(Trial {
-            name: own_name,
+        show(&verdict, result.as_ref());
+        report.add(Trial {
+            name: name.to_owned(),
             subject: Some(subject),
             verdict,
             result,
+        })
+    };
+    for test in tests {
+        let limit = Duration::from_secs(test.limit_seconds) * factor;
+        add(
+            &test.name,
+            &mut || match (expectation(test), &mut session) {
+                (StockExpectation::NotApplicable(reason), _) => {
+                    (Outcome::Skipped(format!("not applicable: {reason}")), None)
+                }
+                (expectation, Some(session)) => match session.result_of(&test.name, limit) {
+                    Ok(record) => (judge(&record, &expectation), Some(record)),
+                    Err(NoResult::Failure(reason)) => (Outcome::Failed(reason), None),
+                    // The run is red already; the reason stands with the test that broke it.
+                    Err(NoResult::TooLate) => {
+                        let reason = "not run: too many virtual machines failed in tests before";
+                        (Outcome::Skipped(reason.to_owned()), None)
+                    }
+                },
+                (_, None) => unreachable!("a machine is booted for each test that applies"),
+            },
+        )?;
+    }
+    if let Some(mut session) = session {
+        add(KERNEL_LOG, &mut || match session.finish() {
+            Ok(()) => (Outcome::Passed, None),
+            Err(error) => (Outcome::Failed(format!("{error:#}")), None),
         })?;
-        shown
-    })
+    }
+    Ok(())
 }
 
-/// A verdict, as the terminal shows it.
-fn completion(
-    verdict: &Outcome,
-    record: Option<&TestRecord>,
-) -> std::result::Result<Completion, Failed> {
+/// Shows a verdict on the terminal, and what belongs to a failure.
+fn show(verdict: &Outcome, record: Option<&TestRecord>) {
+    const GREEN: Style = AnsiColor::Green.on_default();
+    const YELLOW: Style = AnsiColor::Yellow.on_default();
+    const RED: Style = AnsiColor::Red.on_default().bold();
     match verdict {
-        Outcome::Passed => Ok(Completion::Completed),
-        Outcome::Skipped(reason) => Ok(Completion::ignored_with(reason)),
+        Outcome::Passed => anstream::println!("{GREEN}ok{GREEN:#}"),
+        Outcome::Skipped(reason) => anstream::println!("{YELLOW}skipped{YELLOW:#}: {reason}"),
         Outcome::Failed(reason) => {
-            let mut lines = Vec::new();
-            if let Some(record) = record {
-                lines.extend(record.output.iter().map(String::as_str));
-                lines.extend(record.kernel.iter().map(String::as_str));
+            anstream::println!("{RED}FAILED{RED:#}");
+            let lines = record.map(|record| record.output.iter().chain(&record.kernel));
+            for line in lines.into_iter().flatten().chain([reason]) {
+                println!("{line}");
             }
-            lines.push(reason);
-            Err(lines.join("\n").into())
         }
     }
-}
-
-fn trial<R>(subject: KernelUnderTest, name: &str, run: R) -> libtest_mimic::Trial
-where
-    R: FnOnce() -> std::result::Result<Completion, Failed> + Send + 'static,
-{
-    libtest_mimic::Trial::ignorable_test(name, run).with_kind(subject.name())
-}
-
-fn is_selected(arguments: &Arguments, subject: KernelUnderTest, test: &TestDescription) -> bool {
-    !arguments.is_filtered_out(&trial(subject, &test.name, || Ok(Completion::Completed)))
-}
-
-fn is_not_applicable(subject: KernelUnderTest, test: &TestDescription) -> bool {
-    subject == KernelUnderTest::Stock && matches!(test.stock, StockExpectation::NotApplicable(_))
 }
 
 /// Compares a result with what is expected. What is declared to fail is the test itself: a hang, a
@@ -262,12 +219,6 @@ fn judge(record: &TestRecord, expectation: &StockExpectation) -> Outcome {
         }
         (outcome, _) => outcome,
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .expect("no trial panics while it holds the session")
 }
 
 #[cfg(test)]
@@ -295,6 +246,22 @@ mod tests {
         declared: &StockExpectation,
     ) -> bool {
         judge(&record(outcome.clone(), trouble), declared) == Outcome::Passed
+    }
+
+    #[test]
+    fn tests_are_selected_by_parts_of_their_names() {
+        let selection = |filter: Option<&str>, exact, skip: &[&str]| Selection {
+            filter: filter.map(str::to_owned),
+            exact,
+            skip: skip.iter().map(|skip| (*skip).to_owned()).collect(),
+            list: false,
+        };
+        assert!(selection(None, false, &[]).selects("sid::a"));
+        assert!(selection(Some("sid"), false, &[]).selects("sid::a"));
+        assert!(!selection(Some("sid"), true, &[]).selects("sid::a"));
+        assert!(selection(Some("sid::a"), true, &[]).selects("sid::a"));
+        assert!(!selection(Some("fork"), false, &[]).selects("sid::a"));
+        assert!(!selection(Some("sid"), false, &["fork", "::a"]).selects("sid::a"));
     }
 
     #[test]
