@@ -267,6 +267,49 @@ impl Test {
     }
 }
 
+/// What the framework runs: a test, or a load.
+pub struct Case {
+    name: String,
+    /// How long it may take, on a fast machine.
+    limit: Duration,
+    /// Whether what it writes is shown at once, and not kept.
+    is_shown: bool,
+    run: Box<dyn Fn() -> TestResult>,
+}
+
+impl From<&Test> for Case {
+    fn from(test: &Test) -> Self {
+        Self {
+            name: test.full_name(),
+            limit: test.time_limit(),
+            is_shown: false,
+            run: Box::new(test.run),
+        }
+    }
+}
+
+impl Case {
+    /// A load, which tells how far it is.
+    pub fn load(name: &str, limit: Duration, run: impl Fn() -> TestResult + 'static) -> Self {
+        Self {
+            name: name.to_owned(),
+            limit,
+            is_shown: true,
+            run: Box::new(run),
+        }
+    }
+
+    /// What the runner on the host wants to know of a load.
+    pub fn description(&self) -> TestDescription {
+        TestDescription {
+            name: self.name.clone(),
+            stock: StockExpectation::NotApplicable("a load needs the module".to_owned()),
+            limit_seconds: self.limit.as_secs(),
+            covers: Vec::new(),
+        }
+    }
+}
+
 /// A [`Test`] out of the name of a function in the same module. A function with arguments has several
 /// variants, each of which is a test: `test!(function[variant](arguments))`.
 #[macro_export]
@@ -331,10 +374,10 @@ pub enum Conclusion {
     Killed,
 }
 
-/// Runs the tests one after the other and reports them, up to one that has to be killed: what it
-/// changed may still be changed.
+/// Runs the tests, or a load, one after the other and reports them, up to one that has to be killed:
+/// what it changed may still be changed.
 pub fn run(
-    tests: &[Test],
+    cases: &[Case],
     time_factor: u32,
     leak_check: LeakCheck<'_>,
     kernel: &mut dyn Kernel,
@@ -342,11 +385,11 @@ pub fn run(
 ) -> Result<Conclusion> {
     // Daemons of a test become our children, so that none of them can outlive it.
     set_child_subreaper(true).context("cannot become the reaper of the tests' processes")?;
-    reporter.plan(tests.len())?;
+    reporter.plan(cases.len())?;
     let mut conclusion = Conclusion::Passed;
-    for test in tests {
-        kernel.test_begins(&test.full_name())?;
-        let Ended { mut record, killed } = run_one(test, time_factor, kernel)?;
+    for case in cases {
+        kernel.test_begins(&case.name)?;
+        let Ended { mut record, killed } = run_one(case, time_factor, kernel)?;
         if let Err(left) = leak_check() {
             record.trouble.push(Trouble::Leak(left));
         }
@@ -375,28 +418,30 @@ struct Ended {
 }
 
 /// Runs one test in a child.
-fn run_one(test: &Test, time_factor: u32, kernel: &mut dyn Kernel) -> Result<Ended> {
+fn run_one(case: &Case, time_factor: u32, kernel: &mut dyn Kernel) -> Result<Ended> {
     let started = Instant::now();
     let (records, records_writer) = pipe2(OFlag::O_CLOEXEC)?;
     let (output, output_writer) = pipe()?;
-    let run = test.run;
     let child = child::fork(move || {
         // So that the whole of the test can be killed. The session stays the same.
-        let started = setpgid(Pid::from_raw(0), Pid::from_raw(0))
-            .and_then(|()| dup2_stdout(&output_writer))
-            .and_then(|()| dup2_stderr(&output_writer));
+        let mut started = setpgid(Pid::from_raw(0), Pid::from_raw(0));
+        if !case.is_shown {
+            started = started
+                .and_then(|()| dup2_stdout(&output_writer))
+                .and_then(|()| dup2_stderr(&output_writer));
+        }
         results::go_to(records_writer);
         let outcome = match started {
-            Ok(()) => outcome(run()),
+            Ok(()) => outcome((case.run)()),
             Err(error) => Outcome::Failed(format!("cannot start the test: {error}")),
         };
         i32::from(results::write(&Record::Outcome(outcome)).is_err())
     })?;
-    let limit = test.time_limit() * time_factor;
+    let limit = case.limit * time_factor;
     let mut streams = [Stream::new(output), Stream::new(records)];
     let ended = follow(&child, &mut streams, started + limit)?;
     // Before anything is killed. Whoever cannot be killed is in the dump as well.
-    let dump = (!ended).then(|| kernel.dump(&test.full_name()));
+    let dump = (!ended).then(|| kernel.dump(&case.name));
     let status = remove_processes(child, CLEAN_UP_LIMIT * time_factor)?;
     // The test's end counts and not the pipe's: a daemon of the test may have held it open.
     let [output, records] = &mut streams;
@@ -408,7 +453,7 @@ fn run_one(test: &Test, time_factor: u32, kernel: &mut dyn Kernel) -> Result<End
         Some(_) => None,
     };
     let mut record = TestRecord {
-        name: test.full_name(),
+        name: case.name.clone(),
         outcome,
         trouble: trouble.into_iter().collect(),
         figures,

@@ -3,11 +3,12 @@
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use commands::{demo, listen, supervisor};
-use harness::{Conclusion, Reporter};
+use harness::{Case, Conclusion, Reporter};
 use loads::{containers, cycles, execs, pictures, storm, trees};
 use protocol::TEST_KILLED;
 use reporter::{Ktap, Records};
@@ -39,6 +40,15 @@ mod wire;
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
+    /// What to multiply all time limits of tests and loads with, on a slow machine.
+    #[arg(long, default_value_t = 1)]
+    time_factor: u32,
+    /// What to multiply the limits within them with, on a kernel that checks itself.
+    #[arg(long, default_value_t = 1)]
+    kernel_time_factor: u32,
+    /// Describe a load with these options as JSON, and do not run it.
+    #[arg(long)]
+    describe: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -55,12 +65,6 @@ enum Command {
     },
     /// Run tests and report them: to the runner, or in KTAP on the standard output.
     Test {
-        /// What to multiply all time limits with, on a slow machine.
-        #[arg(long, default_value_t = 1)]
-        time_factor: u32,
-        /// What to multiply the limits within tests with, on a kernel that checks itself.
-        #[arg(long, default_value_t = 1)]
-        kernel_time_factor: u32,
         /// Full names of the tests to run; without any, all of them.
         names: Vec<String>,
     },
@@ -89,8 +93,8 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let command = Arguments::parse().command;
-    match results::begin().and_then(|()| run(command)) {
+    let arguments = Arguments::parse();
+    match results::begin().and_then(|()| run(arguments)) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("proc-events-guest: {error:#}");
@@ -99,50 +103,93 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> Result<ExitCode> {
-    match command {
-        Command::Agent => agent::run().map(|()| ExitCode::SUCCESS),
-        Command::List { json } => list(json).map(|()| ExitCode::SUCCESS),
-        Command::Test {
-            time_factor,
-            kernel_time_factor,
-            names,
-        } => {
-            timeouts::set_factor(kernel_time_factor);
-            let reporter: &mut dyn Reporter = if results::are_wanted() {
-                &mut Records
-            } else {
-                &mut Ktap::new(std::io::stdout())
-            };
-            let tests = select(&names)?;
-            let mut kernel = kernel::Watched::new()?;
-            let mut leaks = debugfs::leak_check();
-            let conclusion = harness::run(&tests, time_factor, &mut leaks, &mut kernel, reporter)?;
-            Ok(match conclusion {
-                Conclusion::Passed => ExitCode::SUCCESS,
-                Conclusion::Failed => ExitCode::FAILURE,
-                Conclusion::Killed => ExitCode::from(TEST_KILLED),
-            })
+fn run(arguments: Arguments) -> Result<ExitCode> {
+    let Arguments {
+        time_factor,
+        kernel_time_factor,
+        describe,
+        command,
+    } = arguments;
+    if describe {
+        let load = command.into_load()?.description();
+        println!("{}", serde_json::to_string(&load)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    timeouts::set_factor(kernel_time_factor);
+    let load = match command {
+        Command::Agent => return agent::run().map(|()| ExitCode::SUCCESS),
+        Command::List { json } => return list(json).map(|()| ExitCode::SUCCESS),
+        Command::Demo => return demo::run(),
+        Command::Bench(options) => return bench::run(&options).map(|()| ExitCode::SUCCESS),
+        Command::Listen(options) => return listen::run(&options).map(|()| ExitCode::SUCCESS),
+        Command::Supervise(options) => return supervisor::run(&options),
+        Command::Test { names } => {
+            let tests: Vec<_> = select(&names)?.iter().map(Case::from).collect();
+            return run_cases(&tests, time_factor);
         }
-        Command::Demo => demo::run(),
-        Command::Bench(options) => bench::run(&options).map(|()| ExitCode::SUCCESS),
-        Command::Fuzz(options) => succeed(fuzz::run(&options)),
-        Command::Storm(options) => succeed(storm::run(&options)),
-        Command::Cycles(options) => succeed(cycles::run(&options)),
-        Command::Execs(options) => succeed(execs::run(&options)),
-        Command::Pictures(options) => succeed(pictures::run(&options)),
-        Command::Trees(options) => succeed(trees::run(&options)),
-        Command::Containers(options) => succeed(containers::run(&options)),
-        Command::Listen(options) => listen::run(&options).map(|()| ExitCode::SUCCESS),
-        Command::Supervise(options) => supervisor::run(&options),
+        load => load.into_load()?,
+    };
+    run_cases(&[load], time_factor)
+}
+
+impl Command {
+    /// A load, with a limit that follows from its options. It is several times what the load takes.
+    fn into_load(self) -> Result<Case> {
+        /// How long it may take to begin and to end, and to do little.
+        const LEAST: Duration = Duration::from_secs(600);
+        let limit = |parts: &[(usize, u64)]| {
+            let parts = parts.iter().map(|(count, each)| *count as u64 * each);
+            LEAST + Duration::from_millis(parts.sum())
+        };
+        Ok(match self {
+            Self::Fuzz(options) => {
+                let limit = limit(&[(options.messages as usize, 1)]);
+                Case::load("fuzz", limit, move || fuzz::run(&options))
+            }
+            Self::Storm(options) => {
+                let limit = limit(&[(options.seconds as usize, 1000)]);
+                Case::load("storm", limit, move || storm::run(&options))
+            }
+            Self::Cycles(options) => {
+                let limit = limit(&[(options.reloads, 500), (options.kills, 50)]);
+                Case::load("cycles", limit, move || cycles::run(&options))
+            }
+            Self::Execs(options) => {
+                let limit = limit(&[(options.rounds, 100)]);
+                Case::load("execs", limit, move || execs::run(&options))
+            }
+            Self::Pictures(options) => {
+                let limit = limit(&[(options.starts, 500), (options.losses, 500)]);
+                Case::load("pictures", limit, move || pictures::run(&options))
+            }
+            Self::Trees(options) => {
+                let limit = limit(&[(options.trees, 100)]);
+                Case::load("trees", limit, move || trees::run(&options))
+            }
+            Self::Containers(options) => {
+                let limit = limit(&[(options.count, 100)]);
+                Case::load("containers", limit, move || containers::run(&options))
+            }
+            _ => bail!("this is no load"),
+        })
     }
 }
 
-fn succeed(result: harness::TestResult) -> Result<ExitCode> {
-    match result {
-        Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(failure) => bail!("{failure}"),
-    }
+/// Runs tests, or a load, and reports them: to the runner, or in KTAP on the standard output.
+fn run_cases(cases: &[Case], time_factor: u32) -> Result<ExitCode> {
+    let reporter: &mut dyn Reporter = if results::are_wanted() {
+        &mut Records
+    } else {
+        &mut Ktap::new(std::io::stdout())
+    };
+    let mut kernel = kernel::Watched::new()?;
+    let mut leaks = debugfs::leak_check();
+    let conclusion = harness::run(cases, time_factor, &mut leaks, &mut kernel, reporter)?;
+    Ok(match conclusion {
+        Conclusion::Passed => ExitCode::SUCCESS,
+        Conclusion::Failed => ExitCode::FAILURE,
+        Conclusion::Killed => ExitCode::from(TEST_KILLED),
+    })
 }
 
 fn list(json: bool) -> Result<()> {
@@ -175,4 +222,36 @@ fn select(names: &[String]) -> Result<Vec<harness::Test>> {
         }
     }
     Ok(selected)
+}
+
+#[cfg(test)]
+mod unit {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn options_do_not_clash() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_limit_of_a_load_follows_from_its_options() {
+        let limit = |words: &[&str]| {
+            let words = ["proc-events-guest"].iter().chain(words);
+            let load = Arguments::parse_from(words).command.into_load();
+            load.unwrap().description().limit_seconds
+        };
+        assert_eq!(limit(&["storm", "--seconds", "7200"]), 7800);
+        assert_eq!(limit(&["cycles", "--reloads", "0", "--kills", "100"]), 605);
+        for load in ["fuzz", "execs", "pictures", "trees", "containers"] {
+            assert!((900..7200).contains(&limit(&[load])), "{load}");
+        }
+    }
+
+    #[test]
+    fn a_command_that_is_no_load_is_not_described() {
+        let listen = Arguments::parse_from(["proc-events-guest", "listen"]);
+        assert!(listen.command.into_load().is_err());
+    }
 }

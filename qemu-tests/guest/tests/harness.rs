@@ -9,7 +9,7 @@ use std::io;
 use std::time::Duration;
 
 use harness::{
-    Complaint, Conclusion, Declaration, Failure, Kernel, Line, Reporter, Test, TestResult,
+    Case, Complaint, Conclusion, Declaration, Failure, Kernel, Line, Reporter, Test, TestResult,
     expect_eq,
 };
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
@@ -163,7 +163,8 @@ fn main() {
         }
     };
     let mut kernel = Told::default();
-    let conclusion = harness::run(&tests, 1, &mut leak_check, &mut kernel, &mut report)
+    let cases = tests.each_ref().map(Case::from);
+    let conclusion = harness::run(&cases, 1, &mut leak_check, &mut kernel, &mut report)
         .expect("the framework itself works");
     assert_eq!(conclusion, Conclusion::Killed);
     let names = tests.iter().map(Test::full_name);
@@ -231,6 +232,27 @@ fn main() {
     assert!(result("hangs").dumped);
     assert_eq!(report.records.len(), tests.len() - 1);
     println!("{}", ktap(&report));
+    a_load_has_a_limit_and_is_reported_as_a_test_is();
+}
+
+fn a_load_has_a_limit_and_is_reported_as_a_test_is() {
+    let milliseconds = Duration::from_millis;
+    let (ends, hangs_itself) = (|| fails_by_an_error(), || hangs());
+    let loads = [
+        Case::load("ends", milliseconds(60_000), ends),
+        Case::load("hangs", milliseconds(300), hangs_itself),
+    ];
+    assert_eq!(loads[0].description().limit_seconds, 60);
+    let (mut report, mut kernel) = (Kept::default(), Told::default());
+    let mut leak_check = || Ok(());
+    let conclusion = harness::run(&loads, 1, &mut leak_check, &mut kernel, &mut report)
+        .expect("the framework itself works");
+    assert_eq!(conclusion, Conclusion::Killed);
+    assert_eq!(kernel.began, ["ends", "hangs", ""]);
+    let [ends, hangs] = report.records.try_into().expect("both are reported");
+    assert!(matches!(ends.outcome, Some(Outcome::Failed(_))));
+    assert_eq!(hangs.trouble, [Trouble::TimedOut(milliseconds(300))]);
+    assert!(hangs.dumped);
 }
 
 /// Results as they came.
@@ -279,7 +301,7 @@ impl Kernel for Told {
     }
 
     fn dump(&mut self, test: &str) -> io::Result<Vec<String>> {
-        assert_eq!(test, "harness::hangs");
+        assert!(test.ends_with("hangs"));
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
         assert_eq!(
             waitid(Id::All, flags),

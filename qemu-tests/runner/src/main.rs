@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Boots a kernel in QEMU and runs commands, the demonstration or the tests in it.
 //!
-//! Exit status: that of the command in the guest (`boot`, `load`), 0 or 1 (`run`, `test`, `count`, `bench`), 2 for
+//! Exit status: that of the command in the guest (`boot`), 0 or 1 (`run`, `load`, `test`, `count`, `bench`), 2 for
 //! wrong usage, 3 when the virtual machine or what it needs failed.
 
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use machine::guard;
 use machine::kernel::Kernel;
 use machine::settings::{HostOptions, Settings};
 use pages::{count, flavors};
-use run::{commands, test_run};
+use run::{commands, load, test_run};
 
 mod bench;
 mod machine;
@@ -206,7 +206,7 @@ fn execute(command: Command) -> Result<u8> {
             arguments,
         } => {
             let (settings, kernel) = machine.resolve()?;
-            commands::load(&settings, &kernel, results.as_deref(), &arguments)
+            load::run(&settings, &kernel, results.as_deref(), &arguments)
         }
         Command::Count { failed, files } => Ok(count::run(&files, failed)),
         Command::Run {

@@ -166,9 +166,9 @@ fn page(flavors: &[(&str, Flavor)], loads: &Flavor) -> String {
         &|flavor| flavor.counted(&|_| true),
         String::new(),
     );
-    if flavors.iter().any(|(_, flavor)| flavor.missing > 0) {
+    if loads.missing > 0 || flavors.iter().any(|(_, flavor)| flavor.missing > 0) {
         let missing = |flavor: &Flavor| flavor.missing.to_string();
-        text += &row("without a result", &missing, String::new());
+        text += &row("without a result", &missing, missing(loads));
     }
     for name in names::ADDED_UP {
         let cell = |flavor: &Flavor| shown(flavor.sum(name));

@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
-//! `boot`, `run` and `load`: one command in one virtual machine.
+//! `boot` and `run`: one command in one virtual machine.
 
 use std::io::{self, Write};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
-use protocol::results::{Entry, Figure, KernelUnderTest, Outcome, Record, TestRecord, Trial};
+use anyhow::Result;
 use protocol::{FromGuest, Job};
 
 use super::terminal::{self, RawTerminal};
@@ -14,7 +12,6 @@ use crate::machine::kernel::Kernel;
 use crate::machine::probe;
 use crate::machine::settings::Settings;
 use crate::machine::vm::{self, BOOT_LIMIT, Vm};
-use crate::results_file::ResultsFile;
 
 /// How long each step took.
 #[derive(Default)]
@@ -29,7 +26,6 @@ struct Timing {
 struct Executed {
     status: u8,
     timing: Timing,
-    figures: Vec<Figure>,
 }
 
 /// Runs a command line, or a shell without one; its status.
@@ -53,62 +49,6 @@ pub fn boot(settings: &Settings, kernel: &Kernel, command: &[String]) -> Result<
     Ok(execute(vm, job)?.status)
 }
 
-/// Runs a load of the guest program; 1 when it failed. Its results are added to a file.
-pub fn load(
-    settings: &Settings,
-    kernel: &Kernel,
-    file: Option<&Path>,
-    arguments: &[String],
-) -> Result<u8> {
-    let [name, ..] = arguments else {
-        bail!("no load is named")
-    };
-    let mut command = vec![settings.guest.to_string_lossy().into_owned()];
-    command.extend_from_slice(arguments);
-    let job = Job {
-        results: true,
-        ..vm::job(kernel, command)?
-    };
-    let accelerator = probe::choose_accelerator(settings, kernel)?;
-    let mut file = file.map(ResultsFile::open).transpose()?;
-    let vm = Vm::boot(settings, kernel, accelerator, BOOT_LIMIT);
-    let executed = vm.and_then(|vm| execute(vm, job));
-    let (outcome, figures, time) = match &executed {
-        Ok(Executed {
-            status: 0,
-            timing,
-            figures,
-        }) => (Outcome::Passed, figures.clone(), timing.command),
-        Ok(Executed { status, .. }) => {
-            let reason = format!("it ended with status {status}");
-            (Outcome::Failed(reason), Vec::new(), Duration::ZERO)
-        }
-        Err(error) => {
-            let reason = format!("{error:#}");
-            (Outcome::Failed(reason), Vec::new(), Duration::ZERO)
-        }
-    };
-    if let Some(file) = &mut file {
-        file.add_machine(accelerator)?;
-        file.add(&Entry::Trial(Trial {
-            name: name.clone(),
-            subject: Some(KernelUnderTest::Ours),
-            verdict: outcome.clone(),
-            result: Some(TestRecord {
-                name: name.clone(),
-                outcome: Some(outcome),
-                trouble: Vec::new(),
-                figures,
-                output: Vec::new(),
-                kernel: Vec::new(),
-                dumped: false,
-                seconds: time.as_secs_f64(),
-            }),
-        }))?;
-    }
-    Ok(executed?.status)
-}
-
 /// Runs the demonstration and tells how long everything took.
 pub fn run(settings: &Settings, kernel: &Kernel) -> Result<u8> {
     let accelerator = probe::choose_accelerator(settings, kernel)?;
@@ -117,7 +57,7 @@ pub fn run(settings: &Settings, kernel: &Kernel) -> Result<u8> {
     let boot_time = vm.boot_time;
     let guest = settings.guest.to_string_lossy().into_owned();
     let job = vm::job(kernel, vec![guest, "demo".to_owned()])?;
-    let Executed { status, timing, .. } = execute(vm, job)?;
+    let Executed { status, timing } = execute(vm, job)?;
     println!("\nHow long it took:");
     let row = |what: &str, time: Option<Duration>| match time {
         Some(time) => println!("  {what:<38} {:>8.3} s", time.as_secs_f64()),
@@ -138,7 +78,7 @@ fn execute(mut vm: Vm, job: Job) -> Result<Executed> {
         .is_some()
         .then(|| RawTerminal::hand_over(vm.input()?))
         .transpose()?;
-    let (mut timing, mut figures) = (Timing::default(), Vec::new());
+    let mut timing = Timing::default();
     let started = Instant::now();
     vm.start(job)?;
     let status = loop {
@@ -151,7 +91,6 @@ fn execute(mut vm: Vm, job: Job) -> Result<Executed> {
                 show(io::stdout(), &bytes)?;
             }
             FromGuest::Errors(bytes) => show(io::stderr(), &bytes)?,
-            FromGuest::Record(Record::Figure(figure)) => figures.push(figure),
             FromGuest::Exited(status) => break status,
             message => return Err(vm.failure(format!("the agent said {message:?}"))),
         }
@@ -164,11 +103,11 @@ fn execute(mut vm: Vm, job: Job) -> Result<Executed> {
     Ok(Executed {
         status: u8::try_from(status).unwrap_or(u8::MAX),
         timing,
-        figures,
     })
 }
 
-fn show(mut stream: impl Write, bytes: &[u8]) -> io::Result<()> {
+/// Shows what the guest wrote, at once.
+pub fn show(mut stream: impl Write, bytes: &[u8]) -> io::Result<()> {
     stream.write_all(bytes)?;
     stream.flush()
 }

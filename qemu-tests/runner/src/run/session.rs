@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The tests of one kernel, in one virtual machine after the other.
+//! The tests of one kernel, in one virtual machine after the other; or a load, in one.
 //!
 //! All of them run in the first, unless a test crashes it, or has to be killed: then what that test
 //! changed may still be changed, and the tests after it get a new one.
 
+use std::io;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use protocol::complaints::DUMP_BEGINS;
-use protocol::results::{Record, TestRecord};
-use protocol::{FromGuest, Job, TEST_KILLED};
+use protocol::results::{Outcome, Record, TestRecord};
+use protocol::{FromGuest, Job, TEST_KILLED, TestDescription};
 
+use super::commands::show;
 use crate::machine::accelerator::Accelerator;
 use crate::machine::kernel::Kernel;
 use crate::machine::settings::Settings;
@@ -35,14 +37,40 @@ pub enum NoResult {
     TooLate,
 }
 
-/// The tests of one kernel. Their results come in the order of their names.
+/// What the guest program runs.
+#[derive(Clone)]
+pub enum Work {
+    /// The tests with these names.
+    Tests(Vec<String>),
+    /// A load and its options. Its output is shown.
+    Load(Vec<String>),
+}
+
+impl Work {
+    /// The guest program's arguments for what is left when all before this test is done; and how many
+    /// results there will be.
+    fn arguments(&self, first: &str) -> Result<(Vec<String>, usize)> {
+        match self {
+            Self::Load(arguments) => Ok((arguments.clone(), 1)),
+            Self::Tests(names) => {
+                let index = names.iter().position(|known| known == first);
+                let names =
+                    &names[index.with_context(|| format!("{first} was not to be run"))?..];
+                let test = ["test".to_owned()].into_iter();
+                Ok((test.chain(names.iter().cloned()).collect(), names.len()))
+            }
+        }
+    }
+}
+
+/// The tests of one kernel, or a load. Their results come in the order of their names.
 pub struct Session {
     settings: Settings,
     kernel: Kernel,
     accelerator: Accelerator,
     /// What the guest's limits are multiplied with.
     factor: u32,
-    names: Vec<String>,
+    work: Work,
     /// Gone after a failure, and after the end.
     machine: Option<Machine>,
     /// How many were booted.
@@ -52,64 +80,57 @@ pub struct Session {
 }
 
 impl Session {
-    /// Boots the kernel and starts these tests.
-    pub fn start(
-        settings: &Settings,
-        kernel: &Kernel,
-        accelerator: Accelerator,
-        factor: u32,
-        names: Vec<String>,
-    ) -> Result<Self> {
-        let mut session = Self {
+    /// A session without a machine, which is booted when the first result is wanted.
+    pub fn new(settings: &Settings, kernel: &Kernel, accelerator: Accelerator, work: Work) -> Self {
+        Self {
             settings: settings.clone(),
             kernel: kernel.clone(),
             accelerator,
-            factor,
-            names,
+            factor: accelerator.time_factor() * kernel.time_factor(),
+            work,
             machine: None,
             machines: 0,
             wrong: None,
-        };
-        let first = session.names.first().context("no test is to be run")?;
-        session.boot_for(&first.clone())?;
-        Ok(session)
+        }
     }
 
     /// Boots a machine for the tests from this one on.
-    fn boot_for(&mut self, name: &str) -> Result<()> {
-        let first = self.names.iter().position(|known| known == name);
-        let names = &self.names[first.with_context(|| format!("{name} was not to be run"))?..];
+    pub fn boot_for(&mut self, name: &str) -> Result<()> {
+        let (arguments, results) = self.work.arguments(name)?;
         self.machines += 1;
         if self.machines > 1 {
             // The line has begun with the test's name.
             eprintln!();
         }
+        let what = match &self.work {
+            Work::Tests(_) => format!("{results} tests"),
+            Work::Load(_) => name.to_owned(),
+        };
         eprintln!(
-            "{}: booting {} for {} tests",
+            "{}: booting {} for {what}",
             self.kernel.name,
-            self.kernel.directory.display(),
-            names.len()
+            self.kernel.directory.display()
         );
         let mut vm = Vm::boot(&self.settings, &self.kernel, self.accelerator, BOOT_LIMIT)?;
         let mut command = vec![self.settings.guest.to_string_lossy().into_owned()];
-        command.extend(["test".into(), "--time-factor".into()]);
-        command.extend([self.factor.to_string(), "--kernel-time-factor".into()]);
+        command.extend(["--time-factor".into(), self.factor.to_string()]);
+        command.push("--kernel-time-factor".into());
         command.push(self.kernel.time_factor().to_string());
-        command.extend_from_slice(names);
+        command.extend(arguments);
         vm.start(Job {
             results: true,
             ..vm::job(&self.kernel, command)?
         })?;
-        self.machine = Some(Machine::new(vm));
+        self.machine = Some(Machine::new(vm, matches!(self.work, Work::Load(_))));
         Ok(())
     }
 
-    /// Waits for the next result, which has to be that of this test, with this limit.
+    /// Waits for the next result, which has to be that of this test, or of the load.
     pub fn result_of(
         &mut self,
-        name: &str,
-        limit: Duration,
+        test: &TestDescription,
     ) -> std::result::Result<TestRecord, NoResult> {
+        let (name, limit) = (test.name.as_str(), Duration::from_secs(test.limit_seconds));
         loop {
             let Some(machine) = &mut self.machine else {
                 if self.machines == MACHINES {
@@ -120,7 +141,7 @@ impl Session {
                 }
                 continue;
             };
-            let deadline = Instant::now() + limit + RESULT_GRACE * self.factor;
+            let deadline = Instant::now() + (limit + RESULT_GRACE) * self.factor;
             match machine.next_result(deadline) {
                 Ok(Some(result)) if result.name == name => return Ok(machine.with_dump(result)),
                 Ok(Some(result)) => {
@@ -150,10 +171,13 @@ impl Session {
         })
     }
 
-    /// Waits for the end of the guest; an error when anything is or was wrong with one.
-    pub fn finish(&mut self) -> Result<()> {
+    /// Waits for the end of the guest; a failure when anything is or was wrong with one.
+    pub fn finish(&mut self) -> Outcome {
         let end = self.machine.take().map_or(Ok(()), Machine::finish);
-        self.wrong.take().map_or(end, Err)
+        match self.wrong.take().map_or(end, Err) {
+            Ok(()) => Outcome::Passed,
+            Err(error) => Outcome::Failed(format!("{error:#}")),
+        }
     }
 }
 
@@ -164,18 +188,20 @@ struct Machine {
     planned: Option<usize>,
     /// How many came.
     came: usize,
-    /// What the test program itself wrote.
+    /// What the test program itself wrote, unless that is shown at once.
     said: String,
+    is_shown: bool,
     status: Option<i32>,
 }
 
 impl Machine {
-    fn new(vm: Vm) -> Self {
+    fn new(vm: Vm, is_shown: bool) -> Self {
         Self {
             vm,
             planned: None,
             came: 0,
             said: String::new(),
+            is_shown,
             status: None,
         }
     }
@@ -200,6 +226,8 @@ impl Machine {
     /// Takes a message of the guest; a test's end, if it is one.
     fn receive(&mut self, deadline: Instant) -> Result<Option<TestRecord>> {
         match self.vm.next_until(deadline)? {
+            Some(FromGuest::Output(bytes)) if self.is_shown => show(io::stdout(), &bytes)?,
+            Some(FromGuest::Errors(bytes)) if self.is_shown => show(io::stderr(), &bytes)?,
             Some(FromGuest::Output(bytes) | FromGuest::Errors(bytes)) => {
                 self.said += &String::from_utf8_lossy(&bytes);
             }
@@ -248,5 +276,22 @@ impl Machine {
             self.said
         );
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_machine_runs_what_is_left() {
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        let tests = Work::Tests(words(&["a::a", "a::b", "a::c"]));
+        let expected = (words(&["test", "a::b", "a::c"]), 2);
+        assert_eq!(tests.arguments("a::b").unwrap(), expected);
+        assert!(tests.arguments("a::d").is_err());
+        let options: Vec<String> = words(&["storm", "--seconds", "5"]);
+        let load = Work::Load(options.clone());
+        assert_eq!(load.arguments("storm").unwrap(), (options, 1));
     }
 }

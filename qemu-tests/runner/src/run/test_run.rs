@@ -7,7 +7,7 @@
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anstyle::{AnsiColor, Style};
 use anyhow::{Context, Result, bail, ensure};
@@ -15,7 +15,7 @@ use clap::Args;
 use protocol::results::{KernelUnderTest, Outcome, TestRecord, Trial};
 use protocol::{StockExpectation, TestDescription};
 
-use super::session::{NoResult, Session};
+use super::session::{NoResult, Session, Work};
 use crate::machine::accelerator::Accelerator;
 use crate::machine::kernel::Kernel;
 use crate::machine::probe;
@@ -134,16 +134,14 @@ fn run_on(
         |test: &&TestDescription| !matches!(expectation(test), StockExpectation::NotApplicable(_));
     let wanted = tests.iter().filter(applies);
     let wanted: Vec<_> = wanted.map(|test| test.name.clone()).collect();
-    let factor = accelerator.time_factor() * kernel.time_factor();
-    let mut session = match wanted.is_empty() {
-        true => None,
-        false => Some(Session::start(
-            settings,
-            kernel,
-            accelerator,
-            factor,
-            wanted,
-        )?),
+    let mut session = match wanted.first().cloned() {
+        None => None,
+        Some(first) => {
+            let work = Work::Tests(wanted);
+            let mut session = Session::new(settings, kernel, accelerator, work);
+            session.boot_for(&first)?;
+            Some(session)
+        }
     };
     let names = tests.iter().map(|test| test.name.len());
     let width = names.chain([KERNEL_LOG.len()]).max().unwrap_or(0);
@@ -160,37 +158,41 @@ fn run_on(
         })
     };
     for test in tests {
-        let limit = Duration::from_secs(test.limit_seconds) * factor;
         add(
             &test.name,
             &mut || match (expectation(test), &mut session) {
                 (StockExpectation::NotApplicable(reason), _) => {
                     (Outcome::Skipped(format!("not applicable: {reason}")), None)
                 }
-                (expectation, Some(session)) => match session.result_of(&test.name, limit) {
-                    Ok(record) => (judge(&record, &expectation), Some(record)),
-                    Err(NoResult::Failure(reason)) => (Outcome::Failed(reason), None),
-                    // The run is red already; the reason stands with the test that broke it.
-                    Err(NoResult::TooLate) => {
-                        let reason = "not run: too many virtual machines failed in tests before";
-                        (Outcome::Skipped(reason.to_owned()), None)
-                    }
-                },
+                (expectation, Some(session)) => judged(session.result_of(test), &expectation),
                 (_, None) => unreachable!("a machine is booted for each test that applies"),
             },
         )?;
     }
     if let Some(mut session) = session {
-        add(KERNEL_LOG, &mut || match session.finish() {
-            Ok(()) => (Outcome::Passed, None),
-            Err(error) => (Outcome::Failed(format!("{error:#}")), None),
-        })?;
+        add(KERNEL_LOG, &mut || (session.finish(), None))?;
     }
     Ok(())
 }
 
+/// The verdict on what came of a test, and the record, if there is one.
+pub fn judged(
+    result: std::result::Result<TestRecord, NoResult>,
+    expectation: &StockExpectation,
+) -> (Outcome, Option<TestRecord>) {
+    match result {
+        Ok(record) => (judge(&record, expectation), Some(record)),
+        Err(NoResult::Failure(reason)) => (Outcome::Failed(reason), None),
+        // The run is red already; the reason stands with the test that broke it.
+        Err(NoResult::TooLate) => {
+            let reason = "not run: too many virtual machines failed in tests before";
+            (Outcome::Skipped(reason.to_owned()), None)
+        }
+    }
+}
+
 /// Shows a verdict on the terminal, and what belongs to a failure.
-fn show(verdict: &Outcome, record: Option<&TestRecord>) {
+pub fn show(verdict: &Outcome, record: Option<&TestRecord>) {
     const GREEN: Style = AnsiColor::Green.on_default();
     const YELLOW: Style = AnsiColor::Yellow.on_default();
     const RED: Style = AnsiColor::Red.on_default().bold();
@@ -223,6 +225,8 @@ fn judge(record: &TestRecord, expectation: &StockExpectation) -> Outcome {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use protocol::results::Trouble;
 
     use super::*;
