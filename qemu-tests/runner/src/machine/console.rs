@@ -66,6 +66,13 @@ impl State {
         Some(format!("the kernel complained{place}: {}", first.text))
     }
 
+    /// The line by which QEMU said that it aborted, if it is among those that are kept.
+    fn assertion(&self) -> Option<String> {
+        let is_assertion =
+            |line: &&String| line.starts_with("qemu-system-") && line.contains(": Assertion `");
+        self.excerpt.iter().find(is_assertion).cloned()
+    }
+
     fn keep(&mut self, line: Line) {
         if line.complains {
             if self.complaints.is_empty() {
@@ -159,6 +166,11 @@ impl Transcript {
     /// What the kernel complained about first, and in which tests' time it complained at all.
     pub fn verdict(&self) -> Option<String> {
         lock(&self.state).verdict()
+    }
+
+    /// The line by which QEMU said that it aborted, if it did.
+    pub fn assertion(&self) -> Option<String> {
+        lock(&self.state).assertion()
     }
 
     /// Whether the kernel was asked for a dump.
@@ -255,6 +267,23 @@ mod tests {
             complaints.collect::<Vec<_>>(),
             ["BUG: first", "BUG: second"]
         );
+    }
+
+    #[test]
+    fn an_abort_of_qemu_is_told_from_a_failure_of_the_kernel() {
+        let abort =
+            "qemu-system-x86_64: hw/pci/msix.c:228: msix_table_mmio_write: Assertion `a' failed.";
+        let mut state = State::default();
+        for other in [
+            "Kernel panic - not syncing: Oops",
+            "a: Assertion `b' failed.",
+            "qemu-system-x86_64: cannot open the disk",
+        ] {
+            state.take(other);
+            assert_eq!(state.assertion(), None, "{other}");
+        }
+        state.take(abort);
+        assert_eq!(state.assertion().as_deref(), Some(abort));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::accelerator::{Accelerator, Choice};
 use super::kernel::{Architecture, Kernel};
 use super::settings::Settings;
-use super::vm::{self, Vm};
+use super::vm::{self, MachineFailure, Vm};
 
 /// How long a guest may take to boot under KVM, where it takes one or two seconds.
 const PROBE_LIMIT: Duration = Duration::from_secs(20);
@@ -67,9 +67,11 @@ fn find(settings: &Settings, kernel: &Kernel) -> Result<(Accelerator, String)> {
             let (kvm_works, reason) = match probe(settings, kernel) {
                 Ok(()) => (true, "a guest boots under KVM".to_owned()),
                 Err(error) => {
-                    let error = error.to_string();
-                    let line = error.lines().next().unwrap_or_default();
-                    (false, format!("KVM does not boot a guest: {line}"))
+                    let reason = match error.downcast_ref::<MachineFailure>() {
+                        Some(failure) => failure.summary.clone(),
+                        None => format!("{error:#}"),
+                    };
+                    (false, format!("KVM does not boot a guest: {reason}"))
                 }
             };
             let qemu_version = settings.qemu_version.clone();
@@ -103,12 +105,9 @@ fn probe(settings: &Settings, kernel: &Kernel) -> Result<()> {
     let name = "kvm-probe".to_owned();
     let kernel = Kernel {
         name,
-        directory: kernel.directory.clone(),
-        architecture: kernel.architecture,
         module: None,
         has_built_in: false,
-        checks_itself: kernel.checks_itself,
-        memory: kernel.memory.clone(),
+        ..kernel.clone()
     };
     let mut vm = Vm::boot(settings, &kernel, Accelerator::Kvm, PROBE_LIMIT)?;
     vm.start(vm::job(&kernel, vec!["true".to_owned()])?)?;

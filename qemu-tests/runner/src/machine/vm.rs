@@ -2,6 +2,7 @@
 //! A virtual machine with the agent in it.
 
 use std::ffi::OsString;
+use std::fmt::{self, Display};
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::fd::AsFd;
@@ -25,7 +26,7 @@ use protocol::{
 };
 
 use super::accelerator::Accelerator;
-use super::console::Console;
+use super::console::{Console, Transcript};
 use super::dump::{Dump, Monitor};
 use super::files::text;
 use super::kernel::{Architecture, Kernel};
@@ -59,6 +60,35 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How many virtual machines this process has started.
 static MACHINES: AtomicUsize = AtomicUsize::new(0);
+
+/// What went wrong with a virtual machine.
+#[derive(Debug)]
+pub struct MachineFailure {
+    /// In a line: the machine, the reason, and what the kernel complained about.
+    pub summary: String,
+    /// The line by which QEMU said that it aborted, if it did.
+    assertion: Option<String>,
+    /// The end of the console.
+    excerpt: String,
+}
+
+impl MachineFailure {
+    fn new(summary: String, transcript: &Transcript) -> Self {
+        Self {
+            summary,
+            assertion: transcript.assertion(),
+            excerpt: transcript.excerpt(),
+        }
+    }
+}
+
+impl Display for MachineFailure {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}\n{}", self.summary, self.excerpt)
+    }
+}
+
+impl std::error::Error for MachineFailure {}
 
 /// A running virtual machine. Dropping it kills it.
 pub struct Vm {
@@ -97,7 +127,9 @@ impl Vm {
         if matches!(accelerator, Accelerator::Kvm) {
             return first;
         }
-        let Some(assertion) = first.as_ref().err().and_then(qemu_assertion) else {
+        let failure = first.as_ref().err();
+        let failure = failure.and_then(|error| error.downcast_ref::<MachineFailure>());
+        let Some(assertion) = failure.and_then(|failure| failure.assertion.as_ref()) else {
             return first;
         };
         eprintln!(
@@ -145,8 +177,8 @@ impl Vm {
             Ok(both) => both,
             Err(error) => {
                 end(&mut guard);
-                let excerpt = console.end().excerpt();
-                return Err(anyhow!("{}: {error:#}\n{excerpt}", kernel.name));
+                let summary = format!("{}: {error:#}", kernel.name);
+                return Err(MachineFailure::new(summary, &console.end()).into());
             }
         };
         drop(sockets);
@@ -289,11 +321,10 @@ impl Vm {
                 }
                 Ok(())
             }
-            Some(verdict) => Err(anyhow!(
-                "{}: {verdict}\n{}",
-                self.name,
-                transcript.excerpt()
-            )),
+            Some(verdict) => {
+                let summary = format!("{}: {verdict}", self.name);
+                Err(MachineFailure::new(summary, &transcript).into())
+            }
         }
     }
 
@@ -331,7 +362,7 @@ impl Vm {
             transcript.add(&dump.text());
             text += &format!("; {}", dump.summary());
         }
-        anyhow!("{text}\n{}", transcript.excerpt())
+        MachineFailure::new(text, &transcript).into()
     }
 }
 
@@ -346,15 +377,6 @@ fn end(guard: &mut Child) {
     drop(guard.stdin.take());
     // It ends by its own SIGKILL, so waiting is short, and there is nothing to do on an error.
     let _ = guard.wait();
-}
-
-/// The line of the console, at the end of a failure to boot, by which QEMU said that it aborted.
-fn qemu_assertion(error: &anyhow::Error) -> Option<String> {
-    let text = error.to_string();
-    let mut lines = text.lines().map(|line| line.trim_start_matches([' ', '|']));
-    lines
-        .find(|line| line.starts_with("qemu-system-") && line.contains(": Assertion `"))
-        .map(str::to_owned)
 }
 
 /// Removes console logs that were kept because of a failure, and that nobody came back for.
@@ -493,26 +515,5 @@ impl Drop for Sockets {
     fn drop(&mut self) {
         // QEMU has connected, or never will.
         let _ = fs::remove_dir_all(&self.directory);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_abort_of_qemu_is_told_from_a_failure_of_the_kernel() {
-        let abort =
-            "qemu-system-x86_64: hw/pci/msix.c:228: msix_table_mmio_write: Assertion `a' failed.";
-        let error =
-            anyhow!("ours: QEMU ended before the guest was up\n  | pci 0000:00:09.0\n  | {abort}");
-        assert_eq!(qemu_assertion(&error).as_deref(), Some(abort));
-        for other in [
-            "ours: QEMU ended before the guest was up\n  | Kernel panic - not syncing: Oops",
-            "ours: the guest was not up after 180 s\n  | a: Assertion `b' failed.",
-            "ours: QEMU ended before the guest was up\n  | qemu-system-x86_64: cannot open the disk",
-        ] {
-            assert_eq!(qemu_assertion(&anyhow!(other)), None, "{other}");
-        }
     }
 }
