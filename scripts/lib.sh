@@ -121,6 +121,13 @@ record_result() {
 	printf '{"trial":{"name":%s,"verdict":%s}}\n' "$(json_string "$2")" "$verdict" >>"$1"
 }
 
+# Usage: record_early_end FILE REASON
+# Adds to a file of results that the run ended before all of its trials had. This counts
+# as a failure.
+record_early_end() {
+	printf '{"ended_early":%s}\n' "$(json_string "$2")" >>"$1"
+}
+
 # Prints a text without control characters as a string of JSON.
 json_string() {
 	local text=${1//\\/\\\\}

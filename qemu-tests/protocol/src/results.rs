@@ -216,6 +216,8 @@ pub enum Entry {
     },
     /// One trial.
     Trial(Trial),
+    /// The run ended before all trials had, for this reason. scripts/lib.sh writes it.
+    EndedEarly(String),
 }
 
 impl Entry {
@@ -301,6 +303,13 @@ mod tests {
         };
         let written = String::from_utf8(Entry::Trial(same.clone()).line()).unwrap();
         assert_eq!(parse::<Entry>(&written).unwrap(), Entry::Trial(same));
+    }
+
+    #[test]
+    fn scripts_write_an_early_end() {
+        let line = "{\"ended_early\":\"with status 3\"}";
+        let ended = Entry::EndedEarly("with status 3".into());
+        assert_eq!(parse::<Entry>(line).unwrap(), ended);
     }
 
     #[test]

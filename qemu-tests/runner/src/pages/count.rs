@@ -3,8 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
-use protocol::results::{Count, Entry, Outcome, Trial};
+use anyhow::Context;
+use protocol::results::{Count, Entry, Outcome};
 
 /// Prints it; 1 if anything failed or nothing passed.
 pub fn run(files: &[PathBuf], failed_alone: bool) -> u8 {
@@ -23,8 +23,8 @@ pub fn run(files: &[PathBuf], failed_alone: bool) -> u8 {
 
 /// How the trials of a file ended. Results that cannot be read are a failure.
 fn outcomes(file: &Path) -> Vec<Outcome> {
-    match trials(file) {
-        Ok(trials) => trials.into_iter().map(|trial| trial.verdict).collect(),
+    match Entry::read(file).with_context(|| format!("cannot read {}", file.display())) {
+        Ok(entries) => entries.into_iter().filter_map(outcome).collect(),
         Err(error) => {
             eprintln!("proc-events-vm: {error:#}");
             vec![Outcome::Failed(error.to_string())]
@@ -32,19 +32,26 @@ fn outcomes(file: &Path) -> Vec<Outcome> {
     }
 }
 
-/// The trials of a file of results.
-fn trials(file: &Path) -> Result<Vec<Trial>> {
-    let entries = Entry::read(file).with_context(|| format!("cannot read {}", file.display()))?;
-    let trials = entries.into_iter().filter_map(|entry| match entry {
-        Entry::Trial(trial) => Some(trial),
+/// What is to be counted of an entry: a run that ended early is a failure.
+fn outcome(entry: Entry) -> Option<Outcome> {
+    match entry {
+        Entry::Trial(trial) => Some(trial.verdict),
+        Entry::EndedEarly(reason) => Some(Outcome::Failed(reason)),
         Entry::Machine { .. } => None,
-    });
-    Ok(trials.collect())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_early_end_is_a_failure() {
+        let ended = Entry::EndedEarly("with status 3".to_owned());
+        assert!(matches!(outcome(ended), Some(Outcome::Failed(_))));
+        let accelerator = "tcg".to_owned();
+        assert_eq!(outcome(Entry::Machine { accelerator }), None);
+    }
 
     #[test]
     fn what_cannot_be_read_is_a_failure() {

@@ -12,9 +12,6 @@ use protocol::results::{Count, Entry, KernelUnderTest, Outcome, TestRecord, Tria
 use super::number::shown;
 use crate::results_file::KERNEL_LOG;
 
-/// What scripts/test calls the trial that fails when a run ends early.
-const THE_RUN: &str = "the run";
-
 /// A flavor's results, as `NAME=FILE`.
 #[derive(Clone)]
 pub struct Source {
@@ -59,9 +56,7 @@ impl Flavor {
         for entry in entries {
             match entry {
                 Entry::Machine { accelerator } => flavor.accelerator = accelerator,
-                Entry::Trial(trial) if trial.subject.is_none() => {
-                    flavor.ended_early |= trial.name == THE_RUN;
-                }
+                Entry::EndedEarly(_) => flavor.ended_early = true,
                 Entry::Trial(trial) if trial.subject != Some(KernelUnderTest::Ours) => {}
                 Entry::Trial(trial) if trial.name == KERNEL_LOG => {
                     flavor.is_clean = Some(trial.verdict == Outcome::Passed);
@@ -285,6 +280,7 @@ mod tests {
         let small = vec![
             test("fork::a", failed.clone(), &[("seconds", 8.0)]),
             test("fork::b", skipped, &[]),
+            Entry::EndedEarly("with status 3".to_owned()),
         ];
         let flavors = [
             ("release", flavor(Outcome::Passed, release)),
@@ -302,6 +298,7 @@ mod tests {
             "| **all** | 3 | 0, 1 skipped, 1 **failed** |  |",
             "| faults injected | 9 | 0 | 0 |",
             "| messages fuzzed | 0 | 0 | 1,234,567 |",
+            "| ended early | no | **yes** |  |",
             "| messages of the kernel | none | **some** |  |",
             "| minutes | 1.5, tcg | 1.0, tcg |  |",
             "| `fork::a` | seconds | 1.50 | - | - |",
