@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Lets eBPF programs record what process events tell, for the benchmark to compare with.
 //!
-//! Says `ready` when the programs are in place. Then each line on its standard input makes it read
-//! all records, and answer with how many there were and how many instructions reading them took.
+//! Says when the programs are in place. Then each line on its standard input makes it read all
+//! records, and answer with how many there were. All it says is an [`EbpfAnswer`].
 
 use std::cell::Cell;
 use std::ffi::OsStr;
@@ -14,6 +14,8 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use libbpf_rs::{MapCore, ObjectBuilder, RingBufferBuilder};
 use nix::mount::{MsFlags, mount};
+use protocol::bench::EbpfAnswer;
+use protocol::clock::instructions;
 
 /// The programs in src/peer.bpf.c.
 const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/peer.bpf.o"));
@@ -70,14 +72,18 @@ fn run(kinds: &[String]) -> Result<()> {
         0
     })?;
     let ring = builder.build()?;
-    say("ready")?;
+    say(&EbpfAnswer::Ready)?;
     for line in io::stdin().lock().lines() {
         line?;
         count.set(0);
         let started = instructions();
         ring.consume()?;
-        let taken = instructions() - started;
-        say(&format!("{} {taken}", count.get()))?;
+        let instructions = instructions() - started;
+        let records = count.get();
+        say(&EbpfAnswer::Read {
+            records,
+            instructions,
+        })?;
     }
     Ok(())
 }
@@ -103,26 +109,9 @@ fn is_for(program: &OsStr, kind: &str) -> bool {
     program.to_str().and_then(|name| name.strip_prefix("on_")) == Some(kind)
 }
 
-/// The processor's counter, which counts instructions where the benchmark runs.
-fn instructions() -> u64 {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: Every x86-64 processor has the instruction, and Linux allows it.
-    unsafe {
-        std::arch::x86_64::_rdtsc()
-    }
-    #[cfg(target_arch = "aarch64")]
-    {
-        let count;
-        // SAFETY: Every arm64 processor has the register, and Linux allows to read it.
-        unsafe {
-            std::arch::asm!("mrs {0}, cntvct_el0", out(reg) count, options(nomem, nostack));
-        }
-        count
-    }
-}
-
-fn say(line: &str) -> io::Result<()> {
+/// Writes an answer, as a line of JSON.
+fn say(answer: &EbpfAnswer) -> Result<()> {
     let mut output = io::stdout().lock();
-    writeln!(output, "{line}")?;
-    output.flush()
+    writeln!(output, "{}", serde_json::to_string(answer)?)?;
+    Ok(output.flush()?)
 }

@@ -277,6 +277,21 @@ pub enum Line {
     Picture(Picture),
 }
 
+/// What the program that lets eBPF programs record events says.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EbpfAnswer {
+    /// The eBPF programs are in place.
+    Ready,
+    /// All records were read.
+    Read {
+        /// How many there were.
+        records: u64,
+        /// How many instructions that took.
+        instructions: u64,
+    },
+}
+
 /// What it takes to read events that wait.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Reading {

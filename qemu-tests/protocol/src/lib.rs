@@ -8,6 +8,7 @@
 //! the bytes themselves for the streams, JSON for everything else.
 
 pub mod bench;
+pub mod clock;
 pub mod complaints;
 pub mod contract;
 pub mod results;

@@ -1,29 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The counter of a guest whose clock counts instructions: the time stamp counter, or arm64's
-//! virtual one.
+//! Makes sure that the clock counts instructions, and that nothing preempts what is measured.
 
 use std::arch::asm;
 
 use anyhow::{Result, ensure};
 use nix::errno::Errno;
 use nix::libc;
-
-/// How many instructions were executed.
-#[inline]
-pub fn instructions() -> u64 {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: Every x86-64 processor has the instruction, and Linux allows it.
-    unsafe {
-        std::arch::x86_64::_rdtsc()
-    }
-    #[cfg(target_arch = "aarch64")]
-    {
-        let count;
-        // SAFETY: Every arm64 processor has the register, and Linux allows to read it.
-        unsafe { asm!("mrs {0}, cntvct_el0", out(reg) count, options(nomem, nostack)) };
-        count
-    }
-}
+pub use protocol::clock::instructions;
 
 /// Counts a number down to 0, with two instructions each time.
 fn count_down(rounds: u64) {

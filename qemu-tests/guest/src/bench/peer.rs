@@ -5,8 +5,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use anyhow::{Context, Result, ensure};
-use protocol::bench::{Operation, SOME_UNREAD, Situation};
+use anyhow::{Context, Result, bail, ensure};
+use protocol::bench::{EbpfAnswer, Operation, SOME_UNREAD, Situation};
 
 use super::measure::{Measured, measure, repeated};
 use super::operations::rename;
@@ -109,9 +109,10 @@ impl Peer {
             input: input.context("it was piped")?,
             output: BufReader::new(output.context("it was piped")?),
         };
-        let line = peer.line()?;
-        ensure!(line == "ready", "the eBPF programs do not load: see above");
-        Ok(peer)
+        match peer.answer().context("the eBPF programs do not load")? {
+            EbpfAnswer::Ready => Ok(peer),
+            answer => bail!("the eBPF programs' reader began with {answer:?}"),
+        }
     }
 
     /// Reads all records, of which there have to be at least so many.
@@ -127,18 +128,19 @@ impl Peer {
     /// Reads all records: how many there were, and how many instructions that took.
     fn read(&mut self) -> Result<(u64, u64)> {
         writeln!(self.input, "read")?;
-        let line = self.line()?;
-        let mut numbers = line.split_whitespace().map(str::parse);
-        match (numbers.next(), numbers.next()) {
-            (Some(Ok(records)), Some(Ok(instructions))) => Ok((records, instructions)),
-            _ => anyhow::bail!("the eBPF programs' reader said {line:?}"),
+        match self.answer()? {
+            EbpfAnswer::Read {
+                records,
+                instructions,
+            } => Ok((records, instructions)),
+            answer => bail!("the eBPF programs' reader said {answer:?}"),
         }
     }
 
-    fn line(&mut self) -> Result<String> {
+    fn answer(&mut self) -> Result<EbpfAnswer> {
         let mut line = String::new();
         self.output.read_line(&mut line)?;
-        Ok(line.trim_end().to_owned())
+        serde_json::from_str(&line).context("the eBPF programs' reader has ended: see above")
     }
 
     /// Ends it, and with it its programs in the kernel.
