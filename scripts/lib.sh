@@ -121,6 +121,23 @@ record_result() {
 	printf '{"trial":{"name":%s,"verdict":%s}}\n' "$(json_string "$2")" "$verdict" >>"$1"
 }
 
+# Usage: export_origin TARGET VARIABLE...
+# Exports what the results of make TARGET are made from, for the pages of the runner. The
+# variables are shown if they are set.
+export_origin() {
+	local name
+
+	PROC_EVENTS_COMMAND="make $1"
+	shift
+	for name; do
+		[[ -z ${!name:-} ]] || PROC_EVENTS_COMMAND+=" $name=$(printf %q "${!name}")"
+	done
+	PROC_EVENTS_COMMIT=$(git -C "$PROJECT" describe --always --dirty --abbrev=12 2>/dev/null) || PROC_EVENTS_COMMIT=unknown
+	PROC_EVENTS_DATE=$(date -u +%F)
+	PROC_EVENTS_SERIES=$SERIES
+	export PROC_EVENTS_COMMAND PROC_EVENTS_COMMIT PROC_EVENTS_DATE PROC_EVENTS_SERIES
+}
+
 # Usage: record_early_end FILE REASON
 # Adds to a file of results that the run ended before all of its trials had. This counts
 # as a failure.

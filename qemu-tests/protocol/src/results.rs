@@ -204,11 +204,44 @@ pub struct Trial {
     pub result: Option<TestRecord>,
 }
 
+/// What results were made from.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct Provenance {
+    /// The project's commit.
+    pub commit: String,
+    /// The series: the version of Linux that it is for.
+    pub series: String,
+    /// The day.
+    pub date: String,
+    /// The command.
+    pub command: String,
+    /// The releases of the kernels.
+    pub kernels: Vec<String>,
+}
+
+impl Display for Provenance {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            commit,
+            series,
+            date,
+            command,
+            kernels,
+        } = self;
+        let kernels = kernels.join(" and ");
+        write!(
+            formatter,
+            "Made on {date} by `{command}` from commit {commit}, series {series}: Linux {kernels}."
+        )
+    }
+}
+
 /// A line of a file of results.
-#[expect(clippy::large_enum_variant, reason = "nearly all are trials")]
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Entry {
+    /// What the trials behind it are made from.
+    Provenance(Provenance),
     /// How the virtual machines of the trials behind it are run.
     Machine {
         /// With hardware virtualization or emulation, as QEMU calls it.

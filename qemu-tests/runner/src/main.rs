@@ -17,6 +17,7 @@ use run::{commands, load, test_run};
 
 mod bench;
 mod machine;
+mod origin;
 mod pages;
 mod results_file;
 mod run;
@@ -166,9 +167,6 @@ enum Command {
         /// Directory to write a page and its chart into.
         #[arg(long, value_name = "DIR")]
         output: Option<PathBuf>,
-        /// The day to write there.
-        #[arg(long)]
-        date: String,
         /// Fail when a target is missed, or was not measured.
         #[arg(long)]
         check: bool,
@@ -268,7 +266,6 @@ fn execute(command: Command) -> Result<u8> {
             peer,
             json,
             output,
-            date,
             check,
             host,
         } => {
@@ -282,11 +279,22 @@ fn execute(command: Command) -> Result<u8> {
             let files = bench::Files {
                 json: json.as_deref(),
                 output: output.as_deref(),
-                date: &date,
             };
             let settings = Settings::new(&host, kernels.ours.architecture)?;
             bench::run(&settings, &kernels, &files, check)
         }
         Command::Guard { command } => guard::run(&command),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn options_do_not_clash() {
+        Arguments::command().debug_assert();
     }
 }

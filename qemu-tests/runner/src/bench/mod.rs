@@ -53,8 +53,6 @@ pub struct Files<'a> {
     pub json: Option<&'a Path>,
     /// The directory for a page in Markdown, and its chart.
     pub output: Option<&'a Path>,
-    /// The day to write there.
-    pub date: &'a str,
 }
 
 /// Measures and reports. With `check`, 1 if a target is missed or was not measured; else 0.
@@ -78,13 +76,8 @@ pub fn run(
         let lines = measure(settings, kernel, accelerator, vec!["--parallel".to_owned()])?;
         figures.add(id, lines);
     }
-    let provenance = provenance::Provenance::new(
-        settings,
-        kernels,
-        accelerator,
-        files.date,
-        started.elapsed(),
-    )?;
+    let provenance =
+        provenance::Provenance::new(settings, kernels, accelerator, started.elapsed())?;
     let targets = targets::all(&figures);
     let sections = page::sections(&figures, &targets, accelerator);
     print!("{}", table::text(&provenance, &sections));

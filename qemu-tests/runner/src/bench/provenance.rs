@@ -5,6 +5,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use protocol::results;
 use serde::Serialize;
 
 use super::kernels::BenchKernels;
@@ -15,12 +16,9 @@ use crate::machine::settings::Settings;
 /// Where the figures of a run are from.
 #[derive(Serialize)]
 pub struct Provenance {
-    /// The day.
-    pub date: String,
-    /// The release of the patched kernel.
-    pub kernel: String,
-    /// The release of the unpatched one.
-    pub stock_kernel: String,
+    /// The commit, the command and the kernels.
+    #[serde(flatten)]
+    pub run: results::Provenance,
     /// The compiler of both.
     pub compiler: String,
     /// Options that matter, as they are in both configurations.
@@ -50,7 +48,6 @@ impl Provenance {
         settings: &Settings,
         kernels: &BenchKernels,
         parallel: Accelerator,
-        date: &str,
         elapsed: Duration,
     ) -> Result<Self> {
         let config = configuration(&kernels.ours)?;
@@ -61,9 +58,9 @@ impl Provenance {
             "the two kernels are configured in different ways: build both with the flavor bench"
         );
         Ok(Self {
-            date: date.to_owned(),
-            kernel: release(&kernels.ours)?,
-            stock_kernel: release(&kernels.stock)?,
+            run: settings
+                .origin
+                .provenance(&[&kernels.ours, &kernels.stock])?,
             compiler: value(&config, "CONFIG_CC_VERSION_TEXT").unwrap_or_default(),
             options: options.to_vec(),
             qemu: settings.qemu_version.clone(),
@@ -71,13 +68,6 @@ impl Provenance {
             seconds: elapsed.as_secs(),
         })
     }
-}
-
-fn release(kernel: &Kernel) -> Result<String> {
-    let file = kernel.directory.join("include/config/kernel.release");
-    let release = fs::read_to_string(&file);
-    let release = release.with_context(|| format!("cannot read {}", file.display()))?;
-    Ok(release.trim_end().to_owned())
 }
 
 fn configuration(kernel: &Kernel) -> Result<String> {

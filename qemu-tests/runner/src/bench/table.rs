@@ -78,9 +78,7 @@ pub fn markdown(sections: &[Section]) -> String {
 /// What the figures were made from, in a sentence or two.
 pub fn origin(provenance: &Provenance) -> String {
     let Provenance {
-        date,
-        kernel,
-        stock_kernel,
+        run,
         compiler,
         options,
         qemu,
@@ -89,8 +87,8 @@ pub fn origin(provenance: &Provenance) -> String {
     } = provenance;
     let options = options.join(", ");
     format!(
-        "Made on {date} in {seconds} s, from Linux {kernel} and {stock_kernel}\n({compiler}; flavor \
-         bench: {options})\nin {qemu}, -icount shift=0,sleep=off; on two CPUs: {parallel}."
+        "{run}\nIt took {seconds} s in {qemu}, -icount shift=0,sleep=off; on two CPUs: {parallel}.\n\
+         The kernels are of the flavor bench ({compiler}; {options})."
     )
 }
 

@@ -120,6 +120,14 @@ impl Kernel {
         })
     }
 
+    /// Its release, as uname(2) tells it.
+    pub fn release(&self) -> Result<String> {
+        let file = self.directory.join("include/config/kernel.release");
+        let release = fs::read_to_string(&file);
+        let release = release.with_context(|| format!("cannot read {}", file.display()))?;
+        Ok(release.trim_end().to_owned())
+    }
+
     /// What time limits are multiplied with.
     pub fn time_factor(&self) -> u32 {
         if self.checks_itself { 8 } else { 1 }

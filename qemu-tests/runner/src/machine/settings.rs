@@ -11,6 +11,7 @@ use clap::Args;
 use super::accelerator::Choice;
 use super::files::{absolute, file, visible_in_guest};
 use super::kernel::Architecture;
+use crate::origin::Origin;
 
 /// What every virtual machine needs.
 #[derive(Args)]
@@ -35,6 +36,8 @@ pub struct HostOptions {
     /// Hardware virtualization or emulation.
     #[arg(long, value_enum, default_value_t = Choice::Auto, env = "PROC_EVENTS_ACCELERATOR")]
     accelerator: Choice,
+    #[command(flatten)]
+    origin: Origin,
 }
 
 /// Programs and places, all known to exist.
@@ -56,6 +59,8 @@ pub struct Settings {
     pub parameters: Option<String>,
     /// The user's choice of an accelerator.
     pub accelerator: Choice,
+    /// What the run is made from.
+    pub origin: Origin,
 }
 
 impl Settings {
@@ -109,6 +114,7 @@ impl Settings {
             cache,
             parameters: options.parameters.clone(),
             accelerator: options.accelerator,
+            origin: options.origin.clone(),
         })
     }
 }

@@ -37,7 +37,7 @@ fn outcome(entry: Entry) -> Option<Outcome> {
     match entry {
         Entry::Trial(trial) => Some(trial.verdict),
         Entry::EndedEarly(reason) => Some(Outcome::Failed(reason)),
-        Entry::Machine { .. } => None,
+        Entry::Provenance(_) | Entry::Machine { .. } => None,
     }
 }
 

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context, Error, Result, ensure};
-use protocol::results::{Count, Entry, KernelUnderTest, Outcome, TestRecord, Trial, names};
+use protocol::results::{
+    Count, Entry, KernelUnderTest, Outcome, Provenance, TestRecord, Trial, names,
+};
 
 use super::number::shown;
 use crate::results_file::KERNEL_LOG;
@@ -34,6 +36,8 @@ impl FromStr for Source {
 
 /// The results of the tests on one kernel.
 struct Flavor {
+    /// What each file of them was made from.
+    provenance: Vec<Provenance>,
     accelerator: String,
     tests: Vec<TestRecord>,
     /// How many tests have no result: their machine failed.
@@ -47,6 +51,7 @@ struct Flavor {
 impl Flavor {
     fn new(entries: Vec<Entry>) -> Self {
         let mut flavor = Self {
+            provenance: Vec::new(),
             accelerator: "-".to_owned(),
             tests: Vec::new(),
             missing: 0,
@@ -55,6 +60,7 @@ impl Flavor {
         };
         for entry in entries {
             match entry {
+                Entry::Provenance(provenance) => flavor.provenance.push(provenance),
                 Entry::Machine { accelerator } => flavor.accelerator = accelerator,
                 Entry::EndedEarly(_) => flavor.ended_early = true,
                 Entry::Trial(trial) if trial.subject != Some(KernelUnderTest::Ours) => {}
@@ -75,12 +81,13 @@ impl Flavor {
         self.tests.iter().filter(passed)
     }
 
-    /// A figure of all tests together.
-    fn sum(&self, name: &str) -> f64 {
+    /// A figure of all tests together; none if no test reported it.
+    fn sum(&self, name: &str) -> Option<f64> {
         let figures = self.passed().flat_map(|test| &test.figures);
         let wanted = figures.filter(|figure| figure.name == name);
-        // Of none, the sum would be a negative zero.
-        wanted.map(|figure| figure.value).sum::<f64>() + 0.0
+        wanted
+            .map(|figure| figure.value)
+            .reduce(|sum, value| sum + value)
     }
 
     /// How the tests of one suite, or of all, ended, as a cell of the table.
@@ -166,7 +173,7 @@ fn page(flavors: &[(&str, Flavor)], loads: &Flavor) -> String {
         text += &row("without a result", &missing, missing(loads));
     }
     for name in names::ADDED_UP {
-        let cell = |flavor: &Flavor| shown(flavor.sum(name));
+        let cell = |flavor: &Flavor| flavor.sum(name).map_or_else(|| "-".to_owned(), shown);
         text += &row(name, &cell, cell(loads));
     }
     if flavors.iter().any(|(_, flavor)| flavor.ended_early) {
@@ -186,7 +193,21 @@ fn page(flavors: &[(&str, Flavor)], loads: &Flavor) -> String {
     text += &row("minutes", &minutes, String::new());
     let mut all: Vec<(&str, &Flavor)> = flavors.iter().map(|(name, own)| (*name, own)).collect();
     all.extend(has_loads.then_some(("loads", loads)));
-    text + &figures(&all)
+    text + &figures(&all) + &origins(&all)
+}
+
+/// What the results were made from.
+fn origins(flavors: &[(&str, &Flavor)]) -> String {
+    let mut text = String::from("\n## What this was made from\n\n");
+    for (name, flavor) in flavors {
+        for provenance in &flavor.provenance {
+            text += &format!("- {name}: {provenance}\n");
+        }
+        if flavor.provenance.is_empty() {
+            text += &format!("- {name}: not known\n");
+        }
+    }
+    text
 }
 
 /// What single tests and loads measured, of which sums would say nothing.
@@ -276,6 +297,13 @@ mod tests {
             test("fork::a", Outcome::Passed, &figures),
             test("fork::b", Outcome::Passed, &[(names::FAULTS, 2.0)]),
             test("sid::a", Outcome::Passed, &[]),
+            Entry::Provenance(Provenance {
+                commit: "abc".to_owned(),
+                series: "7.3".to_owned(),
+                date: "2026-11-30".to_owned(),
+                command: "make test".to_owned(),
+                kernels: vec!["7.3.4".to_owned()],
+            }),
         ];
         let small = vec![
             test("fork::a", failed.clone(), &[("seconds", 8.0)]),
@@ -296,13 +324,15 @@ mod tests {
             "| fork | 2 | 0, 1 skipped, 1 **failed** |  |",
             "| sid | 1 | 0 |  |",
             "| **all** | 3 | 0, 1 skipped, 1 **failed** |  |",
-            "| faults injected | 9 | 0 | 0 |",
-            "| messages fuzzed | 0 | 0 | 1,234,567 |",
+            "| faults injected | 9 | - | - |",
+            "| messages fuzzed | - | - | 1,234,567 |",
             "| ended early | no | **yes** |  |",
             "| messages of the kernel | none | **some** |  |",
             "| minutes | 1.5, tcg | 1.0, tcg |  |",
             "| `fork::a` | seconds | 1.50 | - | - |",
             "| `fuzz` | inputs kept | - | - | 9 |",
+            "- release: Made on 2026-11-30 by `make test` from commit abc, series 7.3: Linux 7.3.4.",
+            "- small: not known",
         ] {
             assert!(text.lines().any(|own| own == line), "{line} in {text}");
         }

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use protocol::results::{Count, Entry, KernelUnderTest, Outcome, TestRecord, Trial};
+use protocol::results::{Count, Entry, KernelUnderTest, Outcome, Provenance, TestRecord, Trial};
 use protocol::{StockExpectation, TestDescription};
 
 use super::contract::{self, Cells};
@@ -18,6 +18,7 @@ use crate::results_file::ResultsFile;
 /// The results of a test run.
 pub struct Report {
     tests: Vec<TestDescription>,
+    provenance: Provenance,
     accelerator: Accelerator,
     trials: Vec<Trial>,
     file: Option<ResultsFile>,
@@ -27,15 +28,18 @@ impl Report {
     /// A report without results, to be written into a file as they come.
     pub fn new(
         tests: &[TestDescription],
+        provenance: Provenance,
         accelerator: Accelerator,
         file: Option<&Path>,
     ) -> Result<Self> {
         let mut file = file.map(ResultsFile::open).transpose()?;
         if let Some(file) = &mut file {
+            file.add(&Entry::Provenance(provenance.clone()))?;
             file.add_machine(accelerator)?;
         }
         Ok(Self {
             tests: tests.to_vec(),
+            provenance,
             accelerator,
             trials: Vec::new(),
             file,
@@ -164,8 +168,9 @@ impl Report {
             .collect();
         let head = format!(
             "Written by a test run (`make test TABLE=FILE`): {},\non both kernels together. *ours* \
-             is the patched kernel with the module, *stock* the unpatched one.",
-            self.counts()
+             is the patched kernel with the module, *stock* the unpatched one.\n{}",
+            self.counts(),
+            self.provenance
         );
         fs::write(file, contract::table(&tests, &head)?)
             .with_context(|| format!("cannot write {}", file.display()))

@@ -25,7 +25,8 @@ pub fn run(
 ) -> Result<u8> {
     let load = describe(&settings.lister, arguments)?;
     let accelerator = probe::choose_accelerator(settings, kernel)?;
-    let mut report = Report::new(&[], accelerator, file)?;
+    let provenance = settings.origin.provenance(&[kernel])?;
+    let mut report = Report::new(&[], provenance, accelerator, file)?;
     let work = Work::Load(arguments.to_vec());
     let mut session = Session::new(settings, kernel, accelerator, work);
     let mut add = |name: &str, (verdict, result): (Outcome, Option<TestRecord>)| {

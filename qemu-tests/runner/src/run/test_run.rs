@@ -87,7 +87,9 @@ pub fn run(
         bail!("no kernel to test")
     };
     let accelerator = probe::choose_accelerator(settings, first)?;
-    let mut report = Report::new(&tests, accelerator, files.results)?;
+    let all = kernels.iter().map(|(_, kernel)| *kernel);
+    let provenance = settings.origin.provenance(&all.collect::<Vec<_>>())?;
+    let mut report = Report::new(&tests, provenance, accelerator, files.results)?;
     let started = Instant::now();
     for (subject, kernel) in kernels {
         run_on(settings, subject, kernel, accelerator, &tests, &mut report)?;
