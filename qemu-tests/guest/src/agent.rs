@@ -23,7 +23,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, pipe};
-use protocol::results::Lines;
+use protocol::results::RecordReader;
 use protocol::{
     Frame, FromGuest, HEARTBEAT_SECONDS, Job, PORT_NAME, RESULTS_VARIABLE, TerminalSize, ToGuest,
 };
@@ -156,7 +156,8 @@ fn execute_on_pipes(job: &Job, port: File, sender: &Sender) -> Result<ExitStatus
         Stream::new(output, Content::Output),
         Stream::new(errors, Content::Errors),
     ];
-    streams.extend(results.map(|file| Stream::new(file, Content::Results(Lines::default()))));
+    streams
+        .extend(results.map(|file| Stream::new(file, Content::Results(RecordReader::default()))));
     relay(child, streams, sender)
 }
 
@@ -227,7 +228,7 @@ struct Stream {
 enum Content {
     Output,
     Errors,
-    Results(Lines),
+    Results(RecordReader),
 }
 
 impl Content {

@@ -18,7 +18,7 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, dup2_stderr, dup2_stdout, getpid, pipe, pipe2, setpgid};
 pub use protocol::contract::Line;
-use protocol::results::{Figure, Lines, Outcome, Record, TestRecord, Trouble};
+use protocol::results::{Figure, Outcome, Record, RecordReader, TestRecord, Trouble};
 use protocol::{StockExpectation, TestDescription};
 
 use crate::child::{self, Child};
@@ -339,7 +339,7 @@ pub struct Complaint {
 }
 
 /// The kernel that is under the tests.
-pub trait Kernel {
+pub trait KernelWatch {
     /// A test is to begin.
     fn test_begins(&mut self, test: &str) -> io::Result<()>;
 
@@ -380,7 +380,7 @@ pub fn run(
     cases: &[Case],
     time_factor: u32,
     leak_check: LeakCheck<'_>,
-    kernel: &mut dyn Kernel,
+    kernel: &mut dyn KernelWatch,
     reporter: &mut dyn Reporter,
 ) -> Result<Conclusion> {
     // Daemons of a test become our children, so that none of them can outlive it.
@@ -418,7 +418,7 @@ struct Ended {
 }
 
 /// Runs one test in a child.
-fn run_one(case: &Case, time_factor: u32, kernel: &mut dyn Kernel) -> Result<Ended> {
+fn run_one(case: &Case, time_factor: u32, kernel: &mut dyn KernelWatch) -> Result<Ended> {
     let started = Instant::now();
     let (records, records_writer) = pipe2(OFlag::O_CLOEXEC)?;
     let (output, output_writer) = pipe()?;
@@ -488,7 +488,7 @@ fn outcome(result: TestResult) -> Outcome {
 /// added up.
 fn parse_records(bytes: &[u8]) -> Result<(Option<Outcome>, Vec<Figure>)> {
     let (mut outcome, mut figures) = (None, Vec::<Figure>::new());
-    let mut lines = Lines::default();
+    let mut lines = RecordReader::default();
     lines.add(bytes);
     for record in lines {
         match record? {

@@ -10,9 +10,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use nix::unistd::{Pid, getpid};
-use protocol::complaints::{DUMP_BEGINS, DUMP_ENDED, Line, Reader, TEST_BEGINS, TESTS_ENDED};
+use protocol::complaints::{DUMP_BEGINS, DUMP_ENDED, LogLine, Reader, TEST_BEGINS, TESTS_ENDED};
 
-use crate::harness::{Complaint, Kernel};
+use crate::harness::{Complaint, KernelWatch};
 use crate::proc_stat::{Stat, processes};
 use crate::support::kernel_log::{self, Log};
 
@@ -54,7 +54,7 @@ impl Watched {
     }
 
     /// What was logged since the last time.
-    fn lines(&mut self) -> io::Result<Vec<Line>> {
+    fn lines(&mut self) -> io::Result<Vec<LogLine>> {
         let mut lines = Vec::new();
         loop {
             match self.log.records() {
@@ -72,7 +72,7 @@ impl Watched {
     }
 }
 
-impl Kernel for Watched {
+impl KernelWatch for Watched {
     fn test_begins(&mut self, test: &str) -> io::Result<()> {
         // What came between the tests is nobody's.
         self.lines()?;
@@ -150,7 +150,7 @@ impl Counters {
 }
 
 /// The first complaint, and the lines around it.
-fn complaint(lines: &[Line]) -> Option<Complaint> {
+fn complaint(lines: &[LogLine]) -> Option<Complaint> {
     let first = lines.iter().position(|line| line.complains)?;
     let shown = lines.iter().skip(first.saturating_sub(LINES_BEFORE));
     Some(Complaint {

@@ -9,8 +9,8 @@ use std::io;
 use std::time::Duration;
 
 use harness::{
-    Case, Complaint, Conclusion, Declaration, Failure, Kernel, Line, Reporter, Test, TestResult,
-    expect_eq,
+    Case, Complaint, Conclusion, Declaration, Failure, KernelWatch, Line, Reporter, Test,
+    TestResult, expect_eq,
 };
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{pause, setsid};
@@ -281,7 +281,7 @@ struct Told {
     began: Vec<String>,
 }
 
-impl Kernel for Told {
+impl KernelWatch for Told {
     fn test_begins(&mut self, test: &str) -> io::Result<()> {
         self.began.push(test.to_owned());
         Ok(())

@@ -199,7 +199,7 @@ pub enum Situation {
     /// A listener for everything in each of that many containers; the operation is in one of them.
     Containers,
     /// An eBPF program that records it, and no listener.
-    Peer,
+    Ebpf,
 }
 
 impl Situation {
@@ -216,7 +216,7 @@ impl Situation {
 
 /// A figure: so many instructions an operation.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-pub struct Figure {
+pub struct Measurement {
     /// What was done.
     pub operation: Operation,
     /// Who listened.
@@ -249,11 +249,11 @@ pub struct Cost {
 /// A record of the benchmark.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Line {
+pub enum BenchRecord {
     /// How many figures there will be.
     Total(u32),
     /// One of them.
-    Figure(Figure),
+    Measurement(Measurement),
     /// So many figures are not there, for this reason.
     Missing {
         /// How many.

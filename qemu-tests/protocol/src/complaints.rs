@@ -80,7 +80,7 @@ pub fn complaint(line: &str) -> Option<&'static str> {
 
 /// A line of the log, and what it means.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Line {
+pub struct LogLine {
     /// The line itself.
     pub text: String,
     /// Whether the kernel complains in it.
@@ -104,7 +104,7 @@ pub struct Reader {
 impl Reader {
     /// Takes a line. The result is what is known by now: this line, none while a report of a checker
     /// is being read, or all lines of such a report at its end.
-    pub fn take(&mut self, text: &str) -> Vec<Line> {
+    pub fn take(&mut self, text: &str) -> Vec<LogLine> {
         if let Some((_, test)) = text.split_once(TEST_BEGINS) {
             self.test = Some(test.to_owned());
             // A test that was killed did not end it.
@@ -141,7 +141,7 @@ impl Reader {
         self.has_foreign_reports
     }
 
-    fn take_of_kernel(&mut self, text: &str) -> Vec<Line> {
+    fn take_of_kernel(&mut self, text: &str) -> Vec<LogLine> {
         if CHECKERS.iter().any(|checker| text.contains(checker)) {
             self.has_foreign_reports = true;
             self.report = Some(vec![text.to_owned()]);
@@ -163,12 +163,12 @@ impl Reader {
         lines
     }
 
-    fn judged(&self, text: &str) -> Line {
+    fn judged(&self, text: &str) -> LogLine {
         self.line(text, complaint(text).is_some())
     }
 
-    fn line(&self, text: &str, complains: bool) -> Line {
-        Line {
+    fn line(&self, text: &str, complains: bool) -> LogLine {
+        LogLine {
             text: text.to_owned(),
             complains,
             test: self.test.clone(),
@@ -180,7 +180,7 @@ impl Reader {
 mod tests {
     use super::*;
 
-    fn complaints(reader: &mut Reader, lines: &[&str]) -> Vec<Line> {
+    fn complaints(reader: &mut Reader, lines: &[&str]) -> Vec<LogLine> {
         let lines = lines.iter().flat_map(|line| reader.take(line));
         lines.filter(|line| line.complains).collect()
     }

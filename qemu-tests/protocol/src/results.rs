@@ -136,7 +136,7 @@ pub enum Record {
     /// A test's process knows how it ended.
     Outcome(Outcome),
     /// The benchmark has something.
-    Bench(bench::Line),
+    Bench(bench::BenchRecord),
 }
 
 impl Record {
@@ -148,9 +148,9 @@ impl Record {
 
 /// Takes records out of bytes that come in pieces.
 #[derive(Default)]
-pub struct Lines(Vec<u8>);
+pub struct RecordReader(Vec<u8>);
 
-impl Lines {
+impl RecordReader {
     /// Adds a piece.
     pub fn add(&mut self, bytes: &[u8]) {
         self.0.extend(bytes);
@@ -158,7 +158,7 @@ impl Lines {
 }
 
 /// The records of which all is there.
-impl Iterator for Lines {
+impl Iterator for RecordReader {
     type Item = io::Result<Record>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -190,12 +190,13 @@ impl KernelUnderTest {
 
 /// Something that was tried, and what came of it: a test on one kernel, a load, a check on the host.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct Trial {
     /// The name of the test, the load or the check.
     pub name: String,
     /// The kernel, if one was run for it.
     #[serde(default)]
-    pub subject: Option<KernelUnderTest>,
+    pub kernel: Option<KernelUnderTest>,
     /// How it ended, compared with what was expected: a test that fails on the unpatched kernel as it
     /// is declared to has passed.
     pub verdict: Outcome,
@@ -310,7 +311,7 @@ mod tests {
 
     #[test]
     fn records_may_come_in_pieces() {
-        let mut lines = Lines::default();
+        let mut lines = RecordReader::default();
         lines.add(b"{\"plan\":2}\n{\"outcome\":");
         assert_eq!(lines.next().unwrap().unwrap(), Record::Plan(2));
         assert!(lines.next().is_none());
@@ -327,10 +328,10 @@ mod tests {
             panic!("no trial")
         };
         assert_eq!(trial.verdict, Outcome::Failed("see above".into()));
-        let (subject, result) = (None, None);
+        let (kernel, result) = (None, None);
         let same = Trial {
             name: "a b".into(),
-            subject,
+            kernel,
             result,
             ..trial
         };

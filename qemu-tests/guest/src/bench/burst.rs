@@ -3,7 +3,7 @@
 
 use anyhow::{Result, ensure};
 use nix::errno::Errno;
-use protocol::bench::{Burst, Line, Situation};
+use protocol::bench::{BenchRecord, Burst, Situation};
 
 use super::listener_set::request;
 use super::operations::rename;
@@ -38,5 +38,5 @@ pub fn run(situation: Situation) -> Result<()> {
     ensure!(lost, "the default buffer keeps all of {TOO_MANY} events");
     listener.ignore()?;
     let kept = count.events;
-    report_line(&Line::Burst(Burst { situation, kept }))
+    report_line(&BenchRecord::Burst(Burst { situation, kept }))
 }

@@ -12,7 +12,7 @@ use std::thread;
 use anyhow::{Result, bail};
 use clap::Args;
 use nix::sys::resource::{Resource, setrlimit};
-use protocol::bench::{BESIDE, LISTENER_COUNTS, Line, Operation, Situation};
+use protocol::bench::{BESIDE, BenchRecord, LISTENER_COUNTS, Operation, Situation};
 
 use crate::bench::burst::TOO_MANY;
 use crate::bench::listener_set::ListenerSet;
@@ -83,7 +83,7 @@ pub fn run(options: &Options) -> Result<()> {
     clock::check()?;
     clock::no_preemption()?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
-    report_line(&Line::Total(total(options)))?;
+    report_line(&BenchRecord::Total(total(options)))?;
     let mut worker = Worker::start()?;
     nobody(&mut worker)?;
     if options.nobody {
@@ -126,20 +126,23 @@ fn in_parallel() -> Result<()> {
     };
     pin(reader)?;
     let total = 2 * FLOODS + LATENCIES + LISTENING;
-    report_line(&Line::Total(u32::try_from(total)?))?;
+    report_line(&BenchRecord::Total(u32::try_from(total)?))?;
     for _ in 0..FLOODS {
-        report_line(&Line::Flood(flood::run(writer, Situation::Everything)?))?;
+        report_line(&BenchRecord::Flood(flood::run(
+            writer,
+            Situation::Everything,
+        )?))?;
     }
     if !batches::are_missing(FLOODS)? {
         for _ in 0..FLOODS {
-            report_line(&Line::Flood(flood::run(writer, Situation::Batch)?))?;
+            report_line(&BenchRecord::Flood(flood::run(writer, Situation::Batch)?))?;
         }
     }
     for _ in 0..LATENCIES {
-        report_line(&Line::Latency(latency::run(writer)?))?;
+        report_line(&BenchRecord::Latency(latency::run(writer)?))?;
     }
     for _ in 0..LISTENING {
-        report_line(&Line::Many(many::run()?))?;
+        report_line(&BenchRecord::Many(many::run()?))?;
     }
     Ok(())
 }

@@ -35,34 +35,34 @@ pub fn run(worker: &mut Worker, program: &Path) -> Result<()> {
             rounds.measure(worker, operation, Situation::Nobody, &mut |_| Ok(()))?;
             let mut peer = match Peer::start(program, &[operation]) {
                 Ok(peer) => peer,
-                Err(error) => return missing(left, Situation::Peer, format!("{error:#}")),
+                Err(error) => return missing(left, Situation::Ebpf, format!("{error:#}")),
             };
-            rounds.measure(worker, operation, Situation::Peer, &mut |times| {
+            rounds.measure(worker, operation, Situation::Ebpf, &mut |times| {
                 peer.drain(times)
             })?;
             peer.end()?;
         }
-        rounds.report(operation, Situation::Peer, 1)?;
+        rounds.report(operation, Situation::Ebpf, 1)?;
         left -= 1;
     }
     let mut peer = Peer::start(program, &[Operation::Sid])?;
     let system_call = Operation::SystemCall;
     let measured = measure(&mut |times| worker.run(system_call, times), &mut |_| Ok(()))?;
-    report_figure(system_call, Situation::Peer, 1, measured)?;
+    report_figure(system_call, Situation::Ebpf, 1, measured)?;
     peer.end()?;
     peer = Peer::start(program, &[Operation::Comm])?;
     let measured = reading(&mut peer)?;
-    report_figure(Operation::Read, Situation::Peer, 1, measured)?;
+    report_figure(Operation::Read, Situation::Ebpf, 1, measured)?;
     peer.end()?;
     for _ in 0..ROUNDS {
         rounds.measure(worker, Operation::Storm, Situation::Nobody, &mut |_| Ok(()))?;
         let mut peer = Peer::start(program, &RECORDED)?;
-        rounds.measure(worker, Operation::Storm, Situation::Peer, &mut |times| {
+        rounds.measure(worker, Operation::Storm, Situation::Ebpf, &mut |times| {
             peer.drain(4 * times)
         })?;
         peer.end()?;
     }
-    rounds.report(Operation::Storm, Situation::Peer, 1)
+    rounds.report(Operation::Storm, Situation::Ebpf, 1)
 }
 
 fn reading(peer: &mut Peer) -> Result<Measured> {

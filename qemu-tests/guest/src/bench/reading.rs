@@ -2,7 +2,7 @@
 //! What events cost their reader, by how many there are when it reads.
 
 use anyhow::{Result, ensure};
-use protocol::bench::{Line, Reading, Situation, UNREAD};
+use protocol::bench::{BenchRecord, Reading, Situation, UNREAD};
 
 use super::clock::instructions;
 use super::listener_set::ListenerSet;
@@ -20,7 +20,7 @@ pub fn run(situation: Situation) -> Result<()> {
     let set = ListenerSet::silent(1)?;
     set.change_form(situation, mask::COMM)?;
     for unread in UNREAD {
-        report_line(&Line::Reading(read(&set, situation, unread)?))?;
+        report_line(&BenchRecord::Reading(read(&set, situation, unread)?))?;
     }
     set.ignore()
 }

@@ -2,7 +2,7 @@
 //! The lines of the benchmark, for the runner or for a person.
 
 use anyhow::Result;
-use protocol::bench::{Figure, Line, Operation, Situation};
+use protocol::bench::{BenchRecord, Measurement, Operation, Situation};
 use protocol::results::Record;
 
 use super::measure::Measured;
@@ -14,7 +14,7 @@ pub fn report_figure(
     listeners: u32,
     measured: Measured,
 ) -> Result<()> {
-    report_line(&Line::Figure(Figure {
+    report_line(&BenchRecord::Measurement(Measurement {
         operation,
         situation,
         listeners,
@@ -28,7 +28,7 @@ pub fn report_figure(
 
 pub fn missing(figures: usize, situation: Situation, reason: String) -> Result<()> {
     let figures = u32::try_from(figures)?;
-    report_line(&Line::Missing {
+    report_line(&BenchRecord::Missing {
         figures,
         situation,
         reason,
@@ -36,7 +36,7 @@ pub fn missing(figures: usize, situation: Situation, reason: String) -> Result<(
 }
 
 /// Writes a line for the runner, or for a person who runs the benchmark by hand.
-pub fn report_line(line: &Line) -> Result<()> {
+pub fn report_line(line: &BenchRecord) -> Result<()> {
     if results::are_wanted() {
         results::write(&Record::Bench(line.clone()))?;
     } else {

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use protocol::bench::{Cost, Figure, Line, Operation, Situation};
+use protocol::bench::{BenchRecord, Cost, Measurement, Operation, Situation};
 
 use super::listener_set::ListenerSet;
 use super::measure::{Measured, Times, median};
@@ -106,7 +106,7 @@ impl Rounds {
         let (with, alone) = (of(situation)?, of(Situation::Nobody)?);
         let plain = situation.without_identity().map(of).transpose()?;
         let all = Measured::of_rounds(with);
-        report_line(&Line::Figure(Figure {
+        report_line(&BenchRecord::Measurement(Measurement {
             operation,
             situation,
             listeners,

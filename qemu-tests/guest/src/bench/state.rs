@@ -10,7 +10,7 @@ use std::thread;
 
 use anyhow::{Result, anyhow, ensure};
 use nix::sched::{CloneFlags, unshare};
-use protocol::bench::{Line, POPULATIONS, Picture, Situation};
+use protocol::bench::{BenchRecord, POPULATIONS, Picture, Situation};
 
 use super::clock::instructions;
 use super::containers::run_in;
@@ -51,7 +51,7 @@ pub fn run() -> Result<()> {
         thread::sleep(LINGER);
         let pictures = run_in(&container, move || pictures(count, has_state))?;
         for picture in pictures {
-            report_line(&Line::Picture(picture))?;
+            report_line(&BenchRecord::Picture(picture))?;
         }
     }
     if has_state {

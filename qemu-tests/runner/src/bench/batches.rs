@@ -15,7 +15,7 @@ const COLUMNS: [(&str, BenchKernel, Situation); 4] = [
     ("stock", BenchKernel::Stock, Situation::Everything),
     ("ours", BenchKernel::Ours, Situation::Everything),
     ("ours with BATCH", BenchKernel::Ours, Situation::Batch),
-    ("eBPF", BenchKernel::Ours, Situation::Peer),
+    ("eBPF", BenchKernel::Ours, Situation::Ebpf),
 ];
 
 /// The table.
@@ -79,7 +79,7 @@ fn reading_case(figures: &Figures, unread: u32) -> String {
 /// Instructions of each of so many events. Of eBPF's records there are always the same number.
 fn read(figures: &Figures, kernel: BenchKernel, situation: Situation, unread: u32) -> Option<f64> {
     match situation {
-        Situation::Peer if unread == SOME_UNREAD => {
+        Situation::Ebpf if unread == SOME_UNREAD => {
             figures.whole(kernel, Operation::Read, situation, 1)
         }
         _ => Some(figures.reading(kernel, situation, unread)?.instructions),
@@ -110,8 +110,8 @@ mod tests {
                 with_cost(line(comm, Situation::Everything, 8, 5000.0), 4700.0),
                 with_cost(line(comm, Situation::Batch, 8, 2000.0), 1600.0),
                 with_cost(line(comm, Situation::Batch, 1, 600.0), 200.0),
-                with_cost(line(comm, Situation::Peer, 1, 825.0), 425.0),
-                line(Operation::Read, Situation::Peer, 1, 38.0),
+                with_cost(line(comm, Situation::Ebpf, 1, 825.0), 425.0),
+                line(Operation::Read, Situation::Ebpf, 1, 38.0),
                 reading(Situation::Batch, MOST_UNREAD, 16, 51.0),
                 burst(Situation::Batch, 2352),
             ],

@@ -93,7 +93,7 @@ fn draw(file: &Path, figures: &Figures) -> Result<(), Box<dyn std::error::Error>
             .label(name)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2)));
     }
-    if let Some(cost) = figures.cost(BenchKernel::Ours, Operation::Comm, Situation::Peer, 1) {
+    if let Some(cost) = figures.cost(BenchKernel::Ours, Operation::Comm, Situation::Ebpf, 1) {
         chart
             .draw_series([TriangleMarker::new((1.0, cost), 6, BLACK.filled())])?
             .label("eBPF, into a ring buffer")
@@ -125,7 +125,7 @@ mod tests {
             (Situation::Everything, 1, 1400.0),
             (Situation::Everything, 256, 90_000.0),
             (Situation::Batch, 1, 600.0),
-            (Situation::Peer, 1, 800.0),
+            (Situation::Ebpf, 1, 800.0),
         ]
         .map(|(situation, count, value)| line(comm, situation, count, value));
         figures.add(BenchKernel::Ours, lines.to_vec());

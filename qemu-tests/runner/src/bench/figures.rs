@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use protocol::bench::{
-    Burst, Cost, Figure, Flood, Latency, Line, MOST_UNREAD, Many, Operation, Picture, Reading,
-    Situation,
+    BenchRecord, Burst, Cost, Flood, Latency, MOST_UNREAD, Many, Measurement, Operation, Picture,
+    Reading, Situation,
 };
 
 use super::kernels::BenchKernel;
@@ -15,7 +15,7 @@ type Key = (BenchKernel, Operation, Situation, u32);
 /// The figures.
 #[derive(Debug, Default)]
 pub struct Figures {
-    figures: BTreeMap<Key, Figure>,
+    figures: BTreeMap<Key, Measurement>,
     missing: BTreeMap<(BenchKernel, Situation), String>,
     readings: BTreeMap<(BenchKernel, Situation, u32), Reading>,
     bursts: BTreeMap<(BenchKernel, Situation), Burst>,
@@ -27,29 +27,33 @@ pub struct Figures {
 
 impl Figures {
     /// Adds what the benchmark said on one kernel.
-    pub fn add(&mut self, kernel: BenchKernel, lines: Vec<Line>) {
+    pub fn add(&mut self, kernel: BenchKernel, lines: Vec<BenchRecord>) {
         for line in lines {
             match line {
-                Line::Total(_) => {}
-                Line::Figure(figure) => {
+                BenchRecord::Total(_) => {}
+                BenchRecord::Measurement(figure) => {
                     let key = (kernel, figure.operation, figure.situation, figure.listeners);
                     self.figures.insert(key, figure);
                 }
-                Line::Missing {
+                BenchRecord::Missing {
                     situation, reason, ..
                 } => _ = self.missing.insert((kernel, situation), reason),
-                Line::Reading(reading) => {
+                BenchRecord::Reading(reading) => {
                     let key = (kernel, reading.situation, reading.unread);
                     self.readings.insert(key, reading);
                 }
-                Line::Burst(burst) => _ = self.bursts.insert((kernel, burst.situation), burst),
-                Line::Flood(flood) => {
+                BenchRecord::Burst(burst) => {
+                    _ = self.bursts.insert((kernel, burst.situation), burst)
+                }
+                BenchRecord::Flood(flood) => {
                     let key = (kernel, flood.situation);
                     self.floods.entry(key).or_default().push(flood);
                 }
-                Line::Latency(latency) => self.latencies.entry(kernel).or_default().push(latency),
-                Line::Many(many) => self.many.entry(kernel).or_default().push(many),
-                Line::Picture(picture) => {
+                BenchRecord::Latency(latency) => {
+                    self.latencies.entry(kernel).or_default().push(latency)
+                }
+                BenchRecord::Many(many) => self.many.entry(kernel).or_default().push(many),
+                BenchRecord::Picture(picture) => {
                     let key = (kernel, picture.situation, picture.processes);
                     self.pictures.insert(key, picture);
                 }
@@ -58,7 +62,7 @@ impl Figures {
     }
 
     /// All of them.
-    pub fn all(&self) -> impl Iterator<Item = (BenchKernel, &Figure)> {
+    pub fn all(&self) -> impl Iterator<Item = (BenchKernel, &Measurement)> {
         self.figures
             .iter()
             .map(|((kernel, ..), figure)| (*kernel, figure))
@@ -77,7 +81,7 @@ impl Figures {
         operation: Operation,
         situation: Situation,
         listeners: u32,
-    ) -> Option<&Figure> {
+    ) -> Option<&Measurement> {
         self.figures.get(&(kernel, operation, situation, listeners))
     }
 
@@ -191,7 +195,7 @@ impl Figures {
     pub fn end_to_end(&self, kernel: BenchKernel, situation: Situation) -> Option<f64> {
         let raised = self.cost(kernel, Operation::Comm, situation, 1)?;
         let read = match situation {
-            Situation::Peer => self.whole(kernel, Operation::Read, situation, 1)?,
+            Situation::Ebpf => self.whole(kernel, Operation::Read, situation, 1)?,
             _ => self.reading(kernel, situation, MOST_UNREAD)?.instructions,
         };
         Some(raised + read)
@@ -244,8 +248,8 @@ pub mod tests {
         situation: Situation,
         listeners: u32,
         instructions: f64,
-    ) -> Line {
-        Line::Figure(Figure {
+    ) -> BenchRecord {
+        BenchRecord::Measurement(Measurement {
             operation,
             situation,
             listeners,
@@ -258,21 +262,21 @@ pub mod tests {
     }
 
     /// The same figure, measured in turn with nobody listening.
-    pub fn with_cost(line: Line, instructions: f64) -> Line {
+    pub fn with_cost(line: BenchRecord, instructions: f64) -> BenchRecord {
         changed(line, |figure| figure.cost = Some(cost(instructions, 2.0)))
     }
 
     /// The same figure, measured in turn with listeners that ask for less.
-    pub fn with_added(line: Line, instructions: f64) -> Line {
+    pub fn with_added(line: BenchRecord, instructions: f64) -> BenchRecord {
         changed(line, |figure| figure.added = Some(cost(instructions, 1.0)))
     }
 
-    fn changed(line: Line, change: impl FnOnce(&mut Figure)) -> Line {
-        let Line::Figure(mut figure) = line else {
+    fn changed(line: BenchRecord, change: impl FnOnce(&mut Measurement)) -> BenchRecord {
+        let BenchRecord::Measurement(mut figure) = line else {
             panic!("{line:?} is no figure");
         };
         change(&mut figure);
-        Line::Figure(figure)
+        BenchRecord::Measurement(figure)
     }
 
     fn cost(instructions: f64, spread: f64) -> Cost {
@@ -283,13 +287,18 @@ pub mod tests {
     }
 
     /// Events of a burst that were kept.
-    pub fn burst(situation: Situation, kept: u64) -> Line {
-        Line::Burst(Burst { situation, kept })
+    pub fn burst(situation: Situation, kept: u64) -> BenchRecord {
+        BenchRecord::Burst(Burst { situation, kept })
     }
 
     /// Events that are read, in so many datagrams.
-    pub fn reading(situation: Situation, unread: u32, datagrams: u32, instructions: f64) -> Line {
-        Line::Reading(Reading {
+    pub fn reading(
+        situation: Situation,
+        unread: u32,
+        datagrams: u32,
+        instructions: f64,
+    ) -> BenchRecord {
+        BenchRecord::Reading(Reading {
             situation,
             unread,
             datagrams,
@@ -299,8 +308,8 @@ pub mod tests {
     }
 
     /// A process's share of what it takes to learn which of so many there are.
-    pub fn picture(situation: Situation, processes: u32, instructions: f64) -> Line {
-        Line::Picture(Picture {
+    pub fn picture(situation: Situation, processes: u32, instructions: f64) -> BenchRecord {
+        BenchRecord::Picture(Picture {
             situation,
             processes,
             instructions,
@@ -316,8 +325,8 @@ pub mod tests {
             line(Operation::Comm, Situation::Everything, 1, 1200.0),
             line(Operation::Comm, Situation::Batch, 1, 650.0),
             line(Operation::Comm, Situation::Batch, 8, 1650.0),
-            line(Operation::Comm, Situation::Peer, 1, 825.0),
-            line(Operation::Read, Situation::Peer, 1, 38.0),
+            line(Operation::Comm, Situation::Ebpf, 1, 825.0),
+            line(Operation::Read, Situation::Ebpf, 1, 38.0),
             reading(Situation::Everything, MOST_UNREAD, MOST_UNREAD, 1100.0),
             reading(Situation::Batch, 1, 1, 1400.0),
             reading(Situation::Batch, MOST_UNREAD, 12, 50.0),
@@ -326,7 +335,7 @@ pub mod tests {
         let sum = |situation| figures.end_to_end(BenchKernel::Ours, situation);
         assert_eq!(sum(Situation::Everything), Some(1900.0));
         assert_eq!(sum(Situation::Batch), Some(300.0));
-        assert_eq!(sum(Situation::Peer), Some(463.0));
+        assert_eq!(sum(Situation::Ebpf), Some(463.0));
         let stock = figures.end_to_end(BenchKernel::Stock, Situation::Everything);
         assert_eq!(stock, None);
     }
@@ -374,7 +383,7 @@ pub mod tests {
     fn all_floods_count() {
         let mut figures = Figures::default();
         let flood = |events, lost| {
-            Line::Flood(Flood {
+            BenchRecord::Flood(Flood {
                 situation: Situation::Everything,
                 events,
                 seconds: 2.0,
@@ -397,7 +406,8 @@ pub mod tests {
     #[test]
     fn the_median_latency_counts() {
         let mut figures = Figures::default();
-        let lines = [3.0, 100.0, 1.0].map(|nanoseconds| Line::Latency(Latency { nanoseconds }));
+        let lines =
+            [3.0, 100.0, 1.0].map(|nanoseconds| BenchRecord::Latency(Latency { nanoseconds }));
         figures.add(BenchKernel::Ours, lines.to_vec());
         assert_eq!(figures.latency(BenchKernel::Ours), Some(3.0));
         assert_eq!(figures.latency(BenchKernel::Stock), None);

@@ -128,12 +128,12 @@ pub fn section(figures: &Figures) -> Section {
 
 #[cfg(test)]
 mod tests {
-    use protocol::bench::Line;
+    use protocol::bench::BenchRecord;
 
     use super::*;
     use crate::bench::figures::tests::{line, reading};
 
-    fn lines(more: f64, more_for_a_request: f64) -> Vec<Line> {
+    fn lines(more: f64, more_for_a_request: f64) -> Vec<BenchRecord> {
         let alone = Operation::KINDS.into_iter().chain([Operation::SystemCall]);
         let mut lines: Vec<_> = alone
             .map(|operation| line(operation, Situation::Nobody, 0, 400.0))

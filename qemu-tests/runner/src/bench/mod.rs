@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
-use protocol::bench::Line;
+use protocol::bench::BenchRecord;
 use protocol::results::{Count, Record};
 use protocol::{FromGuest, Job};
 
@@ -98,7 +98,10 @@ pub fn run(
 
 /// What each kernel's benchmark says on a CPU that counts instructions. All run at once: how fast they
 /// do makes no difference to what they count.
-fn count_all(settings: &Settings, kernels: &BenchKernels) -> Result<Vec<(BenchKernel, Vec<Line>)>> {
+fn count_all(
+    settings: &Settings,
+    kernels: &BenchKernels,
+) -> Result<Vec<(BenchKernel, Vec<BenchRecord>)>> {
     let runs = [
         (
             BenchKernel::Floor,
@@ -142,7 +145,7 @@ fn measure(
     kernel: &Kernel,
     accelerator: Accelerator,
     options: Vec<String>,
-) -> Result<Vec<Line>> {
+) -> Result<Vec<BenchRecord>> {
     let started = Instant::now();
     eprintln!("{}: booting ({})", kernel.name, accelerator.name());
     let mut vm = Vm::boot(settings, kernel, accelerator, BOOT_LIMIT)?;
@@ -192,7 +195,7 @@ fn measure(
 /// The benchmark's output so far.
 struct Output<'a> {
     name: &'a str,
-    lines: Vec<Line>,
+    lines: Vec<BenchRecord>,
     total: u32,
     done: u32,
     started: Instant,
@@ -212,7 +215,7 @@ impl<'a> Output<'a> {
         }
     }
 
-    fn take(&mut self, line: Line) -> Result<()> {
+    fn take(&mut self, line: BenchRecord) -> Result<()> {
         self.count(line)?;
         if Instant::now() > self.next_progress && self.done > 0 {
             self.next_progress = Instant::now() + PROGRESS_INTERVAL;
@@ -225,17 +228,17 @@ impl<'a> Output<'a> {
         Ok(())
     }
 
-    fn count(&mut self, line: Line) -> Result<()> {
+    fn count(&mut self, line: BenchRecord) -> Result<()> {
         match &line {
-            Line::Total(total) => self.total = *total,
-            Line::Figure(_)
-            | Line::Reading(_)
-            | Line::Burst(_)
-            | Line::Flood(_)
-            | Line::Latency(_)
-            | Line::Many(_)
-            | Line::Picture(_) => self.done += 1,
-            Line::Missing { figures, .. } => self.done += figures,
+            BenchRecord::Total(total) => self.total = *total,
+            BenchRecord::Measurement(_)
+            | BenchRecord::Reading(_)
+            | BenchRecord::Burst(_)
+            | BenchRecord::Flood(_)
+            | BenchRecord::Latency(_)
+            | BenchRecord::Many(_)
+            | BenchRecord::Picture(_) => self.done += 1,
+            BenchRecord::Missing { figures, .. } => self.done += figures,
         }
         if self.done > self.total {
             bail!(
@@ -257,13 +260,13 @@ mod tests {
 
     #[test]
     fn figures_that_were_not_announced_are_an_error() {
-        let missing = |figures| Line::Missing {
+        let missing = |figures| BenchRecord::Missing {
             figures,
-            situation: Situation::Peer,
+            situation: Situation::Ebpf,
             reason: "none".into(),
         };
         let mut output = Output::new("ours");
-        output.take(Line::Total(2)).unwrap();
+        output.take(BenchRecord::Total(2)).unwrap();
         output.take(missing(2)).unwrap();
         assert_eq!((output.total, output.done), (2, 2));
         assert!(output.take(missing(1)).is_err());

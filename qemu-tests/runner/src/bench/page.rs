@@ -177,7 +177,7 @@ fn by_listener_count(
             ]);
         }
         if is_delivered {
-            let cost = figures.in_turn(BenchKernel::Ours, operation, Situation::Peer, 1);
+            let cost = figures.in_turn(BenchKernel::Ours, operation, Situation::Ebpf, 1);
             row.push(with_spread(cost));
         }
         row
@@ -205,7 +205,7 @@ fn processes(figures: &Figures) -> Section {
             cost(BenchKernel::Ours, Situation::Everything),
             cost(BenchKernel::Stock, Situation::Filtered),
             cost(BenchKernel::Ours, Situation::Filtered),
-            cost(BenchKernel::Ours, Situation::Peer),
+            cost(BenchKernel::Ours, Situation::Ebpf),
         ]
     });
     Section {
@@ -278,9 +278,9 @@ fn others(figures: &Figures) -> Section {
         Some(reading.instructions)
     });
     let case = format!("{}: whole", Operation::Read.name());
-    add(case, &whole(Operation::Read, Situation::Peer, 1));
+    add(case, &whole(Operation::Read, Situation::Ebpf, 1));
     let case = "any system call while eBPF records setsid".to_owned();
-    add(case, &above(Operation::SystemCall, Situation::Peer, 1));
+    add(case, &above(Operation::SystemCall, Situation::Ebpf, 1));
     let mut about =
         "Instructions above the same with nobody listening, or of the whole operation. \
                      Of a request, what its sender\nitself executes."
@@ -430,7 +430,7 @@ mod tests {
     use super::*;
     use crate::bench::figures::tests::line;
     use crate::bench::targets;
-    use protocol::bench::Line;
+    use protocol::bench::BenchRecord;
 
     #[test]
     fn verdicts_and_reasons_are_shown() {
@@ -442,7 +442,7 @@ mod tests {
         ]
         .map(|(situation, count, value)| line(comm, situation, count, value));
         figures.add(BenchKernel::Ours, lines.to_vec());
-        let missing = Line::Missing {
+        let missing = BenchRecord::Missing {
             figures: 4,
             situation: Situation::Containers,
             reason: "refused".to_owned(),

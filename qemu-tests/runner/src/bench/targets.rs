@@ -143,7 +143,7 @@ fn batches(figures: &Figures) -> Vec<Target> {
         limit: Limit::AtMost(55.0),
         digits: 0,
     });
-    let ebpf = figures.end_to_end(BenchKernel::Ours, Situation::Peer);
+    let ebpf = figures.end_to_end(BenchKernel::Ours, Situation::Ebpf);
     let against_ebpf = |kernel, situation| Some(figures.end_to_end(kernel, situation)? / ebpf?);
     targets.push(Target {
         case: "COMM delivered to 1 listener and read, with BATCH, against eBPF".to_owned(),
@@ -423,8 +423,8 @@ mod tests {
             let lines = vec![
                 line(Operation::Comm, Situation::Batch, 1, 800.0),
                 reading(Situation::Batch, MOST_UNREAD, 12, read),
-                line(Operation::Comm, Situation::Peer, 1, 824.0),
-                line(Operation::Read, Situation::Peer, 1, 38.2),
+                line(Operation::Comm, Situation::Ebpf, 1, 824.0),
+                line(Operation::Read, Situation::Ebpf, 1, 38.2),
             ];
             figures.add(BenchKernel::Ours, lines);
             assert_eq!(verdict(&figures, case), Some(is_met));

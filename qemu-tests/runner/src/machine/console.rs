@@ -12,7 +12,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use protocol::complaints::{Line, Reader};
+use protocol::complaints::{LogLine, Reader};
 
 /// Lines of the console that a failure shows.
 const TAIL_LINES: usize = 40;
@@ -34,7 +34,7 @@ struct State {
     reader: Reader,
     /// The last lines until the first complaint, and what follows that.
     excerpt: VecDeque<String>,
-    complaints: Vec<Line>,
+    complaints: Vec<LogLine>,
     /// The lines of dumps that the kernel was asked for.
     dump: Vec<String>,
 }
@@ -73,7 +73,7 @@ impl State {
         self.excerpt.iter().find(is_assertion).cloned()
     }
 
-    fn keep(&mut self, line: Line) {
+    fn keep(&mut self, line: LogLine) {
         if line.complains {
             if self.complaints.is_empty() {
                 let superfluous = self.excerpt.len().saturating_sub(LINES_BEFORE);

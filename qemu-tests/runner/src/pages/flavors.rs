@@ -63,7 +63,7 @@ impl Flavor {
                 Entry::Provenance(provenance) => flavor.provenance.push(provenance),
                 Entry::Machine { accelerator } => flavor.accelerator = accelerator,
                 Entry::EndedEarly(_) => flavor.ended_early = true,
-                Entry::Trial(trial) if trial.subject != Some(KernelUnderTest::Ours) => {}
+                Entry::Trial(trial) if trial.kernel != Some(KernelUnderTest::Ours) => {}
                 Entry::Trial(trial) if trial.name == KERNEL_LOG => {
                     flavor.is_clean = Some(trial.verdict == Outcome::Passed);
                 }
@@ -262,7 +262,7 @@ mod tests {
         });
         Entry::Trial(Trial {
             name: name.to_owned(),
-            subject: Some(KernelUnderTest::Ours),
+            kernel: Some(KernelUnderTest::Ours),
             verdict: outcome.clone(),
             result: Some(TestRecord {
                 name: name.to_owned(),
@@ -282,7 +282,7 @@ mod tests {
         entries.push(Entry::Machine { accelerator });
         entries.push(Entry::Trial(Trial {
             name: KERNEL_LOG.to_owned(),
-            subject: Some(KernelUnderTest::Ours),
+            kernel: Some(KernelUnderTest::Ours),
             verdict: clean,
             result: None,
         }));

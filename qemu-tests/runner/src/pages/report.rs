@@ -86,8 +86,8 @@ impl Report {
         }
         // The table may be long, so that nobody has to look for them above it.
         for trial in &self.trials {
-            if let (Outcome::Failed(_), Some(subject)) = (&trial.verdict, trial.subject) {
-                writeln!(output, "\nFAILED [{}] {}", subject.name(), trial.name)?;
+            if let (Outcome::Failed(_), Some(kernel)) = (&trial.verdict, trial.kernel) {
+                writeln!(output, "\nFAILED [{}] {}", kernel.name(), trial.name)?;
             }
         }
         let (counts, seconds) = (self.counts(), elapsed.as_secs());
@@ -114,18 +114,18 @@ impl Report {
         self.tests.iter().filter(is_shown)
     }
 
-    fn trial(&self, subject: KernelUnderTest, name: &str) -> Option<&Trial> {
+    fn trial(&self, kernel: KernelUnderTest, name: &str) -> Option<&Trial> {
         let mut trials = self.trials.iter();
-        trials.find(|trial| trial.subject == Some(subject) && trial.name == name)
+        trials.find(|trial| trial.kernel == Some(kernel) && trial.name == name)
     }
 
-    fn record(&self, subject: KernelUnderTest, name: &str) -> Option<&TestRecord> {
-        self.trial(subject, name)?.result.as_ref()
+    fn record(&self, kernel: KernelUnderTest, name: &str) -> Option<&TestRecord> {
+        self.trial(kernel, name)?.result.as_ref()
     }
 
     /// What the guest said of a test.
-    fn cell(&self, subject: KernelUnderTest, test: &TestDescription) -> String {
-        let Some(trial) = self.trial(subject, &test.name) else {
+    fn cell(&self, kernel: KernelUnderTest, test: &TestDescription) -> String {
+        let Some(trial) = self.trial(kernel, &test.name) else {
             return "-".to_owned();
         };
         match trial.result.as_ref().map(TestRecord::overall) {

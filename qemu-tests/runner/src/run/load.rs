@@ -34,7 +34,7 @@ pub fn run(
         show(&verdict, result.as_ref());
         report.add(Trial {
             name: name.to_owned(),
-            subject: Some(KernelUnderTest::Ours),
+            kernel: Some(KernelUnderTest::Ours),
             verdict,
             result,
         })

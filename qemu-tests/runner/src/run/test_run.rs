@@ -81,7 +81,7 @@ pub fn run(
         (KernelUnderTest::Stock, stock),
     ]
     .into_iter()
-    .filter_map(|(subject, kernel)| Some((subject, kernel?)))
+    .filter_map(|(under_test, kernel)| Some((under_test, kernel?)))
     .collect();
     let Some((_, first)) = kernels.first() else {
         bail!("no kernel to test")
@@ -91,8 +91,15 @@ pub fn run(
     let provenance = settings.origin.provenance(&all.collect::<Vec<_>>())?;
     let mut report = Report::new(&tests, provenance, accelerator, files.results)?;
     let started = Instant::now();
-    for (subject, kernel) in kernels {
-        run_on(settings, subject, kernel, accelerator, &tests, &mut report)?;
+    for (under_test, kernel) in kernels {
+        run_on(
+            settings,
+            under_test,
+            kernel,
+            accelerator,
+            &tests,
+            &mut report,
+        )?;
     }
     report.print(started.elapsed())?;
     if let Some(table) = files.table {
@@ -122,13 +129,13 @@ fn list(guest: &Path) -> Result<Vec<TestDescription>> {
 /// Runs the tests on one kernel.
 fn run_on(
     settings: &Settings,
-    subject: KernelUnderTest,
+    under_test: KernelUnderTest,
     kernel: &Kernel,
     accelerator: Accelerator,
     tests: &[TestDescription],
     report: &mut Report,
 ) -> Result<()> {
-    let expectation = |test: &TestDescription| match subject {
+    let expectation = |test: &TestDescription| match under_test {
         KernelUnderTest::Ours => StockExpectation::Passes,
         KernelUnderTest::Stock => test.stock.clone(),
     };
@@ -148,13 +155,13 @@ fn run_on(
     let names = tests.iter().map(|test| test.name.len());
     let width = names.chain([KERNEL_LOG.len()]).max().unwrap_or(0);
     let mut add = |name: &str, run: &mut dyn FnMut() -> (Outcome, Option<TestRecord>)| {
-        print!("test [{}] {name:width$} ... ", subject.name());
+        print!("test [{}] {name:width$} ... ", under_test.name());
         std::io::stdout().flush()?;
         let (verdict, result) = run();
         show(&verdict, result.as_ref());
         report.add(Trial {
             name: name.to_owned(),
-            subject: Some(subject),
+            kernel: Some(under_test),
             verdict,
             result,
         })
