@@ -35,7 +35,7 @@ pub enum Operation {
     ShortExec,
     /// The end of such a task by a signal that dumps core.
     ShortCoredump,
-    /// clone(2) of a thread, until it returns to who makes it.
+    /// clone(2) of a thread, until it returns to its creator.
     ThreadFork,
     /// The end of a thread, from its last instruction until the one who waits for it goes on.
     ThreadExit,
@@ -153,20 +153,20 @@ pub const BESIDE: [u32; 3] = [0, 256, 4096];
 /// each costs depends on it.
 pub const MOST_UNREAD: u32 = 512;
 
-/// How many wait for who reads them where that is of no interest, and always of eBPF's records.
+/// How many events are unread where the number does not matter, and always how many records of eBPF's.
 pub const SOME_UNREAD: u32 = 64;
 
-/// How many events wait for who reads them, in turn.
+/// How many events are unread, in turn.
 pub const UNREAD: [u32; 4] = [1, 8, SOME_UNREAD, MOST_UNREAD];
 
-/// How many listeners there are, in turn, that ask for IDENTITY, or for the events of a cgroup. Of two
-/// numbers each it can be told what an event costs, and what each listener.
+/// How many listeners there are, in turn, that ask for IDENTITY, or for the events of a cgroup. The
+/// figures of two of them tell what the event costs, and what each listener.
 pub const WITH_FLAGS: [u32; 4] = [1, 2, 8, 64];
 
-/// How many processes there are, in turn, for who wants to know which.
+/// How many processes there are, in turn, when a program asks which.
 pub const POPULATIONS: [u32; 2] = [1_000, 10_000];
 
-/// Who listens meanwhile.
+/// The listeners meanwhile.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Situation {

@@ -70,7 +70,7 @@ lines! {
         by "make bench";
     C29 "An event's cost grows with the listeners that get it."
         by "make bench";
-    C30 "Root sees who listens, for what, from where, and what was delivered and lost.";
+    C30 "Root sees each listener, its mask, its namespaces, and its delivered and lost events.";
     C31 "A parameter decides whether users may listen, and a limit how many listeners one may have.";
     C32 "The module loads and unloads under load, and stays while somebody listens.";
     C33 "LISTEN without a handler loads the module, and is answered in any case.";
@@ -95,20 +95,20 @@ lines! {
     C48 "A message's credentials are pid 0 and the ids of root in the listener's user namespace.";
     C49 "Where no order between events is promised, the interface document says so.";
     C50 "A request may have flags, and become longer; what the kernel does not know of it has to be 0.";
-    C51 "Forks and exits are those of processes, for who asks for it: EXIT once for each, when it can be \
-         waited for and with the status that wait(2) gives.";
-    C52 "An identity follows each event, for who asks for it: numbers that are never used again, as \
-         pidfds have them, the cgroup, and the start time.";
-    C53 "Events of one cgroup and of those below it alone, for who asks for it.";
-    C54 "Events that wait to be read share a datagram, for who asks for it: nothing is delayed, read \
-         twice or cut."
+    C51 "Forks and exits are those of processes, if the listener asks for it: EXIT comes once for each, \
+         when it can be waited for, and has the status that wait(2) gives.";
+    C52 "An identity follows each event, if the listener asks for it: numbers that are never used again, \
+         as pidfds have them, the cgroup, and the start time.";
+    C53 "Only events of one cgroup and of those below it come, if the listener asks for it.";
+    C54 "Unread events share a datagram, if the listener asks for it: nothing is delayed, read twice or \
+         cut."
         by "make bench";
     C55 "The state: a listener that asks for it is told which processes there are, at its own pace, and \
          state and events together lack nobody.";
     C56 "A request and the end of a listener cost what is their own, beside however many others."
         by "make bench";
     C57 "No LISTEN, close(2), exit or exec waits for an RCU grace period; an end cannot fail.";
-    C58 "What a listener takes is charged to who made it, along the user namespaces.";
+    C58 "What a listener takes is charged to its creator, along the user namespaces.";
     C63 "A distribution's configuration, with what its security modules decide, and 32-bit programs, \
          too."
         by "make test-all";

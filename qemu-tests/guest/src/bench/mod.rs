@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The benchmark: what each event costs who raises it, in instructions.
+//! The benchmark: what each event costs the task that raises it, in instructions.
 //!
-//! It wants a virtual machine with one CPU whose clock counts instructions, and says so if it has
-//! another one. Each figure is of an operation with somebody listening; what the same operation
-//! takes with nobody listening is a figure of its own, and subtracted by who reads them.
+//! It needs a virtual machine with one CPU whose clock counts instructions, and fails in another one.
+//! Each measurement is of an operation with some listeners. The same operation without listeners is a
+//! measurement of its own, which the runner subtracts.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

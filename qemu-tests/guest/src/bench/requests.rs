@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What LISTEN and IGNORE cost who sends them, and close(2) who closes a listener.
+//! What LISTEN and IGNORE cost their sender, and close(2) of a listener its caller.
 
 use anyhow::Result;
 use nix::time::{ClockId, clock_gettime};

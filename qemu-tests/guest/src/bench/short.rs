@@ -35,7 +35,8 @@ const OTHERS: u32 = 8;
 /// For a task of its own, of which only the task itself is new.
 const ALL_SHARED: c_int = libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_FILES | libc::CLONE_SIGHAND;
 
-/// For a thread, at whose end the kernel clears a word of memory and wakes who waits for that.
+/// For a thread. When it ends, the kernel clears a word of memory and wakes the thread that waits for
+/// this.
 const THREAD: c_int = ALL_SHARED | libc::CLONE_THREAD | libc::CLONE_CHILD_CLEARTID;
 
 /// For a task of its own, but with what execve(2) would have to separate: a table of open files, and
@@ -152,7 +153,7 @@ impl Short {
         })
     }
 
-    /// clone(2) of a thread, until it returns to who makes it.
+    /// clone(2) of a thread, until it returns to its creator.
     pub fn thread_fork(&mut self) -> Result<u64> {
         self.settled(|short| {
             let started = instructions();
@@ -164,7 +165,7 @@ impl Short {
         })
     }
 
-    /// A thread's end, from its own last instruction until who waits for it goes on.
+    /// A thread's end, from its own last instruction until the thread that waits for it goes on.
     pub fn thread_exit(&mut self) -> Result<u64> {
         loop {
             self.start_thread()?;

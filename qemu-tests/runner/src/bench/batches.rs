@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What a listener saves that gets events in batches, beside those who get them one by one.
+//! What a listener saves that gets events in batches, beside listeners that get them one by one.
 
 use std::collections::BTreeMap;
 
@@ -51,13 +51,13 @@ pub fn section(figures: &Figures) -> Section {
     Section {
         title: "Batches",
         about: format!(
-            "With PROC_CN_LISTEN_BATCH, an event that finds an unread one shares its datagram. \
-             Delivered: instructions above the same with\nnobody listening; with BATCH, listeners \
-             read after {MOST_UNREAD} events each time, and an event has its share of new datagrams. \
-             Reading: an event's\nshare of what it takes to read all that are unread, and to be told \
-             that there are no more. End to end: both, {MOST_UNREAD} events\nunread ({SOME_UNREAD} \
-             with eBPF). The burst is a number of events: who raises them goes on until some are \
-             lost."
+            "With PROC_CN_LISTEN_BATCH, an event shares the datagram of events that are still unread. \
+             Delivered: instructions above those of the\nsame operation without listeners. With BATCH, \
+             the listeners read after each {MOST_UNREAD} events, and the cost of new datagrams is \
+             divided\namong these. Reading: the instructions that read all unread events, until there \
+             are no more, divided by their number. End to\nend: both together, with {MOST_UNREAD} \
+             unread events ({SOME_UNREAD} with eBPF). Burst: how many events are kept before the first \
+             loss, if nobody reads."
         ),
         head: ["case".to_owned()].into_iter().chain(heads).collect(),
         rows,

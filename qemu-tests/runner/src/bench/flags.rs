@@ -56,12 +56,12 @@ pub fn section(figures: &Figures) -> Section {
     Section {
         title: "Identity, cgroups and processes",
         about: format!(
-            "With PROC_CN_LISTEN_IDENTITY, _CGROUP or _PROCESSES, which stock has not. Instructions \
-             above the same with nobody listening; what\nIDENTITY adds is above the same with as many \
-             listeners that do not ask for it, all measured in turn, with as many events unread.\nFor \
-             each listener: a further one's, by what it adds with {last} and with {first}; the event has \
-             the rest. The cgroup is one that nobody is in. As\nabove, a thread's fork and exit are \
-             what the cheapest tenth of them took."
+            "The flags PROC_CN_LISTEN_IDENTITY, _CGROUP and _PROCESSES, which the stock kernel does \
+             not have. Instructions above those of the same\noperation without listeners. What IDENTITY \
+             adds is measured against as many listeners without it, in turn, and with as many unread\n\
+             events. What it adds for each listener is the slope between {first} and {last} listeners, and \
+             the rest is for the event. No process is in the cgroup.\nA thread's fork and exit are what \
+             the cheapest tenth took, as above."
         ),
         head: ["case", "stock", "ours", "ours with BATCH"]
             .map(str::to_owned)

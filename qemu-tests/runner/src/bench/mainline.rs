@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The series without its handler, beside the unpatched kernel: what it costs a kernel in which nobody
-//! chose the handler.
+//! The series without its handler, beside the unpatched kernel: what it costs if the configuration has no
+//! handler.
 
 use protocol::bench::{BESIDE, LISTENER_COUNTS, Operation, SOME_UNREAD, Situation};
 
@@ -43,7 +43,7 @@ impl Case {
 fn events(figures: &Figures) -> Vec<Case> {
     let mut cases = Vec::new();
     for operation in Operation::KINDS.into_iter().chain([Operation::SystemCall]) {
-        let name = format!("{}, nobody listens", operation.name());
+        let name = format!("{}, without listeners", operation.name());
         cases.push(Case::new(name, |kernel| {
             figures.low_alone(kernel, operation)
         }));
@@ -90,7 +90,7 @@ pub fn targets(figures: &Figures) -> [Target; 2] {
     .map(|(what, cases, limit)| {
         let more: Option<Vec<_>> = cases.iter().map(Case::more).collect();
         Target {
-            case: format!("the series without its handler, above stock: the dearest {what}"),
+            case: format!("the series without its handler, above stock: the most expensive {what}"),
             stock: None,
             ours: more.and_then(|more| more.into_iter().reduce(f64::max)),
             limit: Limit::AtMost(limit),
@@ -114,10 +114,9 @@ pub fn section(figures: &Figures) -> Section {
     Section {
         title: "The series without its handler",
         about: format!(
-            "The patched kernel with cn_proc, as in a configuration in which nobody chose the \
-             handler, beside the stock kernel.\nWhole operations, what the cheapest tenth of them took. \
-             No event may take more than {MORE} instructions more, and no request more than \
-             {MORE_FOR_A_REQUEST}."
+            "The patched kernel with cn_proc, which is the default, beside the stock kernel. The \
+             figures are instructions of whole operations,\nwhat the cheapest tenth took. An event may \
+             take at most {MORE} instructions more, and a request at most {MORE_FOR_A_REQUEST}."
         ),
         head: ["case", "stock", "patched, cn_proc", "more"]
             .map(str::to_owned)
@@ -164,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn the_dearest_cases_count() {
+    fn the_most_expensive_cases_count() {
         for (more, more_for_a_request, are_met) in [
             (2.0, 15.0, [Some(true), Some(true)]),
             (3.0, 15.0, [Some(false), Some(true)]),

@@ -33,22 +33,23 @@ pub const CHART: &str = "benchmark.svg";
 /// All tables.
 pub fn sections(figures: &Figures, targets: &[Target], parallel: Accelerator) -> Vec<Section> {
     let mut sections = vec![
-        must_show(targets),
+        met(targets),
         nobody(figures),
         by_listener_count(
             figures,
             "Delivered",
-            "Instructions above the same with nobody listening, both measured in turn, three times; \
-             each listener gets everything\nand loses nothing. ±: no time was further from the \
-             median of the three than that, where it is more than 2 and a twentieth.\neBPF: a program that writes a record of the same content into a \
-             ring buffer and wakes nobody.",
+            "Instructions above those of the same operation without listeners. Both are measured in \
+             turn, three times. Each listener gets all\nevents and loses none. ± is the largest \
+             distance of one of the three from the median. It is shown if it is more than 2\n\
+             instructions and a twentieth of the cost. eBPF: a program that writes a record of the \
+             same content into a ring buffer and wakes\nno process.",
             Situation::Everything,
         ),
         by_listener_count(
             figures,
             "Filtered out",
-            "The same with listeners that asked for another kind of event: SID, or UID beside \
-             setsid.",
+            "The same with listeners that asked for another kind of event: for SID, or for UID if the \
+             operation is setsid.",
             Situation::Filtered,
         ),
         processes(figures),
@@ -66,7 +67,7 @@ fn heads(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
 }
 
-fn must_show(targets: &[Target]) -> Section {
+fn met(targets: &[Target]) -> Section {
     let rows = targets.iter().map(|target| {
         let value = |value: Option<f64>| {
             value.map_or_else(|| "-".to_owned(), |value| grouped(value, target.digits))
@@ -90,18 +91,11 @@ fn must_show(targets: &[Target]) -> Section {
         ]
     });
     Section {
-        title: "What must show",
-        about: "Instructions above the same operation with nobody listening, or what the case \
-                says."
+        title: "Targets",
+        about: "Instructions above those of the same operation without listeners, unless the case \
+                says otherwise."
             .to_owned(),
-        head: heads(&[
-            "case",
-            "stock",
-            "ours",
-            "ours/stock",
-            "ours has to be",
-            "verdict",
-        ]),
+        head: heads(&["case", "stock", "ours", "ours/stock", "target", "verdict"]),
         rows: rows.collect(),
     }
 }
@@ -127,14 +121,15 @@ fn nobody(figures: &Figures) -> Section {
             ]
         });
     Section {
-        title: "Nobody listens",
+        title: "Without listeners",
         about: format!(
-            "Whole operations, in instructions. Here and below, fork, exec, coredump and exit are \
-             those of a task that shares its\nparent's memory, so that nothing is copied or freed, \
-             and what the cheapest tenth of them took. The floor has\nCONFIG_PROC_EVENTS=n; a hook \
-             may cost {HOOK} above it, by the cheapest tenth. setsid and exit take ids in a hook of \
-             its own\nbefore they are lost; an exit tells the end of a session, too; user and group \
-             ids are compared for each other's sake,\nand by an exec."
+            "Instructions of whole operations. Here and below, fork, exec, coredump and exit are \
+             those of a task that shares its parent's\nmemory, so that no memory is copied or freed. \
+             Their figures are what the cheapest tenth took. The floor is the kernel with\n\
+             CONFIG_PROC_EVENTS=n. By the cheapest tenth, a hook may cost {HOOK} instructions more. \
+             Some operations pass several hooks: setsid and exit\nhave one that takes the ids before \
+             they are lost, exit has one for the end of a session, and uid, gid and exec compare\nboth \
+             user and group ids."
         ),
         head: heads(&[
             "operation",
@@ -210,10 +205,10 @@ fn processes(figures: &Figures) -> Section {
     });
     Section {
         title: "Whole processes",
-        about: "The same of processes with memory of their own, as fork(2) makes them: whole \
-                operations, of which the cheapest tenth\nvaries by thousands from boot to boot, \
-                hooks or not; and what one listener adds, which gets everything or asked for\n\
-                another kind."
+        about: "The same for processes with memory of their own, as fork(2) makes them. The first \
+                three columns are whole operations. Their\ncheapest tenth varies by thousands from \
+                boot to boot, with or without hooks. The other columns are what one listener adds \
+                that\ngets all events, or that asked for another kind."
             .to_owned(),
         head: heads(&[
             "operation",
@@ -282,8 +277,8 @@ fn others(figures: &Figures) -> Section {
     let case = "any system call while eBPF records setsid".to_owned();
     add(case, &above(Operation::SystemCall, Situation::Ebpf, 1));
     let mut about =
-        "Instructions above the same with nobody listening, or of the whole operation. \
-                     Of a request, what its sender\nitself executes."
+        "Instructions above those of the same operation without listeners, or of the whole \
+                     operation. For a request, the instructions\nof its sender."
             .to_owned();
     for (kernel, situation, reason) in figures.missing() {
         about += &format!(
@@ -318,12 +313,12 @@ fn in_parallel(figures: &Figures, parallel: Accelerator) -> Option<Section> {
     Some(Section {
         title: "Two CPUs: COMM, one raising and one reading; and many listeners",
         about: format!(
-            "One listener with the default buffer, two CPUs ({}), in this machine's time: only the \
-             ratios say something,\nand that of the events little, since each pause of the reading \
-             CPU ends a round. As fast as the one can raise them:\nevents a second until the first \
-             loss or for 2 s, all rounds together. One by one: from the event's time stamp until\nit \
-             was read. Where one thread emulates both CPUs (QEMU before 8.1), each turn of the \
-             raising one overruns the buffer.",
+            "One listener with the default buffer, on two CPUs ({}). The times are those of the host, \
+             so that only ratios can be compared.\nEvents a second: one CPU raises events as fast as \
+             it can, until the first loss or for 2 s. Each pause of the reading CPU ends a\nround, so \
+             that this ratio varies. Nanoseconds: one event at a time, from its time stamp until it was \
+             read. If one thread\nemulates both CPUs (QEMU before 8.1), the buffer overruns in each \
+             turn of the CPU that raises events.",
             parallel.name()
         ),
         head: heads(&["", "stock", "ours", "ours/stock", "ours with BATCH"]),

@@ -50,12 +50,12 @@ pub fn section(figures: &Figures) -> Section {
     Section {
         title: "Which processes there are",
         about: format!(
-            "A process's share of all instructions, the kernel's and the reader's, that it takes to \
-             learn who is in a pid namespace with so many:\nwith PROC_CN_MCAST_STATE from the request to \
-             its answer; from /proc, opendir(3), and open, read and close of each /proc/PID/stat, \
-             all of\nwhich had been read before. The kernel looks at {IDS_AT_ONCE} ids at most before it \
-             leaves its RCU read-side critical section: with what the\nreader does besides, these take \
-             so many."
+            "Instructions for each process, of the kernel and of the reader together, to learn all \
+             processes of a pid namespace. STATE: from the\nrequest PROC_CN_MCAST_STATE to its answer. \
+             /proc: opendir(3), then open, read and close of each /proc/PID/stat, all of which had \
+             been\nread before. The kernel looks at no more than {IDS_AT_ONCE} ids in one RCU read-side \
+             critical section. The second line of each pair is an upper\nbound for that section, since \
+             it includes the reader."
         ),
         head: [first].into_iter().chain(heads).chain([last]).collect(),
         rows,

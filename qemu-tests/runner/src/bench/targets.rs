@@ -274,7 +274,7 @@ fn no_listener(figures: &Figures) -> Target {
         .map(|operation| hook(figures, operation))
         .collect();
     Target {
-        case: "no listener, against CONFIG_PROC_EVENTS=n: the dearest hook".to_owned(),
+        case: "no listener, against CONFIG_PROC_EVENTS=n: the most expensive hook".to_owned(),
         stock: None,
         ours: costs.and_then(|costs| costs.into_iter().reduce(f64::max)),
         limit: Limit::AtMost(HOOK),

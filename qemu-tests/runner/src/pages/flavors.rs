@@ -127,9 +127,9 @@ fn suite(test: &TestRecord) -> &str {
 
 fn page(flavors: &[(&str, Flavor)], loads: &Flavor) -> String {
     let mut text = String::from(
-        "# The flavors\n\nWritten by test runs (`make test-all TABLE=FILE`), on the patched kernel \
-         with the module: how many tests passed,\nby suite and by how the kernel was built, and what \
-         they did. Events are counted once for each listener\nthat they were for.\n",
+        "# The flavors\n\nWritten by test runs (`make test-all TABLE=FILE`) on the patched kernel \
+         with the module. The tables show how many\ntests of each suite passed on each flavor, and \
+         what the tests did. An event counts once for each listener that it\nwas for.\n",
     );
     let has_loads = !loads.tests.is_empty();
     if has_loads {
