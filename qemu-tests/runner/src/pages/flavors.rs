@@ -65,7 +65,8 @@ impl Flavor {
                 Entry::EndedEarly(_) => flavor.ended_early = true,
                 Entry::Trial(trial) if trial.kernel != Some(KernelUnderTest::Ours) => {}
                 Entry::Trial(trial) if trial.name == KERNEL_LOG => {
-                    flavor.is_clean = Some(trial.verdict == Outcome::Passed);
+                    let is_clean = trial.verdict == Outcome::Passed;
+                    flavor.is_clean = Some(is_clean && flavor.is_clean != Some(false));
                 }
                 Entry::Trial(Trial { result, .. }) => match result {
                     Some(record) => flavor.tests.push(record),
@@ -185,7 +186,7 @@ fn page(flavors: &[(&str, Flavor)], loads: &Flavor) -> String {
         Some(false) => "**some**".to_owned(),
         None => "-".to_owned(),
     };
-    text += &row("messages of the kernel", &messages, String::new());
+    text += &row("messages of the kernel", &messages, messages(loads));
     let minutes = |flavor: &Flavor| {
         let seconds: f64 = flavor.tests.iter().map(|test| test.seconds).sum();
         format!("{:.1}, {}", seconds / 60.0, flavor.accelerator)
@@ -312,11 +313,24 @@ mod tests {
         ];
         let flavors = [
             ("release", flavor(Outcome::Passed, release)),
-            ("small", flavor(failed, small)),
+            ("small", flavor(failed.clone(), small)),
         ];
         let measured = [(names::MESSAGES, 1_234_567.0), ("inputs kept", 9.0)];
         let fuzz = test("fuzz", Outcome::Passed, &measured);
-        let text = page(&flavors, &Flavor::new(vec![fuzz]));
+        let log = |verdict| {
+            let name = KERNEL_LOG.to_owned();
+            let (kernel, result) = (Some(KernelUnderTest::Ours), None);
+            Entry::Trial(Trial {
+                name,
+                kernel,
+                verdict,
+                result,
+            })
+        };
+        // Of two loads.
+        let logs = [failed, Outcome::Passed].map(log);
+        let loads = [fuzz].into_iter().chain(logs).collect();
+        let text = page(&flavors, &Flavor::new(loads));
 
         for line in [
             "The last column is what `make fuzz` (30 s) did on the release flavor.",
@@ -327,7 +341,7 @@ mod tests {
             "| faults injected | 9 | - | - |",
             "| messages fuzzed | - | - | 1,234,567 |",
             "| ended early | no | **yes** |  |",
-            "| messages of the kernel | none | **some** |  |",
+            "| messages of the kernel | none | **some** | **some** |",
             "| minutes | 1.5, tcg | 1.0, tcg |  |",
             "| `fork::a` | seconds | 1.50 | - | - |",
             "| `fuzz` | inputs kept | - | - | 9 |",
