@@ -137,7 +137,8 @@ impl Connector {
         self.report_to(section, kind, subject, |_| true, event);
     }
 
-    /// Does the same, but only for subscribers for which `meant` returns true.
+    /// Sends an event like [`Self::report`], but only to subscribers for which `meant` returns
+    /// true.
     ///
     /// The subscribers are looked up once for each pid namespace that can see the subject. So the
     /// cost of an event grows with the number of these subscribers, and with how deep the subject's
@@ -165,8 +166,8 @@ impl Connector {
             let Some(subscribers) = section.subscribers(namespace) else {
                 continue;
             };
-            // The numbers are others in each namespace. Most listeners of one have the same view
-            // and form, and so share an encoding.
+            // A task has another number in each namespace. Most listeners of one namespace have
+            // the same view and form, and so share an encoding.
             encoder.encoding = Encoding::NONE;
             for subscriber in subscribers.to(kind).filter(|subscriber| meant(subscriber)) {
                 let rcu = section.rcu();

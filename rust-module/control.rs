@@ -99,15 +99,16 @@ impl Command {
     /// 2. a `struct proc_input`, which adds a mask
     /// 3. a `struct proc_listen`, which adds flags and the id of a cgroup. Later versions of the
     ///    struct may be longer. The bytes after the fields that are known here must be 0, as with
-    ///    clone3(2).
+    ///    clone3(2). So must be the bits of the mask that are unknown here. In the second form,
+    ///    which older kernels have as well, they are ignored.
     ///
     /// STATE was added with the third form, and does not use a mask, so that it has no second form.
     ///
     /// # Errors
     ///
-    /// [`Malformed`] if the length is that of no form, the op or a flag is unknown, or a field is
-    /// not 0 that has to be: the reserved one, the id of the cgroup without [`Flags::CGROUP`], and
-    /// the bytes after the known fields.
+    /// [`Malformed`] if the length is that of no form, the op or a flag is unknown, or something
+    /// is not 0 that has to be: the reserved field, the id of the cgroup without
+    /// [`Flags::CGROUP`], and what is unknown of the third form.
     pub(crate) fn parse(data: &[u8], known: Flags) -> Result<Self, Malformed> {
         let (op, bits, flags, cgroup_id) = if let Ok(op) = u32::read_from_bytes(data) {
             (op, 0, 0, 0)
@@ -118,7 +119,7 @@ impl Command {
                 ProcListen::read_from_prefix(data).map_err(|_| Malformed)?;
             let (cgroup_id, rest) = u64::read_from_prefix(rest).map_err(|_| Malformed)?;
 
-            if reserved != 0 || rest.iter().any(|byte| *byte != 0) {
+            if reserved != 0 || !Mask::knows(bits) || rest.iter().any(|byte| *byte != 0) {
                 return Err(Malformed);
             }
             (op, bits, flags, cgroup_id)
@@ -240,6 +241,21 @@ mod tests {
                 check_malformed(&proc_listen(op, bits::SID, bit, 0));
                 check_malformed(&proc_listen(op, bits::SID, bit | BATCH, 0));
             }
+        }
+    }
+
+    #[test]
+    fn unknown_events_are_malformed_in_the_third_form_only() {
+        for mask in [bits::PROCESS, bits::SID | 0x1000_0000, u32::MAX] {
+            for op in [LISTEN, IGNORE, STATE] {
+                check_malformed(&proc_listen(op, mask, 0, 0));
+            }
+            check_listen(
+                &request(&[LISTEN, mask]),
+                Mask::requested(mask),
+                Flags::default(),
+                0,
+            );
         }
     }
 

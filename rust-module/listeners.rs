@@ -198,9 +198,9 @@ impl Listeners {
         if let Some(listed) = inner.by_socket.remove(&key(socket)) {
             inner.count -= 1;
             drop(listed);
-            // This is done with the lock held, because otherwise the socket could become a listener
-            // again before. Events that have found the ended listener, but are not queued yet, are
-            // dropped.
+            // This is done with the lock held, because otherwise the socket could become a
+            // listener again in between. Events that have found the ended listener, but are
+            // not queued yet, are dropped.
             socket.next_generation();
         }
     }

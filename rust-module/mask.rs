@@ -53,6 +53,11 @@ impl Mask {
         }
     }
 
+    /// Returns whether `bits` has only bits that name an event or a filter.
+    pub(crate) fn knows(bits: u32) -> bool {
+        bits & !Self::KNOWN == 0
+    }
+
     /// Returns the bits of `enum proc_cn_event`.
     pub(crate) fn bits(self) -> u32 {
         self.0
@@ -135,6 +140,16 @@ mod tests {
             events(Mask::requested(bits::SID | 0x1000_0008)),
             [bits::SID]
         );
+    }
+
+    #[test]
+    fn a_request_can_be_checked_for_unknown_bits() {
+        for known in EVENTS.into_iter().chain([0, bits::NONZERO_EXIT]) {
+            assert!(Mask::knows(known));
+        }
+        for unknown in [bits::PROCESS, 0x1000_0000, bits::SID | 0x8, u32::MAX] {
+            assert!(!Mask::knows(unknown));
+        }
     }
 
     #[test]

@@ -130,7 +130,11 @@ impl State {
             ..
         } = &self.subscriber;
         let view = &listener.view;
-        let (leader, parent) = process(id, rcu)?;
+        let Process {
+            leader,
+            group,
+            parent,
+        } = Process::of(id, rcu)?;
         let place = Place::of(leader, rcu);
         if !scope.has(|| place) {
             return None;
@@ -151,12 +155,11 @@ impl State {
         message.set_form(Form::new(true, has_identity));
         message.set_multipart();
         if has_identity {
-            let ids = Ids {
-                thread: Some(id),
-                group: Some(id),
-            };
             let subject = Subject {
-                ids,
+                ids: Ids {
+                    thread: Some(group),
+                    group: Some(group),
+                },
                 task: leader,
                 other: parent,
             };
@@ -193,21 +196,39 @@ impl Dump for State {
     }
 }
 
-/// Returns the thread group leader of a process, and the ids of its parent; [`None`] if no process
-/// has this id, or the process has ended.
-fn process<'a>(id: &Pid, rcu: &'a rcu::Guard) -> Option<(&'a Task, Ids<'a>)> {
-    let mut leader = id.group_leader(rcu)?;
+/// A process that has not ended.
+struct Process<'a> {
+    /// The thread group leader.
+    leader: &'a Task,
+    /// The id of the process, as the leader has it. It is the id by which the process was found,
+    /// but that may have been found before its inode number was set. See [`Pid::inode_number`].
+    group: &'a Pid,
+    /// The ids of the parent.
+    parent: Ids<'a>,
+}
 
-    loop {
-        if let Some(parent) = leader.real_parent(rcu) {
-            return (!has_ended(leader, rcu)).then(|| (leader, Ids::of(parent, rcu)));
+impl<'a> Process<'a> {
+    /// Returns the process with this id; [`None`] if no process has it, or the process has ended.
+    fn of(id: &Pid, rcu: &'a rcu::Guard) -> Option<Self> {
+        let mut leader = id.group_leader(rcu)?;
+
+        loop {
+            if let (Some(parent), Some(group)) =
+                (leader.real_parent(rcu), leader.thread_group_id(rcu))
+            {
+                return (!has_ended(leader, rcu)).then(|| Self {
+                    leader,
+                    group,
+                    parent: Ids::of(parent, rcu),
+                });
+            }
+            // The leader was just released, together with the process or alone. In the latter
+            // case, a thread that called exec has taken its place.
+            let successor = id.group_leader(rcu)?;
+            if core::ptr::eq(successor, leader) {
+                return None;
+            }
+            leader = successor;
         }
-        // The leader was just released, together with the process or alone. In the latter case, a
-        // thread that called exec has taken its place.
-        let successor = id.group_leader(rcu)?;
-        if core::ptr::eq(successor, leader) {
-            return None;
-        }
-        leader = successor;
     }
 }

@@ -24,13 +24,15 @@ once() {
 	echo "$key" >"$stamp"
 }
 
-# Sets up a build without Rust, of a few files only. Without Rust, the hooks are built
-# only with CONFIG_COMPILE_TEST, to check that they compile.
+# Sets up a build without Rust, of a few files only, and with the options without which
+# these files do not compile. Without Rust, the hooks are built only with
+# CONFIG_COMPILE_TEST, to check that they compile.
 set_up_lint() {
 	mkdir -p "$BUILD"
 	cat >"$BUILD/no-rust.config" <<-END
 		# CONFIG_RUST is not set
 		CONFIG_COMPILE_TEST=y
+		CONFIG_AUDIT=y
 		# CONFIG_WERROR is not set
 	END
 	FRAGMENTS+=("$BUILD/no-rust.config")
@@ -68,7 +70,7 @@ lint_files() {
 
 	set_up_lint
 	# Files that the series adds do not exist in the stock kernel.
-	mapfile -t objects < <(touched_files '\.c$' | grep -vE '^(rust|Documentation)/' |
+	mapfile -t objects < <(touched_files '\.c$' | grep -vE '^(rust|Documentation|tools)/' |
 		while read -r file; do [[ ! -e $SOURCE/$file ]] || echo "${file%c}o"; done)
 	(cd "$BUILD" && rm -f "${objects[@]}")
 	long_step "compiling with sparse and W=1 ($TITLE)" far_unknown "$BUILD.log" \

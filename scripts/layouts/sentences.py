@@ -43,9 +43,8 @@ LENGTHS = [
 OTHERS = [
     r"\(\d\)",                          # sections of the manual
     r"^\s*\d+\.\s",                     # items of a list
-    r"In the order 2, 1",
     r"overflow id \(65534\)",
-    r"1% of the memory at 2 KiB for each, but at least 256 and at most 65536",
+    r"1% of the memory, at 2 KiB each and 16 bytes for each possible CPU, but at least 256 and at most 65536",
     r"\.TH .*",
     r"forkstat [^`]*",                  # a command
     r"Since 2005",
@@ -67,7 +66,7 @@ OTHERS = [
     # Twice the largest buffer of netlink for a datagram of a dump, and the kernel's own memory.
     r"receive buffer,? of less than 80 KiB",
     r"On 32-bit machines", r"on 32-bit machines",
-    r"24 for each possible CPU",        # of the module's own memory, by the threat model
+    r"16 for each possible CPU",        # of the module's own memory, by the threat model
     r"after each 64 of them",           # ids that are looked at without a pause
 ]
 

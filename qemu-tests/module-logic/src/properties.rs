@@ -261,6 +261,14 @@ impl ProcListen {
     }
 }
 
+/// The bits of a mask that have a meaning.
+const EVENTS: u32 = 0xe000_07c7;
+
+/// Generates a mask, with bits that have no meaning in some cases.
+fn mask() -> impl Strategy<Value = u32> {
+    prop_oneof![2 => any::<u32>().prop_map(|bits| bits & EVENTS), 1 => any::<u32>()]
+}
+
 /// Generates 0 in most cases.
 fn mostly_0<T: Arbitrary + Clone + Default>() -> impl Strategy<Value = T> {
     prop_oneof![4 => Just(T::default()), 1 => any::<T>()]
@@ -275,7 +283,7 @@ fn proc_listen() -> impl Strategy<Value = ProcListen> {
     ];
     let id = prop_oneof![mostly_0::<u64>(), (0..u64::BITS).prop_map(|bit| 1 << bit)];
 
-    (0_u32..5, any::<u32>(), flags, mostly_0::<u32>(), id).prop_map(
+    (0_u32..5, mask(), flags, mostly_0::<u32>(), id).prop_map(
         |(op, mask, flags, reserved, cgroup_id)| ProcListen {
             op,
             mask,
@@ -289,9 +297,9 @@ fn proc_listen() -> impl Strategy<Value = ProcListen> {
 /// Generates a request that is valid on a kernel with cgroups, or on one without.
 fn right(has_cgroups: bool) -> impl Strategy<Value = ProcListen> {
     (1_u32..4, any::<u32>(), 0..=known(has_cgroups), any::<u64>()).prop_map(
-        |(op, mask, flags, id)| ProcListen {
+        |(op, bits, flags, id)| ProcListen {
             op,
-            mask,
+            mask: bits & EVENTS,
             flags,
             reserved: 0,
             cgroup_id: if flags & CGROUP == 0 { 0 } else { id },
@@ -357,7 +365,8 @@ fn understood(data: &[u8], has_cgroups: bool) -> Option<Asked> {
     let is_form = matches!(data.len(), 4 | 8 | 24..);
     let is_known = (0..u32::BITS)
         .filter(|bit| flags >> bit & 1 == 1)
-        .all(|bit| bit < 3 || bit == 3 && has_cgroups);
+        .all(|bit| bit < 3 || bit == 3 && has_cgroups)
+        && (data.len() <= 8 || mask & !EVENTS == 0);
     let has_use = cgroup_id == 0 || flags & CGROUP != 0;
     let others_are_0 = reserved == 0 && (24..data.len()).all(|at| byte(at) == 0);
 
@@ -469,8 +478,8 @@ proptest! {
         prop_assert_eq!(parsed(&asked.padded(24 + more), has_cgroups), expected);
     }
 
-    /// Each bit of the flags and after them is refused, except for those of known flags, and of the
-    /// id of a cgroup with its flag.
+    /// Each bit of the mask, of the flags and after them is refused, except for those of known
+    /// events and flags, and of the id of a cgroup with its flag.
     #[test]
     fn a_bit_without_a_meaning_is_refused(
         (has_cgroups, asked) in right_anywhere(),
@@ -480,10 +489,11 @@ proptest! {
     ) {
         let right = asked.padded(length);
         let mut wrong = right.clone();
-        let at = 8 + at.index(length - 8);
+        let at = 4 + at.index(length - 4);
         wrong[at] ^= 1 << bit;
-        let changed = u32::from_ne_bytes(wrong[8..12].try_into().unwrap()) ^ asked.flags;
-        prop_assume!(changed & known(has_cgroups) == 0);
+        let word = |at: usize| u32::from_ne_bytes(wrong[at..at + 4].try_into().unwrap());
+        prop_assume!((word(4) ^ asked.mask) & EVENTS == 0);
+        prop_assume!((word(8) ^ asked.flags) & known(has_cgroups) == 0);
         prop_assume!(!(16..24).contains(&at) || asked.flags & CGROUP == 0);
 
         prop_assert!(parsed(&right, has_cgroups).is_ok());

@@ -24,8 +24,8 @@ const LARGEST: usize = 16384;
 /// The bytes of them that may follow the connector's header.
 const LARGEST_DATA: usize = LARGEST + NETLINK_HEADER - HEADERS;
 
-/// The bits of a mask that are looked at.
-const KNOWN: u32 = mask::ALL | mask::SESSION_END;
+/// The bits of a mask that have a meaning.
+const KNOWN: u32 = mask::EVERYTHING;
 
 /// All flags that there are, in the lowest bits; [`CGROUP`] only in a kernel with cgroups.
 const FLAGS: u32 = PROCESSES | IDENTITY | BATCH | CGROUP;
@@ -278,14 +278,19 @@ fn events(u: &mut Unstructured<'_>) -> Result<u32> {
         0 => u.choose(&mask::NAMES)?.1,
         1 => u.choose(&mask::NAMES)?.1 | u.choose(&mask::NAMES)?.1,
         2 => *u.choose(&[0, mask::ALL, u32::MAX, !KNOWN])?,
-        _ => u.arbitrary()?,
+        _ => u.arbitrary::<u32>()? & KNOWN,
     })
 }
 
 impl Message {
     /// A right request for the state, in one of its forms.
     pub fn state(u: &mut Unstructured<'_>) -> Result<Self> {
-        let words = proc_listen_in(STATE, events(u)?, u.int_in_range(0..=FLAGS & !CGROUP)?, 0);
+        let words = proc_listen_in(
+            STATE,
+            events(u)? & KNOWN,
+            u.int_in_range(0..=FLAGS & !CGROUP)?,
+            0,
+        );
         let words = match u.arbitrary()? {
             true => &words[..],
             false => &words[..1],
@@ -468,6 +473,7 @@ impl Command {
         let is_right = listen.flags & !cgroups.flags() == 0
             && (listen.cgroup_id == 0 || listen.cgroup().is_some())
             && fields.reserved == 0
+            && (data.len() < PROC_LISTEN || fields.mask & !KNOWN == 0)
             && others.iter().all(|byte| *byte == 0);
         match fields.op {
             LISTEN | IGNORE | STATE if !is_right => Err(Errno::EINVAL),
@@ -550,7 +556,11 @@ mod tests {
         let third = |op, mask, flags| reaction(&proc_listen(op, mask, flags), |_| {});
         assert_eq!(third(LISTEN, mask::SID, 0), listens(mask::SID, 0));
         assert_eq!(third(LISTEN, mask::SID, BATCH), listens(mask::SID, BATCH));
-        assert_eq!(third(LISTEN, !KNOWN, BATCH), listens(mask::ALL, BATCH));
+        for unknown in [!KNOWN, mask::SID | 8, u32::MAX] {
+            for op in [LISTEN, IGNORE, STATE] {
+                assert_eq!(third(op, unknown, BATCH), fails(Errno::EINVAL));
+            }
+        }
         assert_eq!(third(IGNORE, 0, BATCH), answered(IGNORES));
         assert_eq!(third(STATE, mask::SID, BATCH), answered(TELLS));
         assert_eq!(third(4, 0, 0), fails(Errno::EINVAL));

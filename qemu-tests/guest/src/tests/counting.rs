@@ -10,14 +10,14 @@ use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{dup2_stdin, dup2_stdout, execv, pipe, read};
+use nix::unistd::{Uid, dup2_stdin, dup2_stdout, execv, pipe, read, setresuid};
 
 use crate::child::{self, Gate};
 use crate::harness::{Declaration, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::{Listener, ListenerError};
 use crate::support::descriptors::{receive_descriptor, send_descriptors, unix_pair};
 use crate::support::ends::{End, ignore, leave};
-use crate::support::process::succeed;
+use crate::support::process::{status, succeed};
 use crate::support::scenario::{ListeningChild, expect_count, expect_own_events, mark};
 use crate::test;
 use crate::wire::{CN_PROC, IGNORE, LISTEN, mask};
@@ -34,6 +34,9 @@ pub const TESTS: &[Test] = &Declaration::new()
         test!(killing_the_process_ends_a_listener),
         test!(a_listener_ends_by[leaving_the_group](leave)),
         test!(binding_without_the_group_ends_a_listener),
+        test!(a_bind_that_fails_ends_nobody)
+            .stock_passes()
+            .covers(&[Line::C19]),
         test!(a_socket_passed_on_listens_until_its_last_holder_closes_it),
         test!(a_socket_in_flight_listens_until_its_message_is_dropped),
         test!(a_socket_shared_by_fork_listens_until_both_close_it),
@@ -91,6 +94,28 @@ fn binding_without_the_group_ends_a_listener() -> TestResult {
     expect_own_events(&mut listener)?;
     listener.socket().bind(&SocketAddr::new(own, 0))?;
     expect_count(0)
+}
+
+/// The connector refuses the second group to a user, after it has accepted the first one.
+fn a_bind_that_fails_ends_nobody() -> TestResult {
+    const USER: Uid = Uid::from_raw(1000);
+    succeed(child::fork(|| {
+        status(|| {
+            let mut listener = Listener::open()?;
+            setresuid(USER, USER, USER)?;
+            listener.request(&[LISTEN])?;
+            let groups = SocketAddr::new(listener.port_id()?, CN_PROC | CN_PROC << 1);
+            let refused = listener.socket().bind(&groups);
+            expect_eq(
+                "error of bind",
+                refused.err().and_then(|error| error.raw_os_error()),
+                Some(Errno::EPERM as i32),
+            )?;
+            expect_own_events(&mut listener)?;
+            listener.ignore()?;
+            Ok(())
+        })
+    })?)
 }
 
 fn a_socket_passed_on_listens_until_its_last_holder_closes_it() -> TestResult {

@@ -41,11 +41,19 @@ pub const TESTS: &[Test] = &Declaration::new().limit(LIMIT).covers(&[Line::C64])
     test!(proc_filter_shows_what_it_asked_for[container](in_container))
         .stock_fails(NO_NETWORK_NAMESPACES)
         .covers(&[Line::C21, Line::C23]),
+    test!(the_kernels_selftest_passes[host](on_the_host))
+        .not_on_stock(NO_SELFTEST)
+        .covers(&[Line::C50, Line::C52, Line::C54, Line::C55]),
+    test!(the_kernels_selftest_passes[container](in_container))
+        .not_on_stock(NO_SELFTEST)
+        .covers(&[Line::C21, Line::C23]),
     test!(stress_ng_gets_its_events[host](on_the_host)),
     test!(stress_ng_gets_its_events[container](in_container))
         .stock_fails(NO_NETWORK_NAMESPACES)
         .covers(&[Line::C23]),
 ]);
+
+const NO_SELFTEST: &str = "the series adds it, and it skips all its tests without a handler";
 
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -67,9 +75,9 @@ pub(super) fn provided(name: &str) -> Result<PathBuf, Failure> {
     in_path(name)
 }
 
-/// scripts/selftests puts it where the harness is built.
-fn proc_filter() -> Result<PathBuf, Failure> {
-    let program = env::current_exe()?.with_file_name("proc_filter");
+/// A selftest of the kernel. scripts/selftests puts it where the harness is built.
+fn selftest(name: &str) -> Result<PathBuf, Failure> {
+    let program = env::current_exe()?.with_file_name(name);
     expect(
         program.is_file(),
         format!("{}, which scripts/selftests builds", program.display()),
@@ -261,7 +269,17 @@ fn shows_what_it_asked_for(program: &Path) -> TestResult {
 }
 
 fn proc_filter_shows_what_it_asked_for(run_client: Place) -> TestResult {
-    run_client(&proc_filter()?, shows_what_it_asked_for)
+    run_client(&selftest("proc_filter")?, shows_what_it_asked_for)
+}
+
+/// Runs the selftest, and expects that it passes every test and skips none.
+fn passes(program: &Path) -> TestResult {
+    let said = run(program, &[], PROGRAM_LIMIT)?;
+    expect_said(&said, " fail:0 xfail:0 xpass:0 skip:0 error:0")
+}
+
+fn the_kernels_selftest_passes(run_client: Place) -> TestResult {
+    run_client(&selftest("proc_events")?, passes)
 }
 
 /// How many events it is to get. It succeeds also when it gets none and its time is up.

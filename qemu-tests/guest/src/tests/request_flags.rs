@@ -177,6 +177,11 @@ fn senseless(op: u32) -> Result<Vec<Vec<u8>>, Failure> {
             let mut reserved = right;
             reserved[3] = 1 << bit;
             requests.push(reserved.as_bytes().to_vec());
+            let mut events = right;
+            events[1] |= 1 << bit;
+            if mask::EVERYTHING & 1 << bit == 0 {
+                requests.push(events.as_bytes().to_vec());
+            }
         }
         for length in (25..=64).chain([4096, 16384 - 20]) {
             for place in [24, length - 1] {

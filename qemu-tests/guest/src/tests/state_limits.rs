@@ -156,7 +156,7 @@ fn what_is_unknown_in_a_request_is_refused() -> TestResult {
 fn what_a_request_says_else_has_no_effect() -> TestResult {
     Container::start(PID, || {
         let listener = listen(RARE, 0)?;
-        for mask in [0, mask::ALL, mask::SID, u32::MAX] {
+        for mask in [0, mask::ALL, mask::SID, mask::EVERYTHING] {
             for flags in (0..16).filter(|flags| flags & !known_flags() == 0) {
                 let cgroup_id = match flags & CGROUP {
                     0 => 0,
