@@ -3,7 +3,6 @@
 //! own time limit.
 
 use std::fmt::{self, Display};
-use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::Location;
@@ -12,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -22,8 +21,8 @@ use protocol::results::{Figure, Outcome, Record, RecordReader, TestRecord, Troub
 use protocol::{StockExpectation, TestDescription};
 
 use crate::child::{self, Child};
-use crate::proc_stat::Stat;
-use crate::results;
+use crate::proc_stat::{Stat, processes};
+use crate::{results, timeouts};
 
 /// Time limit of a test that does not declare another one, on a fast machine.
 const TEST_LIMIT: Duration = Duration::from_secs(10);
@@ -545,7 +544,7 @@ fn follow(test: &Child, streams: &mut [Stream], deadline: Instant) -> Result<boo
         let mut descriptors = vec![PollFd::new(end.as_fd(), PollFlags::POLLIN)];
         let open = streams.iter().filter(|stream| stream.is_open);
         descriptors.extend(open.map(|stream| PollFd::new(stream.pipe.as_fd(), PollFlags::POLLIN)));
-        let ready = match poll(&mut descriptors, time_left(deadline)) {
+        let ready = match poll(&mut descriptors, timeouts::poll_until(deadline)) {
             Err(Errno::EINTR) => continue,
             ready => ready.context("cannot wait for a test")?,
         };
@@ -569,14 +568,6 @@ fn read_available(pipe: &OwnedFd, bytes: &mut Vec<u8>) -> Result<bool> {
             Err(Errno::EINTR) => {}
             Err(error) => bail!("cannot read from a test: {error}"),
         }
-    }
-}
-
-/// Rounded up, so that the last millisecond is not spent spinning.
-fn time_left(deadline: Instant) -> PollTimeout {
-    match deadline.saturating_duration_since(Instant::now()) {
-        Duration::ZERO => PollTimeout::ZERO,
-        left => PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX),
     }
 }
 
@@ -613,7 +604,7 @@ fn kill_children(deadline: Instant) -> Result<()> {
         .iter()
         .map(|end| PollFd::new(end.as_fd(), PollFlags::POLLIN))
         .collect();
-    match poll(&mut descriptors, time_left(deadline)) {
+    match poll(&mut descriptors, timeouts::poll_until(deadline)) {
         Ok(0) => bail!("a test's processes are still there after SIGKILL: {children:?}"),
         Ok(_) | Err(Errno::EINTR) => Ok(()),
         Err(error) => bail!("cannot wait for a test's processes: {error}"),
@@ -624,14 +615,7 @@ fn kill_children(deadline: Instant) -> Result<()> {
 fn children() -> Result<Vec<Pid>> {
     let own = getpid().as_raw();
     let mut children = Vec::new();
-    for entry in fs::read_dir("/proc")? {
-        let Some(pid) = entry?
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok())
-        else {
-            continue;
-        };
+    for pid in processes()? {
         // A process that is gone in between is nobody's child.
         if Stat::of(pid).is_ok_and(|stat| stat.parent == own) {
             children.push(Pid::from_raw(pid));
