@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use commands::{demo, listen, supervisor};
-use harness::{Case, Conclusion, Reporter};
+use harness::{Case, Conclusion, Reporter, TestResult};
 use loads::{containers, cycles, execs, pictures, storm, trees};
 use protocol::TEST_KILLED;
 use reporter::{Ktap, Records};
@@ -133,46 +133,55 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
 }
 
 impl Command {
-    /// A load, with a limit that follows from its options. It is several times what the load takes.
+    /// A load, with a limit that follows from its options.
     fn into_load(self) -> Result<Case> {
-        /// How long it may take to begin and to end, and to do little.
-        const LEAST: Duration = Duration::from_secs(600);
-        let limit = |parts: &[(usize, u64)]| {
-            let parts = parts.iter().map(|(count, each)| *count as u64 * each);
-            LEAST + Duration::from_millis(parts.sum())
-        };
         Ok(match self {
-            Self::Fuzz(options) => {
-                let limit = limit(&[(options.messages as usize, 1)]);
-                Case::load("fuzz", limit, move || fuzz::run(&options))
-            }
-            Self::Storm(options) => {
-                let limit = limit(&[(options.seconds as usize, 1000)]);
-                Case::load("storm", limit, move || storm::run(&options))
-            }
+            Self::Fuzz(options) => load(
+                "fuzz",
+                &[(options.messages as usize, 1)],
+                options,
+                fuzz::run,
+            ),
+            Self::Storm(options) => load(
+                "storm",
+                &[(options.seconds as usize, 1000)],
+                options,
+                storm::run,
+            ),
             Self::Cycles(options) => {
-                let limit = limit(&[(options.reloads, 500), (options.kills, 50)]);
-                Case::load("cycles", limit, move || cycles::run(&options))
+                let parts = [(options.reloads, 500), (options.kills, 50)];
+                load("cycles", &parts, options, cycles::run)
             }
-            Self::Execs(options) => {
-                let limit = limit(&[(options.rounds, 100)]);
-                Case::load("execs", limit, move || execs::run(&options))
-            }
+            Self::Execs(options) => load("execs", &[(options.rounds, 100)], options, execs::run),
             Self::Pictures(options) => {
-                let limit = limit(&[(options.starts, 500), (options.losses, 500)]);
-                Case::load("pictures", limit, move || pictures::run(&options))
+                let parts = [(options.starts, 500), (options.losses, 500)];
+                load("pictures", &parts, options, pictures::run)
             }
-            Self::Trees(options) => {
-                let limit = limit(&[(options.trees, 100)]);
-                Case::load("trees", limit, move || trees::run(&options))
-            }
-            Self::Containers(options) => {
-                let limit = limit(&[(options.count, 100)]);
-                Case::load("containers", limit, move || containers::run(&options))
-            }
+            Self::Trees(options) => load("trees", &[(options.trees, 100)], options, trees::run),
+            Self::Containers(options) => load(
+                "containers",
+                &[(options.count, 100)],
+                options,
+                containers::run,
+            ),
             _ => bail!("this is no load"),
         })
     }
+}
+
+/// A load that does so many of each part, with the milliseconds that one of them may take. Its limit is
+/// several times what the load takes.
+fn load<O: 'static>(
+    name: &str,
+    parts: &[(usize, u64)],
+    options: O,
+    run: fn(&O) -> TestResult,
+) -> Case {
+    /// How long it may take to begin and to end, and to do little.
+    const LEAST: Duration = Duration::from_secs(600);
+    let parts = parts.iter().map(|(count, each)| *count as u64 * each);
+    let limit = LEAST + Duration::from_millis(parts.sum());
+    Case::load(name, limit, move || run(&options))
 }
 
 /// Runs tests, or a load, and reports them: to the runner, or in KTAP on the standard output.
