@@ -154,8 +154,15 @@ fn run_on(
     };
     let names = tests.iter().map(|test| test.name.len());
     let width = names.chain([KERNEL_LOG.len()]).max().unwrap_or(0);
+    let all = tests.len() + usize::from(session.is_some());
+    let digits = all.to_string().len();
+    let mut number = 0;
     let mut add = |name: &str, run: &mut dyn FnMut() -> (Outcome, Option<TestRecord>)| {
-        print!("test [{}] {name:width$} ... ", under_test.name());
+        number += 1;
+        print!(
+            "test [{}] {number:digits$}/{all} {name:width$} ... ",
+            under_test.name()
+        );
         std::io::stdout().flush()?;
         let (verdict, result) = run();
         show(&verdict, result.as_ref());
