@@ -103,6 +103,9 @@ impl<'a> Encoder<'a> {
     }
 }
 
+/// Softirqs may run after so many messages of one event.
+const MESSAGES_AT_ONCE: u32 = 32;
+
 /// Turns the calls of the hooks into messages to the listeners.
 ///
 /// # Context
@@ -161,6 +164,7 @@ impl Connector {
             encoding: Encoding::NONE,
             place: None,
         };
+        let mut left = MESSAGES_AT_ONCE;
 
         for (namespace, pid) in thread.numbers() {
             let Some(subscribers) = section.subscribers(namespace) else {
@@ -179,6 +183,11 @@ impl Connector {
                 subscriber
                     .listener
                     .send(&mut encoder.message, subscriber.listen.flags, cpu);
+                left -= 1;
+                if left == 0 {
+                    left = MESSAGES_AT_ONCE;
+                    section.run_softirqs();
+                }
             }
         }
     }
