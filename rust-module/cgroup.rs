@@ -67,13 +67,12 @@ impl Scope {
         Ok(Self {})
     }
 
-    /// Returns whether the listener wants events of tasks in the place that `place` returns. It is
-    /// called only if the listener asked for one cgroup.
+    /// Returns whether the listener wants events of tasks in `place`.
     #[inline]
-    pub(crate) fn has<'a>(&self, place: impl FnOnce() -> Place<'a>) -> bool {
+    pub(crate) fn has(&self, place: Place<'_>) -> bool {
         #[cfg(CONFIG_CGROUPS)]
         if let Some(cgroup) = &self.cgroup {
-            return place().cgroup.is_within(cgroup);
+            return place.cgroup.is_within(cgroup);
         }
         let _ = place;
         true

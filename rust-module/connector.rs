@@ -56,19 +56,11 @@ struct Encoder<'a> {
     message: Message,
     /// The encoding of the message.
     encoding: Encoding,
-    /// The cgroup of the subject, once a listener has needed it.
-    place: Option<Place<'a>>,
+    /// The cgroup of the subject.
+    place: Place<'a>,
 }
 
 impl<'a> Encoder<'a> {
-    /// Returns the cgroup that the subject is in. It is looked up once per event.
-    #[inline]
-    fn place(&mut self, subject: &Subject<'_>, rcu: &'a rcu::Guard) -> Place<'a> {
-        *self
-            .place
-            .get_or_insert_with(|| Place::of(subject.task, rcu))
-    }
-
     /// Encodes the event for a subscriber, unless the message is encoded for it already. `pid` is
     /// the number of the subject in the subscriber's pid namespace.
     #[inline]
@@ -96,15 +88,14 @@ impl<'a> Encoder<'a> {
         self.message.tell(&event(wire::Ids { pid, tgid }, view));
         self.message.set_form(subscriber.form);
         if subscriber.listen.flags.contain(Flags::IDENTITY) {
-            let cgroup = self.place(subject, rcu).id();
-
-            self.message.identify(subject.identity(cgroup, view, rcu));
+            self.message
+                .identify(subject.identity(self.place.id(), view, rcu));
         }
     }
 }
 
-/// Softirqs may run after so many messages of one event.
-const MESSAGES_AT_ONCE: u32 = 32;
+/// Softirqs may run after so many subscribers of one event.
+const SUBSCRIBERS_AT_ONCE: u32 = 32;
 
 /// Turns the calls of the hooks into messages to the listeners.
 ///
@@ -162,9 +153,8 @@ impl Connector {
         let mut encoder = Encoder {
             message: Message::new(cpu.as_u32(), now_ns()),
             encoding: Encoding::NONE,
-            place: None,
+            place: Place::of(subject.task, section.rcu()),
         };
-        let mut left = MESSAGES_AT_ONCE;
 
         for (namespace, pid) in thread.numbers() {
             let Some(subscribers) = section.subscribers(namespace) else {
@@ -173,21 +163,21 @@ impl Connector {
             // A task has another number in each namespace. Most listeners of one namespace have
             // the same view and form, and so share an encoding.
             encoder.encoding = Encoding::NONE;
-            for subscriber in subscribers.to(kind).filter(|subscriber| meant(subscriber)) {
-                let rcu = section.rcu();
+            let mut left = SUBSCRIBERS_AT_ONCE;
 
-                if !subscriber.scope.has(|| encoder.place(subject, rcu)) {
+            for subscriber in subscribers.to(kind).filter(|subscriber| meant(subscriber)) {
+                left -= 1;
+                if left == 0 {
+                    left = SUBSCRIBERS_AT_ONCE;
+                    section.run_softirqs();
+                }
+
+                let rcu = section.rcu();
+                if !subscriber.scope.has(encoder.place) {
                     continue;
                 }
                 encoder.encode(subscriber, subject, pid, &event, rcu);
-                subscriber
-                    .listener
-                    .send(&mut encoder.message, subscriber.listen.flags, cpu);
-                left -= 1;
-                if left == 0 {
-                    left = MESSAGES_AT_ONCE;
-                    section.run_softirqs();
-                }
+                subscriber.send(&mut encoder.message, cpu);
             }
         }
     }

@@ -105,30 +105,30 @@ impl View {
 /// What determines, within a pid namespace, how a listener's events are encoded: subscribers get
 /// the same bytes if these are equal.
 ///
-/// Events compare it for each subscriber, so it is as small as it can be. It holds as long as the
-/// view exists.
+/// Events compare it for each subscriber, so it is one word: an address, and in its low bits the
+/// flags of the message's form. It holds as long as the listener exists.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Encoding {
-    /// The address of the user namespace, and in its low bits the flags of the message's form.
-    users_and_form: usize,
-    boottime_offset_ns: u64,
-}
+pub(crate) struct Encoding(usize);
 
 impl Encoding {
     /// The encoding of no listener.
-    pub(crate) const NONE: Self = Self {
-        users_and_form: 0,
-        boottime_offset_ns: 0,
-    };
+    pub(crate) const NONE: Self = Self(0);
 
-    fn new(view: &View, flags: Flags) -> Self {
+    /// Returns the encoding of the events of `listener`, whose flags are `flags`. The address is
+    /// that of the user namespace. A listener whose start times have an offset shares its encoding
+    /// with no other; it is rare.
+    fn new(listener: &Listener, flags: Flags) -> Self {
         const { assert!(align_of::<UserNamespace>() > Flags::FORM_MAX) };
+        const { assert!(align_of::<Listener>() > Flags::FORM_MAX) };
 
-        let users = core::ptr::from_ref(view.users()) as usize;
-        Self {
-            users_and_form: users | flags.form(),
-            boottime_offset_ns: view.boottime_offset_ns,
-        }
+        let view = &listener.view;
+        let address = if flags.contain(Flags::IDENTITY) && view.boottime_offset_ns != 0 {
+            core::ptr::from_ref(listener) as usize
+        } else {
+            core::ptr::from_ref(view.users()) as usize
+        };
+
+        Self(address | flags.form())
     }
 }
 
@@ -166,10 +166,46 @@ impl Subscriber {
                 listen.flags.contain(Flags::BATCH),
                 listen.flags.contain(Flags::IDENTITY),
             ),
-            encoding: Encoding::new(&listener.view, listen.flags),
+            encoding: Encoding::new(&listener, listen.flags),
             listener,
             listen,
         })
+    }
+
+    /// Numbers an event of this CPU, sends it, and counts it. It may share a datagram with others
+    /// if the subscriber asked for that.
+    ///
+    /// # Context
+    ///
+    /// In a [`Section`](kernel::proc_events::Section), whose `cpu()` is `cpu`. Does not sleep.
+    #[inline(always)]
+    pub(crate) fn send(&self, message: &mut Message, cpu: CpuId) {
+        let listener = &*self.listener;
+        // Each CPU has an account.
+        let Some(account) = listener.accounts.of(cpu) else {
+            return;
+        };
+        message.number(account.take());
+
+        let other;
+        let sender = match &listener.sender {
+            Some(sender) => sender,
+            None => {
+                other = listener.sender_now();
+                &other
+            }
+        };
+
+        let message = message.bytes();
+        let delivery = if self.listen.flags.contain(Flags::BATCH) {
+            listener.socket.deliver_batch(sender, message, GFP_NOWAIT)
+        } else {
+            listener.socket.deliver(sender, message, GFP_NOWAIT)
+        };
+
+        if !delivery.is_ok_and(Delivery::is_queued) {
+            correct(account, delivery);
+        }
     }
 }
 
@@ -234,41 +270,6 @@ impl Listener {
     /// Returns the sender of events, as the listener sees it.
     pub(crate) fn sender(&self) -> Sender {
         self.sender.unwrap_or_else(|| self.sender_now())
-    }
-
-    /// Numbers an event of this CPU, sends it, and counts it. It may share a datagram with others
-    /// if `flags` have [`Flags::BATCH`].
-    ///
-    /// # Context
-    ///
-    /// In a [`Section`](kernel::proc_events::Section), whose `cpu()` is `cpu`. Does not sleep.
-    #[inline(always)]
-    pub(crate) fn send(&self, message: &mut Message, flags: Flags, cpu: CpuId) {
-        // Each CPU has an account.
-        let Some(account) = self.accounts.of(cpu) else {
-            return;
-        };
-        message.number(account.take());
-
-        let other;
-        let sender = match &self.sender {
-            Some(sender) => sender,
-            None => {
-                other = self.sender_now();
-                &other
-            }
-        };
-
-        let message = message.bytes();
-        let delivery = if flags.contain(Flags::BATCH) {
-            self.socket.deliver_batch(sender, message, GFP_NOWAIT)
-        } else {
-            self.socket.deliver(sender, message, GFP_NOWAIT)
-        };
-
-        if !delivery.is_ok_and(Delivery::is_queued) {
-            correct(account, delivery);
-        }
     }
 
     /// Returns whether the socket still takes the events of this listener. It does not after the

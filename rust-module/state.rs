@@ -136,7 +136,7 @@ impl State {
             parent,
         } = Process::of(id, rcu)?;
         let place = Place::of(leader, rcu);
-        if !scope.has(|| place) {
+        if !scope.has(place) {
             return None;
         }
 

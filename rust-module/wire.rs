@@ -192,12 +192,17 @@ impl Message {
         self.nlmsg_len = form.nlmsg_len;
     }
 
-    /// Returns the bytes of the message, as many as its form says.
+    /// Returns the bytes of the message: its form determines whether the identity is among them.
     #[inline]
     pub(crate) fn bytes(&self) -> &[u8] {
-        self.as_bytes()
-            .get(..self.nlmsg_len as usize)
-            .unwrap_or_default()
+        let bytes = self.as_bytes();
+
+        // The compiler knows the length in each case, and so removes checks of it.
+        if self.len == EVENT_LEN {
+            &bytes[..usize::from(HEADERS_LEN + EVENT_LEN)]
+        } else {
+            bytes
+        }
     }
 
     /// Sets the number of the message, which depends on the receiver.
