@@ -57,12 +57,8 @@ pub fn sentence(event: &Event) -> String {
         }
         Event::Ptrace { task, tracer } => format!("{} is traced by {}", name(task), name(tracer)),
         Event::Comm { task, comm } => {
-            let text = String::from_utf8_lossy(&comm);
-            format!(
-                "{} is called \"{}\"",
-                name(task),
-                text.trim_end_matches('\0').escape_debug()
-            )
+            let text = String::from_utf8_lossy(comm.name());
+            format!("{} is called \"{}\"", name(task), text.escape_debug())
         }
         Event::Coredump { task, parent } => {
             format!("{} dumps core (parent {})", name(task), parent.tgid)
@@ -112,6 +108,7 @@ pub fn ending(code: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::Comm;
 
     #[test]
     fn sentences_name_the_tasks() {
@@ -159,7 +156,10 @@ mod tests {
         let mut comm = [0; 16];
         comm[..3].copy_from_slice(b"a\"b");
         assert_eq!(
-            sentence(&Event::Comm { task: thread, comm }),
+            sentence(&Event::Comm {
+                task: thread,
+                comm: Comm(comm)
+            }),
             "thread 21 of 20 is called \"a\\\"b\""
         );
     }

@@ -4,6 +4,8 @@
 //! Kernel headers: `include/uapi/linux/cn_proc.h`, `include/uapi/linux/connector.h`. The header
 //! that a distribution ships may be older than the kernel under test, so the layouts are here.
 
+use std::fmt;
+
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Bytes of every message that the kernel sends, but of events with an [`Identity`].
@@ -228,6 +230,24 @@ impl Task {
     }
 }
 
+/// A task's name, padded with zeros.
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub struct Comm(pub [u8; 16]);
+
+impl Comm {
+    /// The bytes of the name, without those that pad it.
+    pub fn name(&self) -> &[u8] {
+        let length = self.0.iter().rposition(|byte| *byte != 0);
+        &self.0[..length.map_or(0, |last| last + 1)]
+    }
+}
+
+impl fmt::Debug for Comm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\"", self.name().escape_ascii())
+    }
+}
+
 /// What a new session leader left behind.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Left {
@@ -297,8 +317,8 @@ pub enum Event {
     Comm {
         /// The renamed task.
         task: Task,
-        /// Its new name, padded with zeros.
-        comm: [u8; 16],
+        /// Its new name.
+        comm: Comm,
     },
     /// A core is dumped.
     Coredump {
@@ -402,7 +422,7 @@ impl Event {
                 16,
             ),
             mask::COMM => {
-                let comm = body.data[8..].try_into().expect("16 bytes are left");
+                let comm = Comm(body.data[8..].try_into().expect("16 bytes are left"));
                 (
                     Self::Comm {
                         task: task(0),

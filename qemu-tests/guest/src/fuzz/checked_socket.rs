@@ -21,7 +21,7 @@ use crate::support::scenario::own_task;
 use crate::support::sequence_numbers::SequenceNumbers;
 use crate::support::socket_filter::keep_bytes;
 use crate::timeouts;
-use crate::wire::{Event, NO_CPU, PROCESS, Received, mask};
+use crate::wire::{Comm, Event, NO_CPU, PROCESS, Received, mask};
 
 /// How long who sends an event may take to count it.
 const COUNT_LIMIT: Duration = Duration::from_secs(5);
@@ -80,7 +80,7 @@ pub struct CheckedSocket {
     events: u64,
     numbers: SequenceNumbers,
     /// The names that this task got, and that the socket has to read still.
-    names: VecDeque<[u8; 16]>,
+    names: VecDeque<Comm>,
     /// The datagram to read next, if it was looked at: so it stays as it is.
     seen: Option<Read>,
 }
@@ -214,7 +214,7 @@ impl CheckedSocket {
     }
 
     /// This task has got a name.
-    pub fn renamed(&mut self, name: [u8; 16], environment: &Environment) {
+    pub fn renamed(&mut self, name: Comm, environment: &Environment) {
         let (cgroups, own) = (&environment.cgroups, environment.this_process.cgroup);
         let hears = |listen: Listen| {
             let cgroup = listen.cgroup();

@@ -147,8 +147,12 @@ impl Environment {
         let mut data = body.data;
         data[received.defined..].fill(0);
         if let Event::Comm { comm, .. } = received.event {
-            let name = comm.iter().position(|byte| *byte == 0).unwrap_or_default();
-            data[received.defined - comm.len() + name..].fill(0);
+            let name = comm
+                .0
+                .iter()
+                .position(|byte| *byte == 0)
+                .unwrap_or_default();
+            data[received.defined - comm.0.len() + name..].fill(0);
         }
         self.check_cpu(body.cpu)?;
         if let Some(identity) = received.identity {

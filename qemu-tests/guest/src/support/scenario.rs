@@ -21,11 +21,12 @@ use crate::cpus::{cpus, pin};
 use crate::debugfs::{self, Listing};
 use crate::harness::{Failure, TestResult, expect, expect_eq};
 use crate::listener::Listener;
-use crate::wire::{Event, EventBody, Received, Task};
+use crate::wire::{Comm, Event, EventBody, Received, Task};
 
 /// Names of the marks around what is tested.
 const BEGIN: &str = "test begins";
-const END: &str = "test ends";
+/// The name of the mark at the end of a [`Scene`].
+pub const END: &str = "test ends";
 
 /// A child that listens to everything until it is killed.
 pub struct ListeningChild {
@@ -69,10 +70,10 @@ pub fn own_task() -> Task {
 }
 
 /// A name in the form in which COMM events carry it.
-pub fn comm(name: &str) -> [u8; 16] {
+pub fn comm(name: &str) -> Comm {
     let mut comm = [0; 16];
     comm[..name.len()].copy_from_slice(name.as_bytes());
-    comm
+    Comm(comm)
 }
 
 /// Raises a COMM event of the running task with this name, of at most 15 characters.
@@ -149,7 +150,8 @@ pub struct Scene {
     pub child: Task,
     /// What the child's function returned.
     pub number: i32,
-    /// Everything that was received between the two marks, of the whole guest.
+    /// What was received after the first mark, of the whole guest. The last one is the second mark,
+    /// which is a COMM event of the child.
     pub messages: Vec<Received>,
 }
 
@@ -186,7 +188,8 @@ pub fn in_child(
     })
 }
 
-/// Runs a function in this process, between two marks, and takes what was received between them.
+/// Runs a function in this process, between two marks, and takes what was received after the first,
+/// with the second.
 pub fn in_self(
     listener: &mut Listener,
     function: impl FnOnce() -> TestResult,
