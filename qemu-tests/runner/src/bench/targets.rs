@@ -56,6 +56,7 @@ pub fn all(figures: &Figures) -> Vec<Target> {
         (1, 797.0, "COMM delivered to 1 listener"),
         (8, 4725.0, "COMM delivered to 8 listeners"),
         (64, 38600.0, "COMM delivered to 64 listeners"),
+        (256, 153000.0, "COMM delivered to 256 listeners"),
     ] {
         targets.push(comm(case, Situation::Everything, listeners, at_most));
     }
