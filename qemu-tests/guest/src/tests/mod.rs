@@ -139,9 +139,9 @@ mod unit {
 
     use crate::harness::{Line, Test, TestResult, expect_eq};
     use crate::listener::Listener;
-    use crate::support::scenario::{mark, own_task, take_through_mark};
+    use crate::support::scenario::{END, comm, in_child, mark};
     use crate::test;
-    use crate::wire::mask;
+    use crate::wire::{Event, mask};
 
     #[test]
     fn each_test_declares_a_line_and_none_twice() {
@@ -169,9 +169,13 @@ mod unit {
     /// The test that the README shows as an example.
     fn a_new_name_is_reported() -> TestResult {
         let mut listener = Listener::listen(mask::COMM)?;
-        mark("new name")?;
-        let messages = take_through_mark(&mut listener, own_task(), "new name")?;
-        expect_eq("events", messages.len(), 1)
+        let scene = in_child(&mut listener, || Ok(mark("new name").map(|()| 0)?))?;
+        let task = scene.child;
+        let expected = ["new name", END].map(|name| Event::Comm {
+            task,
+            comm: comm(name),
+        });
+        expect_eq("events", scene.events(mask::COMM), expected.to_vec())
     }
 
     #[test]
@@ -185,7 +189,7 @@ mod unit {
         };
         let shown = lines(include_str!("../../../README.md"));
         assert_eq!(shown, lines(include_str!("mod.rs")));
-        assert_eq!(shown.len(), 5);
+        assert_eq!(shown.len(), 9);
     }
 
     /// What names tests and is written by hand.
