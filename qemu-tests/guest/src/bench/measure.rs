@@ -25,7 +25,7 @@ pub struct Measured {
     pub median: f64,
     /// The median of their distances from it.
     pub spread: f64,
-    /// What the cheapest tenth of all times took at most, in the cheapest round.
+    /// What the cheapest tenth of all times took at most.
     pub low: f64,
 }
 
@@ -37,11 +37,7 @@ impl Measured {
         Self {
             median: middle(|round| round.median),
             spread: middle(|round| round.spread),
-            // A round in which memory lies worse takes some instructions more.
-            low: rounds
-                .iter()
-                .map(|round| round.low)
-                .fold(f64::INFINITY, f64::min),
+            low: middle(|round| round.low),
         }
     }
 
