@@ -108,7 +108,7 @@ pub fn ending(code: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::Comm;
+    use crate::support::scenario::comm;
 
     #[test]
     fn sentences_name_the_tasks() {
@@ -153,12 +153,10 @@ mod tests {
             sentence(&there),
             "20 is there (parent 1, session 3, process group 4)"
         );
-        let mut comm = [0; 16];
-        comm[..3].copy_from_slice(b"a\"b");
         assert_eq!(
             sentence(&Event::Comm {
                 task: thread,
-                comm: Comm(comm)
+                comm: comm("a\"b")
             }),
             "thread 21 of 20 is called \"a\\\"b\""
         );
