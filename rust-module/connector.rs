@@ -60,7 +60,7 @@ struct Encoder<'a> {
     place: Place<'a>,
 }
 
-impl<'a> Encoder<'a> {
+impl Encoder<'_> {
     /// Encodes the event for a subscriber, unless the message is encoded for it already. `pid` is
     /// the number of the subject in the subscriber's pid namespace.
     #[inline]
@@ -70,7 +70,7 @@ impl<'a> Encoder<'a> {
         subject: &Subject<'_>,
         pid: i32,
         event: &impl Fn(wire::Ids, &View) -> Event,
-        rcu: &'a rcu::Guard,
+        rcu: &rcu::Guard,
     ) {
         if self.encoding == subscriber.encoding {
             return;
@@ -94,7 +94,7 @@ impl<'a> Encoder<'a> {
     }
 }
 
-/// Softirqs may run after so many subscribers of one event.
+/// Softirqs may run after so many subscribers in one pid namespace.
 const SUBSCRIBERS_AT_ONCE: u32 = 32;
 
 /// Turns the calls of the hooks into messages to the listeners.
