@@ -9,7 +9,7 @@
 #: make boot CMD='...'      the same for one command; make fails when it does
 #: make test                everything: make check, then the tests in the VM
 #: make test T=NAME         the tests in the VM whose name contains NAME
-#: make test-all            the tests on all flavors of the kernel, one after the other: hours
+#: make test-all            the tests on all flavors of the kernel, and on arm64: hours
 #: make check               what needs no VM: format, lints, patches, unit tests
 #: make fuzz                a million hostile messages in the VM, guided by what they run through
 #: make storm               minutes of events, each accounted for
@@ -27,6 +27,8 @@
 #: STOCK=1                  the unpatched kernel (boot, test)
 #: FLAVOR=debug             another kernel: debug, kcsan, rt, small, no-pid-ns, no-user-ns, no-net-ns,
 #:                          builtin, mainline, distro (Debian's configuration), selinux
+#: FLAVORS='rt distro'      the flavors of make test-all, instead of all
+#: CONTINUE=1               make test-all keeps the results of the flavors that passed at this commit
 #: TABLE=FILE               make test writes the page of the contract there, make test-all that of the flavors
 #: RESULTS=FILE             make test has its results there afterwards, a line of JSON each
 #: OUT=DIR                  make bench writes a page and a chart there
@@ -48,7 +50,7 @@ FLAVOR ?= release
 # Variables reach the scripts through the environment, and as they were typed:
 # make would expand the dollar signs of CMD.
 override CMD := $(value CMD)
-export ARCH ARGS CHECK CMD FLAVOR JOBS KDIR KDIR_STOCK MEMORY OUT RESULTS SERIES STOCK T TABLE V
+export ARCH ARGS CHECK CMD CONTINUE FLAVOR FLAVORS JOBS KDIR KDIR_STOCK MEMORY OUT RESULTS SERIES STOCK T TABLE V
 
 .PHONY: module run boot fuzz storm cycles execs pictures trees containers test test-all check bench clean help
 
