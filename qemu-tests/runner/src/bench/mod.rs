@@ -220,10 +220,14 @@ impl<'a> Output<'a> {
         if Instant::now() > self.next_progress && self.done > 0 {
             self.next_progress = Instant::now() + PROGRESS_INTERVAL;
             let elapsed = self.started.elapsed();
-            let left = elapsed.mul_f64(f64::from(self.total - self.done) / f64::from(self.done));
             let (name, done, total) = (self.name, self.done, self.total);
-            let (elapsed, left) = (elapsed.as_secs(), left.as_secs());
-            eprintln!("{name}: {done} of {total} figures, {elapsed} s, about {left} s left");
+            let mut text = format!("{name}: {done} of {total} figures, {} s", elapsed.as_secs());
+            // The first figures take longer than most, and would give far too long a time.
+            if done >= total / 10 {
+                let left = elapsed.mul_f64(f64::from(total - done) / f64::from(done));
+                text += &format!(", about {} s left", left.as_secs());
+            }
+            eprintln!("{text}");
         }
         Ok(())
     }
