@@ -85,7 +85,8 @@ impl Encoder<'_> {
             view.number(subject.ids.group)
         };
 
-        self.message.tell(&event(wire::Ids { pid, tgid }, view));
+        self.message
+            .set_event(&event(wire::Ids { pid, tgid }, view));
         self.message.set_form(subscriber.form);
         if subscriber.listen.flags.contain(Flags::IDENTITY) {
             self.message
@@ -374,7 +375,7 @@ impl Handler for Connector {
                 self.listeners.end(request.socket);
                 Ok(())
             }
-            Ok(Command::State) => match self.listeners.tell_state(request) {
+            Ok(Command::State) => match self.listeners.start_state(request) {
                 // The answer comes after all processes.
                 Ok(()) => return,
                 Err(error) => Err(error),

@@ -217,7 +217,7 @@ impl Listeners {
     /// # Context
     ///
     /// The task that sent the request. May sleep.
-    pub(crate) fn tell_state(&self, request: &Request<'_, Connector>) -> Result {
+    pub(crate) fn start_state(&self, request: &Request<'_, Connector>) -> Result {
         let subscriber = self
             .inner
             .lock()

@@ -98,7 +98,7 @@ impl State {
 
     /// Puts messages about the next processes into the datagram. It looks at [`IDS_AT_ONCE`] ids at
     /// most, under RCU, and does not sleep.
-    fn tell_some(&mut self, datagram: &mut Datagram<'_>, sender: &Sender) -> Progress {
+    fn put_processes(&mut self, datagram: &mut Datagram<'_>, sender: &Sender) -> Progress {
         let rcu = rcu::read_lock();
 
         for _ in 0..IDS_AT_ONCE {
@@ -170,13 +170,13 @@ impl State {
 }
 
 impl Dump for State {
-    fn tell(&mut self, datagram: &mut Datagram<'_>) -> bool {
+    fn fill(&mut self, datagram: &mut Datagram<'_>) -> bool {
         let sender = self.subscriber.listener.sender();
         let errno = loop {
             if !self.subscriber.listener.is_current() {
                 break ECANCELED.to_errno().unsigned_abs();
             }
-            match self.tell_some(datagram, &sender) {
+            match self.put_processes(datagram, &sender) {
                 Progress::More => might_sleep(),
                 Progress::Full => return true,
                 Progress::End => break 0,

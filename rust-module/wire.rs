@@ -170,7 +170,7 @@ impl Message {
 
     /// Sets the event, with the numbers that the receiver sees.
     #[inline]
-    pub(crate) fn tell(&mut self, event: &Event) {
+    pub(crate) fn set_event(&mut self, event: &Event) {
         self.what = event.what();
         self.event_data = event.words();
         if let Event::Comm { comm, .. } = event {
@@ -222,7 +222,7 @@ impl Message {
     ) -> Self {
         let mut message = Self::new(cpu, timestamp_ns);
 
-        message.tell(&event);
+        message.set_event(&event);
         message.number(seq);
         message.ack = ack.wrapping_add(1);
         message
@@ -338,7 +338,7 @@ impl Event {
     }
 
     /// Returns the fields in the order of the C struct, without the name of [`Event::Comm`], which
-    /// [`Message::tell`] copies. Words that are not defined for an event are 0.
+    /// [`Message::set_event`] copies. Words that are not defined for an event are 0.
     #[inline]
     fn words(&self) -> [u32; WORDS] {
         const fn id(number: i32) -> u32 {
@@ -449,7 +449,7 @@ mod tests {
     /// Checks the fields that are the same in all events, and returns the words of the union.
     fn check_event(event: Event, what: u32) -> Vec<u32> {
         let mut message = Message::new(3, 0x0123_4567_89ab_cdef);
-        message.tell(&event);
+        message.set_event(&event);
         message.number(7);
         let bytes = message.bytes();
 
@@ -581,7 +581,7 @@ mod tests {
     #[test]
     fn an_identity_follows_the_event() {
         let mut message = Message::new(3, 5);
-        message.tell(&Event::Exec { process: PROCESS });
+        message.set_event(&Event::Exec { process: PROCESS });
         message.identify(Identity::new(1 << 40, 2 << 40, 4 << 40, 3 << 40, 5 << 40));
 
         for batch in [true, false] {
@@ -623,7 +623,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_tells_how_many_processes_there_were() {
+    fn an_answer_has_the_number_of_processes() {
         let message = Message::answer((42, 0), NO_CPU, 5, Event::ack(0, 3, false));
 
         assert_eq!(word(message.bytes(), 60), 3);

@@ -403,7 +403,7 @@ proptest! {
         let mut message = Message::new(cpu, time);
 
         for ((event, what, words), receivers) in events {
-            message.tell(&event);
+            message.set_event(&event);
             for (index, Receiver { batch, identity }) in (0..).zip(receivers) {
                 let number = seq.wrapping_add(index);
                 message.number(number);
