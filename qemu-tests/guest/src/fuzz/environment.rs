@@ -114,7 +114,7 @@ impl Environment {
         expect_eq("a process's first thread", pid, tgid)?;
         expect(other >= 0, format!("a parent's number, got {event:?}"))?;
         if self.this_process.is_subject(event) {
-            self.this_process.check_told(event)?;
+            self.this_process.check_process(event)?;
         }
         if let Some(identity) = received.identity {
             self.check_identity(event, identity)

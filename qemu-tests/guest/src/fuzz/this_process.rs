@@ -44,7 +44,7 @@ impl ThisProcess {
     }
 
     /// Expects what the state tells of this process.
-    pub fn check_told(&self, event: &Event) -> TestResult {
+    pub fn check_process(&self, event: &Event) -> TestResult {
         let Event::Process {
             task,
             parent,
@@ -104,7 +104,7 @@ mod tests {
                 session,
                 process_group,
             };
-            own.check_told(&event).is_ok()
+            own.check_process(&event).is_ok()
         };
         let (parent, session, group) = (own.parent, own.session, own.process_group);
         assert!(told(parent, session, group));

@@ -111,7 +111,7 @@ impl RunningProgram {
     }
 
     /// The output up to what was waited for last.
-    pub fn heard(&self) -> &str {
+    pub fn output(&self) -> &str {
         &self.text[..self.seen]
     }
 

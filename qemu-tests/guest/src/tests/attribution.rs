@@ -22,7 +22,7 @@ pub const TESTS: &[Test] = &Declaration::new()
     .of([
         test!(leaders_that_are_gone_are_attributed_by_their_events),
         test!(leaders_whose_parents_are_gone_are_attributed_by_their_events),
-        test!(short_sessions_outrun_a_reader_of_proc_and_not_their_events),
+        test!(short_sessions_are_missed_in_proc_and_reported_by_events),
     ]);
 
 const NO_FIELDS: &str = "the event has no such fields";
@@ -128,7 +128,7 @@ fn leaders_whose_parents_are_gone_are_attributed_by_their_events() -> TestResult
     expect_eq("left", left, expected)
 }
 
-fn short_sessions_outrun_a_reader_of_proc_and_not_their_events() -> TestResult {
+fn short_sessions_are_missed_in_proc_and_reported_by_events() -> TestResult {
     let mut listener = Listener::listen(mask::SID)?;
     let service = Service::start(make_short_sessions)?;
     let (mut gone, mut unknown) = (0, 0);

@@ -39,24 +39,24 @@ pub const TESTS: &[Test] = &Declaration::new()
     .not_on_stock(NO_FLAGS)
     .covers(&[Line::C54])
     .of([
-        test!(events_that_wait_share_a_datagram).covers(&[Line::C5]),
+        test!(unread_events_share_a_datagram).covers(&[Line::C5]),
         test!(an_event_can_be_read_at_once),
-        test!(events_are_those_that_others_get_alone),
+        test!(a_batch_has_the_events_that_others_get_one_by_one),
         test!(an_answer_has_a_datagram_of_its_own).covers(&[Line::C19]),
         test!(the_default_buffer_keeps_2300_events),
         test!(an_overrun_is_a_gap[and_one_enobufs](false, 1)).covers(&[Line::C5, Line::C6]),
         test!(an_overrun_is_a_gap[without_enobufs](true, 0)).covers(&[Line::C5, Line::C6]),
         test!(a_datagram_that_was_peeked_at_stays_as_it_is),
-        test!(a_datagram_has_the_length_that_a_peek_told),
-        test!(a_buffer_that_is_too_small_is_told),
-        test!(with_a_filter_each_event_stays_alone),
-        test!(what_a_filter_drops_takes_no_number).covers(&[Line::C5]),
-        test!(a_buffer_that_shrinks_loses_nothing_queued).covers(&[Line::C5]),
-        test!(each_datagram_tells_who_it_is_from).covers(&[Line::C48]),
+        test!(a_datagram_has_the_length_that_a_peek_returned),
+        test!(a_buffer_that_is_too_small_is_reported),
+        test!(with_a_filter_each_event_has_a_datagram),
+        test!(an_event_that_a_filter_drops_takes_no_number).covers(&[Line::C5]),
+        test!(a_buffer_that_shrinks_keeps_what_is_queued).covers(&[Line::C5]),
+        test!(each_datagram_names_its_sender).covers(&[Line::C48]),
         test!(events_from_two_senders_share_no_datagram).covers(&[Line::C48]),
         test!(recvmmsg_gets_whole_datagrams),
         test!(splice_gets_whole_datagrams),
-        test!(who_is_woken_once_gets_all_that_is_there),
+        test!(a_reader_that_is_woken_once_gets_all_events),
         test!(readers_on_all_cpus_get_each_event_once)
             .limit(Duration::from_secs(60))
             .covers(&[Line::C5]),
@@ -108,7 +108,7 @@ fn expect_all(events: &[Received], first: &SequenceNumbers, count: usize) -> Tes
     expect_eq("missing numbers", first.missing(events)?, 0)
 }
 
-fn events_that_wait_share_a_datagram() -> TestResult {
+fn unread_events_share_a_datagram() -> TestResult {
     const EVENTS: usize = 500;
     let (listener, first) = batches()?;
     rename(EVENTS)?;
@@ -140,7 +140,7 @@ fn an_event_can_be_read_at_once() -> TestResult {
     Ok(())
 }
 
-fn events_are_those_that_others_get_alone() -> TestResult {
+fn a_batch_has_the_events_that_others_get_one_by_one() -> TestResult {
     let mut batches = Listener::listen_with(mask::EVERYTHING, BATCH)?;
     let mut alone = Listener::listen(mask::EVERYTHING)?;
     let (pid, _) = every_kind(&mut Listener::listen_all()?)?;
@@ -248,7 +248,7 @@ fn a_datagram_that_was_peeked_at_stays_as_it_is() -> TestResult {
     expect_all(&got.concat(), &first, 12)
 }
 
-fn a_buffer_that_is_too_small_is_told() -> TestResult {
+fn a_buffer_that_is_too_small_is_reported() -> TestResult {
     let (listener, mut first) = batches()?;
     pin(cpus()?[0])?;
     rename(1)?;
@@ -272,7 +272,7 @@ fn a_buffer_that_is_too_small_is_told() -> TestResult {
     expect_eq("missing numbers", first.advance_to(&after[0])?, 3)
 }
 
-fn with_a_filter_each_event_stays_alone() -> TestResult {
+fn with_a_filter_each_event_has_a_datagram() -> TestResult {
     let (listener, first) = batches()?;
     rename(3)?;
     // What waits already is not the filter's business.
@@ -300,7 +300,7 @@ fn setsockopt_none(listener: &Listener, option: i32) -> io::Result<()> {
     Errno::result(result).map(drop).map_err(io::Error::from)
 }
 
-fn what_a_filter_drops_takes_no_number() -> TestResult {
+fn an_event_that_a_filter_drops_takes_no_number() -> TestResult {
     let (listener, first) = batches()?;
     rename(2)?;
     keep_bytes(&listener, 0)?;
@@ -310,7 +310,7 @@ fn what_a_filter_drops_takes_no_number() -> TestResult {
     expect_all(&listener.take_datagrams()?.concat(), &first, 4)
 }
 
-fn a_buffer_that_shrinks_loses_nothing_queued() -> TestResult {
+fn a_buffer_that_shrinks_keeps_what_is_queued() -> TestResult {
     const QUEUED: usize = 300;
     let (mut listener, first) = batches()?;
     pin(cpus()?[0])?;
@@ -342,7 +342,7 @@ fn datagrams_and_senders(listener: &Listener) -> Result<Vec<(Vec<Received>, Send
     Ok(datagrams)
 }
 
-fn each_datagram_tells_who_it_is_from() -> TestResult {
+fn each_datagram_names_its_sender() -> TestResult {
     let (listener, _) = batches()?;
     setsockopt(&listener.as_fd(), sockopt::PassCred, &true)?;
     rename(100)?;
@@ -431,7 +431,7 @@ fn splice_gets_whole_datagrams() -> TestResult {
     expect_all(&events.map_err(Failure::new)?, &first, 3)
 }
 
-fn who_is_woken_once_gets_all_that_is_there() -> TestResult {
+fn a_reader_that_is_woken_once_gets_all_events() -> TestResult {
     let (listener, mut first) = batches()?;
     let epoll = Epoll::new(EpollCreateFlags::empty())?;
     let interest = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0);
@@ -453,7 +453,7 @@ fn who_is_woken_once_gets_all_that_is_there() -> TestResult {
 
 /// One CPU raises events. On another one, a program learns the length of each datagram before it reads
 /// it.
-fn a_datagram_has_the_length_that_a_peek_told() -> TestResult {
+fn a_datagram_has_the_length_that_a_peek_returned() -> TestResult {
     const EVENTS: usize = 20_000;
     let [writers, readers, ..] = cpus()?[..] else {
         return Err(Failure::skip("there is one CPU"));

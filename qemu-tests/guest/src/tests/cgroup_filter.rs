@@ -47,27 +47,27 @@ pub const TESTS: &[Test] = &Declaration::new()
     .not_on_stock(UNKNOWN_TO_STOCK)
     .covers(&[Line::C53])
     .of([
-        test!(what_happens_in_the_cgroup_and_below_comes_and_nothing_else)
+        test!(a_listener_gets_the_events_of_its_cgroup_and_below_alone)
             .limit(Duration::from_secs(30)),
-        test!(what_happens_elsewhere_takes_no_number).covers(&[Line::C5]),
+        test!(an_event_elsewhere_takes_no_number).covers(&[Line::C5]),
         test!(the_root_has_everything_below_it),
-        test!(a_child_that_begins_in_the_cgroup_is_told).covers(&[Line::C7]),
-        test!(a_child_that_begins_elsewhere_is_not_told).covers(&[Line::C7]),
-        test!(a_process_that_is_moved_is_told_where_it_is_then),
-        test!(a_tracer_is_told_where_its_tracee_is).covers(&[Line::C12]),
-        test!(a_thread_in_a_threaded_cgroup_is_told_there),
+        test!(a_child_that_begins_in_the_cgroup_is_reported).covers(&[Line::C7]),
+        test!(a_child_that_begins_elsewhere_is_not_reported).covers(&[Line::C7]),
+        test!(a_process_that_is_moved_is_reported_in_its_new_cgroup),
+        test!(a_tracer_is_reported_in_the_cgroup_of_its_tracee).covers(&[Line::C12]),
+        test!(a_thread_in_a_threaded_cgroup_is_reported_there),
         test!(a_process_in_threaded_cgroups_ends_where_its_first_thread_is),
         test!(an_exec_by_a_thread_takes_the_process_to_its_threaded_cgroup),
         test!(a_process_ends_where_its_first_thread_ended[stays](false)),
         test!(a_process_ends_where_its_first_thread_ended[is_moved](true)),
-        test!(a_listener_whose_cgroup_is_removed_stays_and_hears_nothing)
+        test!(a_listener_whose_cgroup_is_removed_stays_and_gets_nothing)
             .covers(&[Line::C5, Line::C30]),
         test!(a_cgroup_of_the_same_name_is_another_one),
-        test!(a_removed_cgroup_goes_when_nobody_listens_to_it).limit(Duration::from_secs(30)),
-        test!(only_what_its_cgroup_namespace_shows_is_taken),
+        test!(a_removed_cgroup_is_freed_when_its_last_listener_ends).limit(Duration::from_secs(30)),
+        test!(only_cgroups_in_its_cgroup_namespace_are_accepted),
         test!(a_cgroup_that_the_sender_cannot_see_changes_nothing).covers(&[Line::C20]),
         test!(a_container_filters_within_itself).covers(&[Line::C21, Line::C23]),
-        test!(the_host_hears_a_container_by_its_cgroup).covers(&[Line::C21]),
+        test!(the_host_follows_a_container_by_its_cgroup).covers(&[Line::C21]),
         test!(listening_again_changes_the_cgroup_without_a_gap).covers(&[
             Line::C5,
             Line::C18,
@@ -76,7 +76,7 @@ pub const TESTS: &[Test] = &Declaration::new()
         test!(listening_again_loses_nothing_that_both_cgroups_have)
             .limit(Duration::from_secs(30))
             .covers(&[Line::C5, Line::C18]),
-        test!(each_listener_hears_its_own_cgroup),
+        test!(each_listener_gets_its_own_cgroup),
         test!(a_cgroup_that_is_removed_meanwhile_is_found_or_not).limit(Duration::from_secs(60)),
         test!(processes_of_a_cgroup_come_with_identities_and_in_batches).covers(&[
             Line::C51,
@@ -355,7 +355,7 @@ fn raise_every_kind_in(cgroup: &Cgroup) -> Result<Task, Failure> {
     })
 }
 
-fn what_happens_in_the_cgroup_and_below_comes_and_nothing_else() -> TestResult {
+fn a_listener_gets_the_events_of_its_cgroup_and_below_alone() -> TestResult {
     let cgroups = Cgroups::new()?;
     let [below, inside, beside] = cgroups.places();
     let mut filtered = listen_in(inside, mask::EVERYTHING)?;
@@ -383,7 +383,7 @@ fn what_happens_in_the_cgroup_and_below_comes_and_nothing_else() -> TestResult {
     expect_eq("further events", events(&mut filtered)?, vec![])
 }
 
-fn what_happens_elsewhere_takes_no_number() -> TestResult {
+fn an_event_elsewhere_takes_no_number() -> TestResult {
     let cgroups = Cgroups::new()?;
     let mut listener = listen_in(&cgroups.inside, mask::COMM)?;
     let first = SequenceNumbers::first(&mut listener)?;
@@ -419,7 +419,7 @@ fn the_root_has_everything_below_it() -> TestResult {
     expect_eq("events", heard, expected)
 }
 
-fn a_child_that_begins_in_the_cgroup_is_told() -> TestResult {
+fn a_child_that_begins_in_the_cgroup_is_reported() -> TestResult {
     let cgroups = Cgroups::new()?;
     let mut listener = listen_in(&cgroups.inside, mask::FORK | mask::EXIT)?;
     for cgroup in [&cgroups.inside, &cgroups.below] {
@@ -431,7 +431,7 @@ fn a_child_that_begins_in_the_cgroup_is_told() -> TestResult {
     Ok(())
 }
 
-fn a_child_that_begins_elsewhere_is_not_told() -> TestResult {
+fn a_child_that_begins_elsewhere_is_not_reported() -> TestResult {
     let cgroups = Cgroups::new()?;
     let mut inside = listen_in(&cgroups.inside, mask::FORK | mask::EXIT)?;
     let mut beside = listen_in(&cgroups.beside, mask::FORK | mask::EXIT)?;
@@ -456,7 +456,7 @@ fn a_child_that_begins_elsewhere_is_not_told() -> TestResult {
     expect_exactly("beside", &mut beside, &expected, |_| true)
 }
 
-fn a_process_that_is_moved_is_told_where_it_is_then() -> TestResult {
+fn a_process_that_is_moved_is_reported_in_its_new_cgroup() -> TestResult {
     let cgroups = Cgroups::new()?;
     let [below, inside, beside] = cgroups.places();
     let threads = TwoThreads::start(beside)?;
@@ -495,7 +495,7 @@ fn a_process_that_is_moved_is_told_where_it_is_then() -> TestResult {
     threads.end_last()
 }
 
-fn a_tracer_is_told_where_its_tracee_is() -> TestResult {
+fn a_tracer_is_reported_in_the_cgroup_of_its_tracee() -> TestResult {
     let cgroups = Cgroups::new()?;
     let mut inside = listen_in(&cgroups.inside, mask::PTRACE)?;
     let mut beside = listen_in(&cgroups.beside, mask::PTRACE)?;
@@ -540,7 +540,7 @@ impl Threaded {
     }
 }
 
-fn a_thread_in_a_threaded_cgroup_is_told_there() -> TestResult {
+fn a_thread_in_a_threaded_cgroup_is_reported_there() -> TestResult {
     let mut scene = Threaded::new(mask::COMM, |threads| threads.other_thread)?;
     let (leader, thread) = (scene.threads.leader(), scene.threads.thread());
     scene.threads.first.act(Action::Mark)?;
@@ -646,7 +646,7 @@ fn mark_elsewhere(cgroups: &Cgroups) -> TestResult {
     })?)
 }
 
-fn a_listener_whose_cgroup_is_removed_stays_and_hears_nothing() -> TestResult {
+fn a_listener_whose_cgroup_is_removed_stays_and_gets_nothing() -> TestResult {
     let cgroups = Cgroups::new()?;
     let mut log = Log::new()?;
     let mut listener = listen_in(&cgroups.inside, mask::COMM)?;
@@ -715,7 +715,7 @@ fn expect_gone(cgroup: &Cgroup) -> TestResult {
 /// Lets a listener not listen to its cgroup any more; what is left of it.
 type HowItEnds = fn(Listener, &Cgroups) -> Result<Option<Listener>, Failure>;
 
-fn a_removed_cgroup_goes_when_nobody_listens_to_it() -> TestResult {
+fn a_removed_cgroup_is_freed_when_its_last_listener_ends() -> TestResult {
     let ends: [HowItEnds; 4] = [
         |listener, _| {
             drop(listener);
@@ -771,7 +771,7 @@ fn ids(cgroups: &Cgroups, all: bool) -> Result<Vec<(u64, u32)>, Failure> {
     ])
 }
 
-fn only_what_its_cgroup_namespace_shows_is_taken() -> TestResult {
+fn only_cgroups_in_its_cgroup_namespace_are_accepted() -> TestResult {
     let cgroups = Cgroups::new()?;
     for all in [true, false] {
         let ids = ids(&cgroups, all)?;
@@ -874,7 +874,7 @@ fn a_container_filters_within_itself() -> TestResult {
     container.finish()
 }
 
-fn the_host_hears_a_container_by_its_cgroup() -> TestResult {
+fn the_host_follows_a_container_by_its_cgroup() -> TestResult {
     let cgroups = Cgroups::new()?;
     let kinds = mask::FORK | mask::COMM | mask::EXIT;
     let mut host = listen_in(&cgroups.inside, kinds)?;
@@ -994,7 +994,7 @@ fn listening_again_loses_nothing_that_both_cgroups_have() -> TestResult {
     expect_eq("marks", own.count(), MARKS)
 }
 
-fn each_listener_hears_its_own_cgroup() -> TestResult {
+fn each_listener_gets_its_own_cgroup() -> TestResult {
     let cgroups = Cgroups::new()?;
     let mut inside = listen_in(&cgroups.inside, mask::COMM)?;
     let mut beside = listen_in(&cgroups.beside, mask::COMM)?;

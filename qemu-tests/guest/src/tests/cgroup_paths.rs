@@ -13,7 +13,7 @@ use crate::support::process::{status, succeed};
 use crate::support::program::RunningProgram;
 use crate::test;
 
-pub const TESTS: &[Test] = &[test!(events_are_shown_with_the_groups_that_they_are_from)
+pub const TESTS: &[Test] = &[test!(events_are_shown_with_their_cgroups)
     .covers(&[Line::C52])
     .not_on_stock("the program says that it needs newer features")];
 
@@ -30,7 +30,7 @@ fn lead_in(cgroup: &Cgroup) -> Result<i32, Failure> {
     Ok(pid)
 }
 
-fn events_are_shown_with_the_groups_that_they_are_from() -> TestResult {
+fn events_are_shown_with_their_cgroups() -> TestResult {
     let group = Group::new()?;
     let above = group.line();
     let above = above.strip_prefix("0::").unwrap_or_default();

@@ -28,7 +28,7 @@ pub const TESTS: &[Test] = &Declaration::new().limit(LIMIT).of([
         Line::C15,
     ]),
     test!(extrace_shows_each_program_and_its_status).covers(&[Line::C5, Line::C8, Line::C15]),
-    test!(pwait_tells_how_a_process_ended).covers(&[Line::C5, Line::C15]),
+    test!(pwait_shows_how_a_process_ended).covers(&[Line::C5, Line::C15]),
     test!(cgrulesengd_moves_a_program_into_its_cgroup).covers(&[Line::C2, Line::C18]),
     test!(keepalived_tracks_a_process).covers(&[Line::C4, Line::C5, Line::C19]),
 ]);
@@ -134,7 +134,7 @@ fn extrace_shows_each_program_and_its_status() -> TestResult {
     Ok(())
 }
 
-fn pwait_tells_how_a_process_ended() -> TestResult {
+fn pwait_shows_how_a_process_ended() -> TestResult {
     let end = child::Gate::new()?;
     let process = child::fork(|| end.pass().unwrap_or(1))?;
     let pid = process.pid().to_string();

@@ -20,14 +20,14 @@ use crate::support::program::RunningProgram;
 use crate::test;
 
 pub const TESTS: &[Test] = &Declaration::new().limit(LIMIT).covers(&[Line::C63]).of([
-    test!(a_32_bit_program_hears_fork_sid_exec_and_exit).covers(&[
+    test!(a_32_bit_program_gets_fork_sid_exec_and_exit).covers(&[
         Line::C7,
         Line::C8,
         Line::C11,
         Line::C15,
         Line::C18,
     ]),
-    test!(a_32_bit_program_hears_failures_alone).covers(&[Line::C16, Line::C18]),
+    test!(a_32_bit_program_gets_failures_alone).covers(&[Line::C16, Line::C18]),
     test!(the_example_follows_sessions_as_a_32_bit_program)
         .not_on_stock(examples::NEEDS)
         .covers(&[Line::C19, Line::C50, Line::C52, Line::C55]),
@@ -99,7 +99,7 @@ fn run_false() -> Result<i32, Failure> {
     Ok(pid)
 }
 
-fn a_32_bit_program_hears_fork_sid_exec_and_exit() -> TestResult {
+fn a_32_bit_program_gets_fork_sid_exec_and_exit() -> TestResult {
     let (pid, lines) = lines_about(&[])?;
     let own = own_pid();
     expect_eq(
@@ -114,7 +114,7 @@ fn a_32_bit_program_hears_fork_sid_exec_and_exit() -> TestResult {
     )
 }
 
-fn a_32_bit_program_hears_failures_alone() -> TestResult {
+fn a_32_bit_program_gets_failures_alone() -> TestResult {
     let (pid, lines) = lines_about(&["-f"])?;
     let exit = format!("# Exit process {pid} (tgid {pid}) with code 256, signal 17");
     expect_eq("lines", lines, vec![exit])

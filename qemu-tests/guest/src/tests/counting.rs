@@ -34,7 +34,7 @@ pub const TESTS: &[Test] = &Declaration::new()
         test!(killing_the_process_ends_a_listener),
         test!(a_listener_ends_by[leaving_the_group](leave)),
         test!(binding_without_the_group_ends_a_listener),
-        test!(a_bind_that_fails_ends_nobody)
+        test!(a_bind_that_fails_ends_no_listener)
             .stock_passes()
             .covers(&[Line::C19]),
         test!(a_socket_passed_on_listens_until_its_last_holder_closes_it),
@@ -50,10 +50,10 @@ pub const TESTS: &[Test] = &Declaration::new()
         test!(listening_twice_counts_once)
             .not_on_stock(NO_COUNT)
             .covers(&[Line::C18]),
-        test!(ignore_without_listening_ends_nobody).not_on_stock(NO_COUNT),
-        test!(ending_twice_ends_nobody_else).not_on_stock(NO_COUNT),
+        test!(ignore_without_listening_ends_no_listener).not_on_stock(NO_COUNT),
+        test!(ending_twice_ends_no_other_listener).not_on_stock(NO_COUNT),
         test!(joining_the_group_again_is_no_request).covers(&[Line::C24]),
-        test!(leaving_another_group_ends_nobody).not_on_stock(NO_COUNT),
+        test!(leaving_another_group_ends_no_listener).not_on_stock(NO_COUNT),
         test!(each_socket_of_a_process_counts).not_on_stock(NO_COUNT),
     ]);
 
@@ -97,7 +97,7 @@ fn binding_without_the_group_ends_a_listener() -> TestResult {
 }
 
 /// The connector refuses the second group to a user, after it has accepted the first one.
-fn a_bind_that_fails_ends_nobody() -> TestResult {
+fn a_bind_that_fails_ends_no_listener() -> TestResult {
     const USER: Uid = Uid::from_raw(1000);
     succeed(child::fork(|| {
         status(|| {
@@ -289,14 +289,14 @@ fn listening_twice_counts_once() -> TestResult {
     expect_count(0)
 }
 
-fn ignore_without_listening_ends_nobody() -> TestResult {
+fn ignore_without_listening_ends_no_listener() -> TestResult {
     let mut stays = Listener::listen_all()?;
     Listener::open()?.ignore()?;
     expect_count(1)?;
     expect_own_events(&mut stays)
 }
 
-fn ending_twice_ends_nobody_else() -> TestResult {
+fn ending_twice_ends_no_other_listener() -> TestResult {
     let mut stays = Listener::listen_all()?;
     let mut goes = Listener::listen_all()?;
     expect_count(2)?;
@@ -327,7 +327,7 @@ fn joining_the_group_again_is_no_request() -> TestResult {
     expect_own_events(&mut listener)
 }
 
-fn leaving_another_group_ends_nobody() -> TestResult {
+fn leaving_another_group_ends_no_listener() -> TestResult {
     let mut listener = Listener::listen_all()?;
     listener.socket().drop_membership(CN_PROC + 1)?;
     expect_count(1)?;

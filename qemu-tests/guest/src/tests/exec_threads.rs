@@ -24,7 +24,7 @@ pub const TESTS: &[Test] = &Declaration::new()
     .stock_fails(FIRST_THREAD_ENDS_PROCESS)
     .covers(&[Line::C45])
     .of([
-        test!(an_exec_ends_the_other_threads_before_it_is_told)
+        test!(an_exec_ends_the_other_threads_before_it_is_reported)
             .stock_fails(LATE)
             .limit(LIMIT),
         test!(an_exec_by_another_thread_ends_the_number_that_vanishes).limit(LIMIT),
@@ -57,7 +57,7 @@ const OTHERS: [Caller; 3] = [
 /// it whenever it can.
 const BYSTANDERS: [usize; 3] = [0, 1, 12];
 
-fn an_exec_ends_the_other_threads_before_it_is_told() -> TestResult {
+fn an_exec_ends_the_other_threads_before_it_is_reported() -> TestResult {
     expect_all(ExecResult::Runs, &[Caller::First], &BYSTANDERS)
 }
 

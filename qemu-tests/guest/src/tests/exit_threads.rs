@@ -30,22 +30,25 @@ pub const TESTS: &[Test] = &Declaration::new()
     .stock_fails(FIRST_THREAD_ENDS_PROCESS)
     .covers(&[Line::C45])
     .of([
-        test!(a_first_thread_that_ends_tells_nothing_until_its_process_ends).covers(&[Line::C15]),
+        test!(the_end_of_a_first_thread_is_reported_when_its_process_ends).covers(&[Line::C15]),
         test!(an_end_waits_for_a_traced_thread[threads_too](0)),
         test!(an_end_waits_for_a_traced_thread[processes](PROCESSES))
             .not_on_stock(NO_FLAGS)
             .covers(&[Line::C51]),
-        test!(a_told_end_can_be_waited_for[threads_too](0)).limit(Duration::from_secs(30)),
-        test!(a_told_end_can_be_waited_for[processes](PROCESSES))
+        test!(a_process_whose_end_is_reported_can_be_waited_for[threads_too](0))
+            .limit(Duration::from_secs(30)),
+        test!(a_process_whose_end_is_reported_can_be_waited_for[processes](PROCESSES))
             .limit(Duration::from_secs(30))
             .not_on_stock(NO_FLAGS)
             .covers(&[Line::C51]),
-        test!(who_nobody_waits_for_ends_once[threads_too](0))
+        test!(a_process_that_is_not_waited_for_ends_once[threads_too](0))
             // Whichever comes last there: a first thread that is the last has been released already.
             .stock_fails("the first thread's end is told before others, or without the parent"),
-        test!(who_nobody_waits_for_ends_once[processes](PROCESSES))
-            .not_on_stock(NO_FLAGS)
-            .covers(&[Line::C51]),
+        test!(a_process_that_is_not_waited_for_ends_once[processes](
+            PROCESSES
+        ))
+        .not_on_stock(NO_FLAGS)
+        .covers(&[Line::C51]),
     ]);
 
 /// Signal of a thread that tells nobody: -1.
@@ -65,7 +68,7 @@ fn ends(messages: &[Received], tgid: i32) -> Vec<Event> {
     events_of(messages, mask::EXIT, tgid)
 }
 
-fn a_first_thread_that_ends_tells_nothing_until_its_process_ends() -> TestResult {
+fn the_end_of_a_first_thread_is_reported_when_its_process_ends() -> TestResult {
     for last in [LastThread::Itself, LastThread::All, LastThread::Killed] {
         expect_one_end(last).map_err(|failure| failure.about(format!("when it is {last:?}")))?;
     }
@@ -209,7 +212,7 @@ fn expect_end_when_let_go(flags: u32, sooner: Sooner, lets_go: LetsGo) -> TestRe
     )
 }
 
-fn a_told_end_can_be_waited_for(flags: u32) -> TestResult {
+fn a_process_whose_end_is_reported_can_be_waited_for(flags: u32) -> TestResult {
     const ROUNDS: usize = 150;
     let mut listener = listen(flags)?;
     for round in 0..ROUNDS {
@@ -231,7 +234,7 @@ fn a_told_end_can_be_waited_for(flags: u32) -> TestResult {
     Ok(())
 }
 
-fn who_nobody_waits_for_ends_once(flags: u32) -> TestResult {
+fn a_process_that_is_not_waited_for_ends_once(flags: u32) -> TestResult {
     const ROUNDS: usize = 60;
     let mut listener = listen(flags)?;
     let ends_told = match flags {

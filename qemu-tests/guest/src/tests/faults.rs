@@ -41,19 +41,19 @@ pub const TESTS: &[Test] = &Declaration::new().not_on_stock(NO_LISTING).of([
     test!(an_end_takes_no_memory[close](None)).covers(&[Line::C27, Line::C57]),
     test!(an_end_takes_no_memory[leave](Some(leave))).covers(&[Line::C27, Line::C57]),
     test!(an_end_takes_no_memory[bind](Some(bind))).covers(&[Line::C27, Line::C57]),
-    test!(an_event_is_one_listeners_loss[enobufs](1, &ALONE))
+    test!(an_event_is_lost_for_one_listener_alone[enobufs](1, &ALONE))
         .stock_fails("what finds no memory is lost for all, and nobody is told")
         .covers(&[Line::C5, Line::C6, Line::C30]),
-    test!(an_event_is_one_listeners_loss[no_enobufs](0, &ALONE))
-        .stock_fails("what finds no memory is lost for all")
-        .covers(&[Line::C5, Line::C6, Line::C30]),
-    test!(an_event_is_one_listeners_loss[batches](1, &BATCHES)).covers(&[
-        Line::C5,
-        Line::C6,
-        Line::C30,
-        Line::C54,
-    ]),
-    test!(an_event_is_one_listeners_loss[batches_no_enobufs](
+    test!(an_event_is_lost_for_one_listener_alone[no_enobufs](
+        0, &ALONE
+    ))
+    .stock_fails("what finds no memory is lost for all")
+    .covers(&[Line::C5, Line::C6, Line::C30]),
+    test!(an_event_is_lost_for_one_listener_alone[batches](
+        1, &BATCHES
+    ))
+    .covers(&[Line::C5, Line::C6, Line::C30, Line::C54]),
+    test!(an_event_is_lost_for_one_listener_alone[batches_no_enobufs](
         0, &BATCHES
     ))
     .covers(&[Line::C5, Line::C6, Line::C30, Line::C54]),
@@ -322,7 +322,7 @@ const BATCHES: [u32; 6] = proc_listen(LISTEN, mask::COMM, BATCH);
 
 /// Events are raised while one allocation after the other fails, before two listeners. Each failure
 /// is a loss of one of them, which reads so many ENOBUFS.
-fn an_event_is_one_listeners_loss(enobufs: usize, request: &[u32]) -> TestResult {
+fn an_event_is_lost_for_one_listener_alone(enobufs: usize, request: &[u32]) -> TestResult {
     /// Far more than there are allocations in one.
     const EVENTS: usize = 100;
     pin(cpus()?[0])?;

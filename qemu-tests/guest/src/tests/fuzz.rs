@@ -7,7 +7,7 @@ use crate::fuzz::{self, Options};
 use crate::harness::{Line, Test, TestResult};
 use crate::test;
 
-pub const TESTS: &[Test] = &[test!(every_message_becomes_what_it_has_to)
+pub const TESTS: &[Test] = &[test!(every_message_has_its_expected_effect)
     .not_on_stock("requests are not answered as they have to be, and listeners are not told")
     .limit(Duration::from_secs(60))
     .covers(&[
@@ -25,7 +25,7 @@ pub const TESTS: &[Test] = &[test!(every_message_becomes_what_it_has_to)
         Line::C55,
     ])];
 
-fn every_message_becomes_what_it_has_to() -> TestResult {
+fn every_message_has_its_expected_effect() -> TestResult {
     fuzz::run(&Options {
         messages: 20_000,
         seed: None,

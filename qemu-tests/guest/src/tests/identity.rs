@@ -62,7 +62,7 @@ pub const TESTS: &[Test] = &Declaration::new()
         test!(has_the_process[session_end](mask::SESSION_END, lead)),
         test!(an_exec_by_another_thread_ends_that_thread_and_keeps_the_process)
             .covers(&[Line::C45]),
-        test!(the_end_of_an_auto_reaped_child_has_all_that_it_was),
+        test!(the_end_of_an_auto_reaped_child_has_its_whole_identity),
         test!(the_end_of_an_orphan_has_its_new_parent),
         test!(every_kind_of_event_has_the_cgroup_of_its_process),
         test!(a_process_that_moves_has_another_cgroup_from_then_on),
@@ -71,15 +71,16 @@ pub const TESTS: &[Test] = &Declaration::new()
         test!(a_thread_has_the_start_of_its_process),
         test!(the_start_is_by_the_clock_of_the_listeners_time_namespace).covers(&[Line::C21]),
         test!(each_listener_gets_the_start_by_its_own_clock).covers(&[Line::C21]),
-        test!(who_cannot_be_seen_has_no_number).covers(&[Line::C21]),
+        test!(a_process_that_cannot_be_seen_has_no_number).covers(&[Line::C21]),
         test!(numbers_are_the_same_in_all_pid_namespaces)
             .limit(Duration::from_secs(20))
             .covers(&[Line::C21]),
-        test!(a_late_end_is_told_from_the_begin_of_who_has_the_pid_now),
-        test!(a_late_end_is_told_from_that_begin_in_a_container).covers(&[Line::C21]),
+        test!(a_late_end_differs_from_the_begin_of_the_next_process_with_its_pid),
+        test!(a_late_end_in_a_container_differs_from_the_begin_of_the_next_process_with_its_pid)
+            .covers(&[Line::C21]),
         test!(an_event_has_116_bytes),
-        test!(an_answer_has_76_bytes_still).covers(&[Line::C19]),
-        test!(what_is_in_front_is_what_others_get).covers(&[Line::C3]),
+        test!(an_answer_still_has_76_bytes).covers(&[Line::C19]),
+        test!(the_event_before_an_identity_is_what_others_get).covers(&[Line::C3]),
         test!(each_listener_gets_the_form_that_it_asked_for).covers(&[Line::C54]),
         test!(listening_again_begins_and_ends_it_without_a_gap).covers(&[Line::C5, Line::C18]),
         test!(events_that_share_a_datagram_have_one_each).covers(&[Line::C54]),
@@ -335,7 +336,7 @@ fn an_exec_by_another_thread_ends_that_thread_and_keeps_the_process() -> TestRes
     observation.expect(mask::EXIT, &ends)
 }
 
-fn the_end_of_an_auto_reaped_child_has_all_that_it_was() -> TestResult {
+fn the_end_of_an_auto_reaped_child_has_its_whole_identity() -> TestResult {
     let mut listener = Listener::listen_with(mask::EXIT, IDENTITY)?;
     ignore_children()?;
     let go = Gate::new()?;
@@ -585,7 +586,7 @@ fn others(listener: &mut Listener, pid: i32) -> Result<Vec<(&'static str, u64)>,
         .collect()
 }
 
-fn who_cannot_be_seen_has_no_number() -> TestResult {
+fn a_process_that_cannot_be_seen_has_no_number() -> TestResult {
     let container = Container::idle(PID)?;
     let asked = mask::FORK | mask::SID | mask::PTRACE | mask::COREDUMP | mask::EXIT;
     let mut inside = container.listen_by(&proc_listen(LISTEN, asked, IDENTITY))?;
@@ -687,7 +688,7 @@ fn is_still_there(received: &Received) -> Result<bool, Failure> {
     }
 }
 
-fn a_late_end_is_told_from_the_begin_of_who_has_the_pid_now() -> TestResult {
+fn a_late_end_differs_from_the_begin_of_the_next_process_with_its_pid() -> TestResult {
     let mut listener = open()?;
     listener.request(&proc_listen(LISTEN, mask::FORK | mask::EXIT, IDENTITY))?;
     let go = Gate::new()?;
@@ -730,10 +731,11 @@ fn a_late_end_is_told_from_the_begin_of_who_has_the_pid_now() -> TestResult {
     )
 }
 
-fn a_late_end_is_told_from_that_begin_in_a_container() -> TestResult {
+fn a_late_end_in_a_container_differs_from_the_begin_of_the_next_process_with_its_pid() -> TestResult
+{
     Container::start(
         PID,
-        a_late_end_is_told_from_the_begin_of_who_has_the_pid_now,
+        a_late_end_differs_from_the_begin_of_the_next_process_with_its_pid,
     )?
     .finish()
 }
@@ -765,7 +767,7 @@ fn an_event_has_116_bytes() -> TestResult {
     Ok(())
 }
 
-fn an_answer_has_76_bytes_still() -> TestResult {
+fn an_answer_still_has_76_bytes() -> TestResult {
     for flags in [IDENTITY, IDENTITY | BATCH] {
         let listener = Listener::listen_with(mask::COMM, flags)?;
         listener.request(&proc_listen(LISTEN, mask::COMM, flags))?;
@@ -782,7 +784,7 @@ fn an_answer_has_76_bytes_still() -> TestResult {
     Ok(())
 }
 
-fn what_is_in_front_is_what_others_get() -> TestResult {
+fn the_event_before_an_identity_is_what_others_get() -> TestResult {
     let mut with = Listener::listen_with(mask::EVERYTHING, IDENTITY)?;
     let mut without = Listener::listen(mask::EVERYTHING)?;
     let (pid, _) = every_kind(&mut Listener::listen_all()?)?;

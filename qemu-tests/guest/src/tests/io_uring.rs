@@ -21,7 +21,7 @@ pub const TESTS: &[Test] = &[
     test!(events_are_read_from_batches)
         .not_on_stock("each event has a datagram of its own")
         .covers(&[Line::C54]),
-    test!(who_reads_before_an_event_comes_gets_it)
+    test!(a_read_that_waits_gets_the_event)
         .not_on_stock("each event has a datagram of its own")
         .covers(&[Line::C54]),
 ];
@@ -126,7 +126,7 @@ fn events_are_read_from_batches() -> TestResult {
     )
 }
 
-fn who_reads_before_an_event_comes_gets_it() -> TestResult {
+fn a_read_that_waits_gets_the_event() -> TestResult {
     let mut reader = Reader::new(BATCH)?;
     for _ in 0..EVENTS {
         reader.submit()?;

@@ -13,13 +13,13 @@ use crate::support::program::RunningProgram;
 use crate::support::stock::NO_STATE;
 use crate::test;
 
-pub const TESTS: &[Test] = &[test!(shows_first_the_processes_that_are_there)
+pub const TESTS: &[Test] = &[test!(shows_the_existing_processes_first)
     .not_on_stock(NO_STATE)
     .covers(&[Line::C21, Line::C55])];
 
 /// The processes that it shows come before the answer to its request, and the events that happen
 /// meanwhile among them. It needs no /proc.
-fn shows_first_the_processes_that_are_there() -> TestResult {
+fn shows_the_existing_processes_first() -> TestResult {
     let program = std::env::current_exe()?;
     let program = program.to_string_lossy().into_owned();
     without_proc(PID, || {
@@ -28,7 +28,7 @@ fn shows_first_the_processes_that_are_there() -> TestResult {
         let mut listener = RunningProgram::start(&[&[&*program], &options[..]].concat())?;
         listener.wait_for_line("the answer", |line| of_kind(line, "ack"))?;
         let mut shown: Vec<i64> = listener
-            .heard()
+            .output()
             .lines()
             .filter_map(|line| of_kind(line, "process"))
             .collect();

@@ -31,7 +31,7 @@ pub const TESTS: &[Test] = &Declaration::new()
         test!(a_socket_that_was_refused_may_listen_later),
         test!(listen_in_a_container_loads_the_module).covers(&[Line::C23]),
         test!(listen_in_a_container_without_a_module_is_answered_enodev).covers(&[Line::C23]),
-        test!(who_waits_for_the_module_can_be_killed),
+        test!(a_process_that_waits_for_the_module_can_be_killed),
     ]);
 
 const ENODEV: u32 = Errno::ENODEV as u32;
@@ -119,7 +119,7 @@ fn listen_in_a_container_without_a_module_is_answered_enodev() -> TestResult {
     expect_eq("calls of modprobe", modprobe.calls()?.len(), 1)
 }
 
-fn who_waits_for_the_module_can_be_killed() -> TestResult {
+fn a_process_that_waits_for_the_module_can_be_killed() -> TestResult {
     let _changed = ModuleGuard::unloaded()?;
     let modprobe = Modprobe::set("echo $$ >${0%/*}/started; exec sleep 1000")?;
     let started = modprobe.directory.join("started");

@@ -23,11 +23,11 @@ pub const TESTS: &[Test] = &Declaration::new()
     .of([
         test!(loading_it_twice_is_refused),
         test!(events_come_again_after_loading_it_again),
-        test!(unloading_is_refused_while_somebody_listens),
+        test!(unloading_is_refused_while_there_is_a_listener),
         test!(unloading_is_possible_after_ignore),
         test!(unloading_is_possible_after_a_killed_listener),
-        test!(nobody_listens_by_a_socket_alone).covers(&[Line::C24]),
-        test!(unloading_is_possible_while_somebody_reads_the_listing).covers(&[Line::C30]),
+        test!(a_socket_alone_is_no_listener).covers(&[Line::C24]),
+        test!(unloading_is_possible_while_the_listing_is_read).covers(&[Line::C30]),
         test!(it_loads_and_unloads_under_load).limit(Duration::from_secs(30)),
     ]);
 
@@ -42,7 +42,7 @@ fn events_come_again_after_loading_it_again() -> TestResult {
     reload()
 }
 
-fn unloading_is_refused_while_somebody_listens() -> TestResult {
+fn unloading_is_refused_while_there_is_a_listener() -> TestResult {
     needed()?;
     let mut listener = Listener::listen(mask::COMM)?;
     expect_unload_refused()?;
@@ -62,12 +62,12 @@ fn unloading_is_possible_after_a_killed_listener() -> TestResult {
     reload()
 }
 
-fn nobody_listens_by_a_socket_alone() -> TestResult {
+fn a_socket_alone_is_no_listener() -> TestResult {
     let _socket = Listener::open()?;
     reload()
 }
 
-fn unloading_is_possible_while_somebody_reads_the_listing() -> TestResult {
+fn unloading_is_possible_while_the_listing_is_read() -> TestResult {
     let mut listing = debugfs::open()?;
     let mut head = [0; 1];
     listing.read_exact(&mut head)?;

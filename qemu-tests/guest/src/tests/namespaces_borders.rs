@@ -36,15 +36,15 @@ pub const TESTS: &[Test] = &Declaration::new().stock_fails(NO_NETWORK_NAMESPACES
     test!(a_session_outside_is_0).covers(&[Line::C11, Line::C21]),
     test!(a_tracer_outside_is_0).covers(&[Line::C12, Line::C21]),
     test!(the_parent_of_a_coredump_outside_is_0).covers(&[Line::C14, Line::C21]),
-    test!(whoever_entered_a_pid_namespace_is_not_seen_in_it).covers(&[Line::C22]),
-    test!(whoever_entered_a_pid_namespace_listens_outside)
+    test!(a_process_that_entered_a_pid_namespace_is_not_seen_in_it).covers(&[Line::C22]),
+    test!(a_process_that_entered_a_pid_namespace_listens_outside)
         .stock_passes()
         .covers(&[Line::C21]),
     test!(an_auto_reaped_child_keeps_its_numbers).covers(&[Line::C15, Line::C21]),
-    test!(the_end_of_the_first_process_tells_all_exits_once)
+    test!(the_end_of_the_first_process_reports_each_exit_once)
         .limit(Duration::from_secs(20))
         .covers(&[Line::C21, Line::C22, Line::C45]),
-    test!(the_end_of_an_outer_namespace_tells_all_exits_within_once)
+    test!(the_end_of_an_outer_namespace_reports_each_exit_within_once)
         .limit(Duration::from_secs(20))
         .covers(&[Line::C21, Line::C22, Line::C45]),
     test!(an_orphan_ends_as_a_child_of_its_first_process).covers(&[Line::C15, Line::C21]),
@@ -241,7 +241,7 @@ fn the_parent_of_a_coredump_outside_is_0() -> TestResult {
     )
 }
 
-fn whoever_entered_a_pid_namespace_is_not_seen_in_it() -> TestResult {
+fn a_process_that_entered_a_pid_namespace_is_not_seen_in_it() -> TestResult {
     let (container, mut inside, mut outside) = stage(mask::COMM)?;
     let entering = child::fork(|| {
         status(|| {
@@ -259,7 +259,7 @@ fn whoever_entered_a_pid_namespace_is_not_seen_in_it() -> TestResult {
     expect_exactly("inside", &mut inside, &[], |_| true)
 }
 
-fn whoever_entered_a_pid_namespace_listens_outside() -> TestResult {
+fn a_process_that_entered_a_pid_namespace_listens_outside() -> TestResult {
     let container = Container::idle(PID)?;
     let entering = child::fork(|| {
         status(|| {
@@ -298,7 +298,7 @@ fn an_auto_reaped_child_keeps_its_numbers() -> TestResult {
     })
 }
 
-fn the_end_of_the_first_process_tells_all_exits_once() -> TestResult {
+fn the_end_of_the_first_process_reports_each_exit_once() -> TestResult {
     /// Processes besides the first one.
     const PROCESSES: i32 = 3;
     let handover = Handover::new()?;
@@ -330,7 +330,7 @@ fn the_end_of_the_first_process_tells_all_exits_once() -> TestResult {
     })
 }
 
-fn the_end_of_an_outer_namespace_tells_all_exits_within_once() -> TestResult {
+fn the_end_of_an_outer_namespace_reports_each_exit_within_once() -> TestResult {
     let handover = Handover::new()?;
     let ready = Gate::new()?;
     let mut outside = Listener::listen(mask::EXIT)?;

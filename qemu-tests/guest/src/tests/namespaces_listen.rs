@@ -28,14 +28,16 @@ pub const TESTS: &[Test] = &Declaration::new().stock_fails(NO_NETWORK_NAMESPACES
         )
         .limit(Duration::from_secs(30))
         .covers(&[Line::C19, Line::C23, Line::C46]),
-    test!(a_container_of_a_user_hears_itself_alone[once](1)).covers(&[
+    test!(a_container_of_a_user_gets_its_own_events_alone[once](1)).covers(&[
         Line::C21,
         Line::C22,
         Line::C23,
     ]),
-    test!(a_container_of_a_user_hears_itself_alone[often](OFTEN))
-        .limit(Duration::from_secs(20))
-        .covers(&[Line::C22]),
+    test!(a_container_of_a_user_gets_its_own_events_alone[often](
+        OFTEN
+    ))
+    .limit(Duration::from_secs(20))
+    .covers(&[Line::C22]),
     test!(a_socket_from_outside_listens_inside[pid](PID))
         .stock_fails("LISTEN from another pid namespace is ignored")
         .covers(&[Line::C21, Line::C22]),
@@ -112,7 +114,7 @@ const OFTEN: i32 = 50;
 
 /// An unprivileged user follows so many processes of a container, from inside, while the host is
 /// busy.
-fn a_container_of_a_user_hears_itself_alone(children: i32) -> TestResult {
+fn a_container_of_a_user_gets_its_own_events_alone(children: i32) -> TestResult {
     require(ALL)?;
     let mut outside = Listener::listen_all()?;
     let (listening, go_on) = (Gate::new()?, Gate::new()?);

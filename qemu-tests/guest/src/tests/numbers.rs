@@ -34,7 +34,7 @@ pub const TESTS: &[Test] = &[
         .covers(&[Line::C5, Line::C19]),
     test!(an_overrun_is_a_gap[and_one_enobufs](false, 1)).covers(&[Line::C5, Line::C6]),
     test!(an_overrun_is_a_gap[without_enobufs](true, 0)).covers(&[Line::C5, Line::C6]),
-    test!(an_overrun_is_nobody_elses_loss).covers(&[Line::C5, Line::C6]),
+    test!(an_overrun_is_no_loss_of_other_listeners).covers(&[Line::C5, Line::C6]),
     test!(accounts_balance_after_an_overrun)
         .not_on_stock("there are no accounts")
         .covers(&[Line::C5, Line::C6, Line::C30])
@@ -42,10 +42,10 @@ pub const TESTS: &[Test] = &[
     test!(accounts_count_only_what_was_asked_for)
         .not_on_stock("there are no accounts")
         .covers(&[Line::C5, Line::C30]),
-    test!(what_its_own_filter_drops_takes_no_number)
+    test!(an_event_that_its_own_filter_drops_takes_no_number)
         .stock_fails("a filtered listener gets no answer, and what it drops takes a number")
         .covers(&[Line::C5]),
-    test!(an_answer_that_finds_no_room_is_told_by_enobufs)
+    test!(an_answer_that_finds_no_room_is_reported_by_enobufs)
         .not_on_stock("there are no accounts")
         .covers(&[Line::C6, Line::C19]),
 ];
@@ -212,7 +212,7 @@ fn an_overrun_is_a_gap(no_enobufs: bool, expected: usize) -> TestResult {
     Ok(())
 }
 
-fn an_overrun_is_nobody_elses_loss() -> TestResult {
+fn an_overrun_is_no_loss_of_other_listeners() -> TestResult {
     let mut small = listener_with_little_room()?;
     listen_and_begin(&mut small)?;
     let mut large = Listener::open()?;
@@ -251,7 +251,7 @@ fn accounts_count_only_what_was_asked_for() -> TestResult {
     )
 }
 
-fn an_answer_that_finds_no_room_is_told_by_enobufs() -> TestResult {
+fn an_answer_that_finds_no_room_is_reported_by_enobufs() -> TestResult {
     let mut listener = listener_with_little_room()?;
     listen(&mut listener, mask::COMM)?;
     mark_on_each_cpu(MANY)?;
@@ -268,7 +268,7 @@ fn an_answer_that_finds_no_room_is_told_by_enobufs() -> TestResult {
     expect_eq("the account", after, before)
 }
 
-fn what_its_own_filter_drops_takes_no_number() -> TestResult {
+fn an_event_that_its_own_filter_drops_takes_no_number() -> TestResult {
     let mut listener = Listener::open()?;
     let first = listen(&mut listener, mask::COMM)?;
     keep_bytes(&listener, 0)?;

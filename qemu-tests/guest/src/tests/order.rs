@@ -32,17 +32,17 @@ use crate::timeouts;
 use crate::wire::{Event, Received, Task, mask};
 
 pub const TESTS: &[Test] = &Declaration::new().covers(&[Line::C49]).of([
-    test!(a_task_tells_nothing_before_its_fork),
-    test!(threads_that_exec_ends_are_told_before_it)
+    test!(no_event_of_a_task_comes_before_its_fork),
+    test!(threads_that_exec_ends_are_reported_before_it)
         .stock_fails("they end before exec goes on, but tell it when they run again")
         .covers(&[Line::C45]),
-    test!(an_end_can_be_waited_for_when_it_is_told),
-    test!(an_end_may_be_told_when_the_number_is_used_again),
-    test!(the_parent_of_a_vfork_may_go_on_before_the_exec_is_told),
-    test!(the_end_of_a_session_is_told_when_its_files_are_closed)
+    test!(a_process_can_be_waited_for_when_its_end_is_reported),
+    test!(an_end_may_be_reported_when_the_number_is_used_again),
+    test!(the_parent_of_a_vfork_may_go_on_before_the_exec_is_reported),
+    test!(the_end_of_a_session_is_reported_when_its_files_are_closed)
         .stock_fails(NO_SESSION_END)
         .covers(&[Line::C17]),
-    test!(files_may_be_seen_closed_before_the_end_of_a_session_is_told)
+    test!(files_may_be_closed_before_the_end_of_a_session_is_reported)
         .stock_fails(NO_SESSION_END)
         .covers(&[Line::C17]),
 ]);
@@ -57,7 +57,7 @@ fn kinds_of(messages: &[Received], tgid: i32) -> Vec<&'static str> {
 }
 
 /// All begins to run on any CPU, at once, and tells something at once.
-fn a_task_tells_nothing_before_its_fork() -> TestResult {
+fn no_event_of_a_task_comes_before_its_fork() -> TestResult {
     let mut listener = Listener::listen(mask::FORK | mask::COMM | mask::EXIT)?;
     for _ in 0..ROUNDS {
         let process = child::fork(|| {
@@ -78,7 +78,7 @@ fn a_task_tells_nothing_before_its_fork() -> TestResult {
 }
 
 /// The caller runs on before a thread that ends for it has done all that an end takes.
-fn threads_that_exec_ends_are_told_before_it() -> TestResult {
+fn threads_that_exec_ends_are_reported_before_it() -> TestResult {
     for caller in [Caller::First, Caller::Other(FirstThread::Waits)] {
         let variant = Variant {
             outcome: ExecResult::Runs,
@@ -108,7 +108,7 @@ fn threads_that_exec_ends_are_told_before_it() -> TestResult {
     Ok(())
 }
 
-fn an_end_can_be_waited_for_when_it_is_told() -> TestResult {
+fn a_process_can_be_waited_for_when_its_end_is_reported() -> TestResult {
     let mut listener = Listener::listen(mask::EXIT)?;
     for _ in 0..ROUNDS {
         let process = child::fork(|| 3)?.into_pid();
@@ -119,7 +119,7 @@ fn an_end_can_be_waited_for_when_it_is_told() -> TestResult {
     Ok(())
 }
 
-fn an_end_may_be_told_when_the_number_is_used_again() -> TestResult {
+fn an_end_may_be_reported_when_the_number_is_used_again() -> TestResult {
     let mut listener = Listener::listen(mask::FORK | mask::EXIT)?;
     run_first()?;
     let process = child::fork(|| 3)?;
@@ -167,7 +167,7 @@ fn vfork_true() -> nix::Result<Pid> {
     Errno::result(result).map(Pid::from_raw)
 }
 
-fn the_parent_of_a_vfork_may_go_on_before_the_exec_is_told() -> TestResult {
+fn the_parent_of_a_vfork_may_go_on_before_the_exec_is_reported() -> TestResult {
     const GOES_ON: &str = "goes on";
     let mut listener = Listener::listen(mask::FORK | mask::EXEC | mask::COMM)?;
     run_first()?;
@@ -194,7 +194,7 @@ fn lead_with_pipe(go: &Gate) -> Result<(child::Child, OwnedFd), Failure> {
     Ok((leader, reader))
 }
 
-fn the_end_of_a_session_is_told_when_its_files_are_closed() -> TestResult {
+fn the_end_of_a_session_is_reported_when_its_files_are_closed() -> TestResult {
     let mut listener = Listener::listen(mask::SESSION_END | mask::EXIT)?;
     for _ in 0..ROUNDS {
         let go = Gate::new()?;
@@ -215,7 +215,7 @@ fn the_end_of_a_session_is_told_when_its_files_are_closed() -> TestResult {
     Ok(())
 }
 
-fn files_may_be_seen_closed_before_the_end_of_a_session_is_told() -> TestResult {
+fn files_may_be_closed_before_the_end_of_a_session_is_reported() -> TestResult {
     let mut listener = Listener::listen(mask::SESSION_END)?;
     run_first()?;
     let go = Gate::new()?;

@@ -23,19 +23,19 @@ use crate::test;
 use crate::wire::{LISTEN, mask};
 
 pub const TESTS: &[Test] = &Declaration::new().not_on_stock(NO_LIMIT).of([
-    test!(everybody_may_listen_by_default)
+    test!(every_user_may_listen_by_default)
         .stock_passes()
         .covers(&[Line::C31]),
     test!(unprivileged_zero_refuses_users)
         .not_on_stock(NO_MODULE)
         .covers(&[Line::C31]),
-    test!(unprivileged_zero_leaves_root_alone)
+    test!(unprivileged_zero_does_not_refuse_root)
         .not_on_stock(NO_MODULE)
         .covers(&[Line::C31]),
     test!(a_user_has_no_more_listeners_than_the_limit).covers(&[Line::C31, Line::C58]),
-    test!(each_user_has_a_limit_alone).covers(&[Line::C31, Line::C58]),
+    test!(each_user_has_a_separate_limit).covers(&[Line::C31, Line::C58]),
     test!(root_has_no_limit).covers(&[Line::C31, Line::C58]),
-    test!(namespaces_of_ones_own_share_the_limit).covers(&[Line::C31, Line::C58]),
+    test!(a_users_own_namespaces_share_the_limit).covers(&[Line::C31, Line::C58]),
     test!(a_namespace_can_lower_its_limit).covers(&[Line::C31, Line::C58]),
     test!(the_default_limit_is_what_the_document_says).covers(&[Line::C31, Line::C58]),
     test!(the_listing_names_a_listener)
@@ -103,7 +103,7 @@ fn expect_answers(errs: &[u32]) -> Result<Vec<Listener>, Failure> {
 const EPERM: u32 = Errno::EPERM as u32;
 const EUSERS: u32 = Errno::EUSERS as u32;
 
-fn everybody_may_listen_by_default() -> TestResult {
+fn every_user_may_listen_by_default() -> TestResult {
     as_user(USER, || {
         let mut listener = Listener::open_unprivileged()?;
         listener.request(&[LISTEN])?;
@@ -123,7 +123,7 @@ fn unprivileged_zero_refuses_users() -> TestResult {
     expect_count(0)
 }
 
-fn unprivileged_zero_leaves_root_alone() -> TestResult {
+fn unprivileged_zero_does_not_refuse_root() -> TestResult {
     let _changed = ModuleGuard::with(c"unprivileged=0")?;
     let (mut listener, err) = listen()?;
     expect_eq("answer", err, 0)?;
@@ -152,7 +152,7 @@ fn a_user_has_no_more_listeners_than_the_limit() -> TestResult {
     expect_count(0)
 }
 
-fn each_user_has_a_limit_alone() -> TestResult {
+fn each_user_has_a_separate_limit() -> TestResult {
     let _limit = limit(1)?;
     let _of_root = expect_answers(&[0, 0])?;
     as_user(USER, || {
@@ -189,7 +189,7 @@ fn root_has_no_limit() -> TestResult {
 
 /// Makes a container whose creator, root without a limit outside, is limited in what is inside: who
 /// is root there is not the system's administrator.
-fn namespaces_of_ones_own_share_the_limit() -> TestResult {
+fn a_users_own_namespaces_share_the_limit() -> TestResult {
     require(ALL)?;
     let _limit = limit(3)?;
     let (first, second) = (Container::idle(ALL)?, Container::idle(ALL)?);

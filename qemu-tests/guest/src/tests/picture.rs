@@ -32,7 +32,7 @@ use crate::timeouts;
 use crate::wire::{BATCH, PROCESSES};
 
 pub const TESTS: &[Test] = &[
-    test!(whenever_it_is_begun_it_is_the_kernels_own)
+    test!(it_is_the_kernels_whenever_it_is_begun)
         .not_on_stock(NO_STATE)
         .limit(LONG)
         .covers(&[Line::C55]),
@@ -40,7 +40,7 @@ pub const TESTS: &[Test] = &[
         .not_on_stock(NO_STATE)
         .limit(LONG)
         .covers(&[Line::C6, Line::C55]),
-    test!(a_state_that_overruns_is_told_again)
+    test!(a_state_that_overruns_is_repeated)
         .not_on_stock(NO_STATE)
         .limit(LONG)
         .covers(&[Line::C6, Line::C55]),
@@ -48,14 +48,14 @@ pub const TESTS: &[Test] = &[
         .not_on_stock(NO_STATE)
         .limit(LONG)
         .covers(&[Line::C55]),
-    test!(a_state_comes_to_its_end_while_all_changes)
+    test!(a_state_is_completed_while_processes_change)
         .not_on_stock(NO_STATE)
         .limit(LONG)
         .covers(&[Line::C55]),
-    test!(who_starts_again_finds_the_sessions_without_proc)
+    test!(a_supervisor_that_restarts_finds_the_sessions_without_proc)
         .not_on_stock(NO_STATE)
         .covers(&[Line::C21, Line::C55]),
-    test!(it_is_completed_although_memory_was_missing)
+    test!(it_is_completed_after_allocations_failed)
         .not_on_stock(NO_STATE)
         .covers(&[Line::C6, Line::C55]),
 ];
@@ -68,7 +68,7 @@ const STARTS: usize = 1000;
 /// When no more are begun.
 const TIME: Duration = Duration::from_secs(40);
 
-fn whenever_it_is_begun_it_is_the_kernels_own() -> TestResult {
+fn it_is_the_kernels_whenever_it_is_begun() -> TestResult {
     pictures::begin(STARTS, TIME)
 }
 
@@ -78,7 +78,7 @@ fn after_losses_the_state_alone_restores_it() -> TestResult {
 }
 
 /// A listener with little room loses events while the state is told, too, and has it told again.
-fn a_state_that_overruns_is_told_again() -> TestResult {
+fn a_state_that_overruns_is_repeated() -> TestResult {
     const ROUNDS: usize = 200;
     let mut random = Rng::with_seed(1);
     beside_load(|load| {
@@ -153,7 +153,7 @@ fn ten_thousand_processes_and_more_are_counted() -> TestResult {
     .finish()
 }
 
-fn a_state_comes_to_its_end_while_all_changes() -> TestResult {
+fn a_state_is_completed_while_processes_change() -> TestResult {
     const STATES: usize = 500;
     in_container(|| {
         start_many_idle(MANY_IDLE)?;
@@ -181,7 +181,7 @@ fn a_state_comes_to_its_end_while_all_changes() -> TestResult {
     })
 }
 
-fn who_starts_again_finds_the_sessions_without_proc() -> TestResult {
+fn a_supervisor_that_restarts_finds_the_sessions_without_proc() -> TestResult {
     without_proc(ALL, || {
         let mut leaders = BTreeMap::new();
         start_idle(|| Ok(()))?;
@@ -217,7 +217,7 @@ fn supervise_until_killed(leaders: &BTreeMap<i32, u64>) -> TestResult {
 }
 
 /// Lets one allocation after the other fail in all that it takes to begin a picture.
-fn it_is_completed_although_memory_was_missing() -> TestResult {
+fn it_is_completed_after_allocations_failed() -> TestResult {
     start_many_idle(MANY_IDLE)?;
     // Once without a failure, so that this process has the memory that it needs.
     Follower::new(0)?.complete()?;

@@ -44,9 +44,9 @@ pub const TESTS: &[Test] = &Declaration::new()
     .not_on_stock(UNKNOWN_TO_STOCK)
     .covers(&[Line::C51])
     .of([
-        test!(each_new_process_is_told_however_it_is_made).covers(&[Line::C7]),
-        test!(threads_are_told_neither_when_they_begin_nor_when_they_end),
-        test!(what_is_not_told_takes_no_number).covers(&[Line::C5]),
+        test!(each_new_process_is_reported_however_it_is_made).covers(&[Line::C7]),
+        test!(threads_are_reported_neither_when_they_begin_nor_when_they_end),
+        test!(an_event_that_is_not_sent_takes_no_number).covers(&[Line::C5]),
         test!(a_thread_that_ends_its_process_ends_it_once),
         test!(a_process_whose_first_thread_ended_long_before_ends_once),
         test!(an_exec_by_another_thread_ends_nothing),
@@ -57,8 +57,8 @@ pub const TESTS: &[Test] = &Declaration::new()
         test!(the_end_of_a_pid_namespace_ends_each_process_in_it_once)
             .limit(Duration::from_secs(20))
             .covers(&[Line::C21]),
-        test!(other_events_are_told_of_threads_too),
-        test!(listening_again_changes_whether_threads_are_told).covers(&[Line::C18, Line::C50]),
+        test!(other_events_are_reported_for_threads_too),
+        test!(listening_again_changes_whether_threads_are_reported).covers(&[Line::C18, Line::C50]),
         test!(listening_again_loses_no_process)
             .limit(Duration::from_secs(60))
             .covers(&[Line::C5, Line::C18]),
@@ -112,7 +112,7 @@ fn expect_life(
     expect_eq("events", told, life(pid, between, code))
 }
 
-fn each_new_process_is_told_however_it_is_made() -> TestResult {
+fn each_new_process_is_reported_however_it_is_made() -> TestResult {
     let mut listener = listen(mask::FORK | mask::EXIT)?;
     let made = Gate::new()?;
     let maker = child::fork(|| status(|| make_in_all_ways(&made)))?;
@@ -201,7 +201,7 @@ fn run_threads() {
     joined.expect("an empty function does not panic");
 }
 
-fn threads_are_told_neither_when_they_begin_nor_when_they_end() -> TestResult {
+fn threads_are_reported_neither_when_they_begin_nor_when_they_end() -> TestResult {
     let mut listener = listen(LIFE)?;
     let process = child::fork(|| {
         for _ in 0..5 {
@@ -212,7 +212,7 @@ fn threads_are_told_neither_when_they_begin_nor_when_they_end() -> TestResult {
     expect_life(&mut listener, process, &[], 0)
 }
 
-fn what_is_not_told_takes_no_number() -> TestResult {
+fn an_event_that_is_not_sent_takes_no_number() -> TestResult {
     let mut listener = listen(ENDS | mask::COMM)?;
     let first = SequenceNumbers::first(&mut listener)?;
     let process = child::fork(|| {
@@ -565,7 +565,7 @@ fn is_of_thread(event: &Event) -> bool {
     event.bit() & ENDS != 0 && pid != tgid
 }
 
-fn other_events_are_told_of_threads_too() -> TestResult {
+fn other_events_are_reported_for_threads_too() -> TestResult {
     let mut processes = listen(mask::EVERYTHING)?;
     let mut all = Listener::listen(mask::EVERYTHING)?;
     let (raising, thread) = raise_by_thread()?;
@@ -600,7 +600,7 @@ fn kind_and_thread(event: &Event) -> (&'static str, bool) {
     (event.kind(), is_of_thread(event))
 }
 
-fn listening_again_changes_whether_threads_are_told() -> TestResult {
+fn listening_again_changes_whether_threads_are_reported() -> TestResult {
     let mut listener = Listener::listen_with(ENDS, 0)?;
     let first = SequenceNumbers::first(&mut listener)?;
     let mut all = Vec::new();

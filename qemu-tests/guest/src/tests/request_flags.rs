@@ -31,12 +31,12 @@ pub const TESTS: &[Test] = &Declaration::new().not_on_stock(NO_FLAGS).of([
     test!(the_third_form_ignores)
         .stock_fails(NO_FLAGS)
         .covers(&[Line::C50]),
-    test!(a_longer_request_is_taken_if_the_rest_is_0)
+    test!(a_longer_request_is_accepted_if_the_rest_is_0)
         .stock_fails(NO_FLAGS)
         .covers(&[Line::C50]),
     test!(a_request_has_4_or_8_bytes_or_24_or_more).covers(&[Line::C20, Line::C50]),
     test!(all_flags_are_known_together).covers(&[Line::C50, Line::C51, Line::C52, Line::C53]),
-    test!(what_is_not_0_and_not_known_is_refused).covers(&[Line::C50]),
+    test!(unknown_bits_and_bytes_are_refused).covers(&[Line::C50]),
     test!(a_refused_change_changes_nothing)
         .limit(Duration::from_secs(30))
         .covers(&[Line::C50]),
@@ -90,7 +90,7 @@ fn the_third_form_ignores() -> TestResult {
     expect_eq("messages", listener.take_queued()?.len(), 0)
 }
 
-fn a_longer_request_is_taken_if_the_rest_is_0() -> TestResult {
+fn a_longer_request_is_accepted_if_the_rest_is_0() -> TestResult {
     // The last is the largest that the connector takes: 16384 bytes with its own header of 20.
     for length in (24..=64).chain([100, 1000, 4096, 16384 - 20]) {
         let mut listener = Listener::open()?;
@@ -207,7 +207,7 @@ fn senseless(op: u32) -> Result<Vec<Vec<u8>>, Failure> {
     Ok(requests)
 }
 
-fn what_is_not_0_and_not_known_is_refused() -> TestResult {
+fn unknown_bits_and_bytes_are_refused() -> TestResult {
     let mut listener = Listener::open()?;
     for op in [LISTEN, IGNORE] {
         for request in senseless(op)? {

@@ -28,11 +28,13 @@ pub const TESTS: &[Test] = &Declaration::new()
         test!(a_sandbox_that_root_made_is_refused),
         test!(a_sandbox_that_a_user_made_is_refused),
         test!(a_sandbox_within_a_container_is_refused),
-        test!(who_makes_a_pid_namespace_is_refused_and_who_is_in_it_is_not).covers(&[Line::C23]),
+        test!(the_maker_of_a_pid_namespace_is_refused_and_a_process_in_it_is_not)
+            .covers(&[Line::C23]),
         test!(pid_namespaces_nested_in_a_users_container_listen).covers(&[Line::C23]),
-        test!(who_joins_the_pid_namespace_of_a_container_below_listens).covers(&[Line::C21]),
-        test!(who_joins_a_container_below_from_a_sandbox_listens),
-        test!(who_joins_a_container_below_with_another_network_listens),
+        test!(a_process_that_joins_the_pid_namespace_of_a_container_below_listens)
+            .covers(&[Line::C21]),
+        test!(a_process_that_joins_a_container_below_from_a_sandbox_listens),
+        test!(a_process_that_joins_a_container_below_with_another_network_listens),
         test!(a_listener_changes_its_mask_from_a_sandbox).covers(&[Line::C18]),
         test!(a_user_namespace_in_the_hosts_network_listens),
     ]);
@@ -126,7 +128,7 @@ fn expect_to_listen_as(number: i32) -> TestResult {
     })
 }
 
-fn who_makes_a_pid_namespace_is_refused_and_who_is_in_it_is_not() -> TestResult {
+fn the_maker_of_a_pid_namespace_is_refused_and_a_process_in_it_is_not() -> TestResult {
     require(ALL)?;
     let handover = Handover::new()?;
     in_child(|| {
@@ -153,7 +155,7 @@ fn pid_namespaces_nested_in_a_users_container_listen() -> TestResult {
     Ok(())
 }
 
-fn who_joins_the_pid_namespace_of_a_container_below_listens() -> TestResult {
+fn a_process_that_joins_the_pid_namespace_of_a_container_below_listens() -> TestResult {
     let container = Container::idle(ALL)?;
     let handover = Handover::new()?;
     // With a socket of the container's network, too.
@@ -198,7 +200,7 @@ impl Below {
     }
 }
 
-fn who_joins_a_container_below_from_a_sandbox_listens() -> TestResult {
+fn a_process_that_joins_a_container_below_from_a_sandbox_listens() -> TestResult {
     require(ALL)?;
     let handover = Handover::new()?;
     in_child(|| {
@@ -212,7 +214,7 @@ fn who_joins_a_container_below_from_a_sandbox_listens() -> TestResult {
 
 /// The owner of the network is neither above nor below the owner of the pid namespace. Both are below
 /// the user namespace of the process that listens.
-fn who_joins_a_container_below_with_another_network_listens() -> TestResult {
+fn a_process_that_joins_a_container_below_with_another_network_listens() -> TestResult {
     require(ALL)?;
     in_child(|| {
         become_nobody_in(SANDBOX)?;

@@ -30,7 +30,7 @@ pub const TESTS: &[Test] = &[
         .covers(&[Line::C57])
         .limit(LONG),
     test!(a_mask_changes_at_once).covers(&[Line::C57]),
-    test!(listeners_that_nobody_reaches_delay_nobody)
+    test!(unreachable_listeners_delay_no_other)
         .covers(&[Line::C57])
         .limit(LONG),
     test!(an_end_beside_many_costs_as_much_as_one_beside_none)
@@ -203,7 +203,7 @@ fn expect_none_in_time() -> TestResult {
     })
 }
 
-fn listeners_that_nobody_reaches_delay_nobody() -> TestResult {
+fn unreachable_listeners_delay_no_other() -> TestResult {
     allow_descriptors(2 * MANY)?;
     let silent = time_behind_garbage(None)?;
     let listening = time_behind_garbage(Some(&RARE))?;

@@ -36,9 +36,9 @@ pub const TESTS: &[Test] = &Declaration::new()
         test!(comes_once_when_a_session_leader_ends),
         test!(has_the_status_that_wait_reports),
         test!(has_the_signal_that_the_parent_asked_for),
-        test!(comes_for_a_leader_that_nobody_waits_for),
+        test!(comes_for_a_leader_that_is_not_waited_for),
         test!(comes_before_the_number_is_used_again).limit(Duration::from_secs(30)),
-        test!(does_not_come_for_who_leads_no_session),
+        test!(does_not_come_for_a_process_that_leads_no_session),
         test!(does_not_come_unasked).stock_passes(),
         test!(comes_beside_everything_else_and_before_exit),
         test!(follows_the_mask).covers(&[Line::C18]),
@@ -105,7 +105,7 @@ fn await_no_children() -> TestResult {
     expect_eq("wait", waitpid(None, None), Err(Errno::ECHILD))
 }
 
-fn comes_for_a_leader_that_nobody_waits_for() -> TestResult {
+fn comes_for_a_leader_that_is_not_waited_for() -> TestResult {
     let mut listener = Listener::listen(SESSIONS)?;
     ignore_children()?;
     let pid = lead(|| 3)?.into_pid().as_raw();
@@ -136,7 +136,7 @@ fn comes_before_the_number_is_used_again() -> TestResult {
     expect_eq("events", events.len(), expected.len())
 }
 
-fn does_not_come_for_who_leads_no_session() -> TestResult {
+fn does_not_come_for_a_process_that_leads_no_session() -> TestResult {
     let mut listener = Listener::listen(SESSIONS)?;
     let leader = lead(|| {
         let process = child::fork(|| 0);

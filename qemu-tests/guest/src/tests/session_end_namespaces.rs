@@ -25,7 +25,7 @@ pub const TESTS: &[Test] = &Declaration::new()
         test!(both_ends_of_a_session_have_each_levels_numbers)
             .limit(Duration::from_secs(20))
             .covers(&[Line::C11, Line::C21, Line::C22]),
-        test!(a_sibling_hears_of_no_session).covers(&[Line::C22]),
+        test!(a_sibling_container_gets_no_end_of_a_session).covers(&[Line::C22]),
         test!(all_sessions_of_a_dying_pid_namespace_end_once)
             .limit(Duration::from_secs(20))
             .covers(&[Line::C22]),
@@ -88,7 +88,7 @@ fn both_ends_of_a_session_have_each_levels_numbers() -> TestResult {
     Ok(())
 }
 
-fn a_sibling_hears_of_no_session() -> TestResult {
+fn a_sibling_container_gets_no_end_of_a_session() -> TestResult {
     let (busy, quiet) = (Container::idle(ALL)?, Container::idle(ALL)?);
     let (mut inside, mut beside) = (busy.listen(SESSIONS)?, quiet.listen(SESSIONS)?);
     busy.run(|| Ok(setsid().map(drop)?))?;

@@ -19,7 +19,7 @@ pub const TESTS: &[Test] = &Declaration::new().covers(&[Line::C11]).of([
     test!(does_not_come_for_a_process_group_leader),
     test!(comes_exactly_once_for[another_thread](call_by_a_thread)),
     test!(comes_for_the_setsid_program),
-    test!(tells_the_parent_the_session_and_the_group_that_were_left)
+    test!(has_the_parent_the_session_and_the_group_that_were_left)
         .stock_fails("the event has no such fields"),
 ]);
 
@@ -74,7 +74,7 @@ fn comes_for_the_setsid_program() -> TestResult {
     expect_eq("new leaders", leaders(&events), vec![Task::leader(pid)])
 }
 
-fn tells_the_parent_the_session_and_the_group_that_were_left() -> TestResult {
+fn has_the_parent_the_session_and_the_group_that_were_left() -> TestResult {
     let mut listener = Listener::listen_all()?;
     let parent = own_task();
     // The child inherits both from this process.

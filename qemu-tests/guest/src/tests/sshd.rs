@@ -262,7 +262,7 @@ fn kill_the_server(kinds: CloneFlags, programs: &Programs) -> TestResult {
     second.expect_answer()?;
     second.log_out(&mut supervisor)?;
     third.log_out(&mut supervisor)?;
-    let heard: Vec<&str> = supervisor.heard().lines().collect();
+    let heard: Vec<&str> = supervisor.output().lines().collect();
     let ends = |session: i32| {
         let begin = format!("session {session} ended");
         heard.iter().filter(|line| line.starts_with(&begin)).count()

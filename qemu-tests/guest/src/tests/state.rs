@@ -43,16 +43,16 @@ pub const TESTS: &[Test] = &Declaration::new()
     .of([
         test!(each_process_has_its_parent_session_and_group),
         test!(the_parent_is_the_thread_that_forked),
-        test!(all_that_proc_shows_are_told_and_nobody_else),
+        test!(the_processes_are_those_that_proc_shows),
         test!(processes_come_by_rising_numbers),
         test!(the_answer_comes_last_and_counts_them).covers(&[Line::C19, Line::C20]),
-        test!(a_process_of_many_threads_does_not_end_it),
-        test!(what_is_told_takes_no_number).covers(&[Line::C5, Line::C30]),
+        test!(a_process_of_many_threads_does_not_end_a_state),
+        test!(a_reported_process_takes_no_number).covers(&[Line::C5, Line::C30]),
         test!(an_identity_is_what_a_pidfd_and_proc_show).covers(&[Line::C52]),
         test!(an_identity_has_the_cgroup_that_the_process_is_in).covers(&[Line::C52]),
         test!(the_start_is_by_the_clock_of_the_listener).covers(&[Line::C21, Line::C52]),
-        test!(who_did_not_ask_for_identities_gets_none).covers(&[Line::C52]),
-        test!(whatever_is_listened_for_the_state_is_the_same),
+        test!(a_listener_that_did_not_ask_for_identities_gets_none).covers(&[Line::C52]),
+        test!(the_state_is_the_same_for_every_mask),
         test!(events_in_between_have_datagrams_of_their_own).covers(&[Line::C5, Line::C54]),
         test!(with_a_filter_each_process_has_a_datagram),
         test!(datagrams_are_full_and_fit_into_the_buffer_of_a_batch).covers(&[Line::C54]),
@@ -121,7 +121,7 @@ fn the_parent_is_the_thread_that_forked() -> TestResult {
 }
 
 /// In the initial namespaces, where there are kernel threads, and others come and go.
-fn all_that_proc_shows_are_told_and_nobody_else() -> TestResult {
+fn the_processes_are_those_that_proc_shows() -> TestResult {
     let listener = listen(mask::FORK, PROCESSES)?;
     let before = living_in_proc()?;
     let dump = state(&listener)?;
@@ -190,7 +190,7 @@ fn the_answer_comes_last_and_counts_them() -> TestResult {
 }
 
 /// The walk looks at some ids at a time, and at threads' ids, too, which are in no message.
-fn a_process_of_many_threads_does_not_end_it() -> TestResult {
+fn a_process_of_many_threads_does_not_end_a_state() -> TestResult {
     in_container(|| {
         start_idle(|| {
             for _ in 0..MANY_IDLE {
@@ -204,7 +204,7 @@ fn a_process_of_many_threads_does_not_end_it() -> TestResult {
     })
 }
 
-fn what_is_told_takes_no_number() -> TestResult {
+fn a_reported_process_takes_no_number() -> TestResult {
     in_container(|| {
         let mut listener = Listener::listen(mask::COMM)?;
         let first = SequenceNumbers::first(&mut listener)?;
@@ -277,7 +277,7 @@ fn the_start_is_by_the_clock_of_the_listener() -> TestResult {
     succeed(with_other_clock(look)?)
 }
 
-fn who_did_not_ask_for_identities_gets_none() -> TestResult {
+fn a_listener_that_did_not_ask_for_identities_gets_none() -> TestResult {
     in_container(|| {
         start_many_idle(10)?;
         let with = state(&listen(RARE, IDENTITY)?)?;
@@ -289,7 +289,7 @@ fn who_did_not_ask_for_identities_gets_none() -> TestResult {
     })
 }
 
-fn whatever_is_listened_for_the_state_is_the_same() -> TestResult {
+fn the_state_is_the_same_for_every_mask() -> TestResult {
     in_container(|| {
         start_many_idle(10)?;
         let expected = events_of_proc()?;

@@ -45,9 +45,9 @@ pub const TESTS: &[Test] = &Declaration::new()
     .covers(&[Line::C55])
     .of([
         test!(a_request_has_4_bytes_or_24_and_more).covers(&[Line::C20, Line::C50]),
-        test!(what_is_unknown_in_a_request_is_refused).covers(&[Line::C20, Line::C50]),
-        test!(what_a_request_says_else_has_no_effect).covers(&[Line::C50]),
-        test!(who_does_not_listen_is_told_nothing).covers(&[Line::C19, Line::C24]),
+        test!(unknown_values_in_a_request_are_refused).covers(&[Line::C20, Line::C50]),
+        test!(other_fields_of_a_request_have_no_effect).covers(&[Line::C50]),
+        test!(a_socket_that_does_not_listen_gets_no_state).covers(&[Line::C19, Line::C24]),
         test!(a_second_request_is_refused_until_the_answer).covers(&[Line::C19]),
         test!(a_listener_that_ends_in_the_middle_cuts_it_off).covers(&[
             Line::C18,
@@ -58,10 +58,10 @@ pub const TESTS: &[Test] = &Declaration::new()
         test!(listening_again_changes_nothing_of_a_state).covers(&[Line::C18]),
         test!(a_state_keeps_the_module_until_its_answer_or_the_close).covers(&[Line::C32]),
         test!(a_reader_that_is_killed_leaves_nothing).covers(&[Line::C27, Line::C32]),
-        test!(who_never_reads_keeps_nobody_waiting)
+        test!(a_listener_that_never_reads_delays_no_other)
             .limit(LIMIT)
             .covers(&[Line::C57]),
-        test!(who_looks_without_reading_loses_nothing),
+        test!(a_reader_that_peeks_loses_nothing),
         test!(the_smallest_buffer_has_room_for_it),
         test!(a_namespace_that_ends_in_the_middle_ends_it)
             .limit(LIMIT)
@@ -70,7 +70,7 @@ pub const TESTS: &[Test] = &Declaration::new()
             .limit(LIMIT)
             .covers(&[Line::C25]),
         test!(it_is_from_root_of_the_listeners_users).covers(&[Line::C48]),
-        test!(a_request_without_memory_is_answered_or_told).covers(&[Line::C19]),
+        test!(a_request_without_memory_gets_an_answer_or_an_error).covers(&[Line::C19]),
     ]);
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -121,7 +121,7 @@ fn a_request_has_4_bytes_or_24_and_more() -> TestResult {
     .finish()
 }
 
-fn what_is_unknown_in_a_request_is_refused() -> TestResult {
+fn unknown_values_in_a_request_are_refused() -> TestResult {
     let known = known_flags();
     let mut requests = vec![[STATE, 0].as_bytes().to_vec()];
     for bit in 0..u32::BITS {
@@ -153,7 +153,7 @@ fn what_is_unknown_in_a_request_is_refused() -> TestResult {
     expect_eq("listeners left", line.len(), 0)
 }
 
-fn what_a_request_says_else_has_no_effect() -> TestResult {
+fn other_fields_of_a_request_have_no_effect() -> TestResult {
     Container::start(PID, || {
         let listener = listen(RARE, 0)?;
         for mask in [0, mask::ALL, mask::SID, mask::EVERYTHING] {
@@ -175,7 +175,7 @@ fn what_a_request_says_else_has_no_effect() -> TestResult {
     .finish()
 }
 
-fn who_does_not_listen_is_told_nothing() -> TestResult {
+fn a_socket_that_does_not_listen_gets_no_state() -> TestResult {
     let requests = [
         STATE.as_bytes().to_vec(),
         proc_listen(STATE, 0, 0).as_bytes().to_vec(),
@@ -366,7 +366,7 @@ fn taken(port_id: u32) -> Result<usize, Failure> {
     Ok(taken.ok_or_else(missing)?.parse()?)
 }
 
-fn who_never_reads_keeps_nobody_waiting() -> TestResult {
+fn a_listener_that_never_reads_delays_no_other() -> TestResult {
     const ROUNDS: usize = 100;
     /// More than a datagram takes.
     const ROOM: usize = 16 << 10;
@@ -399,7 +399,7 @@ fn who_never_reads_keeps_nobody_waiting() -> TestResult {
     })
 }
 
-fn who_looks_without_reading_loses_nothing() -> TestResult {
+fn a_reader_that_peeks_loses_nothing() -> TestResult {
     in_container(|| {
         start_many_idle(MANY_IDLE)?;
         let listener = listen(RARE, 0)?;
@@ -544,7 +544,7 @@ fn it_is_from_root_of_the_listeners_users() -> TestResult {
 
 /// Lets one allocation after the other fail when the state is asked for: there has to be something to be
 /// read then, or nothing was sent.
-fn a_request_without_memory_is_answered_or_told() -> TestResult {
+fn a_request_without_memory_gets_an_answer_or_an_error() -> TestResult {
     let faults = FailNth::of_slabs()?;
     let (mut failures, mut answers) = (0, 0);
     for nth in 1.. {

@@ -34,18 +34,18 @@ pub const TESTS: &[Test] = &Declaration::new()
     .not_on_stock(NO_STATE)
     .covers(&[Line::C55])
     .of([
-        test!(of_a_cgroup_those_in_it_and_below_are_told).covers(&[Line::C53]),
-        test!(a_container_has_its_own_numbers_and_nobody_else).covers(&[Line::C21, Line::C22]),
-        test!(a_container_in_a_container_is_told_to_both).covers(&[Line::C21, Line::C22]),
-        test!(whoever_asks_the_numbers_are_the_listeners).covers(&[Line::C21]),
-        test!(who_has_ended_is_not_told_and_who_waits_for_it_is),
-        test!(threads_are_not_told),
-        test!(a_process_without_its_first_thread_is_told),
-        test!(a_process_of_which_a_tracer_has_a_thread_is_told_until_that_is_reaped),
-        test!(who_runs_a_program_by_a_thread_is_in_each_state).limit(Duration::from_secs(60)),
+        test!(the_processes_of_a_cgroup_and_below_are_reported).covers(&[Line::C53]),
+        test!(a_container_gets_its_own_processes_alone).covers(&[Line::C21, Line::C22]),
+        test!(a_container_in_a_container_is_reported_to_both).covers(&[Line::C21, Line::C22]),
+        test!(the_numbers_are_the_listeners_if_another_process_asks).covers(&[Line::C21]),
+        test!(a_process_that_ended_is_not_reported_and_its_parent_is),
+        test!(threads_are_not_reported),
+        test!(a_process_without_its_first_thread_is_reported),
+        test!(a_process_with_a_traced_thread_is_reported_until_that_is_reaped),
+        test!(a_process_that_execs_by_a_thread_is_in_each_state).limit(Duration::from_secs(60)),
     ]);
 
-fn of_a_cgroup_those_in_it_and_below_are_told() -> TestResult {
+fn the_processes_of_a_cgroup_and_below_are_reported() -> TestResult {
     let group = Group::new()?;
     let below = Cgroup::within(&group.directory(), "below")?;
     let (inside, deep, outside) = (
@@ -73,7 +73,7 @@ fn of_a_cgroup_those_in_it_and_below_are_told() -> TestResult {
     expect_eq("processes of the cgroup", seen, expected)
 }
 
-fn a_container_has_its_own_numbers_and_nobody_else() -> TestResult {
+fn a_container_gets_its_own_processes_alone() -> TestResult {
     let (ready, go, visiting) = (Gate::new()?, Gate::new()?, Gate::new()?);
     // More than are in the container.
     start_many_idle(20)?;
@@ -111,7 +111,7 @@ fn a_container_has_its_own_numbers_and_nobody_else() -> TestResult {
     Ok(())
 }
 
-fn a_container_in_a_container_is_told_to_both() -> TestResult {
+fn a_container_in_a_container_is_reported_to_both() -> TestResult {
     in_container(|| {
         let (ready, go) = (Gate::new()?, Gate::new()?);
         let inner = Container::start(PID, || {
@@ -138,7 +138,7 @@ fn a_container_in_a_container_is_told_to_both() -> TestResult {
     })
 }
 
-fn whoever_asks_the_numbers_are_the_listeners() -> TestResult {
+fn the_numbers_are_the_listeners_if_another_process_asks() -> TestResult {
     let handover = Handover::new()?;
     let container = Container::idle(PID)?;
     container.run(|| {
@@ -163,7 +163,7 @@ fn await_end(pid: i32) -> TestResult {
     expect(ended, format!("{pid} to end"))
 }
 
-fn who_has_ended_is_not_told_and_who_waits_for_it_is() -> TestResult {
+fn a_process_that_ended_is_not_reported_and_its_parent_is() -> TestResult {
     let listener = listen(RARE, 0)?;
     let (made, go) = (Gate::new()?, Gate::new()?);
     // Its parent does not reap it.
@@ -184,7 +184,7 @@ fn who_has_ended_is_not_told_and_who_waits_for_it_is() -> TestResult {
     expect(!state(&listener)?.has(parent), "no zombie of our own")
 }
 
-fn threads_are_not_told() -> TestResult {
+fn threads_are_not_reported() -> TestResult {
     let listener = listen(RARE, 0)?;
     let threads = Gate::new()?;
     let pid = start_idle(|| {
@@ -218,7 +218,7 @@ fn start_without_first_thread(go: &Gate) -> Result<(i32, i32), Failure> {
     Ok((process.into_pid().as_raw(), tid))
 }
 
-fn a_process_without_its_first_thread_is_told() -> TestResult {
+fn a_process_without_its_first_thread_is_reported() -> TestResult {
     let listener = listen(RARE, IDENTITY)?;
     let go = Gate::new()?;
     let (pid, tid) = start_without_first_thread(&go)?;
@@ -231,7 +231,7 @@ fn a_process_without_its_first_thread_is_told() -> TestResult {
     expect(!state(&listener)?.has(pid), "no process that has ended")
 }
 
-fn a_process_of_which_a_tracer_has_a_thread_is_told_until_that_is_reaped() -> TestResult {
+fn a_process_with_a_traced_thread_is_reported_until_that_is_reaped() -> TestResult {
     let listener = listen(RARE, 0)?;
     let go = Gate::new()?;
     let (pid, tid) = start_without_first_thread(&go)?;
@@ -257,7 +257,7 @@ const ROUNDS: usize = 150;
 const TIME: Duration = Duration::from_secs(25);
 
 /// None of them ends meanwhile, so that each state has to have all.
-fn who_runs_a_program_by_a_thread_is_in_each_state() -> TestResult {
+fn a_process_that_execs_by_a_thread_is_in_each_state() -> TestResult {
     in_container(|| {
         let listener = listen(mask::EXEC, 0)?;
         let until = Instant::now() + TIME;

@@ -141,7 +141,7 @@ impl Supervised {
             self.expect(last)?;
         }
         let is_its = |line: &&str| line.starts_with("service ") || line.starts_with("session ");
-        let said: Vec<_> = self.program.heard().lines().filter(is_its).collect();
+        let said: Vec<_> = self.program.output().lines().filter(is_its).collect();
         let expected = expected.iter().map(String::as_str).collect();
         expect_eq("what the supervisor said", said, expected)
     }
