@@ -38,13 +38,13 @@ struct session {
 	struct session *next;
 	__u64 process;		/* the leader, by its identity */
 	int pid;
-	bool told;		/* since STATE was sent */
-	bool ended;		/* since STATE was sent: it may still be told */
+	bool reported;		/* since STATE was sent */
+	bool ended;		/* since then: it may still be reported */
 };
 
 struct listener {
 	int sock;
-	__u32 request;		/* number of the last one */
+	__u32 request;		/* number of the last request */
 	bool asked;		/* STATE was sent, and not answered yet */
 	bool lost;		/* events, and STATE was not sent since */
 	__u32 next[MAX_CPUS];	/* number of each CPU's next message */
@@ -223,7 +223,7 @@ static struct session **find(struct listener *listener, __u64 process)
 	return at;
 }
 
-/* Adds a session to the list, if it is not there, and marks it as told. */
+/* Adds a session to the list, if it is not there, and marks it as reported. */
 static struct session *add(struct listener *listener, __u64 process, int pid)
 {
 	struct session **at = find(listener, process);
@@ -235,7 +235,7 @@ static struct session *add(struct listener *listener, __u64 process, int pid)
 		(*at)->process = process;
 		(*at)->pid = pid;
 	}
-	(*at)->told = true;
+	(*at)->reported = true;
 	return *at;
 }
 
@@ -254,20 +254,23 @@ static void ask(struct listener *listener)
 	struct session *session;
 
 	for (session = listener->sessions; session; session = session->next)
-		session->told = false;
+		session->reported = false;
 	listener->lost = false;
 	listener->asked = true;
 	request(listener, &op, sizeof(op));
 }
 
-/* A session that was not told has ended, and its PROC_EVENT_EXIT was lost. */
+/*
+ * A session that was not reported has ended, and its PROC_EVENT_EXIT was
+ * lost.
+ */
 static void end_state(struct listener *listener)
 {
 	struct session **at = &listener->sessions;
 
 	listener->asked = false;
 	while (*at) {
-		if ((*at)->told && !(*at)->ended) {
+		if ((*at)->reported && !(*at)->ended) {
 			at = &(*at)->next;
 			continue;
 		}
@@ -388,8 +391,9 @@ static void drain(struct listener *listener)
 	}
 
 	/*
-	 * Not earlier: until the queue is empty, new events are also lost.  If
-	 * STATE was sent, its answer was read by now, unless the state stopped.
+	 * STATE is not sent earlier: until the queue is empty, new events are
+	 * also lost.  If STATE was sent before, its answer was read by now,
+	 * unless the state stopped.
 	 */
 	if (listener->lost || listener->asked)
 		ask(listener);

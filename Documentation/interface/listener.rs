@@ -150,9 +150,10 @@ struct Listener {
     /// Whether events were lost, and STATE was not sent since.
     lost: bool,
     /// The existing sessions, by the identities of their leaders: the number of each, and whether
-    /// it was told since STATE was sent.
+    /// it was reported since STATE was sent.
     sessions: HashMap<u64, (u32, bool)>,
-    /// The processes that ended since STATE was sent, until its answer: they may still be told.
+    /// The processes that ended since STATE was sent, until its answer: the state may still contain
+    /// them.
     ended: Option<HashSet<u64>>,
 }
 
@@ -270,8 +271,8 @@ impl Listener {
                 Err(error) => return Err(error.into()),
             }
         }
-        // Not earlier: until the queue is empty, new events are also lost. If STATE was sent, its
-        // answer was read by now, unless the state stopped.
+        // STATE is not sent earlier: until the queue is empty, new events are also lost. If STATE
+        // was sent before, its answer was read by now, unless the state stopped.
         if mem::take(&mut self.lost) || self.ended.is_some() {
             self.ask()?;
         }
@@ -280,21 +281,21 @@ impl Listener {
 
     /// Sends STATE, when nothing is left to read.
     fn ask(&mut self) -> io::Result<()> {
-        for (_, told) in self.sessions.values_mut() {
-            *told = false;
+        for (_, reported) in self.sessions.values_mut() {
+            *reported = false;
         }
         self.ended = Some(HashSet::new());
         self.request(&PROC_CN_MCAST_STATE)
     }
 
-    /// A session that was not told has ended, and its `PROC_EVENT_EXIT` was lost.
+    /// A session that was not reported has ended, and its `PROC_EVENT_EXIT` was lost.
     fn end_state(&mut self) {
         self.ended = None;
-        self.sessions.retain(|_, (leader, told)| {
-            if !*told {
+        self.sessions.retain(|_, (leader, reported)| {
+            if !*reported {
                 println!("session {leader} is gone");
             }
-            *told
+            *reported
         });
     }
 
@@ -347,7 +348,7 @@ impl Listener {
                     println!("session {session} is there {identity}");
                 }
             }
-            // Answers to earlier requests are of no interest.
+            // Answers to earlier requests are ignored.
             (PROC_EVENT_NONE, [error, _, processes, ..]) if self.is_answer(message) => {
                 match error as i32 {
                     0 => {

@@ -56,7 +56,7 @@ OTHERS = [
     r"default of 212,992 bytes holds 221",
     r"room for 5 events if the queue was empty",
     r"room for 49 events, which are 3,724 bytes",
-    r"buffer of 212,992 bytes holds about 2,350 events of a burst that nobody has read, instead of 221",
+    r"buffer of 212,992 bytes holds about 2,350 unread events of a burst, instead of 221",
     r"it holds about 2,350",
     r"it is 3 events if the queue was empty, and 32 events, which are 3,712 bytes, in a page",
     r"Such a page takes 4,352 bytes of the receive buffer",
