@@ -37,9 +37,9 @@ lines_changed() {
 	diff "$file" - <<<"$edited" | grep -c '^>' || true
 }
 
-# Checks, without a build, that a break can be made and that somebody may notice: there
-# are tests for it, and each edit changes as many lines as it is meant to. Says what is
-# not so.
+# Checks, without a build, that a break can be made and that a test may notice it: there
+# are tests for it, and each edit changes as many lines as intended. Prints what is
+# wrong.
 # Usage: check_break NAME TESTS LINES FILE SED...
 check_break() {
 	local name=$1 part=$2 wanted=$3 file=$4 edit changed

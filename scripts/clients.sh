@@ -8,21 +8,21 @@
 #
 # cn_pec of LTP is left out, because no package contains it.
 #
-# Also what other tests need and what is not worth an installation: the programs that
-# compile policies of AppArmor and SELinux for confined.rs, and a 32-bit C library for
-# compat.rs.
+# It also provides what other tests need, but what is not worth an installation: the
+# programs that compile policies of AppArmor and SELinux for confined.rs, and a 32-bit C
+# library for compat.rs.
 
 CLIENTS=$CACHE/clients
 
 # Usage: has_client NAME [VERSION]
-# A client that is elsewhere in the path is as good, unless VERSION is given.
+# A client that is elsewhere in the path counts, too, unless VERSION is given.
 has_client() {
 	if (($# == 1)); then PATH=$PATH:/usr/sbin:/sbin command -v "$1" >/dev/null; else
 		[[ -x $CLIENTS/bin/$1 && -e $CLIENTS/$1/.version-$2 ]]
 	fi
 }
 
-# Whether something is missing that comes out of Debian's packages.
+# Returns whether something that Debian's packages contain is missing.
 packages_missing() {
 	! has_client stress-ng ||
 		! has_client netlink-go-test ||
@@ -214,7 +214,7 @@ needs_apt() {
 
 install_clients() {
 	clients_missing || return 0
-	# Other users than the one that made the files read them, in containers.
+	# In containers, other users than the owner read the files.
 	umask 022
 	if packages_missing; then
 		needs_apt stress-ng "stress-ng"

@@ -113,8 +113,8 @@ lost_options() {
 	' "${FRAGMENTS[@]}" "$BUILD/.config" | sort
 }
 
-# Writes what the fragments change. Without a kernel's modules, what Debian builds as
-# modules would be missing, and would only take time to build.
+# Writes the configuration that the fragments change. What Debian builds as modules is
+# disabled: the VM would not have these modules, and they would only take time to build.
 start_config() {
 	if [[ -z $DEBIAN_CONFIG ]]; then
 		kernel_make tinyconfig
@@ -132,7 +132,7 @@ write_config() {
 		kernel_make olddefconfig
 }
 
-# Prints on one line why Rust cannot be used, as the kernel's build says it.
+# Prints on one line why Rust cannot be used, in the words of the kernel's build.
 rust_verdict() {
 	kernel_make rustavailable 2>&1 | sed -n 's/^\*\*\* *//p' | grep -v -e '^$' -e Documentation -e '^on how to' | sed 's| See output and docs below for details:||' |
 		paste -sd' ' | cut -c1-400

@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 #
 # Part of scripts/kernel: the messages of sparse, W=1 and rustdoc for the code in the
-# series. What has run on the same series is not run again.
+# series. A check that has succeeded on the same series is not run again.
 
 # Prints the files that the series touches and whose names match the pattern.
 touched_files() {
@@ -97,12 +97,12 @@ document_kernel() {
 	long_step "rustdoc of the kernel" far_unknown "$log" kernel_make rustdoc ||
 		explain_failure "$log" "rustdoc"
 	! touched_files '\.rs$' | sed 's/^/--> (..\/)?/' | grep -B1 -E -f - "$log" >&2 ||
-		die "rustdoc complains of the abstractions: see $log"
+		die "rustdoc complains about the abstractions: see $log"
 }
 
 # Usage: compile_like_module PROGRAM ARGUMENT...
-# Runs PROGRAM with the arguments that rustc had for the module, but those for its input
-# and its output. The kernel's make has no rule for that.
+# Runs PROGRAM with the arguments that rustc had for the module, except those for its
+# input and its output. The kernel's make has no rule for that.
 compile_like_module() {
 	local out=${BUILD%/*}/module-$NAME program=$1 command
 	shift
@@ -122,8 +122,8 @@ document_module() {
 	fi
 }
 
-# Compiles each file in qemu-tests/misuse. Such a file says how the compiler refuses it,
-# or nothing, if it compiles. Prints where the compiler says something else.
+# Compiles each file in qemu-tests/misuse. Such a file has the error of the compiler that
+# is expected, or none, if it compiles. Prints where the result is another one.
 check_misuse() {
 	local out=${BUILD%/*}/misuse-$NAME file expected refusals wrong=0
 

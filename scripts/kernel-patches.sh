@@ -47,7 +47,7 @@ commit_series() {
 	git_in "$TREE/stock" worktree remove --force "$scratch"
 }
 
-# Updates SOURCE to the present series. Files that did not change keep their time
+# Updates SOURCE to the current series. Files that did not change keep their time
 # stamps, so that little is built again.
 patch_source() {
 	local ref=refs/series/$SERIES_HASH updating=$SOURCE.updating commit force=()

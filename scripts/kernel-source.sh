@@ -32,8 +32,8 @@ download_source() {
 	}
 }
 
-# The configurations of Debian's own kernels of this series, as its package has them, and
-# a file that names the package.
+# The configurations of Debian's own kernels of this series, from its package, and a file
+# that names the package.
 DEBIAN_CONFIGS=$CACHE/linux-config-$SERIES
 
 unpack_debian_configs() {

@@ -22,8 +22,8 @@ SERIES=${SERIES:-7.3}
 MACHINE=${ARCH:-x86_64}
 # The kernel's make calls it x86.
 [[ $MACHINE != x86 ]] || MACHINE=x86_64
-# The kernel's make would take ARCH from the environment, where it has another meaning
-# than no ARCH.
+# The kernel's make would take ARCH from the environment. ARCH=x86_64 means something
+# else to it than no ARCH.
 [[ $MACHINE != x86_64 ]] || unset ARCH
 
 # The versions of the programs that the set-up puts into the cache.
@@ -108,7 +108,7 @@ duration() {
 }
 
 # The exit status of a check that checked nothing on this machine.
-# shellcheck disable=SC2034  # those who include this file use it
+# shellcheck disable=SC2034  # the scripts that include this file use it
 SKIPPED=77
 
 # Usage: record_result FILE NAME VERDICT [REASON]
@@ -154,7 +154,7 @@ json_string() {
 
 # Usage: count_results [--failed] FILE...
 # Prints "N passed, N failed" for files of results, or only the second number. Fails if
-# anything failed, or nothing passed. If there is no runner that can count, this counts
+# anything failed, or nothing passed. A missing runner, which is needed to count, counts
 # as one failure.
 count_results() {
 	local count status=0
@@ -306,7 +306,7 @@ lock() {
 		die "another run has been using $2 for $(duration $LOCK_LIMIT_SECONDS): see 'fuser -v $1'"
 }
 
-# Only one run at a time changes the cache, but for the programs of the harness.
+# Only one run at a time changes the cache, except for the programs of the harness.
 lock_cache() {
 	lock "$CACHE/lock" "$CACHE"
 }
