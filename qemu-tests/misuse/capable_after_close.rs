@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Who opened a closed socket is not known any more: only a request can ask.
+//! The opener of a closed socket is no longer known: only a request can check it.
 //!
 //! Refused: error[E0599]
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A task's cgroup may have no reference left, so there is none to count up.
+//! A task's cgroup may have no reference left, so its count must not be incremented.
 //!
 //! Refused: error[E0277]
 

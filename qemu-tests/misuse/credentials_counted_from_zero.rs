@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Another task's credentials may have no reference left, so there is none to count up.
+//! Another task's credentials may have no reference left, so their count must not be incremented.
 //!
 //! Refused: error[E0599]
 

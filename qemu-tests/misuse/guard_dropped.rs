@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The lock of a section is released by the hook, and by nobody else.
+//! Only the hook releases the lock of a section.
 //!
 //! Refused: error[E0507]
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A handler belongs to a module: nobody can make one up.
+//! A handler belongs to a module, and safe code cannot make up a module.
 //!
 //! Refused: error[E0133]
 

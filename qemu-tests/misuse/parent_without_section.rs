@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A parent is only there within an RCU read-side critical section.
+//! A parent is only valid within an RCU read-side critical section.
 //!
 //! Refused: error[E0061]
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A registered handler has its place in memory.
+//! A registered handler must not move in memory.
 //!
 //! Refused: error[E0507]
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A request is over when `control()` returns.
+//! A request ends when `control()` returns.
 //!
 //! Refused: error[E0521]
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Only the connector makes requests: their socket is open.
+//! Only the connector makes requests, because their socket has to be open.
 //!
 //! Refused: error[E0451]
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A request asks about the current task, which has to be its sender.
+//! A request checks the current task, which has to be its sender.
 //!
 //! Refused: error[E0277]
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What a section finds is not there after it.
+//! A listener that a section finds is not valid after it.
 //!
 //! Refused: lifetime may not live long enough
 

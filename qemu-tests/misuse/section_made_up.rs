@@ -9,6 +9,6 @@ use kernel::proc_events::{
 };
 
 pub fn section<'a, H: Handler>() -> Section<'a, H> {
-    // SAFETY: None: it is not even allowed.
+    // SAFETY: There is no reason: the call is not even allowed.
     unsafe { Section::assume_held() }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Compiles the eBPF programs, which the program carries in itself.
+//! Compiles the eBPF programs, which are embedded in the program.
 
 use std::env;
 use std::path::Path;
@@ -11,10 +11,10 @@ fn main() {
     println!("cargo:rerun-if-env-changed=CLANG");
     let variable = |name: &str| env::var(name).unwrap_or_else(|_| panic!("cargo sets {name}"));
     let clang = env::var("CLANG").unwrap_or_else(|_| "clang-19".to_owned());
-    // As libbpf calls the machine, and as Debian does.
+    // The names that libbpf and Debian use for the machine.
     let (machine, headers) = match variable("CARGO_CFG_TARGET_ARCH").as_str() {
         "aarch64" => {
-            // Another machine's are in its guest's root.
+            // The headers of another machine are in the root of its guest.
             println!("cargo:rerun-if-env-changed=PROC_EVENTS_ROOT");
             let root = env::var("PROC_EVENTS_ROOT").unwrap_or_default();
             ("arm64", format!("{root}/usr/include/aarch64-linux-gnu"))

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The agent: runs one job for the runner on the host and streams what it says.
+//! The agent: runs one job for the runner on the host and streams its output.
 //!
 //! The guest's root is the host's file system without udev, so the port is looked up in sysfs. A
 //! command writes into pipes (or a terminal) that the agent copies to the port, because a
-//! virtio-serial port can be opened once only and `/dev/stderr` is to work for the command.
+//! virtio-serial port can be opened only once, and `/dev/stderr` has to work for the command.
 
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
@@ -40,7 +40,7 @@ pub fn run() -> Result<()> {
     };
     let heartbeat = sender.clone();
     thread::spawn(move || {
-        // Ends with the guest; a port that is gone is noticed by whoever has something to say.
+        // The loop ends with the guest. The other senders report a port that is gone.
         while heartbeat.send(&FromGuest::Heartbeat).is_ok() {
             thread::sleep(Duration::from_secs(HEARTBEAT_SECONDS.into()));
         }
@@ -52,7 +52,7 @@ pub fn run() -> Result<()> {
     })
 }
 
-/// The port's sending side, shared by all that have something to say.
+/// The port's sending side, which all senders share.
 #[derive(Clone)]
 struct Sender(Arc<Mutex<File>>);
 
@@ -139,7 +139,7 @@ fn execute_on_pipes(job: &Job, port: File, sender: &Sender) -> Result<ExitStatus
         .stderr(Stdio::piped())
         .process_group(0);
     let results = if job.results {
-        // The command inherits its end, which has the same number there.
+        // The command inherits the writing end, with the same descriptor number.
         let (reader, writer) = pipe()?;
         fcntl(&reader, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
         command.env(RESULTS_VARIABLE, writer.as_raw_fd().to_string());
@@ -201,7 +201,7 @@ fn window_size(size: TerminalSize) -> Winsize {
     }
 }
 
-/// Handles what the runner sends while the command runs; the command dies with the runner.
+/// Handles the runner's messages while the command runs. The command dies with the runner.
 fn follow_runner(
     port: File,
     child: u32,
@@ -213,7 +213,7 @@ fn follow_runner(
                 break;
             }
         }
-        // Nobody is left to tell when this fails: then the command is gone already.
+        // If this fails, the command is gone already.
         let _ = killpg(Pid::from_raw(child as i32), Signal::SIGKILL);
     });
 }
@@ -224,7 +224,7 @@ struct Stream {
     content: Content,
 }
 
-/// What is in a stream.
+/// The content of a stream.
 enum Content {
     Output,
     Errors,
@@ -248,9 +248,9 @@ impl Content {
     }
 }
 
-/// Copies the command's streams to the host until it ends, and then what is left in them.
+/// Copies the command's streams to the host until the command ends, and then the rest of them.
 ///
-/// A process that the command leaves behind may keep a stream open for ever, so the end of the
+/// A process that the command leaves behind may keep a stream open forever, so the end of the
 /// command counts and not the end of its streams.
 fn relay(mut child: Child, mut streams: Vec<Stream>, sender: &Sender) -> Result<ExitStatus> {
     let (ended, end) = pipe()?;
@@ -289,10 +289,11 @@ impl Stream {
         Self { file, content }
     }
 
-    /// Sends what the stream holds now; false at its end.
+    /// Sends the bytes that are in the stream now. Returns false at its end.
     fn drain(&mut self, sender: &Sender) -> Result<bool> {
         let mut buffer = vec![0; 16384];
-        // More than a pipe can hold; without a limit a busy writer would keep us here.
+        // This is more than a pipe can hold. Without a limit, a busy writer would keep the loop
+        // running.
         for _ in 0..64 {
             let mut descriptor = [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)];
             if poll(&mut descriptor, PollTimeout::ZERO)? == 0 {
@@ -302,7 +303,7 @@ impl Stream {
                 Ok(0) => return Ok(false),
                 Ok(length) => self.content.send(&buffer[..length], sender)?,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                // A terminal whose last user is gone says EIO.
+                // A read from a terminal fails with EIO when its last user is gone.
                 Err(_) => return Ok(false),
             }
         }

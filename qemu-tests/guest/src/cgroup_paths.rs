@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The paths of control groups, by the ids that events have: which service or container it was.
+//! The paths of control groups, by the ids in events. A path names the service or container.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -14,7 +14,7 @@ use nix::libc;
 /// `FILEID_KERNFS`: the handle of a control group's directory is its id.
 const HANDLE_IS_ID: i32 = 0xfe;
 
-/// How many paths are remembered.
+/// How many paths are cached.
 const MANY: usize = 10_000;
 
 /// A `struct file_handle`, and the handle.
@@ -33,7 +33,7 @@ pub struct Groups {
 }
 
 impl Groups {
-    /// Those of the hierarchy, which is mounted at /sys/fs/cgroup as a rule.
+    /// Opens the hierarchy, which is usually mounted at /sys/fs/cgroup.
     pub fn open() -> Result<Self> {
         let mounts = fs::read_to_string("/proc/self/mounts")?;
         let root = mounts.lines().find_map(|line| {
@@ -49,8 +49,8 @@ impl Groups {
         })
     }
 
-    /// The path of a group, from the root of the hierarchy on, or else its id: it may be gone, or out
-    /// of sight. What was found once is remembered when it is gone.
+    /// The path of a group, relative to the root of the hierarchy, or its id if the group is gone
+    /// or not visible. A path that was found once is cached, so it outlives the group.
     pub fn name(&mut self, id: u64) -> String {
         if let Some(name) = self.names.get(&id) {
             return name.clone();
@@ -72,13 +72,13 @@ impl Groups {
             id,
         };
         let flags = libc::O_DIRECTORY | libc::O_CLOEXEC;
-        // SAFETY: As many bytes as the structure says are behind its head.
+        // SAFETY: As many bytes as the structure says follow its header.
         let result = unsafe {
             let handle = (&raw mut handle).cast();
             libc::open_by_handle_at(self.directory.as_raw_fd(), handle, flags)
         };
         let descriptor = Errno::result(result)?;
-        // SAFETY: The call made the descriptor, and nobody else knows of it.
+        // SAFETY: The call made the descriptor, which has no other owner.
         let group = unsafe { OwnedFd::from_raw_fd(descriptor) };
         let path = fs::read_link(format!("/proc/self/fd/{}", group.as_raw_fd()))?;
         let below = path.strip_prefix(&self.root).map_err(io::Error::other)?;

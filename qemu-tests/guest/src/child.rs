@@ -35,7 +35,7 @@ impl Child {
         self.pid
     }
 
-    /// Its process id, to be waited for in another way.
+    /// Its process id, for a caller that waits for it in another way.
     pub fn into_pid(self) -> Pid {
         self.pid
     }
@@ -58,19 +58,20 @@ pub fn fork(function: impl FnOnce() -> i32) -> nix::Result<Child> {
     }
 }
 
-/// Ends this process with what the function returns, and without the parent's exit handlers.
+/// Ends this process with the status that the function returns, and without the parent's exit
+/// handlers.
 pub fn exit(function: impl FnOnce() -> i32) -> ! {
     let status = catch_unwind(AssertUnwindSafe(function)).unwrap_or(PANIC_STATUS);
     let _ = io::stdout().flush();
-    // SAFETY: Ends the process; nothing of it is left to be unsound.
+    // SAFETY: The call ends the process, so no unsound state is left.
     unsafe { libc::_exit(status) }
 }
 
 /// Makes a child with clone(2) flags that fork(2) does not have. The function must not return
-/// into the caller's frames, which is what [`exit`] sees to.
+/// into the caller's frames, which [`exit`] prevents.
 pub fn clone_with(flags: i32, function: impl FnOnce() -> i32) -> nix::Result<Child> {
     // SAFETY: Without CLONE_VM the child has its own copy of the memory, as after fork(2), and
-    // with a null stack it goes on on its copy of ours.
+    // with a null stack it continues on its copy of the caller's stack.
     let result = unsafe {
         libc::syscall(
             libc::SYS_clone,
@@ -89,11 +90,11 @@ pub fn clone_with(flags: i32, function: impl FnOnce() -> i32) -> nix::Result<Chi
     }
 }
 
-/// The same with clone3(2), and all that its arguments say.
+/// The same with clone3(2) and its arguments.
 pub fn clone3(arguments: &libc::clone_args, function: impl FnOnce() -> i32) -> nix::Result<Child> {
     let size = size_of_val(arguments);
-    // SAFETY: Without CLONE_VM the child has its own copy of the memory, as after fork(2), and goes
-    // on on its copy of our stack.
+    // SAFETY: Without CLONE_VM the child has its own copy of the memory, as after fork(2), and
+    // continues on its copy of the caller's stack.
     let result = unsafe { libc::syscall(libc::SYS_clone3, &raw const *arguments, size) };
     match Errno::result(result)? {
         0 => exit(function),
@@ -118,7 +119,7 @@ fn open_pidfd(pid: Pid, flags: i32) -> nix::Result<OwnedFd> {
     // SAFETY: The call takes two numbers.
     let result = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), flags) };
     let descriptor = Errno::result(result)? as i32;
-    // SAFETY: The call made the descriptor, and nobody else knows of it.
+    // SAFETY: The call made the descriptor, which has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
@@ -132,7 +133,8 @@ pub fn has_ended(pidfd: &OwnedFd, limit: Duration) -> nix::Result<bool> {
     }
 }
 
-/// Lets this process and its children to come have so many descriptors, and some for their programs.
+/// Allows this process and its later children this many descriptors, and some more for their
+/// programs.
 pub fn allow_descriptors(count: usize) -> nix::Result<()> {
     let limit = count as u64 + 1000;
     setrlimit(Resource::RLIMIT_NOFILE, limit, limit)
@@ -164,12 +166,12 @@ impl Gate {
         File::from(self.writer.try_clone()?).write_all(&number.to_ne_bytes())
     }
 
-    /// The end at which its waiters wait, for a program that knows nothing of gates.
+    /// The end at which its waiters wait, for a program that does not use gates.
     pub fn reader(&self) -> BorrowedFd<'_> {
         self.reader.as_fd()
     }
 
-    /// Waits until the gate is opened; the number that was handed over.
+    /// Waits until the gate is opened. Returns the number that was handed over.
     pub fn pass(&self) -> io::Result<i32> {
         self.pass_within(timeouts::scaled(HANDSHAKE_LIMIT))
     }
@@ -186,19 +188,19 @@ impl Gate {
     }
 }
 
-/// The end at which one waits.
+/// The end at which a waiter waits.
 impl AsFd for Gate {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.reader.as_fd()
     }
 }
 
-/// This process's id as events have it.
+/// This process's id, as in events.
 pub fn own_pid() -> i32 {
     process::id() as i32
 }
 
-/// This thread's id as events have it.
+/// This thread's id, as in events.
 pub fn own_tid() -> i32 {
     gettid().as_raw()
 }

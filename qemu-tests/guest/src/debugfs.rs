@@ -16,9 +16,9 @@ const FILE: &str = "/sys/kernel/debug/proc_events/listeners";
 pub struct ListenerLine {
     /// The socket's port id.
     pub port_id: u32,
-    /// The process that listened, as the initial pid namespace numbers it.
+    /// The process that listened, by its pid in the initial pid namespace.
     pub pid: i32,
-    /// The user against whose limit it counts, as the reader numbers it.
+    /// The user against whose limit it counts, by the uid in the reader's user namespace.
     pub uid: u32,
     /// Inode of the pid namespace that it listened from.
     pub pid_ns: u64,
@@ -26,13 +26,13 @@ pub struct ListenerLine {
     pub user_ns: u64,
     /// Inode of the socket's network namespace.
     pub net_ns: u64,
-    /// How many events it was sent.
+    /// How many events were sent to it.
     pub delivered: u64,
-    /// How many it lost.
+    /// How many events it lost.
     pub lost: u64,
-    /// What it listens for.
+    /// The mask of the events that it listens for.
     pub mask: u32,
-    /// In which form, `PROC_CN_LISTEN_*`.
+    /// The flags of its request, `PROC_CN_LISTEN_*`.
     pub flags: u32,
     /// The id of the cgroup that it asked for, 0 for none.
     pub cgroup: u64,
@@ -41,20 +41,20 @@ pub struct ListenerLine {
 /// All listeners.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Listing {
-    /// The total that the kernel tells.
+    /// The total that the kernel reports.
     pub count: usize,
     /// A line for each listener.
     pub lines: Vec<ListenerLine>,
 }
 
 impl Listing {
-    /// Reads it.
+    /// Reads the list.
     pub fn read() -> io::Result<Self> {
         Self::parse(&text()?)
     }
 
-    /// Reads it from a file that [`open`] opened, perhaps in another process: one that has become
-    /// less than root could not open it.
+    /// Reads the list from a file that [`open`] opened, perhaps in another process. A process that
+    /// is no longer root could not open it.
     pub fn read_from(file: &File) -> io::Result<Self> {
         let mut bytes = vec![0; LONGEST];
         let length = file.read_at(&mut bytes, 0)?;
@@ -151,7 +151,7 @@ fn bits(word: &str) -> Option<u32> {
     u32::from_str_radix(word.strip_prefix("0x")?, 16).ok()
 }
 
-/// Opens it.
+/// Opens the list.
 pub fn open() -> io::Result<File> {
     File::open(FILE).map_err(|error| Error::new(error.kind(), format!("{FILE}: {error}")))
 }
@@ -160,18 +160,18 @@ fn text() -> io::Result<String> {
     io::read_to_string(open()?)
 }
 
-/// Whether the kernel under test has the handler and so the listing; the stock kernel has not.
+/// Whether the kernel under test has the handler, and so the listing. The stock kernel does not.
 pub fn is_there() -> bool {
     env::var_os(MODULE_VARIABLE).is_some() || is_built_in()
 }
 
-/// Whether it has the handler without a module.
+/// Whether the handler is built into the kernel.
 pub fn is_built_in() -> bool {
     env::var_os(BUILT_IN_VARIABLE).is_some()
 }
 
-/// A check for listeners that are left although their processes are gone. Each call reports only new
-/// ones, so that a leak is the failure of the test that made it.
+/// A check for listeners that are left although their processes are gone. Each call reports only
+/// new ones, so that a leak is a failure of the test that caused it.
 pub fn leak_check() -> impl FnMut() -> Result<(), String> {
     let mut known = 0;
     move || {
@@ -184,7 +184,7 @@ pub fn leak_check() -> impl FnMut() -> Result<(), String> {
         let is_leak = count > known;
         known = count;
         if is_leak {
-            Err(format!("listeners are left that nobody has:\n{text}"))
+            Err(format!("listeners are left without a process:\n{text}"))
         } else {
             Ok(())
         }

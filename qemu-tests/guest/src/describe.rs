@@ -5,7 +5,7 @@ use nix::sys::signal::Signal;
 
 use crate::wire::{Event, Left, Task};
 
-/// A sentence about what happened.
+/// A sentence about an event.
 pub fn sentence(event: &Event) -> String {
     match *event {
         Event::Ack { err: 0 } => "request acknowledged".to_owned(),
@@ -92,7 +92,7 @@ fn name(task: Task) -> String {
     }
 }
 
-/// What a status of wait(2) means.
+/// The meaning of a status of wait(2).
 pub fn ending(code: u32) -> String {
     match code & 0x7f {
         0 => format!("ended with status {}", code >> 8 & 0xff),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A small test framework of the kselftest_harness kind: each test in a child of its own, with its
-//! own time limit.
+//! A small test framework like kselftest_harness: each test runs in a child process of its own, with
+//! its own time limit.
 
 use std::fmt::{self, Display};
 use std::io;
@@ -27,7 +27,8 @@ use crate::{results, timeouts};
 /// Time limit of a test that does not declare another one, on a fast machine.
 const TEST_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long the processes that a test leaves behind have to vanish after SIGKILL, on a fast machine.
+/// How long the processes that a test leaves behind may take to end after SIGKILL, on a fast
+/// machine.
 const CLEAN_UP_LIMIT: Duration = Duration::from_secs(5);
 
 /// How many bytes of a test's output are kept.
@@ -70,7 +71,7 @@ impl Failure {
         }
     }
 
-    /// The same failure, with what was done when it was found.
+    /// The same failure, with a description of the step at which it was found.
     pub fn about(mut self, what: impl Display) -> Self {
         self.message = format!("{}\n  {what}", self.message);
         self
@@ -97,7 +98,7 @@ impl<E: std::error::Error> From<E> for Failure {
     }
 }
 
-/// Fails unless the two are equal; says what was expected and what was got.
+/// Fails unless the two are equal. The message has the expected and the actual value.
 #[track_caller]
 pub fn expect_eq<T: PartialEq + std::fmt::Debug>(what: &str, got: T, expected: T) -> TestResult {
     if got == expected {
@@ -119,7 +120,7 @@ pub fn expect(condition: bool, what: impl Display) -> TestResult {
     }
 }
 
-/// A test: a function, its name and what is known about it.
+/// A test: a function, its name and its declarations.
 #[derive(Clone, Copy)]
 pub struct Test {
     /// `module_path!()` of the function.
@@ -127,9 +128,9 @@ pub struct Test {
     /// Name of the function, which states the behaviour, and of the variant.
     name: &'static str,
     run: fn() -> TestResult,
-    /// What the test declares itself.
+    /// The test's own declarations.
     own: Declaration,
-    /// What its list declares of all its tests.
+    /// The declarations of its list, for all tests of the list.
     common: Declaration,
 }
 
@@ -141,8 +142,8 @@ enum Stock {
     NotApplicable(&'static str),
 }
 
-/// What is declared of a test, or of a list of tests. A test of the list may declare something else,
-/// and further lines of the contract.
+/// The declarations of a test, or of a list of tests. A test of a list may override the list's
+/// declarations, and add lines of the contract.
 #[derive(Clone, Copy)]
 pub struct Declaration {
     stock: Option<Stock>,
@@ -151,7 +152,7 @@ pub struct Declaration {
 }
 
 impl Declaration {
-    /// Nothing: the unpatched kernel passes the tests, in the usual time.
+    /// No declarations: the unpatched kernel passes the tests, in the usual time.
     pub const fn new() -> Self {
         Self {
             stock: None,
@@ -172,7 +173,7 @@ impl Declaration {
         self
     }
 
-    /// Declares another time limit of each test.
+    /// Declares another time limit for each test.
     pub const fn limit(mut self, limit: Duration) -> Self {
         self.limit = Some(limit);
         self
@@ -184,7 +185,7 @@ impl Declaration {
         self
     }
 
-    /// The tests that all this is declared of.
+    /// Applies the declarations to these tests.
     pub const fn of<const N: usize>(self, mut tests: [Test; N]) -> [Test; N] {
         let mut index = 0;
         // There are no iterators in a const function.
@@ -249,7 +250,7 @@ impl Test {
         declared.unwrap_or(TEST_LIMIT)
     }
 
-    /// What the runner on the host wants to know.
+    /// The description for the runner on the host.
     pub fn description(&self) -> TestDescription {
         TestDescription {
             name: self.full_name(),
@@ -271,7 +272,7 @@ pub struct Case {
     name: String,
     /// How long it may take, on a fast machine.
     limit: Duration,
-    /// Whether what it writes is shown at once, and not kept.
+    /// Whether its output is shown immediately, and not kept.
     is_shown: bool,
     run: Box<dyn Fn() -> TestResult>,
 }
@@ -288,7 +289,7 @@ impl From<&Test> for Case {
 }
 
 impl Case {
-    /// A load, which tells how far it is.
+    /// A load, which shows its progress.
     pub fn load(name: &str, limit: Duration, run: impl Fn() -> TestResult + 'static) -> Self {
         Self {
             name: name.to_owned(),
@@ -298,7 +299,7 @@ impl Case {
         }
     }
 
-    /// What the runner on the host wants to know of a load.
+    /// The description of a load for the runner on the host.
     pub fn description(&self) -> TestDescription {
         TestDescription {
             name: self.name.clone(),
@@ -309,8 +310,8 @@ impl Case {
     }
 }
 
-/// A [`Test`] out of the name of a function in the same module. A function with arguments has several
-/// variants, each of which is a test: `test!(function[variant](arguments))`.
+/// Makes a [`Test`] from the name of a function in the same module. A function with arguments has
+/// several variants, each of which is a test: `test!(function[variant](arguments))`.
 #[macro_export]
 macro_rules! test {
     ($function:ident) => {
@@ -325,56 +326,56 @@ macro_rules! test {
     };
 }
 
-/// Looks for what a test left behind in the kernel, when the processes of the test are gone. The error
-/// says what is left.
+/// Looks for objects that a test left behind in the kernel, after the processes of the test are gone.
+/// The error lists them.
 pub type LeakCheck<'a> = &'a mut dyn FnMut() -> std::result::Result<(), String>;
 
-/// What the kernel complained about.
+/// A complaint of the kernel.
 pub struct Complaint {
-    /// In short.
+    /// A short description.
     pub reason: String,
-    /// What was logged around it.
+    /// The lines of the log around it.
     pub log: Vec<String>,
 }
 
-/// The kernel that is under the tests.
+/// The kernel under test.
 pub trait KernelWatch {
-    /// A test is to begin.
+    /// A test is about to begin.
     fn test_begins(&mut self, test: &str) -> io::Result<()>;
 
-    /// It has ended; what the kernel complained about in its time.
+    /// The test has ended. Returns the kernel's complaint during the test, if there is one.
     fn test_ended(&mut self) -> io::Result<Option<Complaint>>;
 
-    /// None is to follow.
+    /// No further test follows.
     fn tests_ended(&mut self) -> io::Result<()>;
 
-    /// A test hangs. The kernel logs what everybody does; the result is what the test's own threads
-    /// do, whose processes are below this one.
+    /// A test hangs. The kernel logs what its tasks do. Returns the stacks of the test's own threads,
+    /// whose processes are descendants of this process.
     fn dump(&mut self, test: &str) -> io::Result<Vec<String>>;
 }
 
 /// Where results go.
 pub trait Reporter {
-    /// So many tests are to be run.
+    /// This many tests will run.
     fn plan(&mut self, tests: usize) -> io::Result<()>;
 
-    /// One of them ended.
+    /// A test ended.
     fn test(&mut self, record: TestRecord) -> io::Result<()>;
 }
 
 /// How the tests ended.
 #[derive(Debug, PartialEq)]
 pub enum Conclusion {
-    /// None failed.
+    /// No test failed.
     Passed,
-    /// Some did.
+    /// A test failed.
     Failed,
-    /// The last that was reported had to be killed; those after it were not run.
+    /// The last test that was reported had to be killed, and the tests after it were not run.
     Killed,
 }
 
-/// Runs the tests, or a load, one after the other and reports them, up to one that has to be killed:
-/// what it changed may still be changed.
+/// Runs the tests, or a load, one after the other and reports them. Stops after a test that has to be
+/// killed, because its changes to the system may still be in effect.
 pub fn run(
     cases: &[Case],
     time_factor: u32,
@@ -382,7 +383,7 @@ pub fn run(
     kernel: &mut dyn KernelWatch,
     reporter: &mut dyn Reporter,
 ) -> Result<Conclusion> {
-    // Daemons of a test become our children, so that none of them can outlive it.
+    // Daemons of a test become children of this process, so that none can outlive the test.
     set_child_subreaper(true).context("cannot become the reaper of the tests' processes")?;
     reporter.plan(cases.len())?;
     let mut conclusion = Conclusion::Passed;
@@ -409,7 +410,7 @@ pub fn run(
     Ok(conclusion)
 }
 
-/// One test's end.
+/// The end of a test.
 struct Ended {
     record: TestRecord,
     /// Whether it had to be killed, which is a failure.
@@ -422,7 +423,7 @@ fn run_one(case: &Case, time_factor: u32, kernel: &mut dyn KernelWatch) -> Resul
     let (records, records_writer) = pipe2(OFlag::O_CLOEXEC)?;
     let (output, output_writer) = pipe()?;
     let child = child::fork(move || {
-        // So that the whole of the test can be killed. The session stays the same.
+        // The test gets a process group, so that all of it can be killed. The session stays the same.
         let mut started = setpgid(Pid::from_raw(0), Pid::from_raw(0));
         if !case.is_shown {
             started = started
@@ -439,10 +440,11 @@ fn run_one(case: &Case, time_factor: u32, kernel: &mut dyn KernelWatch) -> Resul
     let limit = case.limit * time_factor;
     let mut streams = [Stream::new(output), Stream::new(records)];
     let ended = follow(&child, &mut streams, started + limit)?;
-    // Before anything is killed. Whoever cannot be killed is in the dump as well.
+    // The dump comes before anything is killed. It also shows a task that cannot be killed.
     let dump = (!ended).then(|| kernel.dump(&case.name));
     let status = remove_processes(child, CLEAN_UP_LIMIT * time_factor)?;
-    // The test's end counts and not the pipe's: a daemon of the test may have held it open.
+    // The test's end counts and not the pipe's, because a daemon of the test may have held the pipe
+    // open.
     let [output, records] = &mut streams;
     records.read()?;
     let (outcome, figures) = parse_records(&records.bytes)?;
@@ -472,7 +474,7 @@ fn run_one(case: &Case, time_factor: u32, kernel: &mut dyn KernelWatch) -> Resul
     })
 }
 
-/// What a test function's end means.
+/// The outcome that a test function's result stands for.
 fn outcome(result: TestResult) -> Outcome {
     match result {
         Ok(()) => Outcome::Passed,
@@ -483,8 +485,8 @@ fn outcome(result: TestResult) -> Outcome {
     }
 }
 
-/// The records of a test's processes: how it ended, and its figures, of which those of one name are
-/// added up.
+/// Parses the records of a test's processes: its outcome, and its figures. Figures of the same name
+/// are added up.
 fn parse_records(bytes: &[u8]) -> Result<(Option<Outcome>, Vec<Figure>)> {
     let (mut outcome, mut figures) = (None, Vec::<Figure>::new());
     let mut lines = RecordReader::default();
@@ -493,7 +495,7 @@ fn parse_records(bytes: &[u8]) -> Result<(Option<Outcome>, Vec<Figure>)> {
         match record? {
             Record::Outcome(own) => outcome = Some(own),
             Record::Figure(figure) => add(&mut figures, figure),
-            record => bail!("a test told {record:?}"),
+            record => bail!("a test sent the record {record:?}"),
         }
     }
     Ok((outcome, figures))
@@ -506,7 +508,7 @@ fn add(figures: &mut Vec<Figure>, figure: Figure) {
     }
 }
 
-/// A pipe that a test writes into, and what was read from it.
+/// A pipe that a test writes into, and the bytes that were read from it.
 struct Stream {
     pipe: OwnedFd,
     bytes: Vec<u8>,
@@ -523,13 +525,13 @@ impl Stream {
         }
     }
 
-    /// Takes what is there.
+    /// Reads the bytes that are available.
     fn read(&mut self) -> Result<()> {
         self.is_open = self.is_open && read_available(&self.pipe, &mut self.bytes)?;
         Ok(())
     }
 
-    /// The lines at the end, as many as a message to the runner has room for.
+    /// The last lines, as many as fit into a message to the runner.
     fn last_lines(&self) -> Vec<String> {
         let last = &self.bytes[self.bytes.len().saturating_sub(OUTPUT_LIMIT)..];
         let text = String::from_utf8_lossy(last);
@@ -537,7 +539,7 @@ impl Stream {
     }
 }
 
-/// Collects what the test writes until it ends; false when it has not until the deadline.
+/// Collects the test's output until it ends. Returns false if it has not ended at the deadline.
 fn follow(test: &Child, streams: &mut [Stream], deadline: Instant) -> Result<bool> {
     let end = child::pidfd(test.pid())?;
     loop {
@@ -556,7 +558,7 @@ fn follow(test: &Child, streams: &mut [Stream], deadline: Instant) -> Result<boo
     }
 }
 
-/// Reads what a pipe holds now; false at its end.
+/// Reads the bytes that are in a pipe now. Returns false at its end.
 fn read_available(pipe: &OwnedFd, bytes: &mut Vec<u8>) -> Result<bool> {
     fcntl(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     let mut buffer = [0; 4096];
@@ -571,10 +573,11 @@ fn read_available(pipe: &OwnedFd, bytes: &mut Vec<u8>) -> Result<bool> {
     }
 }
 
-/// Kills and reaps the test's process and whatever it left behind; how the former ended.
+/// Kills and reaps the test's process and the processes that it left behind. Returns how the test's
+/// process ended.
 fn remove_processes(test: Child, limit: Duration) -> Result<WaitStatus> {
     let test = test.into_pid();
-    // ESRCH: the test and its whole group are gone already, or it never came to make one.
+    // ESRCH: the test and its whole group are gone already, or it did not get to make a group.
     let _ = killpg(test, Signal::SIGKILL);
     let deadline = Instant::now() + limit;
     let mut status = WaitStatus::StillAlive;
@@ -589,11 +592,11 @@ fn remove_processes(test: Child, limit: Duration) -> Result<WaitStatus> {
     }
 }
 
-/// Kills our children and waits for the end of one of them.
+/// Kills the children of this process and waits for the end of one of them.
 fn kill_children(deadline: Instant) -> Result<()> {
     let children = children()?;
     for pid in &children {
-        // They are ours to reap, so the ids are theirs still.
+        // Only this process reaps them, so the pids are still theirs.
         kill(*pid, Signal::SIGKILL)?;
     }
     let ends = children
@@ -611,12 +614,13 @@ fn kill_children(deadline: Instant) -> Result<()> {
     }
 }
 
-/// Our children, by /proc: the list in /proc/PID/task needs a kernel option.
+/// The children of this process, by their entries in /proc. The list in /proc/PID/task needs a
+/// kernel option.
 fn children() -> Result<Vec<Pid>> {
     let own = getpid().as_raw();
     let mut children = Vec::new();
     for pid in processes()? {
-        // A process that is gone in between is nobody's child.
+        // A process that is gone by now is not a child.
         if Stat::of(pid).is_ok_and(|stat| stat.parent == own) {
             children.push(Pid::from_raw(pid));
         }

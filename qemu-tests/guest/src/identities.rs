@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Events that say which process they are about, by numbers that are never used again: on kernels
-//! that have them (`PROC_CN_LISTEN_IDENTITY`), and without them on others.
+//! Events that identify their process by numbers that are never reused. Kernels without
+//! `PROC_CN_LISTEN_IDENTITY` send events without these numbers.
 
 use std::fs::File;
 use std::io;
@@ -18,8 +18,8 @@ use crate::wire::{Event, IDENTITY, LISTEN, proc_listen};
 /// `PROC_CN_FEATURE_IDENTITY`.
 pub const FEATURE: u32 = 0x40;
 
-/// Has a new socket listen, with identities if it can have them. What the kernel can do: without
-/// [`FEATURE`], events come as on older kernels.
+/// Makes a new socket listen, with identities if the kernel has them. Returns the kernel's features.
+/// Without [`FEATURE`], events have no identities, as on older kernels.
 pub fn listen(listener: &mut Listener, mask: u32) -> Result<u32> {
     listener.request(&[LISTEN, mask])?;
     let answer = listener.receive(timeouts::deadline(EVENT_LIMIT))?;
@@ -43,17 +43,17 @@ pub fn listen(listener: &mut Listener, mask: u32) -> Result<u32> {
     })
 }
 
-/// The number that events have for a process. Nobody may reap it meanwhile.
+/// The number of a process in events. The process must not be reaped meanwhile.
 pub fn number_of(process: Pid) -> io::Result<u64> {
-    number_behind(child::pidfd(process)?)
+    number_of_pidfd(child::pidfd(process)?)
 }
 
-/// The same of a thread.
+/// The same for a thread.
 pub fn number_of_thread(thread: Pid) -> io::Result<u64> {
-    number_behind(child::thread_pidfd(thread)?)
+    number_of_pidfd(child::thread_pidfd(thread)?)
 }
 
-/// The number of whom a pidfd is for.
-fn number_behind(pidfd: OwnedFd) -> io::Result<u64> {
+/// The number of the process or thread that a pidfd refers to.
+fn number_of_pidfd(pidfd: OwnedFd) -> io::Result<u64> {
     Ok(File::from(pidfd).metadata()?.ino())
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What the kernel says while the tests run: the framework looks after each test, so that a warning
-//! is the failure of the test in whose time it came.
+//! The kernel's messages while the tests run. The framework checks them after each test, so that a
+//! warning is a failure of the test during which it was logged.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -19,24 +19,24 @@ use crate::support::kernel_log::{self, Log};
 /// How many warnings and reports there were. Kernels before 6.1 don't count them.
 const WARN_COUNT: &str = "/sys/kernel/warn_count";
 
-/// What made the kernel less trustworthy, a bit each.
+/// The kernel's taint flags, a bit for each reason.
 const TAINTED: &str = "/proc/sys/kernel/tainted";
 
-/// The bits of it that tell of trouble: a machine check, a bad page, an oops, a warning, and a CPU
-/// that was stuck. The others tell of what was loaded.
+/// The bits that stand for trouble: a machine check, a bad page, an oops, a warning, and a CPU that
+/// was stuck. The other bits describe what was loaded.
 const TROUBLE_TAINTS: u64 = 1 << 4 | 1 << 5 | 1 << 7 | 1 << 9 | 1 << 14;
 
-/// Where the kernel is asked for dumps.
+/// The file that requests dumps from the kernel.
 const SYSRQ_TRIGGER: &str = "/proc/sysrq-trigger";
 
-/// There is such a file if the kernel keeps account of which task holds which lock.
+/// This file exists if lockdep records the locks that each task holds.
 const LOCKDEP: &str = "/proc/lockdep";
 
 /// How many lines of the log go with a complaint, and how many of them were there before it.
 const LINES: usize = 60;
 const LINES_BEFORE: usize = 5;
 
-/// The kernel under the tests, by its log and its counters.
+/// The kernel under test, by its log and its counters.
 pub struct Watched {
     log: Log,
     reader: Reader,
@@ -44,7 +44,7 @@ pub struct Watched {
 }
 
 impl Watched {
-    /// From now on.
+    /// Watches the kernel from now on.
     pub fn new() -> Result<Self> {
         Ok(Self {
             log: Log::new().context("cannot read the kernel's log")?,
@@ -53,7 +53,7 @@ impl Watched {
         })
     }
 
-    /// What was logged since the last time.
+    /// The lines that were logged since the last call.
     fn lines(&mut self) -> io::Result<Vec<LogLine>> {
         let mut lines = Vec::new();
         loop {
@@ -63,8 +63,8 @@ impl Watched {
                     lines.extend(texts.flat_map(|text| self.reader.take(&text)));
                     return Ok(lines);
                 }
-                // The log is a ring: records were overwritten before we came to read them. The
-                // next read goes on with the oldest that is there.
+                // The log is a ring buffer, and records were overwritten before they were read.
+                // The next read continues with the oldest record.
                 Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
                 Err(error) => return Err(error),
             }
@@ -74,7 +74,7 @@ impl Watched {
 
 impl KernelWatch for Watched {
     fn test_begins(&mut self, test: &str) -> io::Result<()> {
-        // What came between the tests is nobody's.
+        // Lines that were logged between the tests belong to no test.
         self.lines()?;
         self.before = Counters::read()?;
         kernel_log::say(&format!("{TEST_BEGINS}{test}"))
@@ -86,7 +86,7 @@ impl KernelWatch for Watched {
             return Ok(Some(complaint));
         }
         let now = Counters::read()?;
-        // Each report of those checkers is counted, also one that is not ours.
+        // The kernel counts each report of a checker, also one that is not about the series.
         Ok(match self.reader.has_foreign_reports() {
             true => None,
             false => now.complaint_since(self.before),
@@ -114,7 +114,7 @@ impl KernelWatch for Watched {
     }
 }
 
-/// The kernel's own accounts of trouble.
+/// The kernel's own counters of trouble.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Counters {
     warnings: u64,
@@ -140,7 +140,7 @@ impl Counters {
             return None;
         }
         let reason = format!(
-            "the kernel's log shows no warning, but its accounts do: {WARN_COUNT} went from {} to {}, \
+            "the kernel's log shows no warning, but its counters do: {WARN_COUNT} went from {} to {}, \
              and {TAINTED} got {new_taints:#x}",
             before.warnings, self.warnings
         );
@@ -155,26 +155,26 @@ fn complaint(lines: &[LogLine]) -> Option<Complaint> {
     let shown = lines.iter().skip(first.saturating_sub(LINES_BEFORE));
     Some(Complaint {
         reason: format!(
-            "the kernel complained in this test's time: {}",
+            "the kernel complained during this test: {}",
             lines[first].text
         ),
         log: shown.take(LINES).map(|line| line.text.clone()).collect(),
     })
 }
 
-/// The lines in a record of `/dev/kmsg`, which escapes what it takes for unprintable.
+/// The lines in a record of `/dev/kmsg`, which escapes unprintable characters.
 fn text(record: &str) -> Vec<String> {
     let text = record.split_once(';').map_or("", |(_, text)| text);
-    // What follows the first line says which device it is about.
+    // The lines after the first one describe the device.
     let text = text.lines().next().unwrap_or_default();
     text.split("\\x0a").map(str::to_owned).collect()
 }
 
-/// Where in the kernel each thread is of the processes that come from this one.
+/// The kernel stacks of all threads of the processes that descend from this one.
 fn stacks_below(ancestor: Pid) -> io::Result<Vec<String>> {
     let mut parents = BTreeMap::new();
     for pid in processes()? {
-        // A process that is gone in between does not hang.
+        // A process that is gone by now does not hang.
         if let Ok(stat) = Stat::of(pid) {
             parents.insert(pid, stat.parent);
         }
@@ -182,7 +182,7 @@ fn stacks_below(ancestor: Pid) -> io::Result<Vec<String>> {
     let mut lines = Vec::new();
     for pid in parents.keys() {
         let mut ancestors = iter::successors(parents.get(pid), |pid| parents.get(pid))
-            // No more than there are: ids may have been used again while they were read.
+            // There is a limit, because pids may have been reused while they were read.
             .take(parents.len());
         if ancestors.any(|pid| *pid == ancestor.as_raw()) {
             for thread in fs::read_dir(format!("/proc/{pid}/task"))
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernels_accounts_are_believed() {
+    fn the_kernels_counters_are_trusted() {
         let before = Counters {
             warnings: 1,
             taints: 1 << 9,
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stack_begins_with_who_it_is() {
+    fn a_stack_begins_with_its_thread_id() {
         let mut command = Command::new("cat");
         let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
         let lines = stacks_below(getpid()).unwrap();

@@ -26,17 +26,17 @@ pub const EVENT_LIMIT: Duration = Duration::from_secs(5);
 /// How long to wait for an answer, which comes from the kernel's side of sendto(2).
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
-/// Room for what happens in the whole guest while a test does not read.
+/// Room for the events of the whole guest while a test does not read.
 const RECEIVE_BUFFER: usize = 8 << 20;
 
-/// Why a listener has nothing to give.
+/// Why a listener cannot return a message.
 #[derive(Debug)]
 pub enum ListenerError {
     /// A system call failed.
     System(&'static str, io::Error),
     /// The kernel sent something that is no process event.
     Malformed(String),
-    /// Nothing that was waited for came in time; what came instead is told.
+    /// The expected message did not arrive in time. The events that arrived instead are listed.
     Missing(String, Vec<Event>),
 }
 
@@ -48,7 +48,7 @@ impl fmt::Display for ListenerError {
             Self::Missing(what, seen) => {
                 write!(
                     formatter,
-                    "{what} did not come; {} other messages did",
+                    "{what} did not arrive, but {} other messages did",
                     seen.len()
                 )?;
                 for event in seen.iter().rev().take(8).rev() {
@@ -71,7 +71,7 @@ impl ListenerError {
         }
     }
 
-    /// Whether messages were lost for want of room.
+    /// Whether messages were lost because there was no room for them.
     pub fn is_overrun(&self) -> bool {
         self.errno() == Some(Errno::ENOBUFS)
     }
@@ -80,7 +80,7 @@ impl ListenerError {
 /// A socket in the group of process events.
 pub struct Listener {
     socket: Socket,
-    /// Received while something else was looked for.
+    /// Messages that were received while the listener waited for another one.
     pending: VecDeque<Received>,
     /// The rest of the last datagram.
     unread: VecDeque<Received>,
@@ -100,7 +100,7 @@ impl Listener {
             .map_err(|error| ListenerError::System("setsockopt(SO_RCVBUFFORCE)", error.into()))
     }
 
-    /// As [`Self::open`], but with the receive buffer that every user has.
+    /// As [`Self::open`], but with the default receive buffer.
     pub fn open_unprivileged() -> Result<Self, ListenerError> {
         let mut listener = Self::open_unbound()?;
         listener
@@ -110,19 +110,19 @@ impl Listener {
         Ok(listener)
     }
 
-    /// A socket without an address and a group.
+    /// A socket without an address and without a group.
     pub fn open_unbound() -> Result<Self, ListenerError> {
         Socket::new(libc::NETLINK_CONNECTOR as isize)
             .map(Self::from)
             .map_err(|error| ListenerError::System("socket", error))
     }
 
-    /// The socket, for what only some tests do with it.
+    /// The socket, for operations that only some tests need.
     pub fn socket(&mut self) -> &mut Socket {
         &mut self.socket
     }
 
-    /// The address that the kernel chose, by which the listing knows the socket.
+    /// The address that the kernel chose, which identifies the socket in the listing.
     pub fn port_id(&self) -> Result<u32, ListenerError> {
         let mut address = SocketAddr::new(0, 0);
         self.socket
@@ -153,7 +153,7 @@ impl Listener {
         Ok(listener)
     }
 
-    /// A listener for everything (4-byte form).
+    /// A listener without a mask (4-byte form).
     pub fn listen_all() -> Result<Self, ListenerError> {
         let listener = Self::open()?;
         listener.request(&[LISTEN])?;
@@ -165,12 +165,13 @@ impl Listener {
         self.request(&[IGNORE])
     }
 
-    /// Asks which processes there are (4-byte form); what is told has this number.
+    /// Requests the state, which lists all processes (4-byte form). Its messages have this sequence
+    /// number.
     pub fn ask_for_state(&self, seq: u32) -> Result<(), ListenerError> {
         self.send(STATE.as_bytes(), seq, 0)
     }
 
-    /// Sends a request with nothing to recognise its answer by.
+    /// Sends a request with the numbers 0, so that its answer cannot be recognised.
     pub fn request(&self, words: &[u32]) -> Result<(), ListenerError> {
         self.send(words.as_bytes(), 0, 0)
     }
@@ -199,7 +200,7 @@ impl Listener {
             .map_err(|error| ListenerError::System("sendto", error))
     }
 
-    /// Sends the kernel whatever bytes.
+    /// Sends arbitrary bytes to the kernel.
     pub fn send_datagram(&self, datagram: &[u8]) -> io::Result<()> {
         let kernel = SocketAddr::new(0, 0);
         self.socket.send_to(datagram, &kernel, 0).map(drop)
@@ -208,13 +209,13 @@ impl Listener {
     /// Another descriptor of the same socket.
     pub fn duplicate(&self) -> nix::Result<Self> {
         let descriptor = dup(self)?;
-        // SAFETY: It is a socket, whose ownership goes over.
+        // SAFETY: The descriptor is a socket, and its ownership is transferred.
         Ok(Self::from(unsafe {
             Socket::from_raw_fd(descriptor.into_raw_fd())
         }))
     }
 
-    /// The next message, or `None` when there is none until the deadline.
+    /// The next message, or `None` if none arrives before the deadline.
     pub fn receive(&mut self, deadline: Instant) -> Result<Option<Received>, ListenerError> {
         if let Some(received) = self.pending.pop_front() {
             return Ok(Some(received));
@@ -244,7 +245,7 @@ impl Listener {
 
     /// The messages of the next datagram, if there is one.
     pub fn receive_datagram(&self) -> Result<Option<Vec<Received>>, ListenerError> {
-        // One byte more than a datagram has shows one that is too long.
+        // The buffer has one byte more than a datagram, which shows a datagram that is too long.
         let mut buffer = Vec::with_capacity(BATCH_SIZE + 1);
         match self.socket.recv_from(&mut buffer, libc::MSG_DONTWAIT) {
             Ok((_, sender)) => {
@@ -332,7 +333,7 @@ impl Listener {
         Ok(answers)
     }
 
-    /// Takes all that has arrived, also where some messages were lost.
+    /// Takes all messages that have arrived, also if some messages were lost.
     pub fn drain(&mut self) -> Result<Drained, ListenerError> {
         let now = Instant::now();
         let mut drained = Drained::default();
@@ -356,7 +357,7 @@ impl Listener {
     }
 }
 
-/// What had arrived, and how often ENOBUFS came in between.
+/// The messages that had arrived, and how often a read failed with ENOBUFS.
 #[derive(Debug, Default)]
 pub struct Drained {
     pub messages: Vec<Received>,
@@ -375,7 +376,7 @@ impl From<Socket> for Listener {
 
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: The socket is open as long as the listener lives, which the lifetime says.
+        // SAFETY: The socket is open as long as the listener lives, which the lifetime ensures.
         unsafe { BorrowedFd::borrow_raw(self.socket.as_raw_fd()) }
     }
 }

@@ -40,10 +40,10 @@ mod wire;
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
-    /// What to multiply all time limits of tests and loads with, on a slow machine.
+    /// Factor of all time limits of tests and loads, on a slow machine.
     #[arg(long, default_value_t = 1)]
     time_factor: u32,
-    /// What to multiply the limits within them with, on a kernel that checks itself.
+    /// Factor of the time limits within them, on a kernel with debugging checks.
     #[arg(long, default_value_t = 1)]
     kernel_time_factor: u32,
     /// Describe a load with these options as JSON, and do not run it.
@@ -59,26 +59,26 @@ enum Command {
     Agent,
     /// List the tests.
     List {
-        /// As JSON, with what the unpatched kernel is expected to do.
+        /// Print JSON, with the result that is expected of the unpatched kernel.
         #[arg(long)]
         json: bool,
     },
     /// Run tests and report them: to the runner, or in KTAP on the standard output.
     Test {
-        /// Full names of the tests to run; without any, all of them.
+        /// Full names of the tests to run. Without names, all tests are run.
         names: Vec<String>,
     },
     /// Show the events of a small real scenario.
     Demo,
-    /// Measure what events cost, and report the figures to the runner.
+    /// Measure the cost of events, and report the figures to the runner.
     Bench(bench::Options),
-    /// Send messages of every kind from everywhere, and check what becomes of each.
+    /// Send messages of every kind from every environment, and check the result of each.
     Fuzz(fuzz::Options),
     /// Raise events of all kinds on all CPUs, and check that each is read or counted as lost.
     Storm(storm::Options),
     /// Load and unload the module, and kill listeners, again and again.
     Cycles(cycles::Options),
-    /// Run programs from threads, and follow which numbers live.
+    /// Execute programs from threads, and track the pids that are in use.
     Execs(execs::Options),
     /// Begin pictures of all processes under load, lose events, and compare with /proc.
     Pictures(pictures::Options),
@@ -88,7 +88,7 @@ enum Command {
     Containers(containers::Options),
     /// Show events as they happen, until interrupted.
     Listen(listen::Options),
-    /// Keep a service running, and leave alone what detached from it.
+    /// Keep a service running, and do not touch processes that detached from it.
     Supervise(supervisor::Options),
 }
 
@@ -164,20 +164,20 @@ impl Command {
                 options,
                 containers::run,
             ),
-            _ => bail!("this is no load"),
+            _ => bail!("this command is not a load"),
         })
     }
 }
 
-/// A load that does so many of each part, with the milliseconds that one of them may take. Its limit is
-/// several times what the load takes.
+/// A load, with the number of repetitions of each part, and the milliseconds that each repetition may
+/// take. Its limit is several times the time that the load takes.
 fn load<O: 'static>(
     name: &str,
     parts: &[(usize, u64)],
     options: O,
     run: fn(&O) -> TestResult,
 ) -> Case {
-    /// How long it may take to begin and to end, and to do little.
+    /// How long a load may take to begin, to do little, and to end.
     const LEAST: Duration = Duration::from_secs(600);
     let parts = parts.iter().map(|(count, each)| *count as u64 * each);
     let limit = LEAST + Duration::from_millis(parts.sum());

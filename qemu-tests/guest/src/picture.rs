@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The picture: which processes live, from the state that the kernel tells and from the events after
-//! it, and from nothing else.
+//! The picture: the processes that live. Its only sources are the state that the kernel reports and
+//! the events after it.
 //!
-//! Processes are known by their identities (`PROC_CN_LISTEN_IDENTITY`), which are never used again.
-//! A process may be in a datagram of the state that is read after its EXIT, or after its SID. So a process
-//! that has ended while the state is told is remembered until its end, and a session leader never ceases to
-//! be one.
+//! Processes are known by their identities (`PROC_CN_LISTEN_IDENTITY`), which are never reused.
+//! A process may be in a datagram of the state that is read after its EXIT, or after its SID. So a
+//! process that ends while the state is reported is remembered until the state is complete, and a
+//! session leader always stays one.
 //!
-//! After a loss, the kernel drops all events until the queue was read empty, and no further error tells
-//! that. So the state is asked for when nothing is left to be read; and once more, if there is a loss
-//! before its end.
+//! After a loss, the kernel drops all events until the reader has emptied the queue, and no further
+//! error reports that. So the picture requests the state when nothing is left to be read. It requests
+//! the state again if there is a loss before the state is complete.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -18,30 +18,30 @@ use std::time::Instant;
 use crate::listener::{Listener, ListenerError};
 use crate::wire::{Event, IDENTITY, Identity, Received, mask};
 
-/// The events that the picture is made of. Without [`mask::SID`], which may be left out, nothing is
-/// known of session leaders.
+/// The events that the picture is made of. [`mask::SID`] may be left out. Then the picture misses
+/// processes that become session leaders after the state was reported.
 pub const MASK: u32 = mask::FORK | mask::EXIT | mask::SID;
 
-/// The flags that a listener needs for it, beside others.
+/// The flags that a listener needs for the picture. It may have others, too.
 pub const FLAGS: u32 = IDENTITY;
 
 /// A process that lives.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Process {
-    /// Its number, as the listener has it.
+    /// Its pid, as the listener sees it.
     pub pid: i32,
     /// Whether it leads a session.
     pub leads: bool,
-    /// As it was told first: its parent and its cgroup may be others by now.
+    /// Its identity when it was first reported. Its parent and its cgroup may have changed since.
     pub identity: Identity,
-    /// Whether it was told since the state was asked for.
+    /// Whether it was reported since the state was requested.
     is_confirmed: bool,
 }
 
-/// A state that was asked for, and is not complete yet.
+/// A state that was requested, and is not complete.
 #[derive(Debug)]
 struct PendingState {
-    /// The number of the request.
+    /// The sequence number of the request.
     seq: u32,
     /// The processes that ended since the request.
     ended: BTreeSet<u64>,
@@ -52,13 +52,13 @@ struct PendingState {
 /// Whether the picture is valid.
 #[derive(Debug)]
 enum Validity {
-    /// Nothing: no state was asked for.
+    /// It is not: no state was requested.
     Nothing,
-    /// A state is on its way.
+    /// A state is being reported.
     Begun(PendingState),
-    /// All that live are in it, and nobody else: of what was read.
+    /// It has exactly the living processes, as of the last message that was read.
     Exact,
-    /// Events were lost, and no state was asked for since then.
+    /// Events were lost, and no state has been requested since then.
     Lossy,
 }
 
@@ -67,7 +67,7 @@ enum Validity {
 pub struct Picture {
     living: BTreeMap<u64, Process>,
     validity: Validity,
-    /// The number of the last request.
+    /// The sequence number of the last request.
     seq: u32,
     losses: u64,
     states: u64,
@@ -86,36 +86,37 @@ impl Default for Picture {
 }
 
 impl Picture {
-    /// The processes, by the numbers that pidfds have for them.
+    /// The processes, by the inode numbers of their pidfds.
     pub fn living(&self) -> &BTreeMap<u64, Process> {
         &self.living
     }
 
-    /// Whether all that live are in it, and nobody else: of what was read.
+    /// Whether it has exactly the living processes, as of the last message that was read.
     pub fn is_exact(&self) -> bool {
         matches!(self.validity, Validity::Exact)
     }
 
-    /// How often reading told that events were lost.
+    /// How often a read reported that events were lost.
     pub fn losses(&self) -> u64 {
         self.losses
     }
 
-    /// How many states were told to their end.
+    /// How many states were received completely.
     pub fn states(&self) -> u64 {
         self.states
     }
 
-    /// Reads the next message of a listener, and takes it into the picture; [`None`] if there is none
-    /// until the deadline. Asks for the state whenever that is needed: at first, and after a loss.
+    /// Reads the next message of a listener, and adds it to the picture. Returns [`None`] if no message
+    /// arrives before the deadline. Requests the state whenever that is needed: at first, and after a
+    /// loss.
     ///
-    /// The listener listens for [`MASK`] with [`FLAGS`], and was told so. The numbers of other requests
-    /// that it makes are 0.
+    /// The listener has to listen for [`MASK`] with [`FLAGS`] already. Its other requests have the
+    /// sequence number 0.
     ///
     /// # Errors
     ///
-    /// What reading fails with, but for losses, and the errno of a state that was refused or cut off.
-    /// The next call asks for it again.
+    /// The error of a read, except for losses, and the errno of a state that was refused or cut off.
+    /// The next call requests the state again.
     pub fn read(
         &mut self,
         listener: &mut Listener,
@@ -125,7 +126,8 @@ impl Picture {
             if let Validity::Nothing = self.validity {
                 self.ask(listener)?;
             }
-            // A piece of a state is there before what comes before it was read.
+            // The kernel queues the next datagram of a state while the one before it is read, so
+            // that waiting is not necessary.
             let until = if self.is_exact() {
                 deadline
             } else {
@@ -138,8 +140,8 @@ impl Picture {
                 }
                 Ok(None) => match self.validity {
                     Validity::Lossy => self.ask(listener)?,
-                    // There was no memory for it. Reading has it go on, if only the answer to a
-                    // request that is refused.
+                    // There was no memory for the next datagram. A read makes the state continue, even
+                    // if it reads only the answer to a request that is refused.
                     Validity::Begun(_) => {
                         listener.ask_for_state(0)?;
                         if Instant::now() >= deadline {
@@ -154,7 +156,7 @@ impl Picture {
         }
     }
 
-    /// Reads until the picture is exact; whether it came to that before the deadline.
+    /// Reads until the picture is exact. Returns whether it is exact before the deadline.
     pub fn complete(
         &mut self,
         listener: &mut Listener,
@@ -166,7 +168,7 @@ impl Picture {
         Ok(self.is_exact())
     }
 
-    /// Reads until the picture is exact and nothing is left to be read; whether it came to that before
+    /// Reads until the picture is exact and nothing is left to be read. Returns whether this is so before
     /// the deadline.
     pub fn catch_up(
         &mut self,
@@ -182,14 +184,14 @@ impl Picture {
     }
 
     fn ask(&mut self, listener: &Listener) -> Result<(), ListenerError> {
-        // 0 is the number of other requests.
+        // 0 is the sequence number of other requests.
         let seq = self.seq.checked_add(1).unwrap_or(1);
         listener.ask_for_state(seq)?;
         self.begin(seq);
         Ok(())
     }
 
-    /// The state was asked for, in a request with this number.
+    /// The state was requested with this sequence number.
     fn begin(&mut self, seq: u32) {
         for process in self.living.values_mut() {
             process.is_confirmed = false;
@@ -212,7 +214,7 @@ impl Picture {
         }
     }
 
-    /// The state of which a message is, if it is on its way.
+    /// The pending state that a message belongs to, if it does.
     fn pending(&self, received: &Received) -> Option<&PendingState> {
         match &self.validity {
             Validity::Begun(pending) if pending.seq == received.message.connector.seq => {
@@ -226,19 +228,19 @@ impl Picture {
         let pending = self.pending(received);
         match (received.event, received.identity) {
             (Event::Ack { err }, _) if pending.is_some() => return self.end(err),
-            (Event::Process { task, session, .. }, Some(who))
-                if pending.is_some_and(|pending| !pending.ended.contains(&who.process)) =>
+            (Event::Process { task, session, .. }, Some(identity))
+                if pending.is_some_and(|pending| !pending.ended.contains(&identity.process)) =>
             {
-                self.confirm(who, task.pid, session == task.pid);
+                self.confirm(identity, task.pid, session == task.pid);
             }
-            (Event::Fork { child, .. }, Some(who)) if child.pid == child.tgid => {
-                self.confirm(who, child.pid, false);
+            (Event::Fork { child, .. }, Some(identity)) if child.pid == child.tgid => {
+                self.confirm(identity, child.pid, false);
             }
-            (Event::Sid { task, .. }, Some(who)) => self.confirm(who, task.pid, true),
-            (Event::Exit { task, .. }, Some(who)) if task.pid == task.tgid => {
-                self.living.remove(&who.process);
+            (Event::Sid { task, .. }, Some(identity)) => self.confirm(identity, task.pid, true),
+            (Event::Exit { task, .. }, Some(identity)) if task.pid == task.tgid => {
+                self.living.remove(&identity.process);
                 if let Validity::Begun(pending) = &mut self.validity {
-                    pending.ended.insert(who.process);
+                    pending.ended.insert(identity.process);
                 }
             }
             _ => {}
@@ -246,7 +248,7 @@ impl Picture {
         Ok(())
     }
 
-    /// Somebody lives, and leads a session if that is said.
+    /// A process lives, and leads a session if `leads` is set.
     fn confirm(&mut self, identity: Identity, pid: i32, leads: bool) {
         let process = self.living.entry(identity.process).or_insert(Process {
             pid,
@@ -258,14 +260,14 @@ impl Picture {
         process.is_confirmed = true;
     }
 
-    /// The state that is on its way has come to its end, or to an error.
+    /// The pending state is complete, or has failed.
     fn end(&mut self, err: u32) -> Result<(), ListenerError> {
         let before = std::mem::replace(&mut self.validity, Validity::Lossy);
         if err != 0 {
             let error = io::Error::from_raw_os_error(err as i32);
             return Err(ListenerError::System("STATE", error));
         }
-        // If a process was not told, its end was lost.
+        // If a process was not reported, its end was lost.
         self.living.retain(|_, process| process.is_confirmed);
         self.states += 1;
         if !matches!(before, Validity::Begun(pending) if pending.has_losses) {
@@ -282,7 +284,7 @@ mod tests {
     use super::*;
     use crate::wire::{Left, Message, Task};
 
-    /// The number of the first request.
+    /// The sequence number of the first request.
     const FIRST: u32 = 1;
 
     fn received(seq: u32, event: Event, process: Option<u64>) -> Received {
@@ -337,7 +339,7 @@ mod tests {
             self.take(9, Event::Sid { task, left }, pid);
         }
 
-        fn told(&mut self, seq: u32, pid: i32, session: i32) {
+        fn report(&mut self, seq: u32, pid: i32, session: i32) {
             let event = Event::Process {
                 task: Task::leader(pid),
                 parent: Task::leader(1),
@@ -364,12 +366,12 @@ mod tests {
     }
 
     #[test]
-    fn who_is_told_or_forked_lives_until_the_end() {
+    fn a_reported_or_forked_process_lives_until_its_end() {
         let mut fed = Fed::begun(FIRST);
-        fed.told(FIRST, 2, 1);
+        fed.report(FIRST, 2, 1);
         fed.fork(Task::leader(3));
-        fed.told(FIRST, 3, 1);
-        fed.told(FIRST, 4, 4);
+        fed.report(FIRST, 3, 1);
+        fed.report(FIRST, 4, 4);
         fed.exit(Task::leader(2));
         assert!(!fed.0.is_exact());
         fed.answer(FIRST);
@@ -381,27 +383,27 @@ mod tests {
     }
 
     #[test]
-    fn who_is_told_after_the_end_has_ended() {
+    fn a_process_reported_after_its_end_has_ended() {
         let mut fed = Fed::begun(FIRST);
         fed.exit(Task::leader(2));
-        fed.told(FIRST, 2, 1);
+        fed.report(FIRST, 2, 1);
         fed.answer(FIRST);
         assert_eq!(fed.living(), []);
     }
 
     #[test]
-    fn who_is_told_after_the_begin_of_a_session_leads_it() {
+    fn a_process_reported_after_its_sid_leads_a_session() {
         let mut fed = Fed::begun(FIRST);
         fed.sid(2);
-        fed.told(FIRST, 2, 1);
+        fed.report(FIRST, 2, 1);
         fed.answer(FIRST);
         assert_eq!(fed.living(), [(2, true)]);
     }
 
     #[test]
-    fn threads_are_nobody() {
+    fn threads_are_not_processes() {
         let mut fed = Fed::begun(FIRST);
-        fed.told(FIRST, 2, 1);
+        fed.report(FIRST, 2, 1);
         fed.fork(Task { pid: 3, tgid: 2 });
         fed.answer(FIRST);
         fed.exit(Task { pid: 3, tgid: 2 });
@@ -409,16 +411,16 @@ mod tests {
     }
 
     #[test]
-    fn who_is_not_told_again_has_ended() {
+    fn a_process_that_is_not_reported_again_has_ended() {
         let mut fed = Fed::begun(FIRST);
         for pid in 2..5 {
-            fed.told(FIRST, pid, 1);
+            fed.report(FIRST, pid, 1);
         }
         fed.answer(FIRST);
         fed.0.lose();
         assert!(!fed.0.is_exact());
         fed.0.begin(2);
-        fed.told(2, 3, 3);
+        fed.report(2, 3, 3);
         fed.fork(Task::leader(6));
         fed.answer(2);
         assert!(fed.0.is_exact());
@@ -429,7 +431,7 @@ mod tests {
     #[test]
     fn a_state_with_losses_is_not_exact() {
         let mut fed = Fed::begun(FIRST);
-        fed.told(FIRST, 2, 1);
+        fed.report(FIRST, 2, 1);
         fed.0.lose();
         fed.answer(FIRST);
         assert!(!fed.0.is_exact());
@@ -440,9 +442,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_of_another_request_is_passed_over() {
+    fn messages_of_another_request_are_ignored() {
         let mut fed = Fed::begun(2);
-        fed.told(FIRST, 2, 1);
+        fed.report(FIRST, 2, 1);
         fed.answer(0);
         fed.answer(FIRST);
         assert!(!fed.0.is_exact());

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Where the tests' results go: to the runner as records, or, without one, to people as KTAP.
+//! Where the tests' results go: to the runner as records, or to people as KTAP without a runner.
 
 use std::io::{self, Write};
 
@@ -8,7 +8,7 @@ use protocol::results::{Outcome, Record, TestRecord};
 use crate::harness::Reporter;
 use crate::results;
 
-/// To the runner.
+/// Reports to the runner.
 pub struct Records;
 
 impl Reporter for Records {
@@ -21,14 +21,14 @@ impl Reporter for Records {
     }
 }
 
-/// As KTAP version 1, see Documentation/dev-tools/ktap.rst in the kernel's source.
+/// Reports as KTAP version 1, see Documentation/dev-tools/ktap.rst in the kernel's source.
 pub struct Ktap<W> {
     output: W,
     number: usize,
 }
 
 impl<W: Write> Ktap<W> {
-    /// Writes it there.
+    /// Writes KTAP to this output.
     pub fn new(output: W) -> Self {
         Self { output, number: 0 }
     }

@@ -14,20 +14,20 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use protocol::RESULTS_VARIABLE;
 use protocol::results::{Figure, Record};
 
-/// Nowhere.
+/// There is no descriptor, and records are dropped.
 const NONE: RawFd = -1;
 
-/// The descriptor that records of this process go to, and of those that it forks.
+/// The descriptor to which the records of this process go, and those of its forked children.
 static SINK: AtomicI32 = AtomicI32::new(NONE);
 
-/// Takes the descriptor that the agent opened, if the runner wants records. Programs that are
-/// executed from here do not get it.
+/// Takes the descriptor that the agent opened, if the runner wants records. Programs that this
+/// process executes do not inherit it.
 pub fn begin() -> Result<()> {
     let Ok(number) = env::var(RESULTS_VARIABLE) else {
         return Ok(());
     };
     let sink = number.parse().context(RESULTS_VARIABLE)?;
-    // SAFETY: The agent opened it for this program, where nobody else has it.
+    // SAFETY: The agent opened it for this program, and it has no other owner here.
     let descriptor = unsafe { BorrowedFd::borrow_raw(sink) };
     fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).context(RESULTS_VARIABLE)?;
     // SAFETY: No other thread has been started yet.
@@ -36,7 +36,7 @@ pub fn begin() -> Result<()> {
     Ok(())
 }
 
-/// Lets a program that takes the place of this one have the records' descriptor.
+/// Passes the records' descriptor to a program that replaces this one.
 pub fn hand_over(command: &mut Command) -> Result<()> {
     let sink = SINK.load(Ordering::Relaxed);
     if sink == NONE {
@@ -49,17 +49,18 @@ pub fn hand_over(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Whether anybody reads the records.
+/// Whether the records have a reader.
 pub fn are_wanted() -> bool {
     SINK.load(Ordering::Relaxed) != NONE
 }
 
-/// Lets the records of this process go to a pipe from now on, which stays open until its end.
+/// Sends the records of this process to a pipe from now on. The pipe stays open until the process
+/// ends.
 pub fn go_to(pipe: OwnedFd) {
     SINK.store(ManuallyDrop::new(pipe).as_raw_fd(), Ordering::Relaxed);
 }
 
-/// Writes a record, if anybody reads them.
+/// Writes a record, if the records have a reader.
 pub fn write(record: &Record) -> io::Result<()> {
     let sink = SINK.load(Ordering::Relaxed);
     if sink == NONE {
@@ -67,11 +68,11 @@ pub fn write(record: &Record) -> io::Result<()> {
     }
     // SAFETY: The descriptor was opened for this, and is never closed.
     let sink = ManuallyDrop::new(unsafe { File::from_raw_fd(sink) });
-    // At once, so that records of several processes are not mixed as long as they are short.
+    // A single write keeps records of several processes apart, as long as they are short.
     (&*sink).write_all(&record.line())
 }
 
-/// Reports a figure by its name. It is for pages: what it has to be is checked elsewhere.
+/// Reports a figure by its name. It is for pages, and its value is checked elsewhere.
 pub fn figure(name: &str, value: f64) {
     let name = name.to_owned();
     if let Err(error) = write(&Record::Figure(Figure { name, value })) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The wire format of the process events connector, on this side of the socket.
+//! The wire format of the process events connector, as user space sees it.
 //!
 //! Kernel headers: `include/uapi/linux/cn_proc.h`, `include/uapi/linux/connector.h`. The header
 //! that a distribution ships may be older than the kernel under test, so the layouts are here.
@@ -8,7 +8,7 @@ use std::fmt;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Bytes of every message that the kernel sends, but of events with an [`Identity`].
+/// Bytes of every message that the kernel sends, except for events with an [`Identity`].
 pub const MESSAGE_SIZE: usize = 76;
 
 /// Bytes of an event that an [`Identity`] follows.
@@ -17,7 +17,7 @@ pub const IDENTITY_MESSAGE_SIZE: usize = MESSAGE_SIZE + size_of::<Identity>();
 /// `CN_IDX_PROC` and `CN_VAL_PROC`, also the multicast group.
 pub const CN_PROC: u32 = 1;
 
-/// `NLMSG_DONE`, the type of every connector message but events that a batch may hold.
+/// `NLMSG_DONE`, the type of every connector message, except for events that a batch may hold.
 pub const NLMSG_DONE: u16 = 3;
 
 /// `PROC_CN_NLMSG_EVENT`, the type of events for listeners that asked for [`BATCH`].
@@ -35,7 +35,7 @@ pub const BATCH: u32 = 0x4;
 /// `PROC_CN_LISTEN_CGROUP`: only events of one cgroup and of those below it.
 pub const CGROUP: u32 = 0x8;
 
-/// `PROC_CN_BATCH_SIZE`: no datagram is larger, in bytes.
+/// `PROC_CN_BATCH_SIZE`: the largest size of a datagram, in bytes.
 pub const BATCH_SIZE: usize = 4096;
 
 /// `PROC_CN_MCAST_LISTEN`.
@@ -50,13 +50,13 @@ pub const STATE: u32 = 3;
 /// `PROC_CN_FEATURE_STATE`.
 pub const FEATURE_STATE: u32 = 0x200;
 
-/// `NLM_F_MULTI`, the flag of messages that an answer ends.
+/// `NLM_F_MULTI`, the flag of messages in a series that an answer ends.
 pub const NLM_F_MULTI: u16 = 2;
 
-/// `PROC_EVENT_PROCESS`: what [`STATE`] is answered with. It is in no mask.
+/// `PROC_EVENT_PROCESS`: a process in the state, which [`STATE`] requests. It is in no mask.
 pub const PROCESS: u32 = 0x0000_0800;
 
-/// The CPU of messages that have no place in any CPU's numbers.
+/// The CPU of messages that are not part of any CPU's sequence numbers.
 pub const NO_CPU: u32 = u32::MAX;
 
 /// A `struct proc_listen`: the third form of requests.
@@ -99,14 +99,14 @@ pub mod mask {
     pub const COREDUMP: u32 = 0x4000_0000;
     /// A task ended.
     pub const EXIT: u32 = 0x8000_0000;
-    /// All of them but [`SESSION_END`], which has to be asked for (`PROC_EVENT_ALL`).
+    /// All events except [`SESSION_END`], which has to be requested explicitly (`PROC_EVENT_ALL`).
     pub const ALL: u32 =
         FORK | EXEC | UID | GID | SID | PTRACE | COMM | NONZERO_EXIT | COREDUMP | EXIT;
 
-    /// All that there is.
+    /// All events.
     pub const EVERYTHING: u32 = ALL | SESSION_END;
 
-    /// The names that users write.
+    /// The names of events for users.
     pub const NAMES: [(&str, u32); 11] = [
         ("fork", FORK),
         ("exec", EXEC),
@@ -182,8 +182,8 @@ pub struct Message {
     pub body: EventBody,
 }
 
-/// `struct proc_event_identity`: which process an event is about, by numbers that are never used
-/// again. A process's and a thread's is `st_ino` of a pidfd for it.
+/// `struct proc_event_identity`: numbers that identify an event's process, and are never reused.
+/// The number of a process or thread is `st_ino` of a pidfd for it.
 #[derive(
     Clone, Copy, Debug, Default, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, PartialEq,
 )]
@@ -261,7 +261,7 @@ pub struct Left {
     pub process_group: i32,
 }
 
-/// What happened.
+/// An event.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Event {
     /// The answer to a request (`PROC_EVENT_NONE`).
@@ -269,7 +269,7 @@ pub enum Event {
         /// 0 or a positive errno.
         err: u32,
     },
-    /// A task was made.
+    /// A task was created.
     Fork {
         /// Its parent.
         parent: Task,
@@ -278,12 +278,12 @@ pub enum Event {
     },
     /// A program was executed.
     Exec {
-        /// By this task.
+        /// The task that executed it.
         task: Task,
     },
     /// User ids changed.
     Uid {
-        /// Of this task.
+        /// The task.
         task: Task,
         /// Real user id.
         real: u32,
@@ -292,7 +292,7 @@ pub enum Event {
     },
     /// Group ids changed.
     Gid {
-        /// Of this task.
+        /// The task.
         task: Task,
         /// Real group id.
         real: u32,
@@ -303,7 +303,7 @@ pub enum Event {
     Sid {
         /// Its thread group leader.
         task: Task,
-        /// What it left; all zero from a kernel that does not tell.
+        /// What it left. All fields are 0 on a kernel that does not report them.
         left: Left,
     },
     /// A tracer attached, or detached.
@@ -322,18 +322,18 @@ pub enum Event {
     },
     /// A core is dumped.
     Coredump {
-        /// Of this task.
+        /// The task.
         task: Task,
         /// Its parent.
         parent: Task,
     },
     /// A task ended.
     Exit {
-        /// This one.
+        /// The task that ended.
         task: Task,
-        /// Status as wait(2) has it.
+        /// Status, as in wait(2).
         code: u32,
-        /// Signal that tells the parent.
+        /// Signal that is sent to the parent.
         signal: u32,
         /// Its parent.
         parent: Task,
@@ -342,12 +342,12 @@ pub enum Event {
     SessionEnd {
         /// The leader.
         task: Task,
-        /// Status of the process as wait(2) has it.
+        /// Status of the process, as in wait(2).
         code: u32,
-        /// Signal that tells the parent.
+        /// Signal that is sent to the parent.
         signal: u32,
     },
-    /// A process is there: nothing happened to it.
+    /// A process exists. This is a part of the state, and not an event.
     Process {
         /// Its thread group leader.
         task: Task,
@@ -361,7 +361,7 @@ pub enum Event {
 }
 
 impl Event {
-    /// Takes an event's fields from a message, and tells how many of the data's bytes they use.
+    /// Takes an event's fields from a message. Also returns how many of the data's bytes they use.
     fn decode(body: &EventBody) -> Result<(Self, usize), String> {
         let word = |index: usize| {
             let bytes = &body.data[4 * index..4 * index + 4];
@@ -471,8 +471,8 @@ impl Event {
         })
     }
 
-    /// The bit of [`mask`] that asks for this kind of event, [`PROCESS`] for what no mask asks for, 0
-    /// for an acknowledgement.
+    /// The bit of [`mask`] that requests this kind of event, [`PROCESS`] for a process in the state,
+    /// 0 for an acknowledgement.
     pub fn bit(&self) -> u32 {
         match self {
             Self::Ack { .. } => 0,
@@ -490,7 +490,7 @@ impl Event {
         }
     }
 
-    /// The kind's name, as users write it.
+    /// The kind's name for users.
     pub fn kind(&self) -> &'static str {
         let bit = self.bit();
         match mask::NAMES.iter().find(|(_, known)| *known == bit) {
@@ -554,7 +554,7 @@ pub struct Received {
 
 impl Received {
     /// Decodes a datagram: a single message, or several of type [`NLMSG_EVENT`]. Each has to have
-    /// one of the exact sizes, and nothing may be between or behind them.
+    /// one of the exact sizes, and no other bytes may be between or after them.
     pub fn decode_all(datagram: &[u8], sender: (u32, u32)) -> Result<Vec<Self>, String> {
         let length = datagram.len();
         if length == 0 || length > BATCH_SIZE {
@@ -580,7 +580,7 @@ impl Received {
         Ok(received)
     }
 
-    /// Decodes a message, which has to have one of the exact sizes, and to say so in both headers.
+    /// Decodes a message, which has to have one of the exact sizes, and this size in both headers.
     pub fn decode(bytes: &[u8], sender: (u32, u32)) -> Result<Self, String> {
         let size = bytes.len();
         let malformed = || {
@@ -610,13 +610,13 @@ impl Received {
         })
     }
 
-    /// What the kernel can do, `PROC_CN_FEATURE_*`: the second word of an answer, 0 in older ones.
+    /// The kernel's features, `PROC_CN_FEATURE_*`: the second word of an answer, 0 on older kernels.
     pub fn features(&self) -> u32 {
         let [_, _, _, _, a, b, c, d, ..] = self.message.body.data;
         u32::from_ne_bytes([a, b, c, d])
     }
 
-    /// How many processes were told before this answer: its third word, 0 in older ones.
+    /// How many processes were reported before this answer: its third word, 0 on older kernels.
     pub fn processes(&self) -> u32 {
         let [_, _, _, _, _, _, _, _, a, b, c, d, ..] = self.message.body.data;
         u32::from_ne_bytes([a, b, c, d])
@@ -781,7 +781,7 @@ mod tests {
         assert!(Received::decode_all(&cut, (0, 1)).is_err());
     }
 
-    const WHICH: Identity = Identity {
+    const SAMPLE: Identity = Identity {
         process: 1 << 40,
         thread: 2,
         other: 3,
@@ -789,19 +789,19 @@ mod tests {
         start_ns: 5,
     };
 
-    /// A message with [`WHICH`], and with these lengths in its headers.
+    /// A message with [`SAMPLE`], and with these lengths in its headers.
     fn long_message(what: u32, kind: u16, lengths: (u32, u16)) -> Vec<u8> {
         let mut message = Message::read_from_bytes(&message(what, [6; 6])).unwrap();
         message.netlink.kind = kind;
         (message.netlink.length, message.connector.length) = lengths;
-        [message.as_bytes(), WHICH.as_bytes()].concat()
+        [message.as_bytes(), SAMPLE.as_bytes()].concat()
     }
 
     #[test]
     fn an_identity_is_taken_from_behind_the_event() {
         let long = long_message(mask::COMM, NLMSG_DONE, (116, 80));
         let received = Received::decode(&long, (0, 1)).unwrap();
-        assert_eq!(received.identity, Some(WHICH));
+        assert_eq!(received.identity, Some(SAMPLE));
         assert_eq!(received.event.subject(), Task { pid: 6, tgid: 6 });
         let short = Received::decode(&message(mask::COMM, [6; 6]), (0, 1)).unwrap();
         assert_eq!((short.identity, short.event), (None, received.event));
@@ -812,24 +812,24 @@ mod tests {
         let long = long_message(mask::SID, NLMSG_EVENT, (116, 80));
         let batch = Received::decode_all(&long.repeat(35), (0, 1)).unwrap();
         assert_eq!(batch.len(), 35);
-        assert!(batch.iter().all(|one| one.identity == Some(WHICH)));
+        assert!(batch.iter().all(|one| one.identity == Some(SAMPLE)));
         assert!(Received::decode_all(&long.repeat(36), (0, 1)).is_err());
         let done = long_message(mask::SID, NLMSG_DONE, (116, 80));
         assert_eq!(Received::decode_all(&done, (0, 1)).unwrap().len(), 1);
         let error = Received::decode_all(&done.repeat(2), (0, 1)).unwrap_err();
         assert!(error.contains("share"), "{error}");
-        // As it is after a listener asked for another form.
+        // This is so after a listener asked for another form.
         let mixed = [events(2, NLMSG_EVENT), long.clone(), events(1, NLMSG_EVENT)].concat();
         let mixed = Received::decode_all(&mixed, (0, 1)).unwrap();
         let identities: Vec<_> = mixed.iter().map(|one| one.identity).collect();
-        assert_eq!(identities, [None, None, Some(WHICH), None]);
+        assert_eq!(identities, [None, None, Some(SAMPLE), None]);
         for cut in 1..116 {
             assert!(Received::decode_all(&long.repeat(2)[..232 - cut], (0, 1)).is_err());
         }
     }
 
     #[test]
-    fn a_message_whose_lengths_are_not_its_own_is_refused() {
+    fn a_message_with_wrong_lengths_is_refused() {
         for lengths in [(116, 40), (76, 80), (76, 40), (0, 0), (115, 80), (120, 84)] {
             let long = long_message(mask::COMM, NLMSG_DONE, lengths);
             let error = Received::decode(&long, (0, 1)).unwrap_err();

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Tests the test framework: whatever a test does, it is reported as what it is.
+//! Tests the test framework: it has to report each outcome of a test correctly.
 //!
-//! A program of its own without the usual test harness, because forking needs a single thread.
+//! This is a program without Rust's test harness, because forking needs a single thread.
 
-#![expect(dead_code, reason = "parts of the guest program are taken out of it")]
+#![expect(dead_code, reason = "only parts of the guest program are used")]
 
 use std::io;
 use std::time::Duration;
@@ -30,7 +30,7 @@ mod results;
 #[path = "../src/timeouts.rs"]
 mod timeouts;
 
-/// Where [`fails`] finds out that it does.
+/// The line at which [`fails`] fails.
 const FAILING_LINE: u32 = 49;
 
 fn passes() -> TestResult {
@@ -86,32 +86,32 @@ fn leaves_a_daemon() -> TestResult {
     Ok(())
 }
 
-/// Passes by itself; [`Told`] says that the kernel complained.
+/// Passes, but [`FakeKernel`] reports a complaint.
 fn makes_the_kernel_warn() -> TestResult {
     Ok(())
 }
 
-/// The same, but that it fails by itself as well.
+/// The same, but the test itself fails as well.
 fn fails_and_makes_the_kernel_warn() -> TestResult {
     Err(Failure::new("on purpose"))
 }
 
-/// Tells its variant by its result.
+/// Passes in one variant, and fails in the other.
 fn has_variants(number: u32) -> TestResult {
     expect_eq("number", number, 1)
 }
 
-/// Would pass, if it were run behind one that is killed.
+/// Would pass, but is not run, because the test before it is killed.
 fn is_not_run() -> TestResult {
     Ok(())
 }
 
-/// Passes by itself; [`main`] says that it left something.
+/// Passes, but [`main`] reports a leak.
 fn leaves_something_in_the_kernel() -> TestResult {
     Ok(())
 }
 
-/// A list of which one test declares something else.
+/// A list in which one test has other declarations.
 const LIST: &[Test] = &Declaration::new()
     .not_on_stock("no reason")
     .limit(Duration::from_secs(3))
@@ -162,7 +162,7 @@ fn main() {
             Ok(())
         }
     };
-    let mut kernel = Told::default();
+    let mut kernel = FakeKernel::default();
     let cases = tests.each_ref().map(Case::from);
     let conclusion = harness::run(&cases, 1, &mut leak_check, &mut kernel, &mut report)
         .expect("the framework itself works");
@@ -210,7 +210,7 @@ fn main() {
     );
     let left = "leaves_something_in_the_kernel";
     assert_eq!(reason(left), "1 thing is left");
-    // What it says itself is apart from it.
+    // The test's own outcome is separate from the leak.
     assert_eq!(result(left).outcome, Some(Outcome::Passed));
     assert_eq!(trouble(left), [Trouble::Leak("1 thing is left".into())]);
     let warned = result("makes_the_kernel_warn");
@@ -243,7 +243,7 @@ fn a_load_has_a_limit_and_is_reported_as_a_test_is() {
         Case::load("hangs", milliseconds(300), hangs_itself),
     ];
     assert_eq!(loads[0].description().limit_seconds, 60);
-    let (mut report, mut kernel) = (Kept::default(), Told::default());
+    let (mut report, mut kernel) = (Kept::default(), FakeKernel::default());
     let mut leak_check = || Ok(());
     let conclusion = harness::run(&loads, 1, &mut leak_check, &mut kernel, &mut report)
         .expect("the framework itself works");
@@ -255,7 +255,7 @@ fn a_load_has_a_limit_and_is_reported_as_a_test_is() {
     assert!(hangs.dumped);
 }
 
-/// Results as they came.
+/// The results, in the order in which they were reported.
 #[derive(Default)]
 struct Kept {
     planned: usize,
@@ -274,21 +274,21 @@ impl Reporter for Kept {
     }
 }
 
-/// A kernel that complains about one test, and what it was told.
+/// A kernel that complains about some tests, and the calls that it got.
 #[derive(Default)]
-struct Told {
-    /// The tests that began; nothing where the last one ended.
+struct FakeKernel {
+    /// The tests that began, and an empty string when the last one had ended.
     began: Vec<String>,
 }
 
-impl KernelWatch for Told {
+impl KernelWatch for FakeKernel {
     fn test_begins(&mut self, test: &str) -> io::Result<()> {
         self.began.push(test.to_owned());
         Ok(())
     }
 
     fn test_ended(&mut self) -> io::Result<Option<Complaint>> {
-        let last = self.began.last().expect("one began");
+        let last = self.began.last().expect("a test began");
         Ok(last.ends_with("makes_the_kernel_warn").then(|| Complaint {
             reason: "it warned".to_owned(),
             log: vec!["WARNING: at something".to_owned()],
@@ -312,7 +312,7 @@ impl KernelWatch for Told {
     }
 }
 
-/// The same as people see it.
+/// Returns the results as KTAP, after a check of this text.
 fn ktap(kept: &Kept) -> String {
     let mut text = Vec::new();
     let mut ktap = reporter::Ktap::new(&mut text);

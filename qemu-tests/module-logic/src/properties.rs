@@ -10,7 +10,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use zerocopy::{FromBytes, IntoBytes};
 
-/// The headers before each event as C has them, field by field.
+/// The headers before each event, field by field as in C.
 mod layout {
     use zerocopy_derive::FromBytes;
 
@@ -36,7 +36,7 @@ mod layout {
     }
 }
 
-/// How many bytes are before the union.
+/// The number of bytes before the union.
 const HEADERS: usize = size_of::<layout::Headers>();
 
 fn ids() -> impl Strategy<Value = Ids> {
@@ -172,7 +172,8 @@ fn event() -> impl Strategy<Value = (Event, u32, Vec<u32>)> {
     ]
 }
 
-/// Returns the headers that a message has to have. `identity` is how many bytes follow the event.
+/// Returns the headers that a message has to have. `identity` is the number of bytes after the
+/// event.
 fn headers(
     (kind, identity): (u16, u16),
     (seq, ack): (u32, u32),
@@ -338,7 +339,7 @@ enum Asked {
     State,
 }
 
-/// Returns what the module's code makes of the data of a request.
+/// Parses the data of a request with the module's code.
 fn parsed(data: &[u8], has_cgroups: bool) -> Result<Asked, Malformed> {
     Command::parse(data, Flags::known(has_cgroups)).map(|command| match command {
         Command::Listen(Listen {
@@ -355,9 +356,9 @@ fn parsed(data: &[u8], has_cgroups: bool) -> Result<Asked, Malformed> {
     })
 }
 
-/// Returns what the data of a request asks for by the model; [`None`] if it is invalid.
+/// Parses the data of a request with the model. Returns [`None`] if it is invalid.
 fn understood(data: &[u8], has_cgroups: bool) -> Option<Asked> {
-    // The model takes a missing byte for 0.
+    // The model reads a missing byte as 0.
     let byte = |at: usize| data.get(at).copied().unwrap_or(0);
     let word = |at: usize| u32::from_ne_bytes([0, 1, 2, 3].map(|byte_of| byte(at + byte_of)));
     let cgroup_id = u64::from_ne_bytes([16, 17, 18, 19, 20, 21, 22, 23].map(byte));
@@ -394,7 +395,7 @@ proptest! {
     /// Each byte of an event's message has its place, even if the message was used before, and in
     /// all forms.
     #[test]
-    fn an_event_is_encoded_as_c_has_it(
+    fn an_event_is_encoded_as_in_c(
         events in vec((event(), vec(receiver(), 1..4)), 1..4),
         cpu: u32,
         time: u64,
@@ -422,15 +423,15 @@ proptest! {
                 let mut union = [0; 6];
                 union[..words.len()].copy_from_slice(&words);
                 prop_assert_eq!(&bytes[HEADERS..76], union.as_bytes());
-                let which = identity.unwrap_or_default();
-                prop_assert_eq!(&bytes[76..], &which.as_bytes()[..follows]);
+                let fields = identity.unwrap_or_default();
+                prop_assert_eq!(&bytes[76..], &fields.as_bytes()[..follows]);
             }
         }
     }
 
     /// An answer has the numbers of the request, and nothing of an event.
     #[test]
-    fn an_answer_is_encoded_as_c_has_it(
+    fn an_answer_is_encoded_as_in_c(
         seq: u32,
         ack: u32,
         time: u64,
@@ -478,8 +479,8 @@ proptest! {
         prop_assert_eq!(parsed(&asked.padded(24 + more), has_cgroups), expected);
     }
 
-    /// Each bit of the mask, of the flags and after them is refused, except for those of known
-    /// events and flags, and of the id of a cgroup with its flag.
+    /// Each bit of the mask, of the flags and of the bytes after them is refused. The exceptions
+    /// are the bits of known events and flags, and of the id of a cgroup with its flag.
     #[test]
     fn a_bit_without_a_meaning_is_refused(
         (has_cgroups, asked) in right_anywhere(),
@@ -516,7 +517,7 @@ proptest! {
 
     /// A listener gets each event that it asked for once, and no other event.
     #[test]
-    fn who_asked_gets_an_event_once(requested: u32, kind in 0_usize..10, failed: bool) {
+    fn a_listener_gets_requested_events_once(requested: u32, kind in 0_usize..10, failed: bool) {
         const KINDS: [u32; 10] = [
             bits::FORK,
             bits::EXEC,

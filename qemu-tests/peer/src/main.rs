@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Lets eBPF programs record what process events tell, for the benchmark to compare with.
+//! Records the events that process events report, but with eBPF programs, for comparison in the
+//! benchmark.
 //!
-//! Says when the programs are in place. Then each line on its standard input makes it read all
-//! records, and answer with how many there were. All it says is an [`EbpfAnswer`].
+//! It reports when the eBPF programs are in place. Then, for each line on its standard input, it
+//! reads all records and answers how many there were. Each line of its output is an [`EbpfAnswer`].
 
 use std::cell::Cell;
 use std::ffi::OsStr;
@@ -20,7 +21,7 @@ use protocol::clock::instructions;
 /// The programs in src/peer.bpf.c.
 const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/peer.bpf.o"));
 
-/// Records process events by eBPF programs.
+/// Records process events with eBPF programs.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
@@ -46,9 +47,7 @@ fn run(kinds: &[String]) -> Result<()> {
         let wanted = kinds.iter().any(|kind| is_for(program.name(), kind));
         program.set_autoload(wanted);
     }
-    let object = object
-        .load()
-        .context("the kernel does not take the programs")?;
+    let object = object.load().context("the kernel rejects the programs")?;
     let mut links = Vec::new();
     for kind in kinds {
         let Some(program) = object
@@ -72,7 +71,7 @@ fn run(kinds: &[String]) -> Result<()> {
         0
     })?;
     let ring = builder.build()?;
-    say(&EbpfAnswer::Ready)?;
+    write_answer(&EbpfAnswer::Ready)?;
     for line in io::stdin().lock().lines() {
         line?;
         count.set(0);
@@ -80,7 +79,7 @@ fn run(kinds: &[String]) -> Result<()> {
         ring.consume()?;
         let instructions = instructions() - started;
         let records = count.get();
-        say(&EbpfAnswer::Read {
+        write_answer(&EbpfAnswer::Read {
             records,
             instructions,
         })?;
@@ -110,7 +109,7 @@ fn is_for(program: &OsStr, kind: &str) -> bool {
 }
 
 /// Writes an answer, as a line of JSON.
-fn say(answer: &EbpfAnswer) -> Result<()> {
+fn write_answer(answer: &EbpfAnswer) -> Result<()> {
     let mut output = io::stdout().lock();
     writeln!(output, "{}", serde_json::to_string(answer)?)?;
     Ok(output.flush()?)

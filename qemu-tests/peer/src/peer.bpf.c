@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * For each occasion of a process event a record of the same content, written
- * into a ring buffer: what an eBPF user would have instead of a listener.
+ * Writes a record with the same content into a ring buffer for each process
+ * event. An eBPF user would use this instead of a listener.
  *
- * Kernel types name only the fields that are used. libbpf finds where they are.
+ * Kernel types have only the fields that are used. libbpf finds their offsets.
  */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
@@ -22,14 +22,14 @@ struct task_struct {
 
 struct linux_binprm;
 
-/* What a classic tracepoint hands over at the end of a system call. */
+/* The context of a classic tracepoint at the end of a system call. */
 struct syscall_exit {
 	unsigned long common;
 	long number;
 	long result;
 };
 
-/* As struct proc_event, whose fields of each kind are these. */
+/* As in struct proc_event, with the same fields for each kind. */
 struct record {
 	__u32 what;
 	__u32 cpu;
@@ -71,7 +71,7 @@ static __always_inline struct record *reserve(__u32 what, struct task_struct *ta
 	return record;
 }
 
-/* Nobody is woken: the cheapest way, for who reads now and then. */
+/* No process is woken. This is the cheapest way for a reader that reads now and then. */
 static __always_inline void submit(struct record *record)
 {
 	bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);

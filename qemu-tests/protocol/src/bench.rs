@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What the benchmark in the guest tells the runner, as records among the results.
+//! What the benchmark in the guest reports to the runner, as records among the results.
 
 use serde::{Deserialize, Serialize};
 
-/// What is done, and measured.
+/// An operation that is measured.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Operation {
@@ -11,7 +11,7 @@ pub enum Operation {
     Fork,
     /// A child's end, from the parent's wait to its return.
     Exit,
-    /// Both together, as a shell has them.
+    /// Both together, as in a shell.
     ForkExit,
     /// execve(2), to the first instruction of the new program.
     Exec,
@@ -37,7 +37,8 @@ pub enum Operation {
     ShortCoredump,
     /// clone(2) of a thread, until it returns to its creator.
     ThreadFork,
-    /// The end of a thread, from its last instruction until the one who waits for it goes on.
+    /// The end of a thread, from its last instruction until the thread that waits for it
+    /// continues.
     ThreadExit,
     /// fork(2), a new name, execve(2), and the end.
     Storm,
@@ -49,13 +50,13 @@ pub enum Operation {
     Ignore,
     /// close(2) of a listener, the caller's own instructions.
     Close,
-    /// Reading one record of eBPF's.
+    /// Reading one record of the eBPF program.
     Read,
 }
 
 impl Operation {
-    /// Those that raise one kind of event, or come as near to that as can be, in as few
-    /// instructions as it takes.
+    /// Those that raise one kind of event, or come as close to that as possible, in as few
+    /// instructions as possible.
     pub const KINDS: [Self; 9] = [
         Self::ShortFork,
         Self::ShortExec,
@@ -68,7 +69,7 @@ impl Operation {
         Self::ShortExit,
     ];
 
-    /// What is done to whole processes, as programs do it.
+    /// Operations on whole processes, as programs perform them.
     pub const WHOLE: [Self; 6] = [
         Self::Fork,
         Self::Exec,
@@ -78,10 +79,10 @@ impl Operation {
         Self::Storm,
     ];
 
-    /// What is done to threads.
+    /// Operations on threads.
     pub const THREADS: [Self; 2] = [Self::ThreadFork, Self::ThreadExit];
 
-    /// What a listener asks of the kernel, and the end that comes without a request.
+    /// The requests of a listener, and its end without a request.
     pub const REQUESTS: [Self; 3] = [Self::Listen, Self::Ignore, Self::Close];
 
     /// The name in tables.
@@ -108,13 +109,13 @@ impl Operation {
             Self::Listen => "LISTEN",
             Self::Ignore => "IGNORE",
             Self::Close => "closing a listener",
-            Self::Read => "reading a record of eBPF's",
+            Self::Read => "reading a record of eBPF",
         }
     }
 
-    /// Whether a task begins, ends or runs another program in it. Now and then that takes some
-    /// hundreds or thousands of instructions more, for allocators and RCU, so that of such an
-    /// operation the cheapest tenth is compared.
+    /// Whether a task begins, ends or runs another program in it. Such an operation now and then
+    /// takes hundreds or thousands of instructions more, for allocators and RCU. So its cheapest
+    /// tenth is compared.
     pub fn is_of_processes(self) -> bool {
         matches!(
             self,
@@ -123,10 +124,10 @@ impl Operation {
             || Self::WHOLE.contains(&self)
     }
 
-    /// How many hooks of the patched kernel it passes: one a kind of event, but two for setsid(),
-    /// whose ids are taken before they are lost, four for the exit, where the end of a session and of
-    /// a thread are told, too, and two where ids may change, since user and group ids are compared: so with an
-    /// exec, which may change both.
+    /// How many hooks of the patched kernel it passes: usually one for each kind of event. setsid()
+    /// passes two, since its ids are taken before they are lost. An exit passes four, since the
+    /// ends of a session and of a thread are reported, too. A change of ids passes two, since user
+    /// and group ids are compared. An exec passes these two, too, since it may change both.
     pub fn hooks(self) -> u32 {
         match self {
             Self::ShortFork | Self::ThreadFork | Self::Fork | Self::Ptrace | Self::Comm => 1,
@@ -146,45 +147,46 @@ pub const LISTENER_COUNTS: [u32; 4] = [1, 8, 64, 256];
 /// How many containers there are at most.
 pub const THOUSANDS: u32 = 4096;
 
-/// Beside how many others a request is measured.
+/// How many other listeners there are, in turn, when a request is measured.
 pub const BESIDE: [u32; 3] = [0, 256, 4096];
 
-/// How many events are raised in a row before listeners that get them in batches read them: what
-/// each costs depends on it.
+/// How many events are raised in a row before listeners that get them in batches read them: the
+/// cost of each event depends on it.
 pub const MOST_UNREAD: u32 = 512;
 
-/// How many events are unread where the number does not matter, and always how many records of eBPF's.
+/// How many events are unread if the number does not matter. With eBPF, there are always this many
+/// records.
 pub const SOME_UNREAD: u32 = 64;
 
 /// How many events are unread, in turn.
 pub const UNREAD: [u32; 4] = [1, 8, SOME_UNREAD, MOST_UNREAD];
 
 /// How many listeners there are, in turn, that ask for IDENTITY, or for the events of a cgroup. The
-/// figures of two of them tell what the event costs, and what each listener.
+/// figures of two of these numbers show what the event costs, and what each listener costs.
 pub const WITH_FLAGS: [u32; 4] = [1, 2, 8, 64];
 
-/// How many processes there are, in turn, when a program asks which.
+/// How many processes there are, in turn, when a program asks for all of them.
 pub const POPULATIONS: [u32; 2] = [1_000, 10_000];
 
-/// The listeners meanwhile.
+/// The listeners during the operation.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Situation {
-    /// Nobody.
+    /// No listeners.
     Nobody,
     /// Listeners for everything, which are read between the measurements.
     Everything,
     /// Listeners for everything that get events in batches, which only our kernel has.
     Batch,
-    /// Listeners for everything that want to know which process it is, which only our kernel tells.
+    /// Listeners for everything that ask for IDENTITY, which only our kernel has.
     Identity,
     /// The same in batches.
     IdentityBatch,
-    /// Listeners for everything that happens in a cgroup in which nobody is.
+    /// Listeners for everything that happens in a cgroup without processes.
     OtherCgroup,
     /// A listener for the forks and exits of processes, and not of threads.
     Processes,
-    /// A listener that asks which processes there are, which only our kernel tells.
+    /// A listener that asks for the state, which only our kernel has.
     State,
     /// The same with IDENTITY.
     IdentityState,
@@ -194,17 +196,16 @@ pub enum Situation {
     NeverListened,
     /// A listener for SID that was closed without IGNORE.
     Dead,
-    /// A listener with the default buffer that nobody reads, after it overran.
+    /// A listener with the default buffer that never reads, after the buffer overran.
     NeverReads,
     /// A listener for everything in each of that many containers; the operation is in one of them.
     Containers,
-    /// An eBPF program that records it, and no listener.
+    /// An eBPF program that records the event, and no listener.
     Ebpf,
 }
 
 impl Situation {
-    /// The same listeners, but that they do not want to know which process it is; `None` of those who
-    /// don't.
+    /// The same listeners without IDENTITY; `None` if they do not ask for it.
     pub fn without_identity(self) -> Option<Self> {
         match self {
             Self::Identity => Some(Self::Everything),
@@ -214,30 +215,32 @@ impl Situation {
     }
 }
 
-/// A figure: so many instructions an operation.
+/// A figure: the instructions of an operation.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Measurement {
     /// What was done.
     pub operation: Operation,
-    /// Who listened.
+    /// The listeners.
     pub situation: Situation,
-    /// How many of them.
+    /// How many there were.
     pub listeners: u32,
     /// Median of the batches' means.
     pub instructions: f64,
     /// Half of the batches are no further from the median than that.
     pub spread: f64,
-    /// What the cheapest tenth of all times took at most: what comes now and then is not in it.
+    /// The most that the cheapest tenth of all times took. It does not include what happens only
+    /// now and then.
     pub low: f64,
-    /// What that is above the same with nobody listening, if both were measured in turn.
+    /// The cost above the same operation without listeners, if both were measured in turn.
     #[serde(default)]
     pub cost: Option<Cost>,
-    /// What it is above the same in [`Situation::without_identity`], measured in turn.
+    /// The cost above the same operation in [`Situation::without_identity`], measured in turn.
     #[serde(default)]
     pub added: Option<Cost>,
 }
 
-/// What an operation takes above the same with nobody listening, or with listeners that ask for less.
+/// What an operation takes above the same operation without listeners, or with listeners that ask
+/// for less.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Cost {
     /// The median of the rounds.
@@ -254,18 +257,18 @@ pub enum BenchRecord {
     Total(u32),
     /// One of them.
     Measurement(Measurement),
-    /// So many figures are not there, for this reason.
+    /// Figures are missing, for this reason.
     Missing {
         /// How many.
         figures: u32,
-        /// Who would have listened.
+        /// The listeners that there would have been.
         situation: Situation,
         /// Why.
         reason: String,
     },
-    /// Events that wait, and are read.
+    /// Unread events that are read.
     Reading(Reading),
-    /// Events raised without a pause, and read after that.
+    /// Events raised without a pause, and read afterwards.
     Burst(Burst),
     /// Events raised without a pause on one CPU, and read on another one.
     Flood(Flood),
@@ -277,7 +280,7 @@ pub enum BenchRecord {
     Picture(Picture),
 }
 
-/// What the program that lets eBPF programs record events says.
+/// An answer of the program that records events with eBPF programs.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EbpfAnswer {
@@ -292,7 +295,7 @@ pub enum EbpfAnswer {
     },
 }
 
-/// What it takes to read events that wait.
+/// What it takes to read unread events.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Reading {
     /// In which form they come: [`Situation::Everything`] or [`Situation::Batch`].
@@ -301,8 +304,8 @@ pub struct Reading {
     pub unread: u32,
     /// In how many datagrams they are.
     pub datagrams: u32,
-    /// An event's share of the instructions that it takes to read all of them, and to be told that
-    /// there are no more: the median of the batches' means.
+    /// An event's share of the instructions that it takes to read all of them, until recv(2)
+    /// returns that there are no more: the median of the batches' means.
     pub instructions: f64,
     /// Half of the batches are no further from the median than that.
     pub spread: f64,
@@ -311,10 +314,10 @@ pub struct Reading {
 /// What it takes to learn which processes there are.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Picture {
-    /// From the kernel's state, [`Situation::State`] or [`Situation::IdentityState`]; or from /proc,
-    /// with [`Situation::Nobody`].
+    /// The source: the kernel's state with [`Situation::State`] or [`Situation::IdentityState`],
+    /// /proc with [`Situation::Nobody`].
     pub situation: Situation,
-    /// How many there are, besides a few.
+    /// How many there are, apart from a few others.
     pub processes: u32,
     /// A process's share of all instructions, from the first call to the last one: the median.
     pub instructions: f64,
@@ -322,7 +325,7 @@ pub struct Picture {
     pub spread: f64,
 }
 
-/// What one listener with the default buffer keeps that does not read.
+/// How many events one listener with the default buffer keeps if it does not read.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Burst {
     /// In which form events come, as in [`Reading`].
@@ -331,32 +334,32 @@ pub struct Burst {
     pub kept: u64,
 }
 
-/// What one listener with the default buffer got before its first loss.
+/// How many events one listener with the default buffer got before its first loss.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Flood {
     /// In which form events come, as in [`Reading`].
     pub situation: Situation,
     /// Events.
     pub events: u64,
-    /// In that time.
+    /// The time that they took.
     pub seconds: f64,
     /// Whether there was a loss before the time was up.
     pub lost: bool,
 }
 
-/// How long it takes that a process has many listeners, in seconds.
+/// How long the listeners of a process with many of them take, in seconds.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Many {
     /// Until all have sent LISTEN, one after the other.
     pub listen: f64,
-    /// Until the process has ended that has them all.
+    /// Until the process that has all of them has ended.
     pub exit: f64,
 }
 
-/// How many listeners those are.
+/// How many listeners that process has.
 pub const MANY: u32 = 2000;
 
-/// How long after its event a listener that waits has a message.
+/// How long after an event a waiting listener has its message.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Latency {
     /// From the message's time stamp until the listener has read it: the median.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The counter of a guest whose clock counts instructions: the time stamp counter, or arm64's
-//! virtual one.
+//! The instruction counter of a guest whose clock counts instructions: the time stamp counter, or
+//! arm64's virtual counter.
 
 /// How many instructions were executed.
 #[inline]
@@ -13,7 +13,7 @@ pub fn instructions() -> u64 {
     #[cfg(target_arch = "aarch64")]
     {
         let count;
-        // SAFETY: Every arm64 processor has the register, and Linux allows to read it.
+        // SAFETY: Every arm64 processor has the register, and Linux allows reading it.
         unsafe {
             std::arch::asm!("mrs {0}, cntvct_el0", out(reg) count, options(nomem, nostack));
         }

@@ -1,29 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What in the kernel's log shows that something is wrong with the kernel, and in which test's time
-//! the kernel said so.
+//! Finds the lines of the kernel's log that show that something is wrong with the kernel, and the
+//! test that was running then.
 //!
-//! Two programs read that log. The guest program reads `/dev/kmsg` beside each test, and fails the
-//! test. The runner reads the console, which also has what the guest program did not live to read.
+//! Two programs read that log. The guest program reads `/dev/kmsg` during each test, and fails the
+//! test. The runner reads the console, which also has messages that the guest program could no
+//! longer read.
 
-/// A line of the log that begins a test's time; the test's name follows.
+/// Marks the line of the log at the start of a test. The test's name follows.
 pub const TEST_BEGINS: &str = "proc-events: test ";
 
-/// The line that ends the last test's time.
+/// The line after the last test.
 pub const TESTS_ENDED: &str = "proc-events: the tests ended";
 
-/// The line before a dump that somebody asked for. A dump has backtraces, but is no complaint.
+/// The line before a dump that was requested. A dump has backtraces, but is no complaint.
 pub const DUMP_BEGINS: &str = "proc-events: dump begins";
 
 /// The line after it.
 pub const DUMP_ENDED: &str = "proc-events: dump ended";
 
-/// The line before complaints that a test provokes, and looks at itself.
+/// The line before complaints that a test provokes and checks itself.
 pub const PROVOKED_BEGINS: &str = "proc-events: complaints are provoked";
 
 /// The line after them.
 pub const PROVOKED_ENDED: &str = "proc-events: no more complaints are provoked";
 
-/// What a kernel says when something is wrong with it.
+/// Messages of a kernel when something is wrong with it.
 const COMPLAINTS: [&str; 34] = [
     "BUG:",
     "WARNING:",
@@ -61,17 +62,17 @@ const COMPLAINTS: [&str; 34] = [
     "panicked at",
 ];
 
-/// Checkers of all the kernel, whose reports are framed: data races, and values that were never set.
+/// Checkers of the whole kernel, for data races and uninitialized values. Reports have a frame.
 const CHECKERS: [&str; 2] = ["KCSAN:", "KMSAN:"];
 
 /// The frame.
 const FRAME: &str = "==================================";
 
-/// What names our code in a stack trace. Reports of these checkers that are not ours are nobody's
-/// trouble here.
+/// Parts of the names of our code in a stack trace. Reports of these checkers about other code are
+/// ignored.
 const OURS: [&str; 4] = ["proc_event", "connector", " cn_", "netlink_deliver"];
 
-/// What in a line of the log shows that the kernel is in trouble.
+/// The part of a line of the log that shows that the kernel is in trouble.
 pub fn complaint(line: &str) -> Option<&'static str> {
     COMPLAINTS
         .into_iter()
@@ -85,11 +86,11 @@ pub struct LogLine {
     pub text: String,
     /// Whether the kernel complains in it.
     pub complains: bool,
-    /// In which test's time it came, if in any.
+    /// The test that was running, if any.
     pub test: Option<String>,
 }
 
-/// Takes a log apart, line by line.
+/// Interprets a log, line by line.
 #[derive(Debug, Default)]
 pub struct Reader {
     test: Option<String>,
@@ -102,12 +103,12 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Takes a line. The result is what is known by now: this line, none while a report of a checker
-    /// is being read, or all lines of such a report at its end.
+    /// Takes a line. Returns the lines that can be judged by now: this line, no line while a report
+    /// of a checker is being read, or all lines of such a report at its end.
     pub fn take(&mut self, text: &str) -> Vec<LogLine> {
         if let Some((_, test)) = text.split_once(TEST_BEGINS) {
             self.test = Some(test.to_owned());
-            // A test that was killed did not end it.
+            // A test that was killed did not write PROVOKED_ENDED.
             self.is_provoked = false;
         } else if text.contains(TESTS_ENDED) {
             self.test = None;
@@ -125,7 +126,7 @@ impl Reader {
         vec![self.line(text, false)]
     }
 
-    /// Says that all that follows is a dump, which the kernel was asked for in another way.
+    /// Treats all lines that follow as a dump, which the kernel was asked for in another way.
     pub fn dump_begins(&mut self) {
         self.in_dump = true;
     }
@@ -135,8 +136,8 @@ impl Reader {
         self.in_dump
     }
 
-    /// Whether there was a report of a checker, which may not have been ours. The kernel counts such
-    /// a report as a warning.
+    /// Whether there was a report of a checker, which may have been about other code. The kernel
+    /// counts such a report as a warning.
     pub fn has_foreign_reports(&self) -> bool {
         self.has_foreign_reports
     }
@@ -186,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_complaint_is_told_with_its_test() {
+    fn a_complaint_is_reported_with_its_test() {
         let mut reader = Reader::default();
         let lines = complaints(
             &mut reader,
@@ -209,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_asked_for_is_no_complaint() {
+    fn a_requested_dump_is_no_complaint() {
         let mut reader = Reader::default();
         let dump = [DUMP_BEGINS, "Call Trace:", DUMP_ENDED, "Call Trace:"];
         assert_eq!(complaints(&mut reader, &dump).len(), 1);

@@ -2,7 +2,7 @@
 //! Messages between the host runner and the agent in the guest.
 //!
 //! They travel as frames over one virtio-serial port, so that a command's output, its exit status
-//! and the agent's signs of life arrive in the order in which they happened.
+//! and the agent's heartbeats arrive in the order in which they were sent.
 //!
 //! A frame is a tag (one byte), the payload's length (four bytes, little endian) and the payload:
 //! the bytes themselves for the streams, JSON for everything else.
@@ -24,43 +24,43 @@ use results::Record;
 /// Name of the virtio-serial port, as found in `/sys/class/virtio-ports/*/name`.
 pub const PORT_NAME: &str = "proc-events.agent";
 
-/// Name of the environment variable that tells a command in the guest where the module's file is.
+/// Name of the environment variable with the path of the module, for commands in the guest.
 pub const MODULE_VARIABLE: &str = "PROC_EVENTS_MODULE";
 
-/// Name of the environment variable that is there if the kernel has the handler built in instead.
+/// Name of the environment variable that is set if the kernel has the handler built in instead.
 pub const BUILT_IN_VARIABLE: &str = "PROC_EVENTS_BUILT_IN";
 
-/// Name of the environment variable that tells it where the kernel was built.
+/// Name of the environment variable with the kernel's build directory.
 pub const BUILD_VARIABLE: &str = "PROC_EVENTS_BUILD";
 
-/// Name of the environment variable that tells a command in the guest the number of the descriptor
-/// to which it writes [`Record`]s; it is not there when nobody reads them.
+/// Name of the environment variable with the number of the file descriptor to which a command in
+/// the guest writes [`Record`]s. It is not set if no process reads them.
 pub const RESULTS_VARIABLE: &str = "PROC_EVENTS_RESULTS";
 
-/// Exit status of the guest's tests that ended early, after a test that had to be killed: what it
+/// Exit status of the guest program if it ended early because it had to kill a test. What the test
 /// changed may still be changed.
 pub const TEST_KILLED: u8 = 4;
 
-/// How often the agent tells that the guest lives.
+/// How often the agent sends a heartbeat.
 pub const HEARTBEAT_SECONDS: u16 = 5;
 
-/// Bounds what a damaged length can make the reader allocate.
+/// Limits how much memory a damaged length can make the reader allocate.
 const PAYLOAD_LIMIT: usize = 1 << 20;
 
-/// What the agent is to do, once.
+/// The only job of the agent.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Job {
     /// Program and arguments.
     pub command: Vec<String>,
     /// Working directory.
     pub directory: String,
-    /// Environment, instead of the one that the guest's init gives.
+    /// Environment, instead of that of the guest's init.
     pub environment: Vec<(String, String)>,
     /// Kernel module to load first.
     pub module: Option<String>,
     /// Whether the runner wants the command's [`Record`]s.
     pub results: bool,
-    /// Size of the terminal to give to the command; without it, it gets pipes and no input.
+    /// Size of the command's terminal. Without a size, the command gets pipes and no input.
     pub terminal: Option<TerminalSize>,
 }
 
@@ -76,9 +76,9 @@ pub struct TerminalSize {
 /// A message of the runner.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ToGuest {
-    /// Start this.
+    /// Start this job.
     Job(Job),
-    /// What the user typed.
+    /// The user's input.
     Input(Vec<u8>),
     /// The user's terminal changed its size.
     Resize(TerminalSize),
@@ -97,9 +97,9 @@ pub enum FromGuest {
     Errors(Vec<u8>),
     /// The command has a result.
     Record(Record),
-    /// The command ended with this status, as a shell counts it (128 + signal when killed).
+    /// The command ended with this status, as a shell reports it (128 + signal if it was killed).
     Exited(i32),
-    /// Nothing to say, but the guest lives.
+    /// There is nothing else to report, but the guest is alive.
     Heartbeat,
     /// The agent could not do its job, for this reason.
     Failed(String),
@@ -124,7 +124,7 @@ pub trait Frame: Sized {
         port.flush()
     }
 
-    /// Receives one message; `None` when the other side is gone.
+    /// Receives one message; `None` if the other side is gone.
     fn read_from(mut port: impl Read) -> io::Result<Option<Self>> {
         let mut header = [0; 5];
         match port.read_exact(&mut header) {
@@ -191,16 +191,16 @@ impl Frame for FromGuest {
     }
 }
 
-/// What `list --json` tells about one test.
+/// What `list --json` prints about one test.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct TestDescription {
     /// Module and name, as in `sid::comes_for_the_setsid_program`.
     pub name: String,
-    /// What the unpatched kernel is expected to do.
+    /// The expected result on the unpatched kernel.
     pub stock: StockExpectation,
     /// Time limit in seconds, before the runner's factor for slow machines.
     pub limit_seconds: u64,
-    /// Which lines of the contract it proves.
+    /// The lines of the contract that it proves.
     pub covers: Vec<Line>,
 }
 
@@ -217,7 +217,7 @@ pub enum StockExpectation {
 }
 
 fn json(value: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(value).expect("numbers, strings and lists of them always encode")
+    serde_json::to_vec(value).expect("numbers, strings and lists of them can always be encoded")
 }
 
 fn from_json<T: DeserializeOwned>(payload: &[u8]) -> io::Result<T> {

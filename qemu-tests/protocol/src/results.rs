@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Results, from the test that has them to the pages that show them.
+//! Results, on their way from a test to the pages that show them.
 //!
 //! A program in the guest writes [`Record`]s into a pipe, a line of JSON each, and the agent passes
-//! them on to the runner. The runner judges them, and writes [`Entry`]s into a file, a line each as
-//! well. Counts and pages are made of such files. Text is for people: nothing is read out of it.
+//! them on to the runner. The runner judges them, and writes [`Entry`]s into a file, a line of JSON
+//! each, too. Counts and pages are made from such files. Text is for people: no program parses it.
 
 use std::fmt::{self, Display};
 use std::fs;
@@ -19,7 +19,7 @@ use crate::bench;
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// All was as it has to be.
+    /// Everything was as it has to be.
     Passed,
     /// Something was not, for this reason.
     Failed(String),
@@ -27,7 +27,7 @@ pub enum Outcome {
     Skipped(String),
 }
 
-/// What is added up over tests, or was measured.
+/// A value that is added up over tests, or that was measured.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Figure {
     /// What it is, with its unit.
@@ -42,13 +42,13 @@ pub mod names {
     pub const FAULTS: &str = "faults injected";
     /// Messages that the fuzzer sent.
     pub const MESSAGES: &str = "messages fuzzed";
-    /// Events, each as often as there was a listener to get it.
+    /// Events, each counted once for each listener that it was for.
     pub const GENERATED: &str = "events generated";
     /// Those that were delivered.
     pub const DELIVERED: &str = "events delivered";
-    /// Those that were lost, which the kernel has to have counted.
+    /// Those that were lost. The kernel has to have counted them.
     pub const LOST: &str = "events lost";
-    /// Processes that listened and were killed.
+    /// Listening processes that were killed.
     pub const KILLS: &str = "listeners killed";
     /// How often the module was loaded and unloaded.
     pub const LOADS: &str = "loads and unloads";
@@ -57,17 +57,17 @@ pub mod names {
     pub const ADDED_UP: [&str; 7] = [FAULTS, MESSAGES, GENERATED, DELIVERED, LOST, KILLS, LOADS];
 }
 
-/// What went wrong around a test, whatever the test itself found. No test declares that it happens.
+/// What went wrong around a test, independent of the test's own result. No test can declare it.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Trouble {
     /// The test was killed at this time limit.
     TimedOut(Duration),
-    /// Its process ended before it could tell how the test ended, with this status.
+    /// Its process ended with this status, before it could report how the test ended.
     Died(String),
     /// It left something in the kernel.
     Leak(String),
-    /// The kernel complained in its time.
+    /// The kernel complained while it ran.
     Kernel(String),
     /// It hung, and the kernel made no dump, for this reason.
     NoDump(String),
@@ -85,12 +85,12 @@ impl Display for Trouble {
     }
 }
 
-/// One test's end, as the guest reports it.
+/// The result of a test, as the guest reports it.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct TestRecord {
     /// The test's full name.
     pub name: String,
-    /// How the test itself says that it ended; none if it was killed or died.
+    /// How the test ended, as it reported itself; none if it was killed or died.
     pub outcome: Option<Outcome>,
     /// What went wrong around it.
     #[serde(default)]
@@ -99,9 +99,10 @@ pub struct TestRecord {
     pub figures: Vec<Figure>,
     /// What it wrote, line by line.
     pub output: Vec<String>,
-    /// What the kernel logged that belongs to a failure.
+    /// The kernel's messages that belong to a failure.
     pub kernel: Vec<String>,
-    /// Whether the kernel was asked for a dump, because the test hung. The dump is in its log.
+    /// Whether the kernel was asked for a dump, because the test hung. The dump is in the
+    /// kernel's log.
     #[serde(default)]
     pub dumped: bool,
     /// How long it took.
@@ -109,7 +110,7 @@ pub struct TestRecord {
 }
 
 impl TestRecord {
-    /// How it ended, if all is counted: trouble is a failure, too.
+    /// How it ended, with everything counted: trouble is a failure, too.
     pub fn overall(&self) -> Outcome {
         let mut reasons = Vec::new();
         match &self.outcome {
@@ -123,19 +124,19 @@ impl TestRecord {
     }
 }
 
-/// What a program in the guest tells the runner.
+/// A message of a program in the guest to the runner.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Record {
-    /// So many tests are to be run.
+    /// This many tests will be run.
     Plan(usize),
     /// A test ended.
     Test(TestRecord),
-    /// A load, or a test on its way, has a figure.
+    /// A load, or a running test, has a figure.
     Figure(Figure),
-    /// A test's process knows how it ended.
+    /// A test's process reports how the test ended.
     Outcome(Outcome),
-    /// The benchmark has something.
+    /// The benchmark has a record.
     Bench(bench::BenchRecord),
 }
 
@@ -146,7 +147,7 @@ impl Record {
     }
 }
 
-/// Takes records out of bytes that come in pieces.
+/// Extracts records from bytes that arrive in pieces.
 #[derive(Default)]
 pub struct RecordReader(Vec<u8>);
 
@@ -157,7 +158,7 @@ impl RecordReader {
     }
 }
 
-/// The records of which all is there.
+/// The records that are complete.
 impl Iterator for RecordReader {
     type Item = io::Result<Record>;
 
@@ -168,7 +169,7 @@ impl Iterator for RecordReader {
     }
 }
 
-/// Which kernel a result is of.
+/// The kernel that a result is for.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KernelUnderTest {
@@ -188,7 +189,7 @@ impl KernelUnderTest {
     }
 }
 
-/// Something that was tried, and what came of it: a test on one kernel, a load, a check on the host.
+/// Something that was tried, and its result: a test on one kernel, a load, or a check on the host.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Trial {
@@ -197,10 +198,10 @@ pub struct Trial {
     /// The kernel, if one was run for it.
     #[serde(default)]
     pub kernel: Option<KernelUnderTest>,
-    /// How it ended, compared with what was expected: a test that fails on the unpatched kernel as it
-    /// is declared to has passed.
+    /// How it ended, compared with what was expected: a test that fails on the unpatched kernel, as
+    /// declared, has passed.
     pub verdict: Outcome,
-    /// What the guest reported, if it did.
+    /// The guest's report, if there is one.
     #[serde(default)]
     pub result: Option<TestRecord>,
 }
@@ -241,9 +242,9 @@ impl Display for Provenance {
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Entry {
-    /// What the trials behind it are made from.
+    /// What the trials after it are made from.
     Provenance(Provenance),
-    /// How the virtual machines of the trials behind it are run.
+    /// How the virtual machines of the trials after it are run.
     Machine {
         /// With hardware virtualization or emulation, as QEMU calls it.
         accelerator: String,
@@ -266,7 +267,7 @@ impl Entry {
     }
 }
 
-/// How many trials ended in which way. This is the only place where any are counted.
+/// How many trials ended in which way. This is the only place where trials are counted.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Count {
     /// Trials that passed.
@@ -322,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn what_scripts_write_is_an_entry() {
+    fn scripts_write_entries() {
         let line = "{\"trial\":{\"name\":\"a b\",\"verdict\":{\"failed\":\"see above\"}}}";
         let Entry::Trial(trial) = parse(line).unwrap() else {
             panic!("no trial")

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Boots a kernel in QEMU and runs commands, the demonstration or the tests in it.
 //!
-//! Exit status: that of the command in the guest (`boot`), 0 or 1 (`run`, `load`, `test`, `count`, `bench`), 2 for
-//! wrong usage, 3 when the virtual machine or what it needs failed.
+//! Exit status: that of the command in the guest (`boot`, `run`), 0 or 1 (`load`, `test`, `count`, `bench`), 2 for wrong
+//! usage, 3 when the virtual machine or what it needs failed.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -22,7 +22,7 @@ mod pages;
 mod results_file;
 mod run;
 
-/// Exit status when not the guest's command or a test failed, but what is around them.
+/// Exit status if the virtual machine or what it needs failed, and not the guest's command or a test.
 const INFRASTRUCTURE_FAILURE: u8 = 3;
 
 /// Boots a kernel in QEMU and runs commands, the demonstration or the tests in it.
@@ -42,10 +42,10 @@ struct OneMachine {
     /// The module to load first, unless the kernel has it built in.
     #[arg(long, value_name = "FILE")]
     module: Option<PathBuf>,
-    /// How to call the kernel in messages.
+    /// Name of the kernel in messages.
     #[arg(long, value_name = "NAME", default_value = "release")]
     flavor_name: String,
-    /// The machine's memory, as QEMU has it, instead of what the tests have.
+    /// The machine's memory, in QEMU's format, instead of the size that tests get.
     #[arg(long, value_name = "SIZE")]
     memory: Option<String>,
     #[command(flatten)]
@@ -53,7 +53,7 @@ struct OneMachine {
 }
 
 impl OneMachine {
-    /// Looks at the kernel and at what the host has for it.
+    /// Checks the kernel, and what it needs on the host.
     fn resolve(self) -> Result<(Settings, Kernel)> {
         let mut kernel = Kernel::new(self.flavor_name, self.kernel, self.module)?;
         kernel.memory = self.memory.unwrap_or(kernel.memory);
@@ -84,10 +84,10 @@ enum Command {
     },
     /// Print how many trials passed and failed; fail if any did, or none passed.
     Count {
-        /// Print the number of failures alone.
+        /// Print only the number of failures.
         #[arg(long)]
         failed: bool,
-        /// What others wrote with `--results`.
+        /// Files that other commands wrote with `--results`.
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
@@ -110,13 +110,13 @@ enum Command {
         /// The module, proc_events.ko, unless the patched kernel has it built in.
         #[arg(long, value_name = "FILE", requires = "kernel")]
         module: Option<PathBuf>,
-        /// Build directory of the unpatched kernel, or of one that has to do what that does.
+        /// Build directory of the unpatched kernel, or of one that has to behave like it.
         #[arg(long, value_name = "DIR")]
         stock_kernel: Option<PathBuf>,
         /// Where to add the results, a line of JSON each, as they come.
         #[arg(long, value_name = "FILE")]
         results: Option<PathBuf>,
-        /// Where to write, in Markdown, which lines of the contract hold on both kernels.
+        /// Where to write the results for each line of the contract on both kernels, in Markdown.
         #[arg(
             long,
             value_name = "FILE",
@@ -129,7 +129,7 @@ enum Command {
         #[command(flatten)]
         selection: test_run::Selection,
     },
-    /// Write the page of several flavors' results.
+    /// Write the page with the results of several flavors.
     Flavors {
         /// Where to write it, in Markdown.
         #[arg(long, value_name = "FILE")]
@@ -141,7 +141,7 @@ enum Command {
         #[arg(required = true, value_name = "NAME=FILE")]
         results: Vec<flavors::Source>,
     },
-    /// Measure what events cost, on four kernels of one version and configuration.
+    /// Measure what events cost, on four kernels of one version.
     Bench {
         /// Build directory of the patched kernel.
         #[arg(long, value_name = "DIR")]
@@ -158,7 +158,7 @@ enum Command {
         /// Build directory of the patched kernel with cn_proc instead of a handler.
         #[arg(long, value_name = "DIR")]
         mainline_kernel: PathBuf,
-        /// Program that lets eBPF programs record events, for comparison.
+        /// Program that records events with eBPF programs, for comparison.
         #[arg(long, value_name = "FILE")]
         peer: Option<PathBuf>,
         /// Where to write the figures as JSON.
@@ -167,13 +167,13 @@ enum Command {
         /// Directory to write a page and its chart into.
         #[arg(long, value_name = "DIR")]
         output: Option<PathBuf>,
-        /// Fail when a target is missed, or was not measured.
+        /// Fail if a target is missed, or was not measured.
         #[arg(long)]
         check: bool,
         #[command(flatten)]
         host: HostOptions,
     },
-    /// Run a program and kill it, with all it started, when the standard input ends.
+    /// Run a program. Kill it and the programs that it started when the standard input ends.
     #[command(hide = true)]
     Guard {
         /// Program and arguments.
@@ -230,7 +230,7 @@ fn execute(command: Command) -> Result<u8> {
             if let Some(ours) = &ours {
                 ensure!(
                     ours.module.is_some() != ours.has_built_in,
-                    "{} has the handler built in, or needs --module: one of the two",
+                    "{} needs either the handler built in or --module, not both",
                     ours.directory.display()
                 );
             }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What the project's scripts know of a run, for its pages.
+//! What the project's scripts know about a run, for its pages.
 
 use std::env;
 

@@ -17,21 +17,21 @@ pub const KERNEL_LOG: &str = "kernel_log_is_clean";
 pub struct ResultsFile(File);
 
 impl ResultsFile {
-    /// Goes on where the file ends.
+    /// Opens the file to append to it.
     pub fn open(path: &Path) -> Result<Self> {
         let file = OpenOptions::new().create(true).append(true).open(path);
         let file = file.with_context(|| format!("cannot write {}", path.display()))?;
         Ok(Self(file))
     }
 
-    /// Adds an entry, which is there at once: a run may be stopped.
+    /// Adds an entry. It is written immediately, because a run may be stopped.
     pub fn add(&mut self, entry: &Entry) -> Result<()> {
         self.0
             .write_all(&entry.line())
             .context("cannot write the results")
     }
 
-    /// Says how the machines of the trials that follow are run.
+    /// Records how the machines of the trials that follow are run.
     pub fn add_machine(&mut self, accelerator: Accelerator) -> Result<()> {
         let accelerator = accelerator.name().to_owned();
         self.add(&Entry::Machine { accelerator })

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What events cost that may share a datagram, which listeners have to ask for.
+//! The cost of events that may share a datagram, which listeners have to request.
 
 use anyhow::Result;
 use protocol::bench::{LISTENER_COUNTS, MOST_UNREAD, Operation, Situation};
@@ -28,7 +28,7 @@ pub fn run(worker: &mut Worker) -> Result<()> {
     burst::run(Situation::Batch)
 }
 
-/// Whether the kernel has no batches: then so many figures are told to be missing.
+/// Whether the kernel has no batches. If so, reports that this many figures are missing.
 pub fn are_missing(figures: usize) -> Result<bool> {
     if debugfs::is_there() {
         return Ok(false);
@@ -38,9 +38,10 @@ pub fn are_missing(figures: usize) -> Result<bool> {
     Ok(true)
 }
 
-/// That many listeners, and nobody in turn. However many they are, the same number of events is
-/// raised before they read: what finds nothing unread, or only what is full, needs a new datagram,
-/// and each event has its share of that.
+/// Measures with this many listeners and without listeners, in turn. The number of events that are
+/// raised before the listeners read does not depend on the number of listeners. An event needs a new
+/// datagram if nothing is unread, or if the last datagram is full. Each event has its share of that
+/// cost.
 fn many_listeners(worker: &mut Worker, count: u32) -> Result<()> {
     let mut set = ListenerSet::silent(count)?;
     let comm = Operation::Comm;

@@ -15,8 +15,8 @@ use crate::wire::mask;
 /// More events than any default buffer holds.
 pub const TOO_MANY: u64 = 4096;
 
-/// Raises them, and then reads what is there. After the first loss nothing is queued until all has
-/// been read, so that nothing of it came later.
+/// Raises the events, and then reads the queue. After the first loss nothing is queued until all has
+/// been read, so the queue has no later events.
 pub fn run(situation: Situation) -> Result<()> {
     let listener = Listener::open_unprivileged()?;
     listener.request(&request(situation, mask::COMM))?;

@@ -22,8 +22,8 @@ fn count_down(rounds: u64) {
     }
 }
 
-/// Makes sure that they are what the counter counts: a loop of known length tells. Something may
-/// come in between, so the shortest of several times counts.
+/// Makes sure that the clock counts instructions, by a loop of known length. Other code may run in
+/// between, so the shortest of several times counts.
 pub fn check() -> Result<()> {
     const ROUNDS: u64 = 100_000;
     let mut shortest = u64::MAX;
@@ -41,13 +41,13 @@ pub fn check() -> Result<()> {
     Ok(())
 }
 
-/// Lets neither a new child nor a woken process preempt another one before its time is up, so that
-/// what a parent does is not interrupted by what its child does.
+/// Lets neither a new child nor a woken process preempt another one before its time slice ends, so
+/// that a child does not interrupt its parent.
 pub fn no_preemption() -> Result<()> {
     schedule(libc::SCHED_BATCH, 0)
 }
 
-/// Lets nothing but an interrupt preempt this process, and its children neither.
+/// Lets only interrupts preempt this process and its children.
 pub fn real_time() -> Result<()> {
     schedule(libc::SCHED_FIFO, 1)
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What an event costs in one of many containers that listen, each in namespaces of its own.
+//! The cost of an event in one of many containers that listen, each in namespaces of its own.
 
 use std::fs::File;
 
@@ -18,8 +18,8 @@ use crate::harness::Failure;
 use crate::support::container::{ALL, Container, PID};
 use crate::wire::mask;
 
-/// Measures a rename in a container, with no listener and with more and more of them, each in a
-/// container of its own.
+/// Measures a rename in a container, without a listener and with an increasing number of listeners,
+/// each in a container of its own.
 pub fn run() -> Result<()> {
     let mut containers = vec![start()?];
     let measured = measure_in(&containers[0], None)?;
@@ -48,13 +48,16 @@ pub fn run() -> Result<()> {
     thousands()
 }
 
-/// The same with thousands, of which each has a pid namespace alone, lest they take all memory.
+/// The same with thousands of containers. Each has only a pid namespace, so that they do not take all
+/// memory.
 fn thousands() -> Result<()> {
-    // Of each container and its listener.
+    // The descriptors of each container and its listener.
     const DESCRIPTORS: usize = 8;
     allow_descriptors(DESCRIPTORS * THOUSANDS as usize)?;
     let containers = (0..THOUSANDS)
-        .map(|_| Container::idle(PID).map_err(|failure| anyhow!("cannot start one: {failure}")))
+        .map(|_| {
+            Container::idle(PID).map_err(|failure| anyhow!("cannot start a container: {failure}"))
+        })
         .collect::<Result<Vec<_>>>()?;
     let mut listeners = containers
         .iter()
@@ -69,7 +72,8 @@ fn thousands() -> Result<()> {
     report_figure(Operation::Comm, Situation::Containers, THOUSANDS, worst)
 }
 
-/// The first, the middle and the last one: the figure must not depend on the place.
+/// Returns the worst figure of the first, the middle and the last container: the figure must not
+/// depend on the place.
 fn worst_of(containers: &[Container], listeners: &mut [ListenerSet]) -> Result<Measured> {
     let last = containers.len() - 1;
     let mut worst: Option<Measured> = None;
@@ -86,8 +90,8 @@ fn start() -> Result<Container> {
     Container::idle(ALL).map_err(|failure| anyhow!("cannot start a container: {failure}"))
 }
 
-/// Runs a function in a new process of the container, which tells over a pipe what it returns. That
-/// has to be little: it is read when the process has ended.
+/// Runs a function in a new process of the container, which sends the result over a pipe. The result
+/// has to be small, because it is read after the process has ended.
 pub fn run_in<T: Serialize + DeserializeOwned>(
     container: &Container,
     function: impl FnOnce() -> Result<T>,
@@ -106,7 +110,7 @@ fn measure_in(container: &Container, listener: Option<&mut ListenerSet>) -> Resu
 }
 
 fn measure_renames(mut listener: Option<&mut ListenerSet>) -> Result<Measured> {
-    // What it was sent until now is of no interest.
+    // The events that were sent to it until now are of no interest.
     if let Some(listener) = &mut listener {
         listener.drain(0, 0)?;
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What events cost with listeners that ask for IDENTITY, with those of another CGROUP, and a thread's
-//! with one that asks for PROCESSES.
+//! The cost of events with listeners that ask for IDENTITY, and with those of another CGROUP, and the
+//! cost of a thread's events with a listener that asks for PROCESSES.
 
 use anyhow::{Result, anyhow};
 use protocol::bench::{MOST_UNREAD, Operation, Situation, WITH_FLAGS};
@@ -20,7 +20,7 @@ const OF_EACH: [(Situation, usize); 3] = [
     (Situation::Processes, Operation::THREADS.len()),
 ];
 
-/// How many there are in all.
+/// How many figures there are in all.
 pub const FIGURES: usize = OF_EACH[0].1 + OF_EACH[1].1 + OF_EACH[2].1;
 
 /// Measures all of them.
@@ -41,11 +41,11 @@ pub fn run(worker: &mut Worker) -> Result<()> {
     processes(worker)
 }
 
-/// That many listeners that want to know which process it is, the same who don't, and nobody, in
-/// turn.
+/// Measures with this many listeners that ask for identities, with the same listeners without
+/// identities, and without listeners, in turn.
 fn identity(worker: &mut Worker, count: u32) -> Result<()> {
-    // However many they are, as many messages are unread before they read; with batches, as many
-    // events.
+    // The number of unread messages before they read does not depend on the number of listeners.
+    // With batches, the number of events does not.
     let singles = MOST_UNREAD / count;
     let forms = [
         (Situation::Everything, singles),
@@ -68,7 +68,7 @@ fn identity(worker: &mut Worker, count: u32) -> Result<()> {
     rounds.report(comm, Situation::IdentityBatch, count)
 }
 
-/// That many listeners for what happens in a cgroup, in which nobody is, and nobody, in turn.
+/// Measures with this many listeners for a cgroup without processes, and without listeners, in turn.
 fn outside(worker: &mut Worker, cgroup_id: u64, count: u32) -> Result<()> {
     let comm = Operation::Comm;
     let mut set = ListenerSet::silent(count)?;
@@ -81,14 +81,15 @@ fn outside(worker: &mut Worker, cgroup_id: u64, count: u32) -> Result<()> {
     rounds.report(comm, Situation::OtherCgroup, count)
 }
 
-/// A listener that wants to hear of processes and not of threads, and nobody, in turn.
+/// Measures with a listener that asks for events of processes and not of threads, and without
+/// listeners, in turn.
 fn processes(worker: &mut Worker) -> Result<()> {
     let mut set = ListenerSet::silent(1)?;
     let threads = Operation::THREADS;
     let rounds = Rounds::in_turn(worker, &mut set, &threads, |rounds, worker, set| {
         set.change_form(Situation::Processes, mask::FORK | mask::EXIT)?;
         for operation in threads {
-            // There are tasks before each thread that are no threads, and the kernel's own.
+            // The listener gets events of the tasks before each thread, and of the kernel's own tasks.
             rounds.measure(worker, operation, Situation::Processes, &mut |_| {
                 set.drain(0, 0)
             })?;

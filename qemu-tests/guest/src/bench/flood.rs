@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! How long one listener with the default buffer keeps up with all that a CPU can raise.
+//! How long one listener with the default buffer keeps up with all events that a CPU can raise.
 
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -21,8 +21,8 @@ use crate::wire::mask;
 /// How long a flood is if nothing is lost.
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// Lets a child raise events on that CPU; the caller reads on another one, in the form in which the
-/// situation has them.
+/// Lets a child raise events on this CPU. The caller reads them on another one, in the form of the
+/// situation.
 pub fn run(cpu: usize, situation: Situation) -> Result<Flood> {
     let mut listener = Listener::open_unprivileged()?;
     listener.request(&request(situation, mask::COMM))?;
@@ -39,8 +39,8 @@ pub fn run(cpu: usize, situation: Situation) -> Result<Flood> {
         }
         1
     })?;
-    // A first event, so that the reader has all its pages again after the fork: a buffer is full
-    // within a millisecond.
+    // The first event makes the reader fault in its pages again after the fork, because a buffer is
+    // full within a millisecond.
     gate.open(0)?;
     listener.wait_for("a rename", |received| received.event.bit() != 0)?;
     let mut reader = Reader::default();

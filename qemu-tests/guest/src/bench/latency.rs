@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! How long after its event a listener that waits on another CPU has read the message.
+//! The time from an event until a listener that waits on another CPU has read the message.
 
 use anyhow::{Context, Result};
 use nix::sys::prctl;
@@ -11,10 +11,10 @@ use crate::cpus::pin;
 use crate::listener::Listener;
 use crate::wire::{LISTEN, mask};
 
-/// Events, of which the median counts.
+/// The number of events, of which the median counts.
 const EVENTS: usize = 1000;
 
-/// Lets a child raise events on that CPU, one when the last one has been read.
+/// Lets a child raise events on this CPU, each after the last one has been read.
 pub fn run(cpu: usize) -> Result<Latency> {
     let mut listener = Listener::open_unprivileged()?;
     listener.request(&[LISTEN, mask::COMM])?;
@@ -39,7 +39,7 @@ pub fn run(cpu: usize) -> Result<Latency> {
         )?;
         delays.push(
             now.checked_sub(received.timestamp_ns())
-                .context("an event comes before it happens")?,
+                .context("an event was read before it happened")?,
         );
     }
     writer.wait()?;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Where this program lies in memory, which decides how much fork(2) copies and an exit frees.
+//! The memory layout of this program, which decides how much fork(2) copies and an exit frees.
 
 use std::env;
 use std::os::unix::process::CommandExt;
@@ -10,8 +10,8 @@ use nix::sys::personality::{self, Persona};
 
 use crate::results;
 
-/// Runs this program again without random addresses, so that it lies in each boot where it lay in
-/// the last one. Returns when that is so.
+/// Executes this program again without random addresses, so that it has the same addresses in each
+/// boot. Returns if this is so already.
 pub fn without_random_addresses() -> Result<()> {
     let persona = personality::get()?;
     if persona.contains(Persona::ADDR_NO_RANDOMIZE) {

@@ -18,14 +18,14 @@ impl ListenerSet {
         Ok(Self(sockets.collect::<Result<_, _>>()?))
     }
 
-    /// Listeners with much room.
+    /// Listeners with large buffers.
     pub fn listening(count: u32, mask: u32) -> Result<Self> {
         let set = Self::silent(count)?;
         set.change(mask)?;
         Ok(set)
     }
 
-    /// One that is there already.
+    /// A set of one existing listener.
     pub fn of(listener: Listener) -> Self {
         Self(vec![listener])
     }
@@ -35,25 +35,25 @@ impl ListenerSet {
         &self.0
     }
 
-    /// Lets them listen for something else, and forgets what came until then.
+    /// Makes them listen for other events, and discards the messages until then.
     pub fn change(&self, mask: u32) -> Result<()> {
         self.change_form(Situation::Everything, mask)
     }
 
-    /// The same, and in the form in which the situation has events.
+    /// The same, with events in the form of the situation.
     pub fn change_form(&self, situation: Situation, mask: u32) -> Result<()> {
         self.ask(&request(situation, mask))
     }
 
-    /// Lets them send this request, and forgets what came until then.
+    /// Makes them send this request, and discards the messages until then.
     pub fn ask(&self, request: &[u32]) -> Result<()> {
         for listener in &self.0 {
             listener.request(request)?;
         }
-        self.forget()
+        self.discard()
     }
 
-    /// Reads all they were sent: at least so many events of this kind each, and nothing was lost.
+    /// Reads all messages. Expects at least this many events of this kind for each, and no loss.
     pub fn drain(&mut self, kind: u32, at_least: u64) -> Result<()> {
         let mut reader = Reader::default();
         for listener in &self.0 {
@@ -66,7 +66,7 @@ impl ListenerSet {
         Ok(())
     }
 
-    /// Makes sure that nothing reached them.
+    /// Makes sure that they got nothing.
     pub fn expect_nothing(&mut self) -> Result<()> {
         let mut reader = Reader::default();
         for listener in &self.0 {
@@ -79,15 +79,15 @@ impl ListenerSet {
         Ok(())
     }
 
-    /// Lets them listen no longer, and forgets what came until then.
+    /// Makes them stop listening, and discards the messages until then.
     pub fn ignore(&self) -> Result<()> {
         for listener in &self.0 {
             listener.ignore()?;
         }
-        self.forget()
+        self.discard()
     }
 
-    fn forget(&self) -> Result<()> {
+    fn discard(&self) -> Result<()> {
         let mut reader = Reader::default();
         for listener in &self.0 {
             reader.read_all(listener, 0)?;
@@ -96,7 +96,7 @@ impl ListenerSet {
     }
 }
 
-/// The request for the events of a mask, in the form in which the situation has them.
+/// The request for the events of a mask, in the form of the situation.
 pub fn request(situation: Situation, mask: u32) -> Vec<u32> {
     let flags = match situation {
         Situation::Batch => BATCH,

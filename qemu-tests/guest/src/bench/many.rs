@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! How long a process takes that has many listeners.
+//! How long a process with many listeners takes to listen and to end.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use crate::wire::{LISTEN, mask};
 /// How long it may take until all of them listen.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// Lets a process have them, and kills it.
+/// Makes a process with many listeners, and kills it.
 pub fn run() -> Result<Many> {
     let ready = Gate::new()?;
     let process = child::fork(|| {
@@ -46,7 +46,7 @@ fn listen() -> Result<i32> {
     for listener in set.listeners() {
         listener.request(&[LISTEN, mask::SID])?;
     }
-    // Until the process ends, they are there.
+    // The listeners stay open until the process ends.
     std::mem::forget(set);
     Ok(i32::try_from(started.elapsed().as_millis())?)
 }

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The figure of one operation.
 //!
-//! The clock counts instructions exactly, but the timer's interrupt, and what allocators and RCU
-//! do now and then, are among them. So the operation is repeated in batches: a batch's mean has
-//! its share of what comes regularly, and the median of the batches leaves out what comes seldom.
+//! The clock counts instructions exactly, but it includes the timer's interrupt, and the occasional
+//! work of allocators and RCU. So the operation is repeated in batches. A batch's mean has its share
+//! of regular work, and the median of the batches leaves out rare work.
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-/// Batches of a figure.
+/// The number of batches of a figure.
 const BATCHES: usize = 15;
 
-/// How long a batch is to be, in instructions: a quarter of the time between two ticks, so that
-/// most have none.
+/// The length of a batch, in instructions: a quarter of the time between two ticks, so that most
+/// batches have no tick.
 const BATCH_INSTRUCTIONS: u64 = 1_000_000;
 
 /// How often an operation is repeated in a batch.
@@ -25,7 +25,7 @@ pub struct Measured {
     pub median: f64,
     /// The median of their distances from it.
     pub spread: f64,
-    /// What the cheapest tenth of all times took at most.
+    /// The upper limit of the cheapest tenth of all times.
     pub low: f64,
 }
 
@@ -41,7 +41,7 @@ impl Measured {
         }
     }
 
-    /// The figure of each of so many things that were measured together.
+    /// The figure of each of this many operations that were measured together.
     pub fn of_each(self, many: u64) -> Self {
         Self {
             median: self.median / many as f64,
@@ -51,7 +51,7 @@ impl Measured {
     }
 }
 
-/// Does an operation as often as it is told to.
+/// Returns a function that does an operation as often as its argument says.
 pub fn repeated(mut operation: impl FnMut() -> Result<u64>) -> impl FnMut(u64) -> Result<Vec<u64>> {
     move |times| (0..times).map(|_| operation()).collect()
 }
@@ -64,16 +64,16 @@ pub struct Times {
 }
 
 impl Times {
-    /// Does the operation in so many batches. It is told how often it is to be done, and tells how
-    /// many instructions it took each time. What is to happen `between` the batches is told how
-    /// often it was.
+    /// Does the operation in this many batches. `operation` gets the number of repetitions, and
+    /// returns the number of instructions of each. `between` is called after each batch, with the
+    /// number of repetitions.
     pub fn take(
         &mut self,
         batches: usize,
         operation: &mut dyn FnMut(u64) -> Result<Vec<u64>>,
         between: &mut dyn FnMut(u64) -> Result<()>,
     ) -> Result<()> {
-        // Warms up, and tells how many fit into a batch.
+        // Warms up, and shows how many repetitions fit into a batch.
         let few = *REPETITIONS.start();
         let cost = operation(few)?.pop().unwrap_or(0);
         between(few)?;
@@ -81,7 +81,7 @@ impl Times {
         self.take_of(batches, repetitions, operation, between)
     }
 
-    /// The same without a warm-up, in batches of so many repetitions, however long these take.
+    /// The same without a warm-up, in batches of this many repetitions, however long these take.
     pub fn take_of(
         &mut self,
         batches: usize,
@@ -105,7 +105,7 @@ impl Times {
     }
 }
 
-/// Measures an operation at once.
+/// Measures an operation in all its batches, without rounds.
 pub fn measure(
     operation: &mut dyn FnMut(u64) -> Result<Vec<u64>>,
     between: &mut dyn FnMut(u64) -> Result<()>,
@@ -130,7 +130,7 @@ pub fn median(values: &mut [f64]) -> f64 {
     part(values, 2)
 }
 
-/// The smallest value that is above one in so many.
+/// The smallest value after the lowest 1/`one_in` of all values.
 fn part(values: &mut [f64], one_in: usize) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / one_in]
@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_comes_seldom_is_left_out() {
+    fn rare_outliers_are_left_out() {
         let mut means = vec![100.0; 15];
         means[3] = 5000.0;
         means[9] = 90.0;
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn batches_may_be_of_so_many() {
+    fn batches_may_have_a_given_length() {
         let mut batches = Vec::new();
         let mut between = |times| {
             batches.push(times);
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_end_it() {
+    fn errors_end_a_measurement() {
         assert!(measure(&mut repeated(|| Ok(1)), &mut |_| anyhow::bail!("lost")).is_err());
         assert!(measure(&mut |_| anyhow::bail!("failed"), &mut |_| Ok(())).is_err());
     }

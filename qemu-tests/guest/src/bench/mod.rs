@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The benchmark: what each event costs the task that raises it, in instructions.
+//! The benchmark: the cost of each event for the task that raises it, in instructions.
 //!
-//! It needs a virtual machine with one CPU whose clock counts instructions, and fails in another one.
+//! It needs a virtual machine with one CPU whose clock counts instructions, and fails in any other one.
 //! Each measurement is of an operation with some listeners. The same operation without listeners is a
 //! measurement of its own, which the runner subtracts.
 
@@ -49,10 +49,10 @@ mod state;
 mod tiny;
 mod worker;
 
-/// What listeners are there for that nothing is to reach.
+/// The numbers of sockets that have never listened, and must get nothing.
 const SOCKETS: [u32; 2] = [1, 64];
 
-/// What is measured after a listener died.
+/// The operations that are measured after a listener died.
 const AFTER_DEATH: [Operation; 4] = [
     Operation::Comm,
     Operation::ShortFork,
@@ -66,10 +66,10 @@ pub struct Options {
     /// The program that lets eBPF programs record events, for comparison.
     #[arg(long, value_name = "FILE")]
     peer: Option<PathBuf>,
-    /// Measure only what everything costs when nobody listens.
+    /// Measure only the cost of each operation without listeners.
     #[arg(long)]
     nobody: bool,
-    /// Measure, in time, what takes a CPU that raises events and one that reads them.
+    /// Measure, in time, what needs two CPUs: one that raises events and one that reads them.
     #[arg(long)]
     parallel: bool,
 }
@@ -85,7 +85,7 @@ pub fn run(options: &Options) -> Result<()> {
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     report_line(&BenchRecord::Total(total(options)))?;
     let mut worker = Worker::start()?;
-    nobody(&mut worker)?;
+    measure_baseline(&mut worker)?;
     if options.nobody {
         return Ok(());
     }
@@ -107,16 +107,16 @@ pub fn run(options: &Options) -> Result<()> {
     if let Some(peer) = &options.peer {
         peer::run(&mut worker, peer)?;
     }
-    // At the end, because an unpatched kernel counts for ever who was closed.
+    // This comes late, because an unpatched kernel counts closed listeners forever.
     dead_listener(&mut worker)?;
     for others in BESIDE {
         beside(others, requests::CLOSING, requests::closing)?;
     }
-    // So many processes take memory that others would miss, and numbers that tasks want.
+    // This comes last, because so many processes take memory and pids that other measurements need.
     state::run()
 }
 
-/// Measures what takes two CPUs.
+/// Runs the measurements that need two CPUs.
 fn in_parallel() -> Result<()> {
     const FLOODS: usize = 20;
     const LATENCIES: usize = 5;
@@ -149,9 +149,9 @@ fn in_parallel() -> Result<()> {
 
 /// How many figures there will be.
 fn total(options: &Options) -> u32 {
-    let nobody = alone().count();
+    let baseline = baseline().count();
     if options.nobody {
-        return nobody as u32;
+        return baseline as u32;
     }
     let many_listeners = 2 * LISTENER_COUNTS.len() * Operation::KINDS.len();
     let whole = 2 * Operation::WHOLE.len();
@@ -159,7 +159,7 @@ fn total(options: &Options) -> u32 {
     let burst_and_never_reading = 2;
     let containers = 1 + LISTENER_COUNTS.len() + 1;
     let peer = options.peer.iter().count() * peer::FIGURES;
-    (nobody
+    (baseline
         + many_listeners
         + batches::FIGURES
         + flags::FIGURES
@@ -174,18 +174,18 @@ fn total(options: &Options) -> u32 {
         + peer) as u32
 }
 
-/// What is measured with nobody listening.
-fn alone() -> impl Iterator<Item = Operation> {
+/// The operations that are measured without listeners.
+fn baseline() -> impl Iterator<Item = Operation> {
     let kinds = Operation::KINDS.into_iter();
     kinds.chain(Operation::WHOLE).chain([Operation::SystemCall])
 }
 
-/// In rounds, since the allocators may for a while be at a point where each fork or exec has to
-/// fetch more.
-fn nobody(worker: &mut Worker) -> Result<()> {
+/// Measures without listeners. This is done in rounds, because for a while the allocators may have to
+/// fetch more memory in each fork or exec.
+fn measure_baseline(worker: &mut Worker) -> Result<()> {
     let mut times: BTreeMap<_, Times> = BTreeMap::new();
     for _ in 0..ROUNDS {
-        for operation in alone() {
+        for operation in baseline() {
             times.entry(operation).or_default().take(
                 ROUND_BATCHES,
                 &mut |times| worker.run(operation, times),
@@ -210,7 +210,7 @@ fn sockets_that_never_listened(worker: &mut Worker) -> Result<()> {
     Ok(())
 }
 
-/// Measures with that many listeners: for everything, and for nothing of what happens.
+/// Measures with this many listeners: for all events, and for none of those that are raised.
 fn many_listeners(worker: &mut Worker, count: u32) -> Result<()> {
     let mut set = ListenerSet::silent(count)?;
     let mut operations = Operation::KINDS.to_vec();
@@ -246,9 +246,9 @@ fn many_listeners(worker: &mut Worker, count: u32) -> Result<()> {
     Ok(())
 }
 
-/// What a listener does, with so many others that listen for something else.
+/// Measures what a listener does, with this many others that listen for other events.
 fn beside(others: u32, figures: usize, run: fn(&[Listener]) -> Result<()>) -> Result<()> {
-    // The unpatched kernel shows each answer to all of them, whose queues would take the memory.
+    // The unpatched kernel sends each answer to all of them, and their queues would take the memory.
     const TOO_MANY: u32 = 1000;
     if others > TOO_MANY && !debugfs::is_there() {
         let reason = format!("each request is answered to all of {others} others");
@@ -288,7 +288,7 @@ fn dead_listener(worker: &mut Worker) -> Result<()> {
     Ok(())
 }
 
-/// The bit of the event that an operation raises; 0 if it is several.
+/// The bit of the event that an operation raises. It is that of EXIT for operations with several.
 fn kind_of(operation: Operation) -> u32 {
     match operation {
         Operation::Fork | Operation::ShortFork => mask::FORK,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The operations that raise events; each tells how many instructions it took.
+//! The operations that raise events. Each returns the number of instructions that it took.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -20,13 +20,13 @@ use super::short::{self, Short};
 use super::tiny;
 use crate::child;
 
-/// Where the program is put that is executed: not on the host's file system.
+/// The path of the program that is executed, which is not on the host's file system.
 const PROGRAM: &str = "/run/proc-events-tiny";
 
 /// Any id that is not root's.
 const OTHER_ID: u32 = 1000;
 
-/// What the operations need.
+/// The resources of the operations.
 pub struct Operations {
     program: CString,
     reader: File,
@@ -34,13 +34,13 @@ pub struct Operations {
     short: Short,
     /// A child to be traced, which does nothing.
     tracee: Pid,
-    /// The saved ids, which change from one time to the next.
+    /// The saved ids, which alternate between two values.
     saved_uid: u32,
     saved_gid: u32,
 }
 
 impl Operations {
-    /// Prepares them.
+    /// Prepares the operations.
     pub fn new() -> Result<Self> {
         tiny::install(Path::new(PROGRAM))?;
         let (reader, writer) = pipe()?;
@@ -56,7 +56,7 @@ impl Operations {
         })
     }
 
-    /// Does it once; the instructions that it took.
+    /// Does an operation once. Returns the instructions that it took.
     pub fn run(&mut self, operation: Operation) -> Result<u64> {
         if matches!(
             operation,
@@ -96,8 +96,8 @@ impl Operations {
         }
     }
 
-    /// What lies between two of its counts is the child's writing of the first one, which is there
-    /// whoever listens, and the execution.
+    /// Between its two counts, the child writes the first one, which costs the same with any
+    /// listeners, and executes the program.
     fn exec(&mut self) -> Result<u64> {
         let child = child::fork(|| {
             let started = || -> Result<()> {
@@ -129,7 +129,8 @@ impl Operations {
         Ok(taken)
     }
 
-    /// Changes only the saved id, back and forth: as many events, and no change of rights.
+    /// Changes only the saved id, back and forth. Each change raises an event, and no privileges
+    /// change.
     fn change_uid(&mut self) -> Result<u64> {
         let root = Uid::from_raw(0);
         self.saved_uid = other_id(self.saved_uid);
@@ -148,8 +149,8 @@ impl Operations {
         Ok(instructions() - started)
     }
 
-    /// An exec makes the saved ids those that are in effect: if they were others, that would be an
-    /// event of its own.
+    /// An exec sets the saved ids to the effective ones. If they were different, that would raise
+    /// another event.
     fn restore_ids(&mut self) -> Result<()> {
         if self.saved_uid != 0 {
             self.change_uid()?;
@@ -176,27 +177,27 @@ impl Operations {
 
 impl Drop for Operations {
     fn drop(&mut self) {
-        // Nothing is lost when it is gone already.
+        // An error does not matter: then the tracee is gone already.
         let _ = kill(self.tracee, Signal::SIGKILL);
         let _ = waitpid(self.tracee, None);
     }
 }
 
-/// What a program that was executed counted.
+/// Reads the count of a program that was executed.
 fn read_count(reader: &mut File) -> Result<u64> {
     let mut bytes = [0; 8];
     reader
         .read_exact(&mut bytes)
-        .context("cannot read what a program counted")?;
+        .context("cannot read the count of a program")?;
     Ok(u64::from_ne_bytes(bytes))
 }
 
-/// Root's id or [`OTHER_ID`], whichever it is not.
+/// Root's id if this is [`OTHER_ID`], and [`OTHER_ID`] if it is root's.
 fn other_id(id: u32) -> u32 {
     OTHER_ID - id
 }
 
-/// Raises COMM; needs nothing prepared.
+/// Raises COMM, without preparation.
 pub fn rename() -> Result<u64> {
     let started = instructions();
     prctl::set_name(c"bench")?;
@@ -211,7 +212,8 @@ fn fork() -> Result<u64> {
     Ok(taken)
 }
 
-/// The child first runs when its parent waits, unless the timer lets it: then another one is made.
+/// The child first runs when its parent waits, unless the timer lets it run earlier. In that case
+/// another child is made.
 fn exit(function: impl Fn() -> i32) -> Result<u64> {
     loop {
         let child = child::fork(&function)?;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What it costs when an eBPF program records an event, instead of a listener that gets it.
+//! The cost of an event that an eBPF program records, instead of a listener that gets it.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -14,7 +14,7 @@ use super::report::{missing, report_figure};
 use super::rounds::Rounds;
 use super::worker::Worker;
 
-/// What is measured with an eBPF program that records it.
+/// The operations that are measured with an eBPF program that records their events.
 const RECORDED: [Operation; 5] = [
     Operation::ShortFork,
     Operation::ShortExit,
@@ -26,7 +26,7 @@ const RECORDED: [Operation; 5] = [
 /// How many figures there are: each kind, all of them, a system call, and reading.
 pub const FIGURES: usize = RECORDED.len() + 3;
 
-/// Measures each kind with its program alone, and all with all of them.
+/// Measures each kind with only its own program, and all kinds with all programs.
 pub fn run(worker: &mut Worker, program: &Path) -> Result<()> {
     let mut left = FIGURES;
     let mut rounds = Rounds::default();
@@ -84,10 +84,10 @@ fn reading(peer: &mut Peer) -> Result<Measured> {
     Ok(measured.of_each(EVENTS))
 }
 
-/// How often each is measured in turn with and without its program.
+/// How often each operation is measured in turn with and without its program.
 const ROUNDS: usize = 3;
 
-/// The program that has eBPF programs in the kernel.
+/// The process that has eBPF programs in the kernel.
 struct Peer {
     process: Child,
     input: ChildStdin,
@@ -115,7 +115,7 @@ impl Peer {
         }
     }
 
-    /// Reads all records, of which there have to be at least so many.
+    /// Reads all records. Expects at least this many.
     fn drain(&mut self, at_least: u64) -> Result<()> {
         let (records, _) = self.read()?;
         ensure!(
@@ -125,7 +125,7 @@ impl Peer {
         Ok(())
     }
 
-    /// Reads all records: how many there were, and how many instructions that took.
+    /// Reads all records. Returns their number, and how many instructions the read took.
     fn read(&mut self) -> Result<(u64, u64)> {
         writeln!(self.input, "read")?;
         match self.answer()? {
@@ -133,7 +133,7 @@ impl Peer {
                 records,
                 instructions,
             } => Ok((records, instructions)),
-            answer => bail!("the eBPF programs' reader said {answer:?}"),
+            answer => bail!("the eBPF programs' reader answered {answer:?}"),
         }
     }
 
@@ -143,7 +143,7 @@ impl Peer {
         serde_json::from_str(&line).context("the eBPF programs' reader has ended: see above")
     }
 
-    /// Ends it, and with it its programs in the kernel.
+    /// Ends the process, and with it its programs in the kernel.
     fn end(self) -> Result<()> {
         let Self {
             mut process, input, ..
@@ -158,7 +158,7 @@ impl Peer {
     }
 }
 
-/// What the program calls this kind.
+/// The program's name for this kind.
 fn kind(operation: Operation) -> &'static str {
     match operation {
         Operation::ShortFork => "fork",

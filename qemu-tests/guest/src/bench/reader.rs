@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Reads events as a program does that is in a hurry: into one buffer, and of each event only what
-//! it needs.
+//! Reads events as a fast program does: into one buffer, and only the fields of each event that it
+//! needs.
 
 use std::os::fd::{AsFd, AsRawFd};
 
@@ -11,13 +11,13 @@ use nix::sys::socket::{MsgFlags, recv};
 use crate::listener::Listener;
 use crate::wire::{BATCH_SIZE, MESSAGE_SIZE};
 
-/// Where in a message the kind of the event is.
+/// The offset of the event's kind in a message.
 const KIND_OFFSET: usize = 36;
 
 /// `NLMSG_ALIGNTO`: where the next message may begin.
 const ALIGNMENT: usize = 4;
 
-/// A buffer, in which any datagram of events has room.
+/// A buffer with room for any datagram of events.
 pub struct Reader(Box<[u8; BATCH_SIZE]>);
 
 impl Default for Reader {
@@ -27,15 +27,15 @@ impl Default for Reader {
 }
 
 impl Reader {
-    /// The next datagram, if there is one: `EAGAIN` says that there is none, and `ENOBUFS` that
-    /// something was lost.
+    /// The next datagram, if there is one. `EAGAIN` means that there is none, and `ENOBUFS` that
+    /// events were lost.
     pub fn receive(&mut self, listener: &Listener) -> nix::Result<&[u8]> {
         let socket = listener.as_fd().as_raw_fd();
         let length = recv(socket, self.0.as_mut_slice(), MsgFlags::MSG_DONTWAIT)?;
         Ok(&self.0[..length])
     }
 
-    /// Reads all that is there, and fails if something was lost.
+    /// Reads all datagrams in the queue, and fails if events were lost.
     pub fn read_all(&mut self, listener: &Listener, kind: u32) -> Result<ReadCount> {
         let mut count = ReadCount::default();
         loop {
@@ -43,7 +43,7 @@ impl Reader {
                 Ok(datagram) => count.add(datagram, kind)?,
                 Err(Errno::EAGAIN) => return Ok(count),
                 Err(Errno::ENOBUFS) => {
-                    bail!("a listener's queue overran: the figure would be of that")
+                    bail!("a listener's queue overran: the figure would measure that")
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -54,14 +54,14 @@ impl Reader {
 /// What was read.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct ReadCount {
-    /// Events of a kind.
+    /// The number of events of a kind.
     pub events: u64,
-    /// Datagrams.
+    /// The number of datagrams.
     pub datagrams: u64,
 }
 
 impl ReadCount {
-    /// Counts a datagram, and its events of that kind. Finds one message after the other by their
+    /// Counts a datagram, and its events of this kind. Finds one message after the other by their
     /// lengths, as `NLMSG_NEXT` does.
     #[inline]
     pub fn add(&mut self, datagram: &[u8], kind: u32) -> Result<()> {
@@ -74,7 +74,7 @@ impl ReadCount {
             }
             events += u64::from(word(message, KIND_OFFSET) == kind);
             let aligned = (length + ALIGNMENT - 1) & !(ALIGNMENT - 1);
-            // The last one need not fill up what it is aligned to.
+            // The last message need not be padded.
             let Some(next) = rest.get(aligned..) else {
                 rest = &[];
                 break;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What events cost their reader, by how many there are when it reads.
+//! The cost of events for their reader, by the number of events when it reads.
 
 use anyhow::{Result, ensure};
 use protocol::bench::{BenchRecord, Reading, Situation, UNREAD};
@@ -15,7 +15,7 @@ use crate::wire::mask;
 /// How many figures there are.
 pub const FIGURES: usize = UNREAD.len();
 
-/// Measures one listener that gets events in that form.
+/// Measures one listener that gets events in the form of the situation.
 pub fn run(situation: Situation) -> Result<()> {
     let set = ListenerSet::silent(1)?;
     set.change_form(situation, mask::COMM)?;
@@ -25,8 +25,8 @@ pub fn run(situation: Situation) -> Result<()> {
     set.ignore()
 }
 
-/// Raises so many events, and then counts what it takes to read all of them, with the last system
-/// call, which finds nothing.
+/// Raises this many events, and then counts the instructions that it takes to read all of them. That
+/// includes the last system call, which finds nothing.
 fn read(set: &ListenerSet, situation: Situation, unread: u32) -> Result<Reading> {
     let [listener] = set.listeners() else {
         unreachable!("there is one listener");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What LISTEN and IGNORE cost their sender, and close(2) of a listener its caller.
+//! The cost of LISTEN and IGNORE for their sender, and of close(2) of a listener for its caller.
 
 use anyhow::Result;
 use nix::time::{ClockId, clock_gettime};
@@ -11,14 +11,14 @@ use super::report::report_figure;
 use crate::listener::Listener;
 use crate::wire::{IGNORE, LISTEN, mask};
 
-/// How many figures [`requests`] tells.
+/// How many figures [`requests`] reports.
 pub const REQUESTS: usize = 2;
 
-/// How many figures [`closing`] tells.
+/// How many figures [`closing`] reports.
 pub const CLOSING: usize = 1;
 
-/// Measures LISTEN and IGNORE, with others listening meanwhile. Only what the caller itself executes
-/// counts: it may have to wait for all that are just now raising an event.
+/// Measures LISTEN and IGNORE while others listen. Only the instructions that the caller itself
+/// executes count, because it may have to wait for all tasks that are raising an event.
 pub fn requests(others: &[Listener]) -> Result<()> {
     let mut set = ListenerSet::of(Listener::open()?);
     let others = others.len() as u32;
@@ -43,8 +43,8 @@ pub fn requests(others: &[Listener]) -> Result<()> {
     set.ignore()
 }
 
-/// Measures close(2) of a listener, with others listening meanwhile. The unpatched kernel counts for
-/// ever who was closed so.
+/// Measures close(2) of a listener while others listen. The unpatched kernel counts such a listener
+/// forever.
 pub fn closing(others: &[Listener]) -> Result<()> {
     let closed = measure(
         &mut repeated(|| {
@@ -60,7 +60,7 @@ pub fn closing(others: &[Listener]) -> Result<()> {
     report_figure(Operation::Close, Situation::Everything, others, closed)
 }
 
-/// Nanoseconds, and so instructions, that this thread has been running.
+/// The time in nanoseconds, and so in instructions, that this thread has been running.
 fn own_time() -> Result<u64> {
     let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?;
     Ok(1_000_000_000 * time.tv_sec() as u64 + time.tv_nsec() as u64)

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What an operation costs above the same with nobody listening, both measured in turn.
+//! The additional cost of an operation with listeners, compared to the same operation without
+//! listeners. Both are measured in turn.
 //!
-//! What an operation takes changes while a machine runs: tables of processes grow, lists of free
-//! pages become others. A round measures everything with and without listeners within the same few
-//! seconds, and the rounds tell how much they differ.
+//! The cost of an operation changes while a machine runs: tables of processes grow, and lists of free
+//! pages change. A round measures everything with and without listeners within the same few seconds,
+//! and the rounds show how much they differ.
 
 use std::collections::BTreeMap;
 use std::thread;
@@ -17,23 +18,23 @@ use super::measure::{Measured, Times, median};
 use super::report::report_line;
 use super::worker::Worker;
 
-/// How often everything is measured in turn, with nobody and with somebody listening.
+/// How often everything is measured in turn, without and with listeners.
 pub const ROUNDS: usize = 3;
 
-/// Batches of an operation in a round.
+/// The number of batches of an operation in a round.
 pub const ROUND_BATCHES: usize = 5;
 
-/// Hooks that nobody waits for any more are switched off a second late.
+/// Hooks that have no listener any more are switched off a second late.
 pub const LINGER: Duration = Duration::from_millis(1500);
 
-/// What was measured until now.
+/// The measurements so far.
 #[derive(Default)]
 pub struct Rounds(BTreeMap<(Operation, Situation), Vec<Measured>>);
 
 impl Rounds {
-    /// Measures operations with nobody listening and then what is to be measured `with` listeners,
-    /// in turn, so that what changes in the course of time is in both. At the end of each turn they
-    /// listen no longer.
+    /// Measures operations without listeners, and then calls `with` to measure with listeners. Both
+    /// are done in turn, so that changes over time are in both. At the end of each turn, the
+    /// listeners stop listening.
     pub fn in_turn(
         worker: &mut Worker,
         set: &mut ListenerSet,
@@ -54,8 +55,8 @@ impl Rounds {
         Ok(rounds)
     }
 
-    /// Measures an operation for this round. What is to happen `between` the batches is told how
-    /// often it was done.
+    /// Measures an operation for this round. `between` is called after each batch, with the number
+    /// of repetitions.
     pub fn measure(
         &mut self,
         worker: &mut Worker,
@@ -73,8 +74,8 @@ impl Rounds {
         Ok(())
     }
 
-    /// The same in batches of so many, however long these take: where what each of them costs
-    /// depends on how many there are.
+    /// The same in batches of this many repetitions, however long these take. This is for operations
+    /// whose cost depends on the number of repetitions.
     pub fn measure_of(
         &mut self,
         repetitions: u64,
@@ -97,13 +98,13 @@ impl Rounds {
         rounds.push(times.measured());
     }
 
-    /// Tells what all rounds said.
+    /// Reports the figures of all rounds.
     pub fn report(&self, operation: Operation, situation: Situation, listeners: u32) -> Result<()> {
         let of = |situation| {
             let rounds = self.0.get(&(operation, situation));
             rounds.with_context(|| format!("{} was not measured", operation.name()))
         };
-        let (with, alone) = (of(situation)?, of(Situation::Nobody)?);
+        let (with, baseline) = (of(situation)?, of(Situation::Nobody)?);
         let plain = situation.without_identity().map(of).transpose()?;
         let all = Measured::of_rounds(with);
         report_line(&BenchRecord::Measurement(Measurement {
@@ -113,14 +114,14 @@ impl Rounds {
             instructions: all.median,
             spread: all.spread,
             low: all.low,
-            cost: Some(cost(operation, with, alone)),
+            cost: Some(cost(operation, with, baseline)),
             added: plain.map(|plain| cost(operation, with, plain)),
         }))
     }
 }
 
-/// What the rounds with somebody listening took above those with nobody, or with whom they are
-/// compared.
+/// The additional cost of the rounds with listeners, compared to those without, or to those with
+/// other listeners.
 fn cost(operation: Operation, with: &[Measured], without: &[Measured]) -> Cost {
     let figure = |measured: &Measured| match operation.is_of_processes() {
         true => measured.low,
@@ -152,18 +153,18 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_in_the_course_of_time_is_in_both() {
-        let alone = [100.0, 130.0, 150.0].map(|time| measured(time, time - 10.0));
+    fn changes_over_time_are_in_both() {
+        let baseline = [100.0, 130.0, 150.0].map(|time| measured(time, time - 10.0));
         let with = [110.0, 138.0, 161.0].map(|time| measured(time, time - 20.0));
         let expected = Cost {
             instructions: 10.0,
             spread: 2.0,
         };
-        assert_eq!(cost(Operation::Comm, &with, &alone), expected);
+        assert_eq!(cost(Operation::Comm, &with, &baseline), expected);
         let expected = Cost {
             instructions: 0.0,
             spread: 2.0,
         };
-        assert_eq!(cost(Operation::ShortFork, &with, &alone), expected);
+        assert_eq!(cost(Operation::ShortFork, &with, &baseline), expected);
     }
 }

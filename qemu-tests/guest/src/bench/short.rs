@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Tasks that are made, run a program and end in as few instructions as that takes.
+//! Tasks that are made, execute a program and end in as few instructions as possible.
 //!
-//! A task that shares its parent's memory has nothing copied when it is made, and nothing freed when
-//! it ends. What is left is almost the same each time and in each boot, so that what a hook adds is
-//! told to the instruction.
+//! If a task shares its parent's memory, nothing is copied when it is made, and nothing is freed when
+//! it ends. The rest is almost the same each time and in each boot, so that the cost of a hook can be
+//! measured to the instruction.
 
 use std::arch::asm;
 use std::ffi::{c_char, c_int};
@@ -23,37 +23,37 @@ use nix::unistd::{Pid, pause};
 use super::clock::{self, instructions};
 use crate::child;
 
-/// Room for what little a task does.
+/// The size of the stack, which is enough for the little that a task does.
 const STACK_SIZE: usize = 64 << 10;
 
-/// A few of RCU's grace periods. It costs the guest no more than its timer's ticks.
+/// A few RCU grace periods. The sleep costs the guest no more than its timer's ticks.
 const SETTLED: Duration = Duration::from_millis(20);
 
-/// Tasks before one that is measured are fewer than this.
+/// The number of tasks before one that is measured is less than this.
 const OTHERS: u32 = 8;
 
-/// For a task of its own, of which only the task itself is new.
+/// For a process of which only the task itself is new.
 const ALL_SHARED: c_int = libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_FILES | libc::CLONE_SIGHAND;
 
 /// For a thread. When it ends, the kernel clears a word of memory and wakes the thread that waits for
-/// this.
+/// that.
 const THREAD: c_int = ALL_SHARED | libc::CLONE_THREAD | libc::CLONE_CHILD_CLEARTID;
 
-/// For a task of its own, but with what execve(2) would have to separate: a table of open files, and
-/// handlers.
+/// For a process with a table of open files and signal handlers of its own, which execve(2) would
+/// otherwise have to unshare.
 const MEMORY_SHARED: c_int = libc::CLONE_VM | libc::CLONE_FS;
 
-/// How long to wait for a thread that has cleared that word, and is not quite gone.
+/// How long to wait for a thread whose word is cleared, and which is not quite gone.
 const ALMOST_GONE: Duration = Duration::from_millis(1);
 
-/// The number of each task, which nobody has meanwhile: how long it takes to find a free one depends
-/// on how many there were before.
+/// The pid of each task, which no other task has meanwhile. The time to find a free pid would depend
+/// on the number of pids before it.
 const NUMBER: libc::pid_t = 20_000;
 
-/// The number of a task that stays, so that the tables of numbers need not grow for the others.
+/// The pid of a task that stays, so that the tables of pids need not grow for the others.
 const NEIGHBOR: libc::pid_t = NUMBER + 1;
 
-/// Makes a process that does nothing until it is killed. It has to be there before the first task.
+/// Makes a process that does nothing until it is killed. It has to exist before the first task.
 pub fn neighbor() -> Result<Pid> {
     let arguments = arguments(&NEIGHBOR);
     let child = child::clone3(&arguments, || {
@@ -61,17 +61,17 @@ pub fn neighbor() -> Result<Pid> {
             pause();
         }
     });
-    let child = child.context("cannot make a process with a number of its own")?;
+    let child = child.context("cannot make a process with a given pid")?;
     Ok(child.into_pid())
 }
 
-/// For clone3(2), to make a child with that number.
+/// The arguments of clone3(2) for a child with this pid.
 fn arguments(number: &libc::pid_t) -> libc::clone_args {
     libc::clone_args {
         exit_signal: libc::SIGCHLD as u64,
         set_tid: (&raw const *number).addr() as u64,
         set_tid_size: 1,
-        // SAFETY: All fields are numbers, of which 0 stands for nothing.
+        // SAFETY: All fields are integers, and 0 is valid for them.
         ..unsafe { mem::zeroed() }
     }
 }
@@ -83,11 +83,11 @@ pub struct Short {
     others: u32,
 }
 
-/// What the tasks know.
+/// The data that the tasks share.
 struct Shared {
-    /// When the last one began with what is measured, or how long that took.
+    /// When the last task began the operation that is measured, or how long that took.
     count: AtomicU64,
-    /// Whether the last thread is there; the kernel clears it.
+    /// Whether the last thread exists. The kernel clears it.
     thread: AtomicU32,
     program: File,
     output: OwnedFd,
@@ -96,7 +96,7 @@ struct Shared {
 type Function = extern "C" fn(&Shared) -> c_int;
 
 impl Short {
-    /// They are to run that program, with that standard output.
+    /// The tasks will execute this program, with this standard output.
     pub fn new(program: &Path, output: OwnedFd) -> Result<Self> {
         let program = File::open(program).context("cannot open the program to run")?;
         Ok(Self {
@@ -111,7 +111,7 @@ impl Short {
         })
     }
 
-    /// clone(2), until it returns to the parent.
+    /// Measures clone(2), until it returns to the parent.
     pub fn fork(&mut self) -> Result<u64> {
         self.settled(|short| {
             let started = instructions();
@@ -122,7 +122,7 @@ impl Short {
         })
     }
 
-    /// setsid(2) in a task.
+    /// Measures setsid(2) in a task.
     pub fn setsid(&mut self) -> Result<u64> {
         let child = self.start(ALL_SHARED, lead)?;
         let ended = waitpid(child, None)?;
@@ -133,17 +133,17 @@ impl Short {
         Ok(self.counted())
     }
 
-    /// A task's end, from its own last instruction until its parent has waited for it.
+    /// Measures a task's end, from its own last instruction until its parent has waited for it.
     pub fn exit(&mut self) -> Result<u64> {
         self.end_of(end)
     }
 
-    /// The same by a signal that dumps core.
+    /// Measures the same by a signal that dumps core.
     pub fn coredump(&mut self) -> Result<u64> {
         self.end_of(dump_core)
     }
 
-    /// execve(2) in a task, to the program's first instruction, whose count is read here.
+    /// Measures execve(2) in a task, up to the program's first instruction, whose count is read here.
     pub fn exec(&mut self, mut read_count: impl FnMut() -> Result<u64>) -> Result<u64> {
         self.settled(|short| {
             let child = short.start(MEMORY_SHARED, execute)?;
@@ -153,7 +153,7 @@ impl Short {
         })
     }
 
-    /// clone(2) of a thread, until it returns to its creator.
+    /// Measures clone(2) of a thread, until it returns to its creator.
     pub fn thread_fork(&mut self) -> Result<u64> {
         self.settled(|short| {
             let started = instructions();
@@ -165,7 +165,8 @@ impl Short {
         })
     }
 
-    /// A thread's end, from its own last instruction until the thread that waits for it goes on.
+    /// Measures a thread's end, from its own last instruction until the thread that waits for it
+    /// continues.
     pub fn thread_exit(&mut self) -> Result<u64> {
         loop {
             self.start_thread()?;
@@ -186,13 +187,13 @@ impl Short {
         self.start(THREAD, end)
     }
 
-    /// Waits until the last thread has no use for the memory any more.
+    /// Waits until the last thread no longer uses the memory.
     fn join(&self) -> Result<()> {
         let word = &raw const self.shared.thread;
         while self.shared.thread.load(Relaxed) != 0 {
             let forever = ptr::null::<libc::timespec>();
-            // SAFETY: The word outlives the call, which sleeps while it is 1. The kernel wakes who
-            // shares the word, so that it must not be said to be private.
+            // SAFETY: The word outlives the call, which sleeps while it is 1. The kernel's wake-up is
+            // for shared futexes, so the call must not have FUTEX_PRIVATE_FLAG.
             let result =
                 unsafe { libc::syscall(libc::SYS_futex, word, libc::FUTEX_WAIT, 1, forever) };
             match Errno::result(result) {
@@ -203,10 +204,11 @@ impl Short {
         Ok(())
     }
 
-    /// Waits until its number is free. It is, where one CPU let it go on until it had ended.
+    /// Waits until the thread's pid is free. On a single CPU, it is free already if the thread ran
+    /// until it had ended.
     fn gone(&self) -> Result<()> {
         loop {
-            // SAFETY: The call takes numbers, of which the last one says that nothing is sent.
+            // SAFETY: The call takes integers. The last one is the signal, of which 0 sends none.
             let result = unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), NUMBER, 0) };
             match Errno::result(result) {
                 Ok(_) => thread::sleep(ALMOST_GONE),
@@ -216,13 +218,13 @@ impl Short {
         }
     }
 
-    /// What the last task counted.
+    /// The count of the last task.
     fn counted(&self) -> u64 {
         self.shared.count.load(Relaxed)
     }
 
-    /// The task first runs when its parent waits, unless the timer lets it: then another one is
-    /// made.
+    /// The task first runs when its parent waits, unless the timer lets it run earlier. In that case
+    /// another task is made.
     fn end_of(&mut self, function: Function) -> Result<u64> {
         loop {
             let child = self.start(ALL_SHARED, function)?;
@@ -236,10 +238,10 @@ impl Short {
         }
     }
 
-    /// Waits until what the last tasks had is really free, so that the allocators need not fetch
-    /// more. Which of it the next one gets decides how some bytes lie that are copied; there are now
-    /// more and now fewer tasks before it, so that this is not the same each time. A real-time task
-    /// has no load that is averaged, and no timer for its slice.
+    /// Waits until the memory of the last tasks is really free, so that the allocators need not
+    /// fetch more. The part of it that the next task gets determines the placement of some bytes
+    /// that are copied. The number of tasks before it varies, so that the placement is not the same
+    /// each time. A real-time task has no averaged load, and no timer for its time slice.
     fn settled<T>(&mut self, function: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         for _ in 0..self.others {
             let other = self.start(ALL_SHARED, end)?;
@@ -259,7 +261,7 @@ impl Short {
         let arguments = arguments(&number);
         let arguments = libc::clone_args {
             flags: flags as u64,
-            // Nobody is told of a thread's end.
+            // A thread's end sends no signal.
             exit_signal: match flags & libc::CLONE_THREAD {
                 0 => arguments.exit_signal,
                 _ => 0,
@@ -274,23 +276,23 @@ impl Short {
         let child = unsafe { clone3(&arguments, function, &self.shared) };
         if child < 0 {
             let error = Errno::from_raw(-child as i32);
-            return Err(error).context("cannot make a task with a number of its own");
+            return Err(error).context("cannot make a task with a given pid");
         }
         Ok(Pid::from_raw(child as i32))
     }
 }
 
-/// Makes a task that runs a function and ends where that returns, so that it never gets to the
+/// Makes a task that runs a function and ends when that returns, so that it never gets to the
 /// parent's code. Returns as clone3(2) does, with a negative error.
 ///
 /// # Safety
 ///
-/// The stack that the arguments name is the task's alone until its end, and large enough. What it is
-/// given outlives it.
+/// Only the task uses the stack that the arguments name, until its end, and the stack is large enough.
+/// The function and the shared data outlive the task.
 unsafe fn clone3(arguments: &libc::clone_args, function: Function, shared: &Shared) -> i64 {
     let child: i64;
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: The caller says so.
+    // SAFETY: The caller guarantees this.
     unsafe {
         asm!(
             "syscall",
@@ -314,7 +316,7 @@ unsafe fn clone3(arguments: &libc::clone_args, function: Function, shared: &Shar
         );
     }
     #[cfg(target_arch = "aarch64")]
-    // SAFETY: The caller says so.
+    // SAFETY: The caller guarantees this.
     unsafe {
         asm!(
             "svc #0",
@@ -350,7 +352,7 @@ extern "C" fn lead(shared: &Shared) -> c_int {
 }
 
 extern "C" fn dump_core(shared: &Shared) -> c_int {
-    // raise(3) would take the parent's thread for this one.
+    // raise(3) would send the signal to the parent's thread.
     let own = Pid::this();
     shared.count.store(instructions(), Relaxed);
     // SAFETY: The calls take numbers. The first one does not return.
@@ -365,8 +367,8 @@ extern "C" fn execute(shared: &Shared) -> c_int {
             return 1;
         }
         shared.count.store(instructions(), Relaxed);
-        // By its descriptor: how long the look-up of a name takes depends on what else has been
-        // looked up.
+        // The descriptor is used, because the time of the look-up of a name depends on earlier
+        // look-ups.
         libc::fexecve(
             shared.program.as_raw_fd(),
             nothing.as_ptr(),
@@ -403,8 +405,8 @@ mod tests {
         })();
         match made {
             Ok(taken) => assert_ne!(taken, 0),
-            // It takes privileges to choose a number, which somebody may have here, and a sandbox
-            // may not know how to.
+            // It takes privileges to choose a pid. Another process may have this pid, and a sandbox
+            // may not implement clone3(2).
             Err(error) => assert!(
                 matches!(
                     error.downcast_ref(),

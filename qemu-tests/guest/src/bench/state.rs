@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What it takes to learn which processes there are: from the kernel's state, and from /proc.
+//! The cost of a list of all processes: from the kernel's state, and from /proc.
 //!
-//! Both are asked in the same pid namespace, one after the other, by a process in it.
+//! A process reads both, one after the other, in its pid namespace.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -26,13 +26,13 @@ use crate::support::container::{Container, PID, keep_mounts, mount_own_proc};
 use crate::support::idle_processes::start_small;
 use crate::wire::{PROCESS, STATE, mask};
 
-/// The forms in which the kernel tells it.
+/// The forms in which the kernel reports the state.
 const FORMS: [Situation; 2] = [Situation::State, Situation::IdentityState];
 
 /// How many figures there are: from /proc, and in each form.
 pub const FIGURES: usize = (1 + FORMS.len()) * POPULATIONS.len();
 
-/// How often it is asked for each figure: what is measured is long.
+/// How often the list is read for each figure. The number is small, because each time takes long.
 const TIMES: usize = 5;
 
 /// More bytes than a /proc/PID/stat has.
@@ -42,12 +42,12 @@ const STAT_SIZE: usize = 1024;
 pub fn run() -> Result<()> {
     let has_state = debugfs::is_there();
     for count in POPULATIONS {
-        let container =
-            Container::idle(PID).map_err(|failure| anyhow!("cannot start one: {failure}"))?;
+        let container = Container::idle(PID)
+            .map_err(|failure| anyhow!("cannot start a container: {failure}"))?;
         container
             .run(|| populate(count))
             .map_err(|failure| anyhow!("cannot make {count} processes: {failure}"))?;
-        // Until each has come so far that it does nothing.
+        // Until each has started, and does nothing more.
         thread::sleep(LINGER);
         let pictures = run_in(&container, move || pictures(count, has_state))?;
         for picture in pictures {
@@ -61,7 +61,7 @@ pub fn run() -> Result<()> {
     missing(figures, Situation::State, "it has no such request".into())
 }
 
-/// Makes so many processes that do nothing until they are killed.
+/// Makes this many processes that do nothing until they are killed.
 fn populate(count: u32) -> TestResult {
     for _ in 0..count {
         start_small()?;
@@ -69,7 +69,7 @@ fn populate(count: u32) -> TestResult {
     Ok(())
 }
 
-/// Learns in all ways who is there, beside so many.
+/// Lists the processes in all ways. `made` is the number of processes that were made for this.
 fn pictures(made: u32, has_state: bool) -> Result<Vec<Picture>> {
     unshare(CloneFlags::CLONE_NEWNS)?;
     keep_mounts()?;
@@ -81,26 +81,26 @@ fn pictures(made: u32, has_state: bool) -> Result<Vec<Picture>> {
     let listener = Listener::open()?;
     let mut reader = Reader::default();
     for form in FORMS {
-        // What happens meanwhile is nothing that it asked for.
+        // The listener does not ask for the events that happen meanwhile.
         listener.request(&request(form, mask::SID))?;
         reader.read_all(&listener, 0)?;
-        let mut learn = || ask(&listener, &mut reader);
-        pictures.push(picture(form, made, &mut learn)?);
+        let mut list = || ask(&listener, &mut reader);
+        pictures.push(picture(form, made, &mut list)?);
     }
     Ok(pictures)
 }
 
-/// Learns in one way who is there: those who were made, the first process of the namespace, and this
+/// Lists the processes in one way: those that were made, the first process of the namespace, and this
 /// one.
 fn picture(
     situation: Situation,
     made: u32,
-    learn: &mut dyn FnMut() -> Result<u64>,
+    list: &mut dyn FnMut() -> Result<u64>,
 ) -> Result<Picture> {
     let all = u64::from(made) + 2;
     let mut operation = repeated(|| {
         let started = instructions();
-        let processes = learn()?;
+        let processes = list()?;
         let taken = instructions() - started;
         ensure!(
             processes == all,
@@ -121,8 +121,8 @@ fn picture(
     })
 }
 
-/// Reads /proc/PID/stat of all processes, as a program does that is in a hurry: into one buffer, and
-/// without a look at it. How many there are.
+/// Reads /proc/PID/stat of all processes, as a fast program does: into one buffer, without parsing it.
+/// Returns the number of processes.
 fn read_proc() -> Result<u64> {
     let mut processes = 0;
     let mut path = String::new();
@@ -144,7 +144,7 @@ fn read_proc() -> Result<u64> {
     Ok(processes)
 }
 
-/// Asks the kernel, and reads until it has answered. How many processes there are.
+/// Requests the state, and reads until the answer. Returns the number of processes.
 fn ask(listener: &Listener, reader: &mut Reader) -> Result<u64> {
     let mut count = ReadCount::default();
     listener.request(&[STATE])?;

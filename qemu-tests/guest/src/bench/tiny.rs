@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The smallest program there is, to be executed: it writes the count of instructions at its
-//! first one to its standard output.
+//! A minimal program, which is executed. It writes the count of instructions at its first
+//! instruction to its standard output.
 
 use std::arch::global_asm;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::{fs, io, slice};
 
-/// The number of the machine in an ELF header.
+/// The machine type in an ELF header.
 #[cfg(target_arch = "x86_64")]
 const MACHINE: u16 = 62;
 #[cfg(target_arch = "aarch64")]

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The process that does the operations. It has no listener's socket: a child would inherit each of
-//! them, and what that costs fork(2), execve(2) and the end is none of the events' costs.
+//! The process that does the operations. It has no listener's socket. A child would inherit each of
+//! them, and the cost of that in fork(2), execve(2) and the end is not a cost of events.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -19,12 +19,12 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts it, while there is no listener yet.
+    /// Starts it, before there is a listener.
     pub fn start() -> Result<Self> {
         let (requests, requests_writer) = pipe()?;
         let (answers, answers_writer) = pipe()?;
         let mut ours = Some((requests_writer, answers));
-        // Whoever notices that it has ended reports that, so that nobody needs to wait for it.
+        // The next request fails if the worker has ended, so that waiting for it is not necessary.
         let _ = child::fork(|| {
             drop(ours.take());
             let requests = BufReader::new(File::from(requests));
@@ -43,7 +43,7 @@ impl Worker {
         })
     }
 
-    /// Does an operation so many times; the instructions that each took.
+    /// Does an operation this many times. Returns the instructions that each took.
     pub fn run(&mut self, operation: Operation, times: u64) -> Result<Vec<u64>> {
         send(&mut self.requests, &(operation, times))?;
         let mut line = String::new();
@@ -54,7 +54,7 @@ impl Worker {
     }
 }
 
-/// Does what is asked for, until nobody can ask any more.
+/// Does the operations that are requested, until the benchmark closes the pipe.
 fn serve(requests: BufReader<File>, mut answers: File) -> Result<()> {
     let mut operations = Operations::new()?;
     for line in requests.lines() {

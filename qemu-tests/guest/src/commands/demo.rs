@@ -25,13 +25,13 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// The user that a child of the scenario changes to.
 const NOBODY: Uid = Uid::from_raw(65534);
 
-/// Runs the scenario; succeeds when the daemon's setsid() was reported with the right pid.
+/// Runs the scenario. Succeeds if the daemon's setsid() was reported with the right pid.
 pub fn run() -> Result<ExitCode> {
-    // The daemon becomes our child when its parent ends, so that its end can be waited for.
+    // The daemon becomes a child of this process when its parent ends, so that it can be waited for.
     prctl::set_child_subreaper(true)?;
     let mut listener = Listener::listen(mask::EVERYTHING)?;
-    let (leader_tells, daemon_tells) = (Gate::new()?, Gate::new()?);
-    let scenario = child::fork(|| match scenario(&leader_tells, &daemon_tells) {
+    let (leader_gate, daemon_gate) = (Gate::new()?, Gate::new()?);
+    let scenario = child::fork(|| match scenario(&leader_gate, &daemon_gate) {
         Ok(()) => 0,
         Err(error) => {
             eprintln!("the scenario failed: {error:#}");
@@ -42,18 +42,21 @@ pub fn run() -> Result<ExitCode> {
     let mut story = Story::new(root);
     let deadline = Instant::now() + LIMIT;
     while story.living.contains(&root) {
-        story.tell(next(&mut listener, deadline)?)?;
+        story.show(next(&mut listener, deadline)?)?;
     }
     let ended = scenario.wait()?;
     ensure!(
         matches!(ended, WaitStatus::Exited(_, 0)),
         "the scenario failed: {ended:?}"
     );
-    let (leader, daemon) = (leader_tells.pass()?, daemon_tells.pass()?);
-    ensure!(story.family.contains(&daemon), "no fork of {daemon} came");
-    // Every number that a fork announced has an end; that of a thread may come after its process's.
+    let (leader, daemon) = (leader_gate.pass()?, daemon_gate.pass()?);
+    ensure!(
+        story.family.contains(&daemon),
+        "no fork of {daemon} was reported"
+    );
+    // Every thread that a fork reported also ends. Its end may be reported after its process's.
     while !story.living.is_empty() {
-        story.tell(next(&mut listener, deadline)?)?;
+        story.show(next(&mut listener, deadline)?)?;
     }
     Ok(story.sum_up(leader)?)
 }
@@ -63,12 +66,12 @@ fn next(listener: &mut Listener, deadline: Instant) -> Result<Received> {
     received.ok_or_else(|| anyhow!("the scenario did not end in {} s", LIMIT.as_secs()))
 }
 
-/// What happens, in a child of its own.
-fn scenario(leader_tells: &Gate, daemon_tells: &Gate) -> Result<()> {
+/// The scenario, which runs in a child.
+fn scenario(leader_gate: &Gate, daemon_gate: &Gate) -> Result<()> {
     // Processes are forked first: a forking process must not have threads.
     let user = child::fork(|| i32::from(setresuid(NOBODY, NOBODY, NOBODY).is_err()))?;
     user.wait()?;
-    let leader = child::fork(|| i32::from(daemonize(leader_tells, daemon_tells).is_err()))?;
+    let leader = child::fork(|| i32::from(daemonize(leader_gate, daemon_gate).is_err()))?;
     leader.wait()?;
     thread::spawn(|| rename("demo-thread"))
         .join()
@@ -83,15 +86,15 @@ fn scenario(leader_tells: &Gate, daemon_tells: &Gate) -> Result<()> {
     Ok(())
 }
 
-/// The classic way: a session of its own, and then a process that does not lead it.
-fn daemonize(leader_tells: &Gate, daemon_tells: &Gate) -> Result<()> {
-    leader_tells.open(setsid()?.as_raw())?;
+/// Makes a daemon in the classic way: a session, and then a process that does not lead it.
+fn daemonize(leader_gate: &Gate, daemon_gate: &Gate) -> Result<()> {
+    leader_gate.open(setsid()?.as_raw())?;
     let daemon = child::fork(|| {
         let renamed = rename("demo-daemon");
-        let told = daemon_tells.open(child::own_pid());
-        i32::from(renamed.is_err() || told.is_err())
+        let reported = daemon_gate.open(child::own_pid());
+        i32::from(renamed.is_err() || reported.is_err())
     })?;
-    // Nobody waits for it here: it goes to the next reaper.
+    // This process does not wait for it: it goes to the next reaper.
     let _ = daemon.into_pid();
     Ok(())
 }
@@ -100,11 +103,11 @@ fn rename(name: &str) -> Result<()> {
     Ok(prctl::set_name(&CString::new(name)?)?)
 }
 
-/// The events of one process tree, as they are told.
+/// The events of one process tree.
 struct Story {
     /// Its processes.
     family: BTreeSet<i32>,
-    /// The numbers of its threads that have not ended.
+    /// The ids of its threads that have not ended.
     living: BTreeSet<i32>,
     leaders: Vec<i32>,
     counts: BTreeMap<&'static str, usize>,
@@ -122,8 +125,8 @@ impl Story {
         }
     }
 
-    /// Prints an event, if it is about the family, and keeps what it tells.
-    fn tell(&mut self, received: Received) -> io::Result<()> {
+    /// Prints an event, if it is about the family, and takes it into account.
+    fn show(&mut self, received: Received) -> io::Result<()> {
         let event = received.event;
         if let Event::Fork { parent, child } = event {
             if self.family.contains(&parent.tgid) {
@@ -155,7 +158,7 @@ impl Story {
         output.flush()
     }
 
-    /// Prints what was seen; success when the daemon's session leader is in it.
+    /// Prints what was seen. Returns success if the daemon's session leader was reported once.
     fn sum_up(&self, leader: i32) -> io::Result<ExitCode> {
         let mut output = io::stdout();
         writeln!(output, "\nWhat was seen:")?;

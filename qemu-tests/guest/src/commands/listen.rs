@@ -14,27 +14,27 @@ use crate::identities;
 use crate::listener::Listener;
 use crate::wire::{Event, FEATURE_STATE, Received, mask};
 
-/// How long one wait lasts; the next one follows.
+/// How long one wait lasts before the next one follows.
 const WAIT: Duration = Duration::from_secs(3600);
 
-/// The number of the request for the state.
+/// The sequence number of the request for the state.
 const STATE_SEQ: u32 = 1;
 
 /// What to listen for, and how to show it.
 #[derive(Args)]
 pub struct Options {
     /// Kinds of events, comma-separated: fork exec uid gid sid ptrace comm session-end nonzero-exit
-    /// coredump exit; without any, all of them but session-end.
+    /// coredump exit. Without this option, all of them except session-end.
     #[arg(long, value_delimiter = ',', value_parser = parse_kind)]
     mask: Vec<u32>,
-    /// One JSON object a line instead of words.
+    /// Print one JSON object per line instead of words.
     #[arg(long)]
     json: bool,
-    /// Also the control group that it happened in, by which services and containers are known: its
+    /// Also print the control group of each event, which identifies a service or container: its
     /// path, or its id if it is gone.
     #[arg(long)]
     cgroups: bool,
-    /// First the processes that are there already, as kind process.
+    /// First print the processes that exist already, as kind process.
     #[arg(long)]
     state: bool,
 }
@@ -44,7 +44,7 @@ fn parse_kind(text: &str) -> Result<u32, String> {
     match mask::NAMES.iter().find(|(name, _)| *name == text) {
         Some((_, bit)) => Ok(*bit),
         None => Err(format!(
-            "there is no such kind of event; there are {}",
+            "there is no such kind of event: the kinds are {}",
             names()
         )),
     }
@@ -75,7 +75,7 @@ pub fn run(options: &Options) -> Result<()> {
         }
         let group = groups.as_mut().map(|groups| match received.identity {
             Some(identity) => groups.name(identity.cgroup),
-            // It happened before identities were asked for.
+            // It happened before identities were requested.
             None => "-".to_owned(),
         });
         if options.json {
@@ -89,18 +89,18 @@ pub fn run(options: &Options) -> Result<()> {
     }
 }
 
-/// A listener on a kernel that has what the options need. It hears which control groups events are
-/// from; what tells their paths, if that is to be shown.
+/// A listener on a kernel that has the features that the options need. Its events have the ids of
+/// their control groups. Also returns the paths of the groups, if the options show them.
 fn with_features(options: &Options, mask: u32) -> Result<(Listener, Option<Groups>)> {
     let mut listener = Listener::open()?;
     let features = identities::listen(&mut listener, mask)?;
     ensure!(
         !options.cgroups || features & identities::FEATURE != 0,
-        "this kernel does not tell control groups: it is too old"
+        "this kernel does not report control groups: it is too old"
     );
     ensure!(
         !options.state || features & FEATURE_STATE != 0,
-        "this kernel does not tell which processes there are: it is too old"
+        "this kernel does not report which processes exist: it is too old"
     );
     let groups = options.cgroups.then(Groups::open).transpose()?;
     Ok((listener, groups))

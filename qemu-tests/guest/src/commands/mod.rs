@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Commands that use process events as programs do: they show them, or follow a service by them.
+//! Commands that use process events as programs do: they show events, or supervise a service.
 
 pub mod demo;
 pub mod listen;

@@ -11,12 +11,13 @@
 //! When an event is read, its pid may belong to another process, for example to the service that
 //! was just started. So the supervisor distinguishes processes by their identities.
 //!
-//! The state tells what the supervisor missed: which sessions exist when it is restarted, with a
-//! record of those that it knew, and what became of them when events were lost. It does not read
-//! `/proc`. The state contains a session leader until the process has ended, and not only until the
-//! end of the session was reported. So the supervisor also listens for the end of processes. If a
-//! process detached while events were lost, its parent identifies it, if the parent leads one of
-//! the sessions and still exists. Nothing tells where other processes come from.
+//! The state shows what the supervisor missed. When the supervisor is restarted with a record of the
+//! sessions that it knew, the state shows which of them still exist. When events were lost, it shows
+//! which sessions remain. The supervisor does not read `/proc`. The state contains a session leader
+//! until the process has ended, and not only until the end of the session was reported. So the
+//! supervisor also listens for the end of processes. If a process detached while events were lost,
+//! its parent identifies it, if the parent leads one of the sessions and still exists. The origin of
+//! other processes is unknown.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
@@ -45,18 +46,18 @@ use crate::wire::{
     Event, FEATURE_STATE, Identity, LISTEN, Left, PROCESSES, Received, mask, proc_listen,
 };
 
-/// `PROC_CN_FEATURE_SID_ORIGIN`, `PROC_CN_FEATURE_SESSION_END`, `PROC_CN_FEATURE_PROCESSES`, and what
-/// the picture needs.
+/// `PROC_CN_FEATURE_SID_ORIGIN`, `PROC_CN_FEATURE_SESSION_END`, `PROC_CN_FEATURE_PROCESSES`, and the
+/// features that the picture needs.
 const FEATURES: u32 = 0x8 | 0x10 | 0x20 | identities::FEATURE | FEATURE_STATE;
 
-/// What it listens for. Without forks, the picture has none of the processes that begin later but the
-/// session leaders, which are all that it wants to know.
+/// The events that the supervisor listens for. Without forks, the only later processes in the picture
+/// are session leaders, and the supervisor needs no others.
 const MASK: u32 = mask::SID | mask::SESSION_END | mask::EXIT;
 
-/// How long one wait for an event lasts; the next one follows.
+/// How long one wait for an event lasts before the next one follows.
 const WAIT: Duration = Duration::from_secs(3600);
 
-/// Status of a service whose program cannot be run, as shells have it.
+/// Status of a service whose program cannot be run, as in shells.
 const NOT_RUN: i32 = 127;
 
 /// `PIDFD_SIGNAL_PROCESS_GROUP`.
@@ -65,8 +66,8 @@ const PROCESS_GROUP: libc::c_uint = 1 << 2;
 /// What to keep running.
 #[derive(Args)]
 pub struct Options {
-    /// A file for who the service and its sessions are, in a file system that does not outlive the
-    /// system. A supervisor that is started again with it finds those that are there.
+    /// A file that records the service and its sessions, in a file system that does not survive a
+    /// reboot. A supervisor that is restarted with this file finds those that still exist.
     #[arg(long)]
     record: Option<PathBuf>,
     /// The service: a program that stays in the foreground, and its arguments.
@@ -74,7 +75,7 @@ pub struct Options {
     command: Vec<String>,
 }
 
-/// Supervises until the service ends well.
+/// Supervises until the service ends successfully.
 pub fn run(options: &Options) -> Result<ExitCode> {
     let words = options
         .command
@@ -92,7 +93,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         if mem::replace(&mut losses, picture.losses()) != picture.losses() {
             say("events were lost")?;
         }
-        let mut is_over = supervisor.hear(&received)?;
+        let mut is_over = supervisor.handle(&received)?;
         if picture.is_exact() && mem::replace(&mut states, picture.states()) != picture.states() {
             is_over |= supervisor.settle(&leaders(&picture))?;
         }
@@ -110,7 +111,7 @@ fn listen() -> Result<Listener> {
     let features = identities::listen(&mut listener, MASK)?;
     ensure!(
         features & FEATURES == FEATURES,
-        "this kernel does not tell the end of sessions, where they come from, or which there are: it \
+        "this kernel does not report the end of sessions, where they come from, or which exist: it \
          is too old"
     );
     // The ends of threads are of no interest.
@@ -118,7 +119,7 @@ fn listen() -> Result<Listener> {
     Ok(listener)
 }
 
-/// The leader of a session: its number, and its identity.
+/// The leaders of sessions, by the numbers in their identities: the pid and the identity of each.
 type Leaders = BTreeMap<u64, (i32, Identity)>;
 
 fn leaders(picture: &Picture) -> Leaders {
@@ -132,7 +133,7 @@ fn leaders(picture: &Picture) -> Leaders {
 struct Supervisor {
     words: Vec<CString>,
     record: Option<PathBuf>,
-    /// What is in the record.
+    /// The content of the record.
     written: String,
     service: Service,
     sessions: Sessions,
@@ -145,7 +146,7 @@ impl Supervisor {
             Some(file) if file.exists() => fs::read_to_string(file)?,
             _ => String::new(),
         };
-        let (service, sessions) = parse(&written).context("this is no record of a supervisor")?;
+        let (service, sessions) = parse(&written).context("this is not a supervisor's record")?;
         let service = match service.and_then(|(pid, process)| Service::find(pid, process)) {
             Some(mut service) => {
                 say(&format!("service {} is there", service.leader))?;
@@ -165,48 +166,49 @@ impl Supervisor {
         Ok(supervisor)
     }
 
-    /// Takes note of an event; whether the service has ended well.
-    fn hear(&mut self, received: &Received) -> Result<bool> {
-        // Answers have none.
-        let Some(who) = received.identity else {
+    /// Handles an event. Returns whether the service has ended successfully.
+    fn handle(&mut self, received: &Received) -> Result<bool> {
+        // Answers have no identity.
+        let Some(identity) = received.identity else {
             return Ok(false);
         };
         match received.event {
-            Event::Sid { task, .. } if who.process == self.service.process => {
-                self.sessions.begin(task.tgid, who);
+            Event::Sid { task, .. } if identity.process == self.service.process => {
+                self.sessions.begin(task.tgid, identity);
             }
-            // The state may have told of it before its begin was read.
-            Event::Sid { task, .. } if self.sessions.know(task.tgid, &who) => {}
+            // The state may have reported it before its begin was read.
+            Event::Sid { task, .. } if self.sessions.know(task.tgid, &identity) => {}
             Event::Sid { task, left } => {
-                if let Some(origin) = self.sessions.origin(&left, &who) {
-                    self.detach(task.tgid, who, (left.session, origin))?;
+                if let Some(origin) = self.sessions.origin(&left, &identity) {
+                    self.detach(task.tgid, identity, (left.session, origin))?;
                 }
             }
             Event::SessionEnd { task, code, .. } => {
-                self.sessions.over.insert(who.process);
-                return self.end(task.tgid, &who, code);
+                self.sessions.over.insert(identity.process);
+                return self.end(task.tgid, &identity, code);
             }
             Event::Exit { task, code, .. } if task.pid == task.tgid => {
-                self.sessions.over.remove(&who.process);
-                return self.end(task.tgid, &who, code);
+                self.sessions.over.remove(&identity.process);
+                return self.end(task.tgid, &identity, code);
             }
             _ => {}
         }
         Ok(false)
     }
 
-    /// A session began that comes from another one, with this number and leader.
-    fn detach(&mut self, number: i32, who: Identity, origin: (i32, u64)) -> Result<()> {
+    /// A session began that comes from another one, which has this number and leader.
+    fn detach(&mut self, number: i32, identity: Identity, origin: (i32, u64)) -> Result<()> {
         let (session, leader) = origin;
         self.service.has_detached |= leader == self.service.process;
-        self.sessions.begin(number, who);
+        self.sessions.begin(number, identity);
         self.note(&format!("session {number} detached from {session}"))
     }
 
-    /// A session has ended, or the process that led it; whether it was the service, and ended well.
-    fn end(&mut self, number: i32, who: &Identity, code: u32) -> Result<bool> {
-        let is_known = self.sessions.end(number, who);
-        if who.process == self.service.process {
+    /// A session has ended, or the process that led it. Returns whether it was the service, and ended
+    /// successfully.
+    fn end(&mut self, number: i32, identity: &Identity, code: u32) -> Result<bool> {
+        let is_known = self.sessions.end(number, identity);
+        if identity.process == self.service.process {
             return self.end_service(code);
         }
         if is_known {
@@ -215,7 +217,7 @@ impl Supervisor {
         Ok(false)
     }
 
-    /// The service has ended; whether it ended well. Otherwise there is another one.
+    /// The service has ended. Returns whether it ended successfully. Otherwise starts another one.
     fn end_service(&mut self, code: u32) -> Result<bool> {
         let number = self.service.leader;
         self.note(&format!("service {number} {}", ending(code)))?;
@@ -231,8 +233,8 @@ impl Supervisor {
         Ok(false)
     }
 
-    /// Takes note of what was not heard, by all leaders that there are; whether the service has ended
-    /// well.
+    /// Catches up on lost events from the list of all existing session leaders. Returns whether the
+    /// service has ended successfully.
     fn settle(&mut self, leaders: &Leaders) -> Result<bool> {
         let service = self.service.process;
         for (number, process, is_there) in self.sessions.keep(leaders) {
@@ -242,7 +244,7 @@ impl Supervisor {
             }
         }
         match leaders.get(&service) {
-            Some((number, who)) => self.sessions.begin(*number, *who),
+            Some((number, identity)) => self.sessions.begin(*number, *identity),
             None if self.service.is_child => {
                 if let Some(code) = self.service.status()? {
                     return self.end_service(code);
@@ -254,19 +256,19 @@ impl Supervisor {
                 self.service = Service::start(&self.words)?;
             }
         }
-        while let Some((number, who, origin)) = self.sessions.unheard(leaders) {
-            self.detach(number, who, origin)?;
+        while let Some((number, identity, origin)) = self.sessions.missed(leaders) {
+            self.detach(number, identity, origin)?;
         }
         Ok(false)
     }
 
-    /// Says something, of which the record knows by then.
+    /// Prints a line after the record has been updated.
     fn note(&mut self, line: &str) -> Result<()> {
         self.write()?;
         Ok(say(line)?)
     }
 
-    /// Writes the record, if there is to be one, and it is another.
+    /// Writes the record, if the supervisor keeps one and it has changed.
     fn write(&mut self) -> Result<()> {
         let Some(file) = &self.record else {
             return Ok(());
@@ -282,20 +284,20 @@ impl Supervisor {
     }
 }
 
-/// What the record says: a line for the service, and one for each session.
+/// The text of the record: a line for the service, and one for each session.
 fn text(service: &Service, sessions: &Sessions) -> String {
     let mut text = format!("service {} {}\n", service.leader, service.process);
     for (number, session) in &sessions.leaders {
         let Identity {
             process, start_ns, ..
-        } = session.who;
+        } = session.identity;
         // Writing to a string cannot fail.
         let _ = writeln!(text, "session {number} {process} {start_ns}");
     }
     text
 }
 
-/// The service's number and process, and the sessions, that a record names.
+/// Parses a record: the service's pid and process, and the sessions.
 fn parse(text: &str) -> Option<(Option<(i32, u64)>, Sessions)> {
     let (mut service, mut sessions) = (None, Sessions::default());
     for line in text.lines() {
@@ -305,13 +307,16 @@ fn parse(text: &str) -> Option<(Option<(i32, u64)>, Sessions)> {
                 service = Some((number.parse().ok()?, process.parse().ok()?));
             }
             ["session", number, process, start_ns] => {
-                let who = Identity {
+                let identity = Identity {
                     process: process.parse().ok()?,
                     start_ns: start_ns.parse().ok()?,
                     ..Identity::default()
                 };
                 let is_recorded = true;
-                let session = Session { who, is_recorded };
+                let session = Session {
+                    identity,
+                    is_recorded,
+                };
                 sessions.leaders.insert(number.parse().ok()?, session);
             }
             _ => return None,
@@ -322,65 +327,72 @@ fn parse(text: &str) -> Option<(Option<(i32, u64)>, Sessions)> {
 
 /// A session, by its leader.
 struct Session {
-    who: Identity,
-    /// Whether a record alone tells of it.
+    identity: Identity,
+    /// Whether it is only known from a record.
     is_recorded: bool,
 }
 
 /// The sessions that live: the service's, and those that come from it, or from one that did. Each
-/// has the pid of its leader as its number, for as long as somebody is in it.
+/// has the pid of its leader as its number, for as long as a process is in it.
 #[derive(Default)]
 struct Sessions {
     leaders: BTreeMap<i32, Session>,
-    /// Those that have led a session whose end was told, and have not ended themselves: the state tells
-    /// of them still.
+    /// The processes that led a session whose end was reported, and have not ended themselves. The state
+    /// still contains them.
     over: BTreeSet<u64>,
 }
 
 impl Sessions {
-    fn begin(&mut self, number: i32, who: Identity) {
+    fn begin(&mut self, number: i32, identity: Identity) {
         let is_recorded = false;
-        self.leaders.insert(number, Session { who, is_recorded });
+        self.leaders.insert(
+            number,
+            Session {
+                identity,
+                is_recorded,
+            },
+        );
     }
 
-    /// Whether there is one that another process leads.
+    /// Whether one of the sessions has another leader than this process.
     fn has_others(&self, process: u64) -> bool {
         let mut leaders = self.leaders.values();
-        leaders.any(|session| session.who.process != process)
+        leaders.any(|session| session.identity.process != process)
     }
 
-    /// Who leads the session that a process left, if it is one of these.
-    fn origin(&self, left: &Left, who: &Identity) -> Option<u64> {
-        let leader = self.leaders.get(&left.session)?.who;
+    /// The leader of the session that a process left, if the session is one of these.
+    fn origin(&self, left: &Left, identity: &Identity) -> Option<u64> {
+        let leader = self.leaders.get(&left.session)?.identity;
         // A process that is older than the leader was in an earlier session with this number.
-        (leader.start_ns <= who.start_ns).then_some(leader.process)
+        (leader.start_ns <= identity.start_ns).then_some(leader.process)
     }
 
     /// Whether a session is one of these, and not another one with the same number.
-    fn know(&self, number: i32, who: &Identity) -> bool {
+    fn know(&self, number: i32, identity: &Identity) -> bool {
         let known = self.leaders.get(&number);
-        known.is_some_and(|known| known.who.process == who.process)
+        known.is_some_and(|known| known.identity.process == identity.process)
     }
 
     /// Forgets a session, if it is one of these.
-    fn end(&mut self, number: i32, who: &Identity) -> bool {
-        let is_known = self.know(number, who);
+    fn end(&mut self, number: i32, identity: &Identity) -> bool {
+        let is_known = self.know(number, identity);
         if is_known {
             self.leaders.remove(&number);
         }
         is_known
     }
 
-    /// Forgets those that are not among all leaders. Tells of these, and of those that were recorded:
-    /// the number, the leader, and whether it is there.
+    /// Forgets sessions that are not among all leaders. Returns these, and those that were recorded:
+    /// the number, the leader, and whether the session exists.
     fn keep(&mut self, leaders: &Leaders) -> Vec<(i32, u64, bool)> {
         let mut changes = Vec::new();
         self.over.retain(|process| leaders.contains_key(process));
         self.leaders.retain(|number, session| {
-            let known = leaders.get(&session.who.process);
-            let is_there = known.is_some_and(|(_, who)| who.start_ns == session.who.start_ns);
+            let known = leaders.get(&session.identity.process);
+            let is_there =
+                known.is_some_and(|(_, identity)| identity.start_ns == session.identity.start_ns);
             if !is_there || session.is_recorded {
-                changes.push((*number, session.who.process, is_there));
+                changes.push((*number, session.identity.process, is_there));
             }
             session.is_recorded = false;
             is_there
@@ -388,20 +400,20 @@ impl Sessions {
         changes
     }
 
-    /// One of all leaders that is none of these, and is the child of one: its number, who it is, and
-    /// the number and the leader of the session that it comes from.
-    fn unheard(&self, leaders: &Leaders) -> Option<(i32, Identity, (i32, u64))> {
+    /// Finds a leader that is not known, and is the child of a known one. Returns its number, its
+    /// identity, and the number and the leader of the session that it comes from.
+    fn missed(&self, leaders: &Leaders) -> Option<(i32, Identity, (i32, u64))> {
         let known: BTreeMap<u64, i32> = self
             .leaders
             .iter()
-            .map(|(number, session)| (session.who.process, *number))
+            .map(|(number, session)| (session.identity.process, *number))
             .collect();
         let is_unknown =
             |process: &u64| !known.contains_key(process) && !self.over.contains(process);
         let mut strangers = leaders.iter().filter(|(process, _)| is_unknown(process));
-        strangers.find_map(|(_, (number, who))| {
-            let session = known.get(&who.other)?;
-            Some((*number, *who, (*session, who.other)))
+        strangers.find_map(|(_, (number, identity))| {
+            let session = known.get(&identity.other)?;
+            Some((*number, *identity, (*session, identity.other)))
         })
     }
 }
@@ -410,11 +422,11 @@ impl Sessions {
 struct Service {
     leader: Pid,
     pidfd: OwnedFd,
-    /// What events have for it.
+    /// Its number in events.
     process: u64,
-    /// Whether it is ours to reap, and not from a supervisor before.
+    /// Whether it is a child of this supervisor, and not of an earlier one.
     is_child: bool,
-    /// Whether a session began that comes from the service's own.
+    /// Whether a session detached from the service's own.
     has_detached: bool,
 }
 
@@ -440,10 +452,10 @@ impl Service {
         })
     }
 
-    /// The one with this number, if it is this process.
+    /// The service with this pid, if it is this process.
     fn find(number: i32, process: u64) -> Option<Self> {
         let leader = Pid::from_raw(number);
-        // Whoever has the number has had it since then.
+        // If the process has the pid at the check below, it also has it here.
         let pidfd = child::pidfd(leader).ok()?;
         let is_it = identities::number_of(leader).ok()? == process;
         is_it.then_some(Self {
@@ -455,7 +467,7 @@ impl Service {
         })
     }
 
-    /// With what status it has ended, if it is ours and has.
+    /// The status with which it has ended, if it is a child and has ended.
     fn status(&self) -> nix::Result<Option<u32>> {
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
         Ok(match waitid(Id::Pid(self.leader), flags)? {
@@ -467,9 +479,10 @@ impl Service {
         })
     }
 
-    /// Kills what the ended service leaves in its process group, which it led.
+    /// Kills the processes that the ended service leaves in its process group, which it led.
     fn clean_up(&self) -> Result<()> {
-        // By the pidfd: the number may be another group's, if somebody else has reaped it.
+        // The pidfd identifies the group. The pid may be another group's, if another process has
+        // reaped the service.
         // SAFETY: The call takes numbers, and a null pointer.
         let result = unsafe {
             let no_info: *const libc::siginfo_t = std::ptr::null();
@@ -488,7 +501,7 @@ impl Service {
     }
 }
 
-/// Prints a line in one piece.
+/// Prints a line with one write.
 fn say(line: &str) -> io::Result<()> {
     let mut output = io::stdout().lock();
     output.write_all(format!("{line}\n").as_bytes())?;
@@ -499,7 +512,7 @@ fn say(line: &str) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn who(process: u64, start_ns: u64) -> Identity {
+    fn identity(process: u64, start_ns: u64) -> Identity {
         Identity {
             process,
             start_ns,
@@ -516,47 +529,47 @@ mod tests {
 
     #[test]
     fn a_session_is_known_by_its_leader_and_not_by_its_number() {
-        let (old, new) = (who(100, 10), who(101, 30));
+        let (old, new) = (identity(100, 10), identity(101, 30));
         let mut sessions = Sessions::default();
         sessions.begin(7, new);
         assert!(!sessions.end(7, &old));
-        assert_eq!(sessions.origin(&left(7), &who(102, 20)), None);
-        assert_eq!(sessions.origin(&left(7), &who(103, 40)), Some(101));
-        assert_eq!(sessions.origin(&left(8), &who(103, 40)), None);
+        assert_eq!(sessions.origin(&left(7), &identity(102, 20)), None);
+        assert_eq!(sessions.origin(&left(7), &identity(103, 40)), Some(101));
+        assert_eq!(sessions.origin(&left(8), &identity(103, 40)), None);
         assert!(sessions.end(7, &new));
         assert!(!sessions.end(7, &new));
-        assert_eq!(sessions.origin(&left(7), &who(103, 40)), None);
+        assert_eq!(sessions.origin(&left(7), &identity(103, 40)), None);
     }
 
     /// Leaders of sessions: number, process, start and parent's process of each.
     fn all(leaders: &[(i32, u64, u64, u64)]) -> Leaders {
         let leaders = leaders.iter().map(|(number, process, start_ns, other)| {
-            let who = Identity {
+            let identity = Identity {
                 other: *other,
-                ..who(*process, *start_ns)
+                ..identity(*process, *start_ns)
             };
-            (*process, (*number, who))
+            (*process, (*number, identity))
         });
         leaders.collect()
     }
 
     #[test]
-    fn who_is_not_among_all_leaders_is_gone() {
+    fn a_session_without_its_leader_is_gone() {
         let mut sessions = Sessions::default();
-        sessions.begin(7, who(100, 10));
-        sessions.begin(8, who(101, 20));
+        sessions.begin(7, identity(100, 10));
+        sessions.begin(8, identity(101, 20));
         let changes = sessions.keep(&all(&[(1, 1, 0, 0), (8, 101, 20, 1), (7, 102, 30, 1)]));
         assert_eq!(changes, [(7, 100, false)]);
-        assert!(sessions.end(8, &who(101, 20)));
-        assert!(!sessions.end(7, &who(100, 10)));
+        assert!(sessions.end(8, &identity(101, 20)));
+        assert!(!sessions.end(7, &identity(100, 10)));
     }
 
     #[test]
-    fn who_detached_unheard_is_known_by_the_parent() {
+    fn a_missed_session_is_identified_by_the_parent() {
         let mut sessions = Sessions::default();
-        sessions.begin(7, who(100, 10));
+        sessions.begin(7, identity(100, 10));
         sessions.over.insert(103);
-        // A stranger, a child, and its child; and one whose session is over.
+        // A stranger, a known leader, its grandchild and its child, and one whose session is over.
         let leaders = all(&[
             (1, 1, 0, 0),
             (7, 100, 10, 1),
@@ -565,12 +578,12 @@ mod tests {
             (10, 103, 50, 100),
         ]);
         assert_eq!(sessions.keep(&leaders), []);
-        let mut unheard = Vec::new();
-        while let Some((number, who, origin)) = sessions.unheard(&leaders) {
-            sessions.begin(number, who);
-            unheard.push((number, origin));
+        let mut missed = Vec::new();
+        while let Some((number, identity, origin)) = sessions.missed(&leaders) {
+            sessions.begin(number, identity);
+            missed.push((number, origin));
         }
-        assert_eq!(unheard, [(8, (7, 100)), (9, (8, 101))]);
+        assert_eq!(missed, [(8, (7, 100)), (9, (8, 101))]);
         sessions.keep(&all(&[(7, 100, 10, 1)]));
         assert!(sessions.over.is_empty());
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The cgroups that there are during a run: meanwhile none is made, and none is removed.
+//! The cgroups that exist during a run. None is made or removed while it lasts.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,17 +11,17 @@ use crate::harness::{Failure, TestResult};
 use crate::support::cgroup::{Group, are_there, line_of};
 use crate::wire::{BATCH, CGROUP, IDENTITY, PROCESSES};
 
-/// Those of the unified hierarchy. A kernel without CONFIG_CGROUPS has none.
+/// The cgroups of the unified hierarchy. A kernel without CONFIG_CGROUPS has none.
 #[derive(Default)]
 pub struct Cgroups {
-    /// The one that was made for the run, and its id.
+    /// The cgroup that was made for the run, and its id.
     made: Option<(Group, u64)>,
-    /// The id of each, by its path as /proc/PID/cgroup has it.
+    /// The id of each cgroup, by its path in the form of /proc/PID/cgroup.
     ids: BTreeMap<PathBuf, u64>,
 }
 
 impl Cgroups {
-    /// Makes one for the run, which goes when this is dropped, and looks which there are.
+    /// Makes a cgroup for the run, which is removed when this is dropped, and finds all cgroups.
     pub fn new() -> Result<Self, Failure> {
         if !are_there() {
             return Ok(Self::default());
@@ -38,7 +38,7 @@ impl Cgroups {
         })
     }
 
-    /// Moves this process into the one that was made.
+    /// Moves this process into the cgroup that was made for the run.
     pub fn enter(&self) -> TestResult {
         match &self.made {
             Some((group, _)) => Ok(group.enter()?),
@@ -46,7 +46,7 @@ impl Cgroups {
         }
     }
 
-    /// The id of the one that was made, 0 without cgroups.
+    /// The id of the cgroup that was made for the run, 0 without cgroups.
     pub fn made(&self) -> u64 {
         self.made.as_ref().map_or(0, |(_, id)| *id)
     }
@@ -60,12 +60,12 @@ impl Cgroups {
         }
     }
 
-    /// Whether there is one with this id.
+    /// Whether a cgroup with this id exists.
     pub fn has(&self, id: u64) -> bool {
         self.ids.values().any(|known| *known == id)
     }
 
-    /// The id of the one that this process is in, 0 without cgroups.
+    /// The id of the cgroup that this process is in, 0 without cgroups.
     pub fn own(&self) -> Result<u64, Failure> {
         if self.ids.is_empty() {
             return Ok(0);
@@ -74,10 +74,10 @@ impl Cgroups {
         let path = line.as_deref().and_then(|line| line.strip_prefix("0::"));
         let id = path.and_then(|path| self.ids.get(Path::new(path)));
         id.copied()
-            .ok_or_else(|| Failure::new(format!("a cgroup that was not there: {line:?}")))
+            .ok_or_else(|| Failure::new(format!("an unknown cgroup: {line:?}")))
     }
 
-    /// Whether one of them is another one of them, or below it.
+    /// Whether a cgroup is this ancestor, or below it.
     pub fn is_within(&self, id: u64, ancestor: u64) -> bool {
         let found = self.ids.iter().find(|(_, known)| **known == id);
         let mut around = found.into_iter().flat_map(|(path, _)| path.ancestors());
@@ -85,7 +85,7 @@ impl Cgroups {
     }
 }
 
-/// Notes the ids of a cgroup and of those below it.
+/// Adds the ids of a cgroup and of those below it.
 fn find(directory: &Path, path: &Path, ids: &mut BTreeMap<PathBuf, u64>) -> io::Result<()> {
     ids.insert(path.to_owned(), fs::metadata(directory)?.ino());
     for entry in fs::read_dir(directory)? {
@@ -101,7 +101,7 @@ fn find(directory: &Path, path: &Path, ids: &mut BTreeMap<PathBuf, u64>) -> io::
 pub mod tests {
     use super::*;
 
-    /// Cgroups that are nowhere, by their paths and ids.
+    /// Imaginary cgroups, by their paths and ids.
     pub fn imagined(cgroups: &[(&str, u64)]) -> Cgroups {
         let ids = cgroups.iter().map(|(path, id)| (path.into(), *id));
         Cgroups {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A socket under test, with a model of it: whether it listens, for what, in which form, and which
-//! numbers come next. Every byte that the kernel sends to it is compared with the model.
+//! A socket under test, with a model of it: whether it listens, for which events, in which form, and
+//! which numbers come next. Every byte that the kernel sends to it is compared with the model.
 
 use std::collections::VecDeque;
 use std::io;
@@ -23,40 +23,40 @@ use crate::support::socket_filter::keep_bytes;
 use crate::timeouts;
 use crate::wire::{Comm, Event, NO_CPU, PROCESS, Received, mask};
 
-/// How long who sends an event may take to count it.
+/// How long the sender of an event may take to count it.
 const COUNT_LIMIT: Duration = Duration::from_secs(5);
 
-/// Events of this process that a socket may have to read, at most: the buffer that every user has holds
-/// about twice as many, each of them alone.
+/// How many events of this process a socket may leave unread. The buffer that every user has holds
+/// about twice as many, each in a datagram of its own.
 const UNREAD: usize = 100;
 
-/// The same while a state is told, which may fill half of the buffer.
+/// The same while a state is sent, which may fill half of the buffer.
 const UNREAD_BESIDE_STATE: usize = 40;
 
-/// What a socket asked for, as far as its answers were read.
+/// What a socket asked for, by the answers that were read.
 #[derive(Default)]
 struct Subscription {
-    /// What it listens for, and in which form, if it does.
+    /// What it listens for, and in which form, if it listens.
     now: Option<Listen>,
-    /// What it listened for before, since it does, and the time of the answer to the LISTEN that
-    /// changed it. LISTEN waits for no grace period: what was reported until then may come later,
-    /// as it was asked for before.
+    /// What it listened for earlier, since it became a listener. Each comes with the time of the
+    /// answer to the LISTEN that changed it. LISTEN waits for no grace period: an event that was
+    /// reported before that time may come later, in the form that was asked for earlier.
     before: Vec<(Listen, u64)>,
 }
 
 impl Subscription {
-    /// LISTEN was answered at this time.
+    /// Notes that LISTEN was answered at this time.
     fn listen(&mut self, listen: Listen, time: u64) {
         let before = self.now.replace(listen);
         self.before.extend(before.map(|before| (before, time)));
     }
 
-    /// It does not listen any more, and all that was reported to it is in its queue.
+    /// Notes that the socket no longer listens. All events that were reported to it are queued.
     fn end(&mut self) {
         *self = Self::default();
     }
 
-    /// What an event may come for that was reported at this time.
+    /// The requests that an event which was reported at this time may match.
     fn at(&self, time: u64) -> impl Iterator<Item = Listen> {
         let before = self.before.iter().filter(move |(_, until)| time <= *until);
         self.now
@@ -65,23 +65,23 @@ impl Subscription {
     }
 }
 
-/// A socket, by all descriptors of it that this process has, and the model of it.
+/// A socket, by all descriptors that this process has of it, and its model.
 pub struct CheckedSocket {
     pub handles: Vec<Listener>,
     pub is_member: bool,
-    /// Whether it was opened in a user namespace that is not around this process's: then this
-    /// process can't make it listen.
+    /// Whether it was opened in a user namespace that is neither this process's nor an ancestor of
+    /// it. Then this process can't make it listen.
     is_foreign: bool,
     /// Whether it has a filter, so that each part of the state has a datagram of its own.
     has_filter: bool,
     requests: Requests,
     asked: Subscription,
-    /// How many events it read since it listens, those that were cut off included.
+    /// How many events it has read since it began to listen, truncated ones included.
     events: u64,
     numbers: SequenceNumbers,
-    /// The names that this task got, and that the socket has to read still.
+    /// The new names of this task whose events the socket still has to read.
     names: VecDeque<Comm>,
-    /// The datagram to read next, if it was looked at: so it stays as it is.
+    /// The datagram to read next, if it was peeked at. It must not change any more.
     seen: Option<Read>,
 }
 
@@ -102,7 +102,7 @@ impl CheckedSocket {
         }
     }
 
-    /// One that listens already, for others: what they have not read tells which numbers come next.
+    /// A socket that another process made listen. Its unread messages show which numbers come next.
     pub fn adopt(
         mut listener: Listener,
         listen: Listen,
@@ -120,7 +120,7 @@ impl CheckedSocket {
         })
     }
 
-    /// Sends a message, and expects it to become what it has to become.
+    /// Sends a message, and expects the reaction that the model predicts.
     pub fn send(
         &mut self,
         message: &Message,
@@ -153,38 +153,38 @@ impl CheckedSocket {
         Ok(())
     }
 
-    /// Takes what there is to read: all that was asked for, and nothing else.
+    /// Reads all that is queued. Expects all that was asked for, and nothing else.
     pub fn drain(&mut self, environment: &Environment, tally: &mut Tally) -> TestResult {
         while let Some(datagram) = self.next(MsgFlags::empty())? {
             self.took(&datagram, environment, tally)?;
         }
         self.requests.expect_answered()?;
         let unread = self.names.len();
-        expect_eq("names of this task that were not told", unread, 0)
+        expect_eq("names of this task that were not reported", unread, 0)
     }
 
-    /// Gives it a filter that keeps everything, when it was told all that it asked for.
+    /// Attaches a filter that keeps everything, once the socket has got all that it asked for.
     pub fn filter(&mut self, environment: &Environment, tally: &mut Tally) -> TestResult {
         self.drain(environment, tally)?;
         self.has_filter = true;
         Ok(keep_bytes(self.handle()?, u32::MAX)?)
     }
 
-    /// Looks at what is to read next, if there is something.
+    /// Peeks at the next datagram, if there is one.
     pub fn peek(&mut self, reading: Reading, tally: &mut Tally) -> TestResult {
         let part = reading.read(self.handle()?, MsgFlags::MSG_PEEK)?;
         if part.is_none() {
-            return expect_eq("what was looked at", self.seen.take(), None);
+            return expect_eq("the datagram that was peeked at", self.seen.take(), None);
         }
         tally.peeks += 1;
-        // Nothing is appended to it any more.
+        // The kernel appends nothing to it any more.
         let whole = self.next(MsgFlags::MSG_PEEK)?;
-        let whole = whole.ok_or_else(|| Failure::new("what was looked at is gone"))?;
+        let whole = whole.ok_or_else(|| Failure::new("the datagram that was peeked at is gone"))?;
         self.seen = Some(whole.clone());
         reading.check(part, whole)
     }
 
-    /// Reads one datagram, if there is one. Of what does not fit, a look at it tells what it was.
+    /// Reads one datagram, if there is one. A peek at it shows what does not fit into the buffer.
     pub fn read(
         &mut self,
         reading: Reading,
@@ -200,7 +200,7 @@ impl CheckedSocket {
         self.took(&whole, environment, tally)
     }
 
-    /// The socket left the group: if it was a member, it does not listen any more.
+    /// Notes that the socket left the group. If it was a member, it no longer listens.
     pub fn left(&mut self, environment: &Environment, tally: &mut Tally) -> TestResult {
         let was_member = std::mem::take(&mut self.is_member);
         if was_member {
@@ -213,19 +213,19 @@ impl CheckedSocket {
         Ok(())
     }
 
-    /// This task has got a name.
+    /// Notes that this task has a new name.
     pub fn renamed(&mut self, name: Comm, environment: &Environment) {
         let (cgroups, own) = (&environment.cgroups, environment.this_process.cgroup);
-        let hears = |listen: Listen| {
+        let gets_name = |listen: Listen| {
             let cgroup = listen.cgroup();
             listen.mask & mask::COMM != 0 && cgroup.is_none_or(|id| cgroups.is_within(own, id))
         };
-        if self.requests.listens().is_some_and(hears) {
+        if self.requests.listens().is_some_and(gets_name) {
             self.names.push_back(name);
         }
     }
 
-    /// Whether it has to read, lest it loses something.
+    /// Whether it has to read now, so that it loses nothing.
     pub fn is_late(&self) -> bool {
         let most = match self.requests.is_dumping() {
             true => UNREAD_BESIDE_STATE,
@@ -241,7 +241,7 @@ impl CheckedSocket {
             .ok_or_else(|| Failure::new("the socket is closed already"))
     }
 
-    /// Expects the socket's line in the listing to tell what it is, or that there is none.
+    /// Expects the socket's line in the listing to match the model, or no line if it does not listen.
     pub fn check_line(
         &mut self,
         net_ns: u64,
@@ -254,7 +254,7 @@ impl CheckedSocket {
             self.drain(environment, tally)?;
             let before = self.events;
             let lines = environment.lines(net_ns, &[port_id])?;
-            // What was sent while we looked is told, or is not.
+            // The listing may or may not count events that were sent while it was read.
             self.drain(environment, tally)?;
             // An event is counted a moment after it can be read. A count that is wrong stays wrong.
             let counted = |line: &ListenerLine| (before..=self.events).contains(&line.delivered);
@@ -283,20 +283,24 @@ impl CheckedSocket {
         Ok(())
     }
 
-    /// Reads the next datagram as a whole, if there is one; with `MSG_PEEK` it stays. If it was looked
-    /// at, it is still the same.
+    /// Reads the next datagram as a whole, if there is one. With `MSG_PEEK`, the datagram stays.
+    /// Expects a datagram that was peeked at before to be the same.
     fn next(&mut self, flags: MsgFlags) -> Result<Option<Read>, Failure> {
         let next = Reading::WHOLE.read(self.handle()?, flags)?;
         if next.is_some() {
             self.requests.has_read();
         }
         if let Some(seen) = self.seen.take() {
-            expect_eq("what was looked at", next.as_ref(), Some(&seen))?;
+            expect_eq(
+                "the datagram that was peeked at",
+                next.as_ref(),
+                Some(&seen),
+            )?;
         }
         Ok(next)
     }
 
-    /// Expects a datagram that was read to have what it has to have.
+    /// Expects the contents of a datagram that was read to match the model.
     fn took(
         &mut self,
         datagram: &Read,
@@ -326,7 +330,7 @@ impl CheckedSocket {
         Ok(())
     }
 
-    /// Expects of messages that share a datagram that all or none are a part of the state.
+    /// Expects either all or none of the messages in a datagram to be parts of the state.
     fn check_company(&self, messages: &[Received]) -> TestResult {
         let is_process = |received: &&Received| received.event.bit() == PROCESS;
         let is_right = match messages.iter().filter(is_process).count() {
@@ -337,10 +341,10 @@ impl CheckedSocket {
         expect(is_right, format!("a part of the state, got {messages:?}"))
     }
 
-    /// An event was read.
+    /// Checks an event that was read.
     fn happened(&mut self, received: &Received, environment: &Environment) -> TestResult {
         environment.check_event(received)?;
-        // Until a request is answered, events are as was asked before, or as is asked.
+        // Until a request is answered, events match what was asked for before it, or by it.
         let listens = self.asked.now.is_some();
         let next = self.requests.asked().filter(|_| listens);
         let asked = self.asked.at(received.timestamp_ns());
@@ -395,7 +399,7 @@ impl CheckedSocket {
         Ok(())
     }
 
-    /// Expects a name of this task to be told when it is its turn.
+    /// Expects the names of this task to be reported in their order.
     fn check_name(&mut self, received: &Received) -> TestResult {
         match received.event {
             Event::Comm { task, comm } if task == own_task() => {
@@ -406,7 +410,7 @@ impl CheckedSocket {
     }
 }
 
-/// Expects that one of these asks for an event, and for the form of the message that tells it.
+/// Expects that one of these requests asks for an event, and for the form of its message.
 pub fn check_wanted(
     received: &Received,
     asked: impl Iterator<Item = Listen>,
@@ -428,7 +432,7 @@ pub fn check_wanted(
     expect(is_wanted, what)
 }
 
-/// Expects that sendto(2) took a datagram, unless it had to be refused.
+/// Expects that sendto(2) accepted a datagram, unless it had to refuse it.
 pub fn check_sent(reaction: &Reaction, sent: io::Result<()>) -> TestResult {
     let refused = match sent {
         Ok(()) => None,

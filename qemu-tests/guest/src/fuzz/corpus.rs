@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Programs that ran through code of ours as none before them, of which others are made.
+//! Programs that covered the code under test as no program before them did. New programs are made
+//! from them.
 
 use fastrand::Rng;
 
@@ -10,18 +11,18 @@ use crate::harness::Failure;
 /// Steps of a program.
 const STEPS: usize = 40;
 
-/// One in so many programs owes nothing to others.
+/// One in this many programs is not made from others.
 const FRESH: u8 = 4;
 
-/// Where a worker's programs come from, on a kernel that tells what they ran through.
+/// The source of a worker's programs, on a kernel that reports which code they covered.
 pub struct Corpus<'a> {
-    /// What they ran through.
+    /// The code that they covered.
     pub coverage: Coverage<'a>,
     programs: Vec<Program>,
 }
 
 impl<'a> Corpus<'a> {
-    /// Nothing yet.
+    /// An empty corpus.
     pub fn new(coverage: Coverage<'a>) -> Self {
         Self {
             coverage,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Which of our code in the kernel a thread runs through, on a kernel with CONFIG_KCOV; see
-//! Documentation/dev-tools/kcov.rst in the kernel's source. Nothing else in our kernels tells it.
+//! Which of the code under test a thread covers in the kernel, on a kernel with CONFIG_KCOV. See
+//! Documentation/dev-tools/kcov.rst in the kernel's source. The test kernels instrument only this
+//! code.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File, OpenOptions};
@@ -17,28 +18,29 @@ use rustc_demangle::demangle;
 
 use crate::harness::Failure;
 
-/// Where a thread asks for it.
+/// The file by which a thread asks for coverage.
 const FILE: &str = "/sys/kernel/debug/kcov";
 
 /// Where the kernel lists its functions.
 const SYMBOLS: &str = "/proc/kallsyms";
 
-/// Blocks of a step that are told, at most.
+/// How many blocks of a step are recorded at most.
 const WORDS: usize = 1 << 18;
 
-/// What tells a program counter for each block that is run through.
+/// The mode that records a program counter for each block that runs.
 const TRACE_PC: libc::c_int = 0;
 
-/// The module, as the list of functions has it.
+/// The module's name in the list of functions.
 const MODULE: &str = "[proc_events]";
 
-/// Its crate in the names of its functions, by which they are known where it is built in.
+/// The module's crate in the mangled names of its functions, which identifies them in a kernel where
+/// it is built in.
 const CRATE: &str = "_16proc_events_main";
 
-/// How the room in front of a function is called.
+/// The prefix of the symbol for the padding before a function.
 const PADDING: &str = "__pfx_";
 
-/// How the compiler's labels begin, which kernels with debugging information list.
+/// The prefix of the compiler's labels, which kernels with debugging information list.
 const LABEL: &str = ".L";
 
 ioctl_write_int_bad!(
@@ -48,15 +50,15 @@ ioctl_write_int_bad!(
 ioctl_write_int_bad!(enable, request_code_none!(b'c', 100));
 ioctl_write_int_bad!(disable, request_code_none!(b'c', 101));
 
-/// A descriptor by which one thread at a time can be followed, and the memory where the kernel tells
-/// what it ran through: how many blocks, then each.
+/// A descriptor by which one thread at a time can be traced, and the memory where the kernel records
+/// the blocks that ran: their number, then each of them.
 pub struct Kcov {
     file: File,
     memory: NonNull<AtomicU64>,
 }
 
 impl Kcov {
-    /// Opens one, which takes root; `None` if the kernel has no such thing.
+    /// Opens a descriptor, which needs root. Returns `None` if the kernel has no KCOV.
     pub fn open() -> Result<Option<Self>, Failure> {
         let file = match OpenOptions::new().read(true).write(true).open(FILE) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -66,7 +68,7 @@ impl Kcov {
         unsafe { init_trace(file.as_raw_fd(), WORDS as libc::c_int) }?;
         let length = NonZeroUsize::new(WORDS * size_of::<u64>()).expect("there are words");
         let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: The kernel chooses the place, so that nothing else is there.
+        // SAFETY: The kernel chooses the address, so that nothing else is there.
         let memory = unsafe { mmap(None, length, access, MapFlags::MAP_SHARED, &file, 0) }?;
         Ok(Some(Self {
             file,
@@ -75,8 +77,8 @@ impl Kcov {
     }
 
     fn words(&self) -> &[AtomicU64] {
-        // SAFETY: The memory is as long, and mapped until this is dropped. The kernel writes to it
-        // when this thread is in it, and whoever reads it here is out of it.
+        // SAFETY: The memory has this length, and is mapped until this is dropped. The kernel writes
+        // to it only while this thread is in the kernel. The thread reads it in user space.
         unsafe { std::slice::from_raw_parts(self.memory.as_ptr(), WORDS) }
     }
 }
@@ -99,14 +101,14 @@ struct Function {
 pub struct Functions(Vec<Function>);
 
 impl Functions {
-    /// Looks them up; the module has to be loaded, and to stay.
+    /// Looks up the functions. The module has to be loaded, and to stay loaded.
     pub fn new() -> io::Result<Self> {
         Ok(Self::parse(&fs::read_to_string(SYMBOLS)?))
     }
 
     fn parse(symbols: &str) -> Self {
         let mut lines: Vec<_> = symbols.lines().filter_map(symbol).collect();
-        // Of several names for one address, the first.
+        // Keep the first of several names for one address.
         lines.sort_by_key(|(address, ..)| *address);
         lines.dedup_by_key(|(address, ..)| *address);
         let ends = lines.iter().skip(1).map(|(address, ..)| *address);
@@ -122,7 +124,7 @@ impl Functions {
         Self(ours.collect())
     }
 
-    /// Those that one of these blocks is in, and the others.
+    /// The functions that contain one of these blocks, and the other functions.
     pub fn reached(&self, blocks: &BTreeSet<u64>) -> (Vec<&str>, Vec<&str>) {
         let is_reached =
             |function: &&Function| blocks.range(function.start..function.end).next().is_some();
@@ -136,7 +138,7 @@ fn names(functions: Vec<&Function>) -> Vec<&str> {
     names.collect()
 }
 
-/// Address, name and module in a line about a function.
+/// The address, name and module in a line about a function.
 fn symbol(line: &str) -> Option<(u64, &str, Option<&str>)> {
     let mut words = line.split_whitespace();
     let address = u64::from_str_radix(words.next()?, 16).ok()?;
@@ -145,22 +147,22 @@ fn symbol(line: &str) -> Option<(u64, &str, Option<&str>)> {
     (is_function && !name.starts_with(LABEL)).then_some((address, name, module))
 }
 
-/// What a worker's rounds have run through so far.
+/// The code that a worker's rounds have covered so far.
 pub struct Coverage<'a> {
     kcov: &'a Kcov,
-    /// Blocks, each with the one before it in the same step.
+    /// Blocks, each with the block before it in the same step.
     edges: HashSet<(u64, u64)>,
 }
 
-/// Follows this thread until it is dropped.
+/// Traces this thread until it is dropped.
 pub struct Following<'a, 'b> {
     coverage: &'a mut Coverage<'b>,
-    /// Blocks that were new with what came before them.
+    /// Blocks that ran for the first time after the block before them.
     new: BTreeSet<u64>,
 }
 
 impl<'b> Coverage<'b> {
-    /// Nothing yet.
+    /// Coverage of nothing.
     pub fn new(kcov: &'b Kcov) -> Self {
         Self {
             kcov,
@@ -168,7 +170,7 @@ impl<'b> Coverage<'b> {
         }
     }
 
-    /// Begins to follow this thread.
+    /// Begins to trace this thread.
     pub fn follow<'a>(&'a mut self) -> nix::Result<Following<'a, 'b>> {
         // SAFETY: The call takes a number.
         unsafe { enable(self.kcov.file.as_raw_fd(), TRACE_PC) }?;
@@ -180,15 +182,15 @@ impl<'b> Coverage<'b> {
 }
 
 impl Following<'_, '_> {
-    /// Lets this thread do something, and notes which of our code that ran through.
-    pub fn note<T>(&mut self, what: impl FnOnce() -> T) -> T {
+    /// Runs a function in this thread, and notes which of the code under test it covers.
+    pub fn note<T>(&mut self, function: impl FnOnce() -> T) -> T {
         let Coverage { kcov, edges } = &mut *self.coverage;
         let [count, blocks @ ..] = kcov.words() else {
-            return what();
+            return function();
         };
-        // Relaxed, here and below: it is this thread that the kernel writes in.
+        // Relaxed, here and below: the kernel writes these words in this thread.
         count.store(0, Ordering::Relaxed);
-        let result = what();
+        let result = function();
         let many = count.load(Ordering::Relaxed) as usize;
         let mut before = 0;
         for block in blocks.iter().take(many) {
@@ -201,7 +203,7 @@ impl Following<'_, '_> {
         result
     }
 
-    /// The blocks that came about in a new order, or for the first time.
+    /// The blocks that ran in a new order, or for the first time.
     pub fn new_blocks(&self) -> &BTreeSet<u64> {
         &self.new
     }
@@ -209,7 +211,7 @@ impl Following<'_, '_> {
 
 impl Drop for Following<'_, '_> {
     fn drop(&mut self) {
-        // SAFETY: The call takes a number. It fails if this thread is not followed.
+        // SAFETY: The call takes a number. It fails if this thread is not traced.
         let _ = unsafe { disable(self.coverage.kcov.file.as_raw_fd(), 0) };
     }
 }

@@ -22,13 +22,13 @@ use crate::wire::{
     NLMSG_DONE, NLMSG_EVENT, NO_CPU, NetlinkHeader, Received, Task,
 };
 
-/// Where answers have the word that says what the kernel can do.
+/// The bytes of an answer that report the kernel's features.
 const FEATURES: Range<usize> = 4..8;
 
-/// Where answers have the word that says how many processes were told.
+/// The bytes of an answer that report how many processes the state had.
 const PROCESSES: Range<usize> = 8..12;
 
-/// What the headers of a message have, besides what all have.
+/// The fields of a message's headers that are not the same in all messages.
 struct Headers {
     kind: u16,
     flags: u16,
@@ -36,7 +36,7 @@ struct Headers {
     ack: u32,
 }
 
-/// What does not change during a run, or, of the process itself, while it is the same.
+/// What does not change during a run. Only `this_process` has to be replaced in another process.
 #[derive(Clone)]
 pub struct Environment {
     cpus: Arc<[usize]>,
@@ -44,13 +44,13 @@ pub struct Environment {
     since: u64,
     listing: Arc<File>,
     user_ns: u64,
-    /// The cgroups that there are.
+    /// The cgroups that exist.
     pub cgroups: Arc<Cgroups>,
     pub this_process: ThisProcess,
 }
 
 impl Environment {
-    /// Finds out, in the initial namespaces.
+    /// Collects this, in the initial namespaces.
     pub fn new() -> Result<Self, Failure> {
         let since = now(ClockId::CLOCK_MONOTONIC)?;
         let cgroups = Cgroups::new()?;
@@ -69,7 +69,7 @@ impl Environment {
         })
     }
 
-    /// The same for this process, which was made since, or moved to another cgroup.
+    /// The same for this process, which was forked since, or moved to another cgroup.
     pub fn of_this_process(&self) -> Result<Self, Failure> {
         Ok(Self {
             this_process: ThisProcess::find(&self.cgroups)?,
@@ -78,20 +78,20 @@ impl Environment {
     }
 
     /// Whether this process has the ids of the initial namespaces, and so may map them in others.
-    pub fn are_ours(&self) -> Result<bool, Failure> {
+    pub fn has_initial_ids(&self) -> Result<bool, Failure> {
         Ok(own_namespace("user")? == self.user_ns)
     }
 
     /// The lines of listeners with one of these port ids, in a network namespace.
     pub fn lines(&self, net_ns: u64, port_ids: &[u32]) -> Result<Vec<ListenerLine>, Failure> {
-        // Others come and go while it is written, so that their count says nothing.
+        // Other listeners come and go while the listing is written, so that the count is of no use.
         let lines = Listing::read_from(&self.listing)?.lines.into_iter();
         Ok(lines
             .filter(|line| line.net_ns == net_ns && port_ids.contains(&line.port_id))
             .collect())
     }
 
-    /// Expects each byte of an answer to be what it has to be, whatever its CPU.
+    /// Expects each byte of an answer to be right, except for the CPU.
     pub fn check_answer(&self, received: &Received, expected: &ExpectedAnswer) -> TestResult {
         let mut data = [0; 24];
         data[..4].copy_from_slice(&expected.error.to_ne_bytes());
@@ -106,13 +106,13 @@ impl Environment {
         self.check_bytes(received, &headers, data)
     }
 
-    /// Expects the same of a process that is told as a part of the state, whatever its numbers.
+    /// Expects the same of the message about a process of the state, except for the pids in it.
     pub fn check_process(&self, received: &Received, request: &Request) -> TestResult {
         let event = &received.event;
         let (Task { pid, tgid }, other) = (event.subject(), event.other());
-        expect(pid > 0, format!("a process's number, got {event:?}"))?;
+        expect(pid > 0, format!("a process's pid, got {event:?}"))?;
         expect_eq("a process's first thread", pid, tgid)?;
-        expect(other >= 0, format!("a parent's number, got {event:?}"))?;
+        expect(other >= 0, format!("a parent's pid, got {event:?}"))?;
         if self.this_process.is_subject(event) {
             self.this_process.check_process(event)?;
         }
@@ -140,8 +140,8 @@ impl Environment {
         self.cgroups.is_within(self.this_process.cgroup, cgroup)
     }
 
-    /// Expects the same of an event, whatever its number, and whichever type of the two it has:
-    /// see [`check_wanted`].
+    /// Expects the same of an event, except for its number and for which of the two types it has:
+    /// see [`super::checked_socket::check_wanted`].
     pub fn check_event(&self, received: &Received) -> TestResult {
         let body = received.message.body;
         let mut data = body.data;
@@ -171,8 +171,8 @@ impl Environment {
         self.check_bytes(received, &headers, data)
     }
 
-    /// Expects numbers for those whom an event names, and for nobody else; and those of this process,
-    /// if it is about it.
+    /// Expects numbers for the tasks that an event names, and for no other task. If the event is about
+    /// this process, expects the numbers of this process.
     fn check_identity(&self, event: &Event, identity: Identity) -> TestResult {
         let Task { pid, tgid } = event.subject();
         let is_started = identity.start_ns <= now(ClockId::CLOCK_BOOTTIME)?;
@@ -192,7 +192,7 @@ impl Environment {
             0 => expect_eq("a cgroup where there are none", identity.cgroup, 0),
             _ => {
                 let is_there = self.cgroups.has(identity.cgroup);
-                expect(is_there, "a cgroup that there is")
+                expect(is_there, "a cgroup that exists")
             }
         }
     }
@@ -207,10 +207,10 @@ impl Environment {
         self.cgroups.is_within(known, cgroup)
     }
 
-    /// Expects a CPU that there is.
+    /// Expects a CPU that exists.
     pub fn check_cpu(&self, cpu: u32) -> TestResult {
         let known = self.cpus.contains(&(cpu as usize));
-        expect(known, format!("a CPU that there is, got {cpu}"))
+        expect(known, format!("a CPU that exists, got {cpu}"))
     }
 
     fn check_bytes(&self, received: &Received, headers: &Headers, data: [u8; 24]) -> TestResult {
@@ -247,7 +247,7 @@ impl Environment {
     }
 }
 
-/// The time by a clock, in nanoseconds.
+/// The time of a clock, in nanoseconds.
 fn now(clock: ClockId) -> Result<u64, Failure> {
     Ok(u64::try_from(
         Duration::from(clock_gettime(clock)?).as_nanos(),

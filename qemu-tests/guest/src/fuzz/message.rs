@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Messages to the connector, well-formed or not in any of their parts, and what the kernel has to
-//! make of them.
+//! Messages to the connector, any part of which may be malformed, and how the kernel has to react to
+//! them.
 
 use std::mem::offset_of;
 
@@ -21,13 +21,13 @@ const HEADERS: usize = size_of::<RequestHeader>();
 /// `CONNECTOR_MAX_MSG_SIZE`: the bytes that may follow netlink's header.
 const LARGEST: usize = 16384;
 
-/// The bytes of them that may follow the connector's header.
+/// How many of these bytes may follow the connector's header.
 const LARGEST_DATA: usize = LARGEST + NETLINK_HEADER - HEADERS;
 
 /// The bits of a mask that have a meaning.
 const KNOWN: u32 = mask::EVERYTHING;
 
-/// All flags that there are, in the lowest bits; [`CGROUP`] only in a kernel with cgroups.
+/// All known flags, in the lowest bits. Only a kernel with cgroups knows [`CGROUP`].
 const FLAGS: u32 = PROCESSES | IDENTITY | BATCH | CGROUP;
 
 /// The id of the root of all cgroups.
@@ -44,10 +44,10 @@ struct ProcListen {
     cgroup_id: u64,
 }
 
-/// Its bytes.
+/// Its size in bytes.
 const PROC_LISTEN: usize = size_of::<ProcListen>();
 
-/// Bytes in front of the first field that has to be 0. So has to be what is behind it, but for
+/// Bytes before the first field that has to be 0. All that follows has to be 0, too, except for
 /// `cgroup_id` with [`CGROUP`].
 const MEANT: usize = offset_of!(ProcListen, reserved);
 
@@ -67,7 +67,7 @@ const EDGES: [u32; 12] = [
     u32::MAX,
 ];
 
-/// One message, and what is behind it in its datagram.
+/// One message, and what follows it in its datagram.
 #[derive(Clone, Debug)]
 pub struct Message {
     netlink: NetlinkHeader,
@@ -76,19 +76,19 @@ pub struct Message {
     end: End,
 }
 
-/// What is behind the headers.
+/// What follows the headers.
 #[derive(Clone, Debug)]
 struct Data {
     bytes: Vec<u8>,
-    /// Whether the cgroup that was made for the run is named: its id, which is another one in each
-    /// run, comes by exclusive or to what the bytes have in its place.
+    /// Whether the cgroup that was made for the run is named. Its id differs between runs. So it is
+    /// combined with the bytes of that field, by exclusive or, when the message is sent.
     names_made: bool,
 }
 
 #[derive(Clone, Debug)]
 enum End {
     Whole,
-    /// Of so many bytes, fewer than it should have.
+    /// This many bytes, fewer than the message should have.
     Cut(usize),
     FollowedBy(Box<Message>),
     FollowedByBytes(Vec<u8>),
@@ -128,7 +128,7 @@ impl<'a> Arbitrary<'a> for Message {
     }
 }
 
-/// Usually what is right, sometimes anything.
+/// Usually the right value, sometimes any value.
 fn mostly<'a, T: Arbitrary<'a>>(u: &mut Unstructured<'a>, right: T) -> Result<T> {
     if u.ratio(1, 24)? {
         u.arbitrary()
@@ -137,7 +137,8 @@ fn mostly<'a, T: Arbitrary<'a>>(u: &mut Unstructured<'a>, right: T) -> Result<T>
     }
 }
 
-/// Usually the right length, sometimes a little less or more, or one of the [`EDGES`], or any.
+/// Usually the right length, sometimes a little less or more, or one of the [`EDGES`], or any
+/// length.
 fn near(u: &mut Unstructured<'_>, right: usize) -> Result<u32> {
     Ok(match u.int_in_range(0..=31)? {
         0 => (right as u32).wrapping_add_signed(u.int_in_range(-20..=20)?),
@@ -147,7 +148,7 @@ fn near(u: &mut Unstructured<'_>, right: usize) -> Result<u32> {
     })
 }
 
-/// A number that the kernel hands back, one more or not.
+/// A number that the kernel returns, as it is or incremented.
 fn number(u: &mut Unstructured<'_>) -> Result<u32> {
     Ok(match u.int_in_range(0..=7)? {
         0 => u32::MAX,
@@ -218,8 +219,8 @@ fn data(u: &mut Unstructured<'_>) -> Result<Data> {
     })
 }
 
-/// A `struct proc_listen`, cut or followed by zeros so that it has this length. Sometimes a bit is
-/// changed behind the flags, where most has to be 0: anywhere, or in the last byte.
+/// A `struct proc_listen`, cut off or padded with zeros to this length. Sometimes a bit after the
+/// flags is flipped, where most bits have to be 0: anywhere, or in the last byte.
 fn with_flags(u: &mut Unstructured<'_>, op: u32, mask: u32, length: usize) -> Result<Data> {
     let flags = flags(u)?;
     let (id, names_made) = match flags & CGROUP {
@@ -239,7 +240,7 @@ fn with_flags(u: &mut Unstructured<'_>, op: u32, mask: u32, length: usize) -> Re
     Ok(Data { bytes, names_made })
 }
 
-/// Usually flags that there are; sometimes with any other one, or any bits.
+/// Usually known flags, sometimes with any other flag, or any bits.
 fn flags(u: &mut Unstructured<'_>) -> Result<u32> {
     let known = u.int_in_range(0..=FLAGS)?;
     Ok(match u.int_in_range(0..=7)? {
@@ -249,8 +250,8 @@ fn flags(u: &mut Unstructured<'_>) -> Result<u32> {
     })
 }
 
-/// Usually the root of all cgroups, or the one that was made for the run, which comes to the id;
-/// sometimes an id that is nearly theirs, or any.
+/// Usually the root of all cgroups, or the cgroup that was made for the run, whose id is added when the
+/// message is sent. Sometimes an id that is nearly one of theirs, or any id.
 fn cgroup(u: &mut Unstructured<'_>) -> Result<(u64, bool)> {
     Ok(match u.int_in_range(0..=15)? {
         0..=4 => (ROOT, false),
@@ -262,7 +263,7 @@ fn cgroup(u: &mut Unstructured<'_>) -> Result<(u64, bool)> {
     })
 }
 
-/// Rarely one that adds or removes a listener, since that waits for a grace period.
+/// Rarely an operation that adds or removes a listener, since that waits for a grace period.
 fn operation(u: &mut Unstructured<'_>) -> Result<u32> {
     Ok(match u.int_in_range(0..=31)? {
         0 => LISTEN,
@@ -283,7 +284,7 @@ fn events(u: &mut Unstructured<'_>) -> Result<u32> {
 }
 
 impl Message {
-    /// A right request for the state, in one of its forms.
+    /// A valid request for the state, in one of its forms.
     pub fn state(u: &mut Unstructured<'_>) -> Result<Self> {
         let words = proc_listen_in(
             STATE,
@@ -298,7 +299,7 @@ impl Message {
         Ok(Self::request(words, number(u)?, number(u)?))
     }
 
-    /// A request as it should be.
+    /// A request whose headers are right.
     pub fn request(words: &[u32], seq: u32, ack: u32) -> Self {
         let data = Data::from(words.as_bytes());
         Self {
@@ -322,7 +323,7 @@ impl Message {
         }
     }
 
-    /// The same message, its answer to be known by another number.
+    /// The same message with another number, which identifies its answer.
     pub fn numbered(mut self, seq: u32) -> Self {
         self.connector.seq = seq;
         self
@@ -349,9 +350,9 @@ impl Message {
 /// How the kernel has to react to a datagram.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Reaction {
-    /// The kernel does not take it.
+    /// The kernel refuses it.
     Refused(Errno),
-    /// It is no message for process events, and nobody answers.
+    /// It is no message for process events, and gets no answer.
     Unanswered,
     /// It is answered once.
     Answered(Request),
@@ -364,7 +365,7 @@ pub struct Request {
     pub seq: u32,
     /// Its acknowledgement number.
     pub ack: u32,
-    /// What it asks for; or the error, if that makes no sense or is not there.
+    /// What it asks for, or the error if that is invalid or does not exist.
     pub command: std::result::Result<Command, Errno>,
 }
 
@@ -375,7 +376,7 @@ pub enum Command {
     Listen(Listen),
     /// No events.
     Ignore,
-    /// Which processes there are.
+    /// The processes that exist.
     State,
 }
 
@@ -386,7 +387,7 @@ pub struct Listen {
     pub mask: u32,
     /// In this form, `PROC_CN_LISTEN_*`.
     pub flags: u32,
-    /// Of this cgroup and those below it, with [`CGROUP`]; else 0.
+    /// From this cgroup and those below it, with [`CGROUP`]. Otherwise 0.
     pub cgroup_id: u64,
 }
 
@@ -396,8 +397,7 @@ impl Listen {
         (self.flags & CGROUP != 0).then_some(self.cgroup_id)
     }
 
-    /// Whether it asks for an event, in whatever cgroup, and for the form of the message that tells
-    /// it.
+    /// Whether it asks for an event, in any cgroup, and for the form of the event's message.
     pub fn wants(&self, received: &Received) -> bool {
         let failed = matches!(received.event, Event::Exit { code, .. } if code != 0);
         let bits = received.event.bit() | if failed { mask::NONZERO_EXIT } else { 0 };
@@ -406,11 +406,11 @@ impl Listen {
             _ => NLMSG_EVENT,
         };
         let Task { pid, tgid } = received.event.subject();
-        let is_untold = self.flags & PROCESSES != 0
+        let is_left_out = self.flags & PROCESSES != 0
             && matches!(received.event.bit(), mask::FORK | mask::EXIT)
             && pid != tgid;
         self.mask & bits != 0
-            && !is_untold
+            && !is_left_out
             && received.message.netlink.kind == kind
             && received.identity.is_some() == (self.flags & IDENTITY != 0)
     }
@@ -424,8 +424,8 @@ impl Request {
 }
 
 impl Reaction {
-    /// What has to become of these bytes, as the kernel's headers and the contract say, where there
-    /// are these cgroups.
+    /// How the kernel has to react to these bytes by its headers and the contract, if these cgroups
+    /// exist.
     pub fn of(datagram: &[u8], cgroups: &Cgroups) -> Self {
         if datagram.is_empty() {
             return Self::Refused(Errno::ENODATA);
@@ -436,10 +436,10 @@ impl Reaction {
     fn request(datagram: &[u8], cgroups: &Cgroups) -> Option<Request> {
         let (netlink, rest) = NetlinkHeader::read_from_prefix(datagram).ok()?;
         let (connector, data) = ConnectorHeader::read_from_prefix(rest).ok()?;
-        let told = netlink.length as usize;
-        let fits = told <= datagram.len()
-            && (HEADERS..=NETLINK_HEADER + LARGEST).contains(&told)
-            && HEADERS + usize::from(connector.length) <= told;
+        let length = netlink.length as usize;
+        let fits = length <= datagram.len()
+            && (HEADERS..=NETLINK_HEADER + LARGEST).contains(&length)
+            && HEADERS + usize::from(connector.length) <= length;
         let is_ours = (connector.idx, connector.val) == (CN_PROC, CN_PROC);
         let data = data.get(..usize::from(connector.length))?;
         (fits && is_ours).then(|| Request {
@@ -452,7 +452,7 @@ impl Reaction {
 
 impl Command {
     fn of(data: &[u8], cgroups: &Cgroups) -> std::result::Result<Self, Errno> {
-        // What a form has no field for is 0.
+        // A field that a form does not have is 0.
         let mut fields = data.to_vec();
         match data.len() {
             4 | 8 => fields.resize(PROC_LISTEN, 0),
@@ -480,7 +480,7 @@ impl Command {
             LISTEN if listen.cgroup().is_some_and(|id| !cgroups.has(id)) => Err(Errno::ENOENT),
             LISTEN => Ok(Self::Listen(listen)),
             IGNORE => Ok(Self::Ignore),
-            // It came with the third form, and has no use for a mask.
+            // STATE was added with the third form, and needs no mask.
             STATE if data.len() != 8 => Ok(Self::State),
             _ => Err(Errno::EINVAL),
         }
@@ -499,7 +499,7 @@ mod tests {
     /// The id of a cgroup.
     const MADE: u64 = 1234;
 
-    /// Those that there are.
+    /// The cgroups that exist.
     fn cgroups() -> Cgroups {
         imagined(&[("/", ROOT), ("/made", MADE)])
     }
@@ -523,7 +523,7 @@ mod tests {
     }
 
     const IGNORES: std::result::Result<Command, Errno> = Ok(Command::Ignore);
-    const TELLS: std::result::Result<Command, Errno> = Ok(Command::State);
+    const STATES: std::result::Result<Command, Errno> = Ok(Command::State);
 
     fn listens(mask: u32, flags: u32) -> Reaction {
         listens_in(mask, flags, 0)
@@ -545,7 +545,7 @@ mod tests {
         let sid = listens(mask::SID, 0);
         assert_eq!(reaction(&[LISTEN, mask::SID | 8], |_| {}), sid);
         assert_eq!(reaction(&[IGNORE, mask::SID], |_| {}), answered(IGNORES));
-        assert_eq!(reaction(&[STATE], |_| {}), answered(TELLS));
+        assert_eq!(reaction(&[STATE], |_| {}), answered(STATES));
         assert_eq!(reaction(&[STATE, 0], |_| {}), fails(Errno::EINVAL));
         assert_eq!(reaction(&[4], |_| {}), fails(Errno::EINVAL));
         assert_eq!(reaction(&[], |_| {}), fails(Errno::EINVAL));
@@ -562,15 +562,15 @@ mod tests {
             }
         }
         assert_eq!(third(IGNORE, 0, BATCH), answered(IGNORES));
-        assert_eq!(third(STATE, mask::SID, BATCH), answered(TELLS));
+        assert_eq!(third(STATE, mask::SID, BATCH), answered(STATES));
         assert_eq!(third(4, 0, 0), fails(Errno::EINVAL));
         for flag in (0..32).map(|bit| 1 << bit) {
             for flags in [flag, flag | BATCH] {
                 let (listen, others) = match flag {
                     // There is no cgroup with the id 0.
-                    CGROUP => (fails(Errno::ENOENT), [answered(IGNORES), answered(TELLS)]),
+                    CGROUP => (fails(Errno::ENOENT), [answered(IGNORES), answered(STATES)]),
                     _ if flag & FLAGS != 0 => {
-                        let others = [answered(IGNORES), answered(TELLS)];
+                        let others = [answered(IGNORES), answered(STATES)];
                         (listens(mask::SID, flags), others)
                     }
                     _ => (
@@ -586,7 +586,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cgroup_has_to_be_there_for_who_listens() {
+    fn a_cgroup_has_to_exist_for_a_listener() {
         let asked = |op, flags, id| reaction(&proc_listen_in(op, mask::SID, flags, id), |_| {});
         for flags in [CGROUP, FLAGS] {
             for id in [ROOT, MADE] {
@@ -596,7 +596,7 @@ mod tests {
             for id in [0, 2, ROOT << 32, MADE | 1 << 32, u64::MAX] {
                 assert_eq!(asked(LISTEN, flags, id), fails(Errno::ENOENT), "{id}");
                 assert_eq!(asked(IGNORE, flags, id), answered(IGNORES), "{id}");
-                assert_eq!(asked(STATE, flags, id), answered(TELLS), "{id}");
+                assert_eq!(asked(STATE, flags, id), answered(STATES), "{id}");
                 assert_eq!(asked(4, flags, id), fails(Errno::EINVAL), "{id}");
             }
         }
@@ -618,7 +618,7 @@ mod tests {
             message.data.names_made = true;
             let right = proc_listen_in(IGNORE, 0, CGROUP, id);
             assert_eq!(message.bytes(MADE)[HEADERS..], *right.as_bytes());
-            // Whatever is left of the id.
+            // However much of the id is left.
             for length in (0..right.as_bytes().len()).rev() {
                 message.data.bytes.truncate(length);
                 let bytes = message.bytes(MADE);
@@ -671,7 +671,7 @@ mod tests {
             let mut data = request.as_bytes().to_vec();
             data.resize(length, 0);
             let command = match length {
-                4 | 24.. => TELLS,
+                4 | 24.. => STATES,
                 _ => Err(Errno::EINVAL),
             };
             assert_eq!(Command::of(&data, &cgroups()), command, "{length} bytes");
@@ -688,7 +688,7 @@ mod tests {
             let Reaction::Answered(request) = Reaction::of(&message.bytes(MADE), &cgroups()) else {
                 panic!("{message:?} is not answered");
             };
-            assert_eq!(request.command, TELLS, "{message:?}");
+            assert_eq!(request.command, STATES, "{message:?}");
             forms.insert(message.data.bytes.len());
         }
         assert_eq!(Vec::from_iter(forms), [4, 24]);
@@ -760,7 +760,7 @@ mod tests {
 
     #[test]
     fn the_third_form_is_often_right_and_often_wrong() {
-        let (mut listens, mut ignores, mut tells) = (0, 0, 0);
+        let (mut listens, mut ignores, mut states) = (0, 0, 0);
         let (mut wrong, mut missing, mut large) = (0, 0, 0);
         let (mut batches, mut identities, mut processes) = (0, 0, 0);
         let (mut roots, mut made) = (0, 0);
@@ -782,17 +782,17 @@ mod tests {
                     made += usize::from(listen.cgroup() == Some(MADE));
                 }
                 Ok(Command::Ignore) => ignores += usize::from(is_third),
-                Ok(Command::State) => tells += 1,
+                Ok(Command::State) => states += 1,
                 Err(Errno::ENOENT) => missing += 1,
                 Err(_) => wrong += usize::from(is_third && has_op),
             }
         }
         let flags = [batches, identities, processes, roots, made];
-        let counts = [listens, ignores, tells, wrong, missing, large];
+        let counts = [listens, ignores, states, wrong, missing, large];
         assert!(flags.iter().all(|count| *count > 10), "{flags:?}");
         assert!(missing > 5, "{counts:?}");
-        assert!(ignores > 200 && wrong > 200 && tells > 400, "{counts:?}");
-        // They are dear.
+        assert!(ignores > 200 && wrong > 200 && states > 400, "{counts:?}");
+        // These are expensive.
         assert!(listens < 400 && large < 1_500, "{counts:?}");
     }
 

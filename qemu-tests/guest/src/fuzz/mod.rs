@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A fuzzer that knows what a message is made of, and what has to become of it.
+//! A fuzzer that knows the structure of a message, and how the kernel has to react to it.
 //!
 //! All that is random in a round follows from one number, the round's seed, or is written down as a
-//! program. Only how threads and processes interleave is up to the kernel, so that a failing round
-//! may have to be repeated.
+//! program. Only the interleaving of threads and processes is up to the kernel. So a failing round
+//! may have to be repeated until it fails again.
 //!
-//! On a kernel with CONFIG_KCOV programs are made of those that ran through something new. On one
-//! without some kind of namespaces, what needs them is left out.
+//! On a kernel with CONFIG_KCOV, programs are made from those that covered something new. On a kernel
+//! that lacks some kind of namespaces, all that needs them is left out.
 
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -51,16 +51,16 @@ mod tally;
 mod teardown;
 mod this_process;
 
-/// How much is to happen.
+/// How much to do.
 #[derive(Args)]
 pub struct Options {
     /// How many messages to send, at least.
     #[arg(long, default_value_t = 1_000_000)]
     pub messages: u64,
-    /// What all that is random follows from; by default the time.
+    /// The seed of all that is random; by default the time.
     #[arg(long)]
     pub seed: Option<u64>,
-    /// Repeat this round only, as a failure names it.
+    /// Repeat only this round, in the form in which a failure names it.
     #[arg(long)]
     pub round: Option<Round>,
     /// Processes that send at the same time.
@@ -68,33 +68,33 @@ pub struct Options {
     pub workers: usize,
 }
 
-/// Rounds that are run first, one in a line, with what they once found.
+/// Rounds that are run first, one per line, each with the bug that it once found.
 const KEPT: &str = include_str!("../../fuzz-seeds");
 
-/// How often to tell how far it is.
+/// How often to print the progress.
 const PROGRESS: Duration = Duration::from_secs(10);
 
-/// How long no worker may send a report.
+/// How long to wait for the next report of any worker.
 const SILENCE_LIMIT: Duration = Duration::from_secs(120);
 
 /// How many characters of a failure a worker reports, besides the round.
 const FAILURE_LIMIT: usize = 1000;
 
-/// Bytes of a report at most: a program has some thousands.
+/// How many bytes a report has at most: a program has some thousands.
 const REPORT_LIMIT: usize = 1 << 17;
 
 /// Steps of a program that follows from a seed.
 const STEPS: usize = 200;
 
-/// What is written before the seed of a round; a program begins with digits.
+/// The prefix of a round's seed. A program begins with hexadecimal digits.
 const SEED: &str = "seed:";
 
-/// One round, as it can be repeated.
+/// One round, in a form that can be repeated.
 #[derive(Clone, Debug)]
 pub enum Round {
-    /// All follows from this number.
+    /// Everything in the round follows from this number.
     Seed(u64),
-    /// This program.
+    /// The round runs this program.
     Program(Program),
 }
 
@@ -132,7 +132,7 @@ enum WorkerReport {
     Failure { round: String, what: String },
 }
 
-/// Runs it, prints the figures, and fails when something was not as it has to be.
+/// Runs the fuzzer, and prints the figures. Fails if the kernel did not react as it has to.
 pub fn run(options: &Options) -> TestResult {
     let started = Instant::now();
     let environment = Environment::new()?;
@@ -147,7 +147,7 @@ pub fn run(options: &Options) -> TestResult {
         Some(seed) => seed,
         None => SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs(),
     };
-    // Opened here, since some workers may not: one for each, on a kernel that has it.
+    // Opened here, since some workers lack the rights: one for each worker, on a kernel with KCOV.
     let kcovs = (0..options.workers)
         .map(|_| Kcov::open())
         .collect::<Result<Vec<_>, _>>()?;
@@ -183,7 +183,7 @@ pub fn run(options: &Options) -> TestResult {
         let work = || work(rounds, share, &environment, &writer);
         workers.push(child::fork(|| {
             status(|| {
-                // Half of those in namespaces, and half of the others, are in the run's cgroup.
+                // Half of the workers in namespaces, and half of the others, are in the run's cgroup.
                 if index / 2 % 2 > 0 {
                     environment.cgroups.enter()?;
                 }
@@ -233,9 +233,9 @@ fn report_messages(tally: &Tally) {
 
 /// The namespaces of half of the workers, on a kernel that lacks some.
 ///
-/// Sockets get their port ids by the process's number. In a pid namespace without a network
-/// namespace, they would be those that another worker's had a moment ago. And in a user and a network
-/// namespace without a pid namespace nobody may listen.
+/// Sockets get their port ids from the process's pid. In a pid namespace without a network namespace,
+/// they would get port ids that another worker's sockets had a moment ago. In a user and a network
+/// namespace without a pid namespace, no process may listen.
 fn some_kinds() -> CloneFlags {
     match lacking(NET | PID) {
         None => available(ALL),
@@ -243,8 +243,8 @@ fn some_kinds() -> CloneFlags {
     }
 }
 
-/// Prints which functions of the module programs ran through. Some of them they can't have missed:
-/// then what they run through is not what guides us.
+/// Prints which functions of the module the programs covered. Fails if they missed functions that
+/// every run covers: then the coverage that guides the fuzzer is wrong.
 fn report_reached(tally: &Tally) -> TestResult {
     const SURE: [&str; 3] = ["::control", "::gone", "::comm"];
     let functions = Functions::new()?;
@@ -254,7 +254,7 @@ fn report_reached(tally: &Tally) -> TestResult {
     missed.iter().for_each(|name| println!("fuzz:   {name}"));
     for part in SURE {
         let is_there = reached.iter().any(|name| name.contains(part));
-        expect(is_there, format!("programs to run through {part}"))?;
+        expect(is_there, format!("programs to cover {part}"))?;
     }
     Ok(())
 }
@@ -271,7 +271,7 @@ fn kept(index: usize, workers: usize) -> Result<Vec<Round>, Failure> {
         .collect()
 }
 
-/// A worker's rounds: those that were kept, and new ones without end.
+/// A worker's rounds: first the kept ones, then new ones without end.
 struct Rounds<'a> {
     kept: std::vec::IntoIter<Round>,
     random: Rng,
@@ -279,7 +279,7 @@ struct Rounds<'a> {
 }
 
 impl Rounds<'_> {
-    /// One in so many is not a program of the corpus, but of any kind.
+    /// One in this many rounds is of any kind, instead of a program of the corpus.
     const OTHERS: u8 = 4;
 
     fn next(&mut self) -> Result<Round, Failure> {
@@ -295,7 +295,7 @@ impl Rounds<'_> {
     }
 }
 
-/// Runs rounds until so many messages are sent.
+/// Runs rounds until this many messages are sent.
 fn work(
     mut rounds: Rounds<'_>,
     messages: u64,
@@ -318,7 +318,7 @@ fn work(
     Ok(())
 }
 
-/// One round, of one kind.
+/// Runs one round, of one kind.
 fn round(
     round: &Round,
     environment: &Environment,
@@ -353,7 +353,7 @@ fn round(
     Ok(())
 }
 
-/// Runs a program, and keeps it if it ran through something new.
+/// Runs a program, and keeps it if it covered something new.
 fn run_program(
     program: &Program,
     environment: &Environment,
@@ -428,13 +428,13 @@ mod tests {
     use crate::wire::mask;
 
     #[test]
-    fn rounds_can_be_repeated_as_they_are_told() {
+    fn rounds_can_be_repeated_as_they_are_printed() {
         let kept = kept(0, 1).unwrap();
         assert!(!kept.is_empty());
         let program = Program::random(&mut Rng::with_seed(1), 3).unwrap();
         for round in kept.into_iter().chain([Round::Program(program)]) {
-            let told = round.to_string();
-            assert_eq!(told.parse::<Round>().unwrap().to_string(), told);
+            let text = round.to_string();
+            assert_eq!(text.parse::<Round>().unwrap().to_string(), text);
         }
         for wrong in ["seed:", "seed:x", "1966757701439937517x"] {
             assert!(wrong.parse::<Round>().is_err(), "{wrong}");

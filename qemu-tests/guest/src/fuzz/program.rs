@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What one thread does in a round, step by step. A program is bytes, of which its steps are made:
-//! so it can be written down, and changed a little.
+//! What one thread does in a round, step by step. A program consists of bytes, from which its steps
+//! are made. So it can be written down, and changed a little.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,31 +13,31 @@ use super::message::Message;
 use super::reading::Reading;
 use crate::harness::Failure;
 
-/// Random bytes that make a step: as good as always enough, two messages in a datagram included.
+/// Random bytes for a step: almost always enough, even for two messages in a datagram.
 const ENTROPY: usize = 512;
 
-/// Changes that make a new program of another one, at most.
+/// How many changes make a new program from another one at most.
 const CHANGES: u32 = 8;
 
-/// How often a step renames the task, at most: so often that not all of it fits into one datagram.
+/// How often a step renames the task at most: so often that not all events fit into one datagram.
 const RENAMES: usize = 8;
 
-/// Between the steps of a program that is written down.
+/// The separator of the steps of a program that is written down.
 const SEPARATOR: &str = "-";
 
-/// One step. A socket is told by any number, of which the remainder counts.
+/// One step. A socket is named by any number: its remainder by the number of sockets is the index.
 #[derive(Debug)]
 pub enum Step {
     /// Opens one more socket, bound to the group of process events or not at all.
     Open { bound: bool },
     /// Closes one descriptor, which ends a listener if it is the last one.
     Close { socket: usize },
-    /// The same without reading what there is.
+    /// The same without reading what is queued.
     Abandon { socket: usize },
     /// Makes another descriptor of the same socket.
     Duplicate { socket: usize },
-    /// Passes one descriptor on, so that for a while only the message holds it, or lets it end in
-    /// a message that nobody reads.
+    /// Passes one descriptor on, so that for a while only the message holds it. If the message is not
+    /// read, the descriptor is closed with it.
     PassOn { socket: usize, is_read: bool },
     /// Leaves the group.
     Leave { socket: usize },
@@ -47,13 +47,13 @@ pub enum Step {
     Bind { socket: usize, in_group: bool },
     /// Renames the task that many times.
     Rename { times: usize },
-    /// Looks at what a socket is to read next.
+    /// Peeks at the next datagram of a socket.
     Peek { socket: usize, reading: Reading },
     /// Reads one datagram, or the part of it that fits.
     Read { socket: usize, reading: Reading },
-    /// Looks whether the listing tells what is.
+    /// Checks that the listing matches the model.
     CheckListing,
-    /// Gives a socket a filter that keeps everything.
+    /// Attaches a filter that keeps everything to a socket.
     Filter { socket: usize },
     /// Sends a message, and reads until it is answered.
     Send { socket: usize, message: Message },
@@ -110,12 +110,12 @@ impl<'a> Arbitrary<'a> for Step {
 }
 
 impl Step {
-    /// Makes a step of bytes. Where they are too few, others follow from them.
+    /// Makes a step from bytes. If they are too few, further bytes are derived from them.
     fn decode(bytes: &[u8]) -> Result<Self> {
         Unstructured::new(&lengthened(bytes)).arbitrary()
     }
 
-    /// Bytes that make any step, and no more than it takes.
+    /// The bytes of a random step, and no more than it needs.
     fn random(random: &mut Rng) -> Result<Vec<u8>> {
         let mut bytes = vec![0; ENTROPY];
         random.fill(&mut bytes);
@@ -128,7 +128,7 @@ impl Step {
 }
 
 fn lengthened(bytes: &[u8]) -> Vec<u8> {
-    // FNV-1a, which is the same for ever: a program that was kept must not become another one.
+    // FNV-1a, which never changes: a program that was kept must not become another one.
     let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
     });
@@ -151,14 +151,14 @@ pub fn any_message(random: &mut Rng) -> std::result::Result<Message, Failure> {
 pub struct Program(Vec<Vec<u8>>);
 
 impl Program {
-    /// Any program of that many steps.
+    /// A random program of this many steps.
     pub fn random(random: &mut Rng, steps: usize) -> std::result::Result<Self, Failure> {
         let steps = (0..steps).map(|_| Step::random(random));
         Ok(Self(steps.collect::<Result<_>>()?))
     }
 
-    /// A program that is like this one, or begins like this one and ends like the other one, and
-    /// has that many steps at most.
+    /// A program that is like this one, or begins like this one and ends like the other one. It has
+    /// at most this many steps.
     pub fn changed(
         &self,
         other: &Self,
@@ -233,7 +233,7 @@ mod tests {
     }
 
     /// What a program does, as text.
-    fn told(program: &Program) -> Vec<String> {
+    fn described(program: &Program) -> Vec<String> {
         let steps = program.steps().map(|step| format!("{:?}", step.unwrap()));
         steps.collect()
     }
@@ -245,7 +245,7 @@ mod tests {
             let program = any_program(&mut random);
             let read: Program = program.to_string().parse().unwrap();
             assert_eq!(read, program);
-            assert_eq!(told(&read), told(&program));
+            assert_eq!(described(&read), described(&program));
         }
         assert!("0g".parse::<Program>().is_err());
         assert!("0-1".parse::<Program>().is_err());
@@ -255,7 +255,7 @@ mod tests {
     fn all_bytes_make_a_program() {
         for text in ["", "ff", "00-ffffff", "14-ff-00"] {
             let program: Program = text.parse().unwrap();
-            assert_eq!(told(&program).len(), text.split('-').count());
+            assert_eq!(described(&program).len(), text.split('-').count());
         }
     }
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Several threads do whatever they want with the same sockets at once.
+//! Several threads use the same sockets at the same time, in random ways.
 //!
-//! What becomes of a socket is open then, but not what becomes of a message: each is answered by
-//! itself. Events come as one of the messages asked for them. A state has as many processes as its
-//! answer says, whichever threads read them. And when the last descriptor is closed, by whichever
-//! thread, no listener is left.
+//! The model does not know the state of a socket then, but it knows the reaction to a message: each
+//! gets an answer of its own. Each event matches one of the messages that asked for events. A state
+//! has as many processes as its answer says, whichever threads read them. When the last descriptor is
+//! closed, by any thread, no listener is left.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Barrier;
@@ -34,14 +34,14 @@ const SOCKETS: usize = 3;
 /// Steps of a thread.
 const STEPS: usize = 60;
 
-/// A socket by its index, what was sent through it, or what was read from it.
+/// A socket by its index, with something that was sent through it or read from it.
 type Of<T> = (usize, T);
 
-/// One thread's descriptors of the sockets, of which it closes one after the other.
+/// One thread, with its descriptors of the sockets, which it closes one after the other.
 struct Racer<'a> {
     handles: Vec<Option<Listener>>,
     random: Rng,
-    /// The number of the next message, unlike all other threads'.
+    /// The number of the next message, which differs from those of all other threads.
     seq: u32,
     requests: Vec<Of<Request>>,
     answers: Vec<Of<Received>>,
@@ -75,7 +75,7 @@ pub fn run(mut random: Rng, environment: &Environment, tally: &mut Tally) -> Tes
             tally: Tally::default(),
         });
     }
-    // From here on only threads have descriptors.
+    // From here on, only the threads have descriptors.
     drop(sockets);
     let start = Barrier::new(THREADS);
     let racers = thread::scope(|scope| {
@@ -103,7 +103,7 @@ pub fn run(mut random: Rng, environment: &Environment, tally: &mut Tally) -> Tes
     expect_eq("lines of closed sockets", lines, vec![])
 }
 
-/// Expects each event to be as some LISTEN for its socket asked: which one came last is open.
+/// Expects each event to match some LISTEN of its socket. Which LISTEN came last is not known.
 fn check_events(
     requests: &[Of<Request>],
     events: &[Of<Received>],
@@ -119,7 +119,7 @@ fn check_events(
 /// What threads read of a state.
 #[derive(Debug, Default)]
 struct State {
-    /// The numbers of its processes, and whether each had an identity.
+    /// The pids of its processes, and whether each had an identity.
     processes: BTreeMap<i32, bool>,
     has_us: bool,
 }
@@ -127,8 +127,8 @@ struct State {
 /// The states, each by its socket and the number of the request that asked for it.
 type States = BTreeMap<Of<u32>, State>;
 
-/// Puts together what was read of states, of which each was asked for, and has a process once. In which
-/// order threads read them is open.
+/// Combines what the threads read of states. Each state was asked for, and has each process once. The
+/// order in which the threads read the processes is not known.
 fn states(
     requests: &[Of<Request>],
     processes: &[Of<Received>],
@@ -141,20 +141,20 @@ fn states(
             asked == socket && request.seq == seq && request.command == Ok(Command::State)
         });
         let Some((_, request)) = asked else {
-            return Err(Failure::new(format!("nobody asked for {received:?}")));
+            return Err(Failure::new(format!("no request asked for {received:?}")));
         };
         environment.check_process(received, request)?;
         let state = states.entry((*socket, seq)).or_default();
         state.has_us |= environment.is_own(received);
         let (pid, has_identity) = (received.event.subject().pid, received.identity.is_some());
         let again = state.processes.insert(pid, has_identity);
-        expect_eq("a process that is told again", again, None)?;
+        expect_eq("an earlier message about the same process", again, None)?;
     }
     Ok(states)
 }
 
 impl State {
-    /// Expects it to be one that was told to its end, or was cut off, after these were listened for.
+    /// Expects a state that was sent to its end or was cut off, to a socket that sent these requests.
     fn check(&self, error: u32, listens: &[Listen]) -> TestResult {
         let has = |flag| move |listen: &Listen| listen.flags & flag != 0;
         let forms: BTreeSet<bool> = self.processes.values().copied().collect();
@@ -171,7 +171,7 @@ impl State {
     }
 }
 
-/// What has to be in the answer to a request for the state.
+/// What the answer to a request for the state has to contain.
 fn expected_of_state(
     request: &Request,
     answer: &Received,
@@ -181,7 +181,7 @@ fn expected_of_state(
     let Event::Ack { err } = answer.event else {
         return Err(Failure::new(format!("an answer, got {answer:?}")));
     };
-    let (is_told, is_known) = match Errno::from_raw(err as i32) {
+    let (is_sent, is_known) = match Errno::from_raw(err as i32) {
         Errno::ENOTCONN | Errno::EBUSY => (false, true),
         Errno::ECANCELED => (true, true),
         _ => (true, err == 0),
@@ -189,10 +189,10 @@ fn expected_of_state(
     expect(is_known, format!("another error than {err}"))?;
     let processes = state.as_ref().map_or(0, |state| state.processes.len());
     expect(
-        is_told || state.is_none(),
+        is_sent || state.is_none(),
         format!("no processes after error {err}, got {processes}"),
     )?;
-    if is_told {
+    if is_sent {
         state.unwrap_or_default().check(err, listens)?;
     }
     Ok(ExpectedAnswer {
@@ -202,7 +202,7 @@ fn expected_of_state(
     })
 }
 
-/// What listens ask for at a socket.
+/// What the LISTEN requests of a socket ask for.
 fn listens_at(requests: &[Of<Request>], socket: usize) -> Vec<Listen> {
     let asked = requests.iter().filter(|(asked, _)| *asked == socket);
     asked
@@ -240,7 +240,7 @@ fn check_answers(
         };
         environment.check_answer(answer, &expected)?;
         tally.answer(request, expected.error);
-        // LISTEN alone may begin a subscription, whose numbers begin on a CPU.
+        // Only LISTEN may begin a subscription, whose numbers begin on a CPU.
         let cpu = answer.message.body.cpu;
         match request.command {
             Ok(Command::Listen(_)) if cpu != u32::MAX => environment.check_cpu(cpu)?,
@@ -250,8 +250,9 @@ fn check_answers(
     Ok(())
 }
 
-/// Whether reading failed because two threads were about to have the next part of a state told, and the
-/// first one came to its end: netlink lets the socket's next reader know. Nothing is lost.
+/// Whether reading failed because two threads were about to make the kernel send the next part of a
+/// state, and the first thread reached the end of the state. netlink reports this to the socket's next
+/// reader. Nothing is lost.
 fn is_of_two_readers(error: &ListenerError) -> bool {
     matches!(error, ListenerError::System(_, error)
         if error.raw_os_error() == Some(Errno::EINVAL as i32))
@@ -315,7 +316,7 @@ impl Racer<'_> {
         Ok(())
     }
 
-    /// Reads what there is, be it for this thread or for another one.
+    /// Reads what is queued, for this thread or for another one.
     fn drain(&mut self, socket: usize) -> TestResult {
         let Some(handle) = &mut self.handles[socket] else {
             return Ok(());

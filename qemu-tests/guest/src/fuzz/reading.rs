@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Ways to read a datagram, or to look at it: into a buffer of any size, in which it may not fit.
+//! Ways to read a datagram, or to peek at it, into a buffer of any size, which may be too small.
 
 use std::io::IoSliceMut;
 use std::os::fd::{AsFd, AsRawFd};
@@ -17,13 +17,13 @@ pub struct Reading {
     /// Bytes of the buffer.
     pub room: usize,
     /// Whether the call is to return the length of the whole datagram (`MSG_TRUNC`).
-    pub tells_length: bool,
+    pub returns_length: bool,
 }
 
-/// What recvmsg(2) gave.
+/// What recvmsg(2) returned.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Read {
-    /// What it returned.
+    /// The length that it returned.
     pub length: usize,
     /// Whether the datagram did not fit.
     pub is_cut: bool,
@@ -47,26 +47,26 @@ impl<'a> Arbitrary<'a> for Reading {
         };
         Ok(Self {
             room,
-            tells_length: u.arbitrary()?,
+            returns_length: u.arbitrary()?,
         })
     }
 }
 
 impl Reading {
-    /// With room for a whole datagram, and one byte more, which shows one that is too long.
+    /// With room for a whole datagram and one byte more, which shows a datagram that is too long.
     pub const WHOLE: Self = Self {
         room: BATCH_SIZE + 1,
-        tells_length: false,
+        returns_length: false,
     };
 
-    /// Reads what is next, if there is something; with `MSG_PEEK` it stays.
+    /// Reads the next datagram, if there is one. With `MSG_PEEK`, the datagram stays.
     pub fn read(
         self,
         socket: &impl AsFd,
         mut flags: MsgFlags,
     ) -> std::result::Result<Option<Read>, Failure> {
         flags |= MsgFlags::MSG_DONTWAIT;
-        flags.set(MsgFlags::MSG_TRUNC, self.tells_length);
+        flags.set(MsgFlags::MSG_TRUNC, self.returns_length);
         let mut bytes = vec![0; self.room];
         let mut data = [IoSliceMut::new(&mut bytes)];
         let socket = socket.as_fd().as_raw_fd();
@@ -86,15 +86,15 @@ impl Reading {
         }))
     }
 
-    /// Expects that this way to read gave what it has to give of a datagram.
+    /// Expects that this way to read returned the right part of a datagram.
     pub fn check(self, part: Option<Read>, whole: Read) -> TestResult {
         let is_cut = whole.length > self.room;
         let mut expected = Read { is_cut, ..whole };
         expected.bytes.truncate(self.room);
-        if !self.tells_length {
+        if !self.returns_length {
             expected.length = expected.bytes.len();
         }
-        let what = format!("what {self:?} gives of {} bytes", whole.length);
+        let what = format!("what {self:?} returns of {} bytes", whole.length);
         expect_eq(&what, part, Some(expected))
     }
 }
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn a_part_has_what_fits() {
-        for (room, tells_length, part) in [
+        for (room, returns_length, part) in [
             (0, false, read(0, true, &[])),
             (0, true, read(3, true, &[])),
             (2, false, read(2, true, &[7, 8])),
@@ -122,7 +122,10 @@ mod tests {
             (3, false, read(3, false, &[7, 8, 9])),
             (4, true, read(3, false, &[7, 8, 9])),
         ] {
-            let reading = Reading { room, tells_length };
+            let reading = Reading {
+                room,
+                returns_length,
+            };
             let is_right = |part| reading.check(part, read(3, false, &[7, 8, 9])).is_ok();
             let Read { length, is_cut, .. } = part;
             assert!(!is_right(Some(read(length + 1, is_cut, &part.bytes))));

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What was asked of the kernel through a socket, as far as its answers were not read: what these
-//! have to be, and what a state has to have in it.
+//! The requests that were sent through a socket, and whose answers were not read: what these answers
+//! have to be, and what a state has to contain.
 //!
-//! All requests are answered in the order in which they were sent, but for the state: its answer comes
-//! when it was told, and reading has it told. So until that answer was read it is not always known
-//! whether the state was still being told when another request came.
+//! All requests are answered in the order in which they were sent, except for a request for the state.
+//! Its answer comes after the whole state, and each read makes the kernel send more of the state. So
+//! until that answer was read, it is not always known whether the kernel was still sending the state
+//! when another request came.
 
 use std::collections::VecDeque;
 
@@ -14,7 +15,7 @@ use super::message::{Command, Listen, Message, Request};
 use crate::harness::{Failure, TestResult, expect, expect_eq};
 use crate::wire::{Event, IDENTITY, Received};
 
-/// Whether something is so, as far as the fuzzer can know.
+/// Whether something is true, as far as the fuzzer can know.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Tristate {
     No,
@@ -26,17 +27,17 @@ enum Tristate {
 #[derive(Clone, Copy, Debug)]
 struct ExpectedDump {
     request: Request,
-    /// What the listener asked for by then, whatever it asks for afterwards.
+    /// What the listener had asked for by then. Later requests do not change it.
     listen: Listen,
     /// Whether this process has to be in it.
     has_us: bool,
-    /// How many processes were told.
-    told: u32,
-    /// The number of the last one.
+    /// How many processes were read.
+    count: u32,
+    /// The pid of the last one.
     last: i32,
-    /// Whether this process was told.
-    told_us: bool,
-    /// Whether the listener ended before all of it was told.
+    /// Whether this process was read.
+    found_us: bool,
+    /// Whether the listener ended before all of it was sent.
     is_cut_off: Tristate,
 }
 
@@ -46,9 +47,9 @@ impl ExpectedDump {
             request,
             listen,
             has_us,
-            told: 0,
+            count: 0,
             last: 0,
-            told_us: false,
+            found_us: false,
             is_cut_off: Tristate::No,
         }
     }
@@ -58,16 +59,16 @@ impl ExpectedDump {
         let (last, asked) = (self.last, self.listen.flags & IDENTITY != 0);
         expect(
             task > last,
-            format!("a process behind {last}, got one with the number {task}"),
+            format!("a process with a pid above {last}, got {task}"),
         )?;
         expect_eq("whether a process has an identity", has_identity, asked)?;
-        self.told += 1;
+        self.count += 1;
         self.last = task;
-        self.told_us |= is_us;
+        self.found_us |= is_us;
         Ok(())
     }
 
-    /// Expects that it may end so.
+    /// Expects that it may end with this error.
     fn check_end(&self, error: u32) -> TestResult {
         let is_cut_off = error == Errno::ECANCELED as u32;
         let is_possible = match self.is_cut_off {
@@ -76,19 +77,19 @@ impl ExpectedDump {
             Tristate::Yes => is_cut_off,
         };
         expect(is_possible, format!("another end of {self:?}, got {error}"))?;
-        // What was cut off need not have come to it.
-        let is_missing = is_cut_off && !self.told_us;
+        // A state that was cut off may not have reached it.
+        let is_missing = is_cut_off && !self.found_us;
         let has_us = self.has_us && !is_missing;
-        expect_eq("whether this process was told", self.told_us, has_us)
+        expect_eq("whether this process was read", self.found_us, has_us)
     }
 }
 
 /// A request whose answer has not been read yet.
 #[derive(Clone, Copy, Debug)]
 enum Pending {
-    /// The kernel answers it at once, with this `err`.
+    /// The kernel answers it immediately, with this `err`.
     Answer(Request, u32),
-    /// It asks for the state, and is refused if another one was being told still.
+    /// It asks for the state, and is refused if the kernel was still sending another one.
     State(ExpectedDump),
 }
 
@@ -104,33 +105,33 @@ impl Pending {
 /// What an answer has to be.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct ExpectedAnswer {
-    /// To which request.
+    /// The request that it answers.
     pub request: Request,
     /// Its `err`.
     pub error: u32,
-    /// How many processes it says were told.
+    /// How many processes it says were sent.
     pub processes: u32,
 }
 
-/// A socket, as the kernel knows it by all that was sent.
+/// The kernel's view of a socket, after all that was sent.
 #[derive(Debug)]
 pub struct Requests {
-    /// What it listens for, if it does.
+    /// What it listens for, if it listens.
     listens: Option<Listen>,
-    /// Whether it listens from namespaces in which this process is.
+    /// Whether it listens in namespaces in which this process is.
     sees_us: bool,
-    /// Whether a state is being told.
+    /// Whether a state is being sent.
     is_dumping: Tristate,
-    /// The state that what is read next may be of.
+    /// The state that the next message may be a part of.
     dump: Option<ExpectedDump>,
-    /// In the order in which they were sent.
+    /// Requests without an answer, in the order in which they were sent.
     pending: VecDeque<Pending>,
-    /// A number that a request had.
+    /// The last number that [`Self::distinct`] chose.
     seq: u32,
 }
 
 impl Requests {
-    /// Nothing was sent yet.
+    /// A socket through which nothing was sent.
     pub fn new() -> Self {
         Self {
             listens: None,
@@ -142,7 +143,7 @@ impl Requests {
         }
     }
 
-    /// Others had it listen, from where nobody sees this process.
+    /// A socket that another process made listen, in namespaces in which this process is not visible.
     pub fn listening(listen: Listen) -> Self {
         Self {
             listens: Some(listen),
@@ -150,18 +151,18 @@ impl Requests {
         }
     }
 
-    /// What it listens for, if it does.
+    /// What it listens for, if it listens.
     pub fn listens(&self) -> Option<Listen> {
         self.listens
     }
 
-    /// Whether a state is being told, as far as was read.
+    /// Whether a state is being sent, by what was read.
     pub fn is_dumping(&self) -> bool {
         self.dump.is_some()
     }
 
-    /// The message as it is to be sent: with a number of its own, lest its answer be taken for another
-    /// one's.
+    /// The message to send. It has a number of its own, so that its answer is not taken for that to
+    /// another request.
     pub fn distinct(&mut self, message: &Message) -> Message {
         let message = message.clone();
         if self.dump.is_none() && self.pending.is_empty() {
@@ -178,12 +179,12 @@ impl Requests {
         }
     }
 
-    /// A request was sent by this process, which may not have the socket listen if that is foreign,
-    /// and which is in the cgroup that is asked for, if one is.
+    /// Notes that this process sent a request. It may not make a foreign socket listen. `is_in`
+    /// returns whether the process is in a cgroup.
     pub fn sent(&mut self, request: Request, is_foreign: bool, is_in: impl Fn(u64) -> bool) {
         let may_not = is_foreign && self.listens.is_none();
         let error = match request.command {
-            // The kernel looks for no cgroup if the sender may not listen.
+            // The kernel does not look up the cgroup if the sender may not listen.
             Ok(Command::Listen(_)) | Err(Errno::ENOENT) if may_not => Errno::EPERM as u32,
             Ok(Command::Listen(listen)) => {
                 self.sees_us |= self.listens.is_none();
@@ -203,7 +204,7 @@ impl Requests {
         self.pending.push_back(Pending::Answer(request, error));
     }
 
-    /// The state was asked for. Tells with which error that is refused, if it surely is.
+    /// Notes that the state was asked for. Returns the error if that is certainly refused.
     fn begin(&mut self, request: Request, is_in: impl Fn(u64) -> bool) -> Option<u32> {
         let Some(listen) = self.listens else {
             return Some(Errno::ENOTCONN as u32);
@@ -211,7 +212,7 @@ impl Requests {
         let has_us = self.sees_us && listen.cgroup().is_none_or(is_in);
         let dump = ExpectedDump::new(request, listen, has_us);
         let before = self.is_dumping;
-        // What has a process in it needs one datagram more for its answer, when the first was read.
+        // A state with a process in it needs one more datagram for its answer, after the first.
         self.is_dumping = match before {
             _ if has_us => Tristate::Yes,
             Tristate::No => Tristate::Maybe,
@@ -225,7 +226,7 @@ impl Requests {
         None
     }
 
-    /// It does not listen any more.
+    /// Notes that the socket no longer listens.
     pub fn ended(&mut self) {
         self.listens = None;
         self.sees_us = false;
@@ -245,14 +246,15 @@ impl Requests {
         }
     }
 
-    /// A datagram was read, or looked at: if a state is being told, the next piece of it came.
+    /// Notes that a datagram was read or peeked at. If a state is being sent, the kernel then
+    /// queued its next piece.
     pub fn has_read(&mut self) {
         if self.is_dumping == Tristate::Yes {
             self.is_dumping = Tristate::Maybe;
         }
     }
 
-    /// What is asked for by requests for events that were not answered, until one ends all events.
+    /// What unanswered requests for events ask for, up to a request that ends all events.
     pub fn asked(&self) -> impl Iterator<Item = Listen> {
         let requests = self.pending.iter().filter_map(|pending| match pending {
             Pending::Answer(request, 0) => Some(request.command),
@@ -265,7 +267,7 @@ impl Requests {
         })
     }
 
-    /// Takes a process that was read. The request that asked for it, and what the listener asked for.
+    /// Takes a process that was read. Returns the request for it, and what the listener asked for.
     pub fn process(
         &mut self,
         received: &Received,
@@ -283,7 +285,7 @@ impl Requests {
         }
     }
 
-    /// Takes an answer that was read; what it has to be.
+    /// Takes an answer that was read. Returns what it has to be.
     pub fn answer(&mut self, received: &Received) -> Result<ExpectedAnswer, Failure> {
         let error = match received.event {
             Event::Ack { err } => err,
@@ -295,7 +297,7 @@ impl Requests {
             return Ok(ExpectedAnswer {
                 request: dump.request,
                 error,
-                processes: dump.told,
+                processes: dump.count,
             });
         }
         let (request, error) = match self.pending.pop_front() {
@@ -310,7 +312,8 @@ impl Requests {
         })
     }
 
-    /// Ends the dump of a state: whatever was sent before that and refused was answered before.
+    /// Ends the dump of a state. The next pending request for a state was not refused: the answer to a
+    /// refused one would have been read before.
     fn end_dump(&mut self) {
         let is_state = |pending: &Pending| matches!(pending, Pending::State(_));
         let next = self.pending.iter().position(is_state);
@@ -323,7 +326,7 @@ impl Requests {
         }
     }
 
-    /// Expects that all was answered, and that no state stopped before its end.
+    /// Expects that all requests were answered, and that no state stopped before its end.
     pub fn expect_answered(&self) -> TestResult {
         let is_answered = self.dump.is_none() && self.pending.is_empty();
         expect(is_answered, format!("answers to all of {self:?}"))
@@ -347,7 +350,7 @@ mod tests {
     const ECANCELED: u32 = Errno::ECANCELED as u32;
     const ENOTCONN: u32 = Errno::ENOTCONN as u32;
 
-    /// This process's number.
+    /// This process's pid.
     const US: i32 = 10;
 
     fn received(seq: u32, event: Event) -> Received {
@@ -362,11 +365,11 @@ mod tests {
         }
     }
 
-    /// Requests of which each has another number.
+    /// Requests with different numbers.
     struct Scene(Requests);
 
     impl Scene {
-        /// A listener, which was told so.
+        /// A listener that has read the answer to its request.
         fn new() -> Self {
             let mut scene = Self(Requests::new());
             scene.listen(1, 0);
@@ -397,7 +400,7 @@ mod tests {
             self.0.answer(&received(seq, Event::Ack { err }))
         }
 
-        /// Expects an answer to be right, and to be one to the request with this number.
+        /// Expects an answer to be right, and to answer the request with this number.
         fn answered(&mut self, seq: u32, err: u32, processes: u32) {
             let expected = self.answer(seq, err).unwrap();
             assert_eq!((expected.request.seq, expected.error), (seq, err));
@@ -416,7 +419,7 @@ mod tests {
             self.0.process(&received(seq, event), pid == US)
         }
 
-        fn told(&mut self, seq: u32, pids: &[i32]) {
+        fn take(&mut self, seq: u32, pids: &[i32]) {
             for pid in pids {
                 self.process(seq, *pid).unwrap();
             }
@@ -428,12 +431,12 @@ mod tests {
         let mut scene = Scene::new();
         scene.send(2, Command::State);
         assert!(scene.0.is_dumping() && scene.0.expect_answered().is_err());
-        scene.told(2, &[1, US]);
+        scene.take(2, &[1, US]);
         for wrong in [1, US] {
             assert!(scene.process(2, wrong).is_err(), "{wrong} again");
         }
         assert!(scene.process(3, 20).is_err());
-        scene.told(2, &[20]);
+        scene.take(2, &[20]);
         scene.answered(2, 0, 3);
         assert!(scene.0.expect_answered().is_ok());
         assert!(scene.answer(2, 0).is_err() && scene.process(2, 30).is_err());
@@ -443,7 +446,7 @@ mod tests {
     fn a_state_has_this_process() {
         let mut scene = Scene::new();
         scene.send(2, Command::State);
-        scene.told(2, &[1, 2]);
+        scene.take(2, &[1, 2]);
         assert!(scene.answer(2, 0).is_err());
         scene.0 = Requests::listening(Listen {
             mask: 0,
@@ -455,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn only_listeners_are_told() {
+    fn only_listeners_get_a_state() {
         let mut scene = Scene(Requests::new());
         scene.send(1, Command::State);
         scene.answered(1, ENOTCONN, 0);
@@ -464,7 +467,7 @@ mod tests {
         scene.send(4, Command::Ignore);
         scene.send(5, Command::State);
         scene.answered(2, 0, 0);
-        scene.told(3, &[US]);
+        scene.take(3, &[US]);
         scene.answered(4, 0, 0);
         scene.answered(5, ENOTCONN, 0);
         scene.answered(3, ECANCELED, 1);
@@ -476,7 +479,7 @@ mod tests {
         let mut scene = Scene::new();
         scene.send(2, Command::State);
         scene.send(3, Command::State);
-        scene.told(2, &[US]);
+        scene.take(2, &[US]);
         scene.answered(3, EBUSY, 0);
         scene.answered(2, 0, 1);
         assert!(scene.0.expect_answered().is_ok());
@@ -487,9 +490,9 @@ mod tests {
         for is_refused in [false, true] {
             let mut scene = Scene::new();
             scene.send(2, Command::State);
-            scene.told(2, &[US]);
+            scene.take(2, &[US]);
             scene.send(3, Command::State);
-            // It is certain, whichever of the two is being told.
+            // This one is certainly refused, whichever of the other two is being sent.
             scene.send(4, Command::State);
             if is_refused {
                 scene.answered(3, EBUSY, 0);
@@ -497,14 +500,14 @@ mod tests {
                 scene.answered(2, 0, 1);
             } else {
                 scene.answered(2, 0, 1);
-                scene.told(3, &[US]);
+                scene.take(3, &[US]);
                 scene.answered(4, EBUSY, 0);
-                scene.told(3, &[20]);
+                scene.take(3, &[20]);
                 scene.answered(3, 0, 2);
             }
             assert!(scene.0.expect_answered().is_ok());
             scene.send(5, Command::State);
-            scene.told(5, &[US]);
+            scene.take(5, &[US]);
             scene.answered(5, 0, 1);
         }
     }
@@ -518,7 +521,7 @@ mod tests {
             scene.send(3, Command::State);
             scene.send(4, Command::State);
             if cgroup == 1 {
-                scene.told(3, &[US]);
+                scene.take(3, &[US]);
                 scene.answered(4, EBUSY, 0);
                 scene.answered(3, 0, 1);
             } else {
@@ -536,13 +539,13 @@ mod tests {
                 let mut scene = Scene::new();
                 scene.send(2, Command::State);
                 if has_read {
-                    scene.told(2, &[US]);
+                    scene.take(2, &[US]);
                 }
                 scene.0.ended();
                 if !has_read {
                     let wrong = scene.0.dump.unwrap().check_end(0);
                     assert!(wrong.is_err());
-                    scene.told(2, &[US]);
+                    scene.take(2, &[US]);
                 }
                 scene.answered(2, end, 1);
                 assert!(scene.0.expect_answered().is_ok());
@@ -550,7 +553,7 @@ mod tests {
         }
         let mut scene = Scene::new();
         scene.send(2, Command::State);
-        scene.told(2, &[US]);
+        scene.take(2, &[US]);
         assert!(scene.answer(2, ECANCELED).is_err());
     }
 

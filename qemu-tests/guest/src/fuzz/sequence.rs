@@ -18,13 +18,13 @@ use crate::support::procfs::own_namespace;
 use crate::support::scenario::{comm, mark};
 use crate::wire::CN_PROC;
 
-/// Sockets at one time.
+/// How many sockets are open at one time at most.
 const SOCKETS: usize = 6;
 
-/// Descriptors of one socket.
+/// How many descriptors one socket has at most.
 const HANDLES: usize = 3;
 
-/// The sockets, each with what has to be true of it.
+/// The sockets, each with its model.
 struct Sequence<'a> {
     sockets: Vec<CheckedSocket>,
     net_ns: u64,
@@ -34,7 +34,7 @@ struct Sequence<'a> {
     tally: &'a mut Tally,
 }
 
-/// Runs a program. With `following`, notes which code of the kernel each step runs through.
+/// Runs a program. With `following`, notes which code of the kernel each step covers.
 pub fn run(
     program: &Program,
     environment: &Environment,
@@ -95,7 +95,7 @@ impl Sequence<'_> {
             CheckedSocket::new(container::open()?, true)
         } else {
             let socket = Listener::open_unbound()?;
-            // As far as it may: only some have the rights.
+            // As far as possible: only some processes have the rights.
             let _ = socket.enlarge_buffer();
             CheckedSocket::new(socket, false)
         });
@@ -107,7 +107,7 @@ impl Sequence<'_> {
         self.abandon(index)
     }
 
-    /// Closes a descriptor, whatever there is to read.
+    /// Closes a descriptor, whatever is queued.
     fn abandon(&mut self, index: usize) -> TestResult {
         let socket = &mut self.sockets[index];
         let port_id = socket.handle()?.port_id()?;
@@ -133,7 +133,7 @@ impl Sequence<'_> {
         Ok(())
     }
 
-    /// The last descriptor is read in any case, so that the socket stays.
+    /// Passes a descriptor on. The last one is received in any case, so that the socket stays.
     fn pass_on(&mut self, index: usize, is_read: bool) -> TestResult {
         let socket = &mut self.sockets[index];
         socket.drain(self.environment, self.tally)?;
@@ -174,7 +174,7 @@ impl Sequence<'_> {
         self.check_line(index)
     }
 
-    /// A socket is no member any more. If it was one, it does not listen any more.
+    /// Notes that a socket is no longer a member. If it was one, it no longer listens.
     fn left(&mut self, index: usize) -> TestResult {
         self.sockets[index].left(self.environment, self.tally)?;
         self.check_line(index)

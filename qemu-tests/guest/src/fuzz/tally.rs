@@ -11,14 +11,14 @@ use serde::{Deserialize, Serialize};
 use super::message::{Command, Reaction, Request};
 use crate::wire::{NLMSG_EVENT, Received};
 
-/// Numbers that add up.
+/// Counts that can be added up.
 #[derive(Debug, Default, Deserialize, Serialize)]
 pub struct Tally {
     /// Datagrams sent.
     pub messages: u64,
-    /// Those that sendto(2) refused.
+    /// Datagrams that sendto(2) refused.
     refused: u64,
-    /// Those that nobody answered.
+    /// Datagrams that got no answer.
     unanswered: u64,
     /// Answers read, by their errno.
     answers: BTreeMap<u32, u64>,
@@ -26,32 +26,32 @@ pub struct Tally {
     pub listeners: u64,
     /// Events read.
     events: u64,
-    /// Those of the type that may share a datagram.
+    /// Events of the type that may share a datagram.
     batched: u64,
-    /// Those that told which process it is.
+    /// Events with an identity.
     identified: u64,
     /// Processes read that were a part of the state.
     processes: u64,
-    /// Those of sockets with a filter.
+    /// Processes that sockets with a filter read.
     filtered: u64,
-    /// States that were told to the end.
+    /// States that were sent to the end.
     states: u64,
     /// States that were cut off.
     cut_off: u64,
-    /// Datagrams that were looked at.
+    /// Datagrams that were peeked at.
     pub peeks: u64,
     /// Datagrams that did not fit when they were read.
     pub cut: u64,
     /// Rounds, by their kind.
     pub rounds: BTreeMap<String, u64>,
-    /// Programs that were kept for what they ran through.
+    /// Programs that were kept because they covered something new.
     pub kept: u64,
-    /// Blocks of our code in the kernel that they ran through.
+    /// Blocks of the code under test that they covered.
     pub blocks: BTreeSet<u64>,
 }
 
 impl Tally {
-    /// Counts what became of a datagram, unless it is answered.
+    /// Counts the reaction to a datagram, unless it is answered.
     pub fn count(&mut self, reaction: &Reaction) {
         match reaction {
             Reaction::Refused(_) => self.refused += 1,
@@ -146,10 +146,7 @@ impl fmt::Display for Tally {
         }
         if self.kept > 0 {
             let (kept, blocks) = (self.kept, self.blocks.len());
-            write!(
-                formatter,
-                "; {kept} programs kept, {blocks} blocks of our code"
-            )?;
+            write!(formatter, "; {kept} programs kept, {blocks} blocks covered")?;
         }
         Ok(())
     }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Requests out of namespaces that are being torn down.
+//! Requests from namespaces that are being torn down.
 //!
-//! Processes in a container send and check without a pause, each in network namespaces that it
-//! makes and leaves, until the container is killed under them. A socket of theirs stays outside.
-//! Kinds of namespaces that the kernel lacks are left out, but for pid namespaces: without one,
-//! nothing ends all of the container's processes.
+//! Processes in a container send requests and check the answers without a pause, each in network
+//! namespaces that it makes and leaves, until the container is killed. One of the container's sockets
+//! stays open outside. Kinds of namespaces that the kernel lacks are left out, except for pid
+//! namespaces: without one, nothing ends all of the container's processes.
 
 use std::time::Duration;
 
@@ -27,22 +27,22 @@ const SENDERS: usize = 2;
 /// Sockets of a sender.
 const SOCKETS: usize = 2;
 
-/// Messages between two signs of life of a sender.
+/// Messages between two reports of a sender.
 const MESSAGES: i32 = 16;
 
-/// Signs of life before the end, at most.
-const SIGNS: u32 = 24;
+/// How many reports come before the end at most.
+const REPORTS: u32 = 24;
 
 /// Messages through the socket that stays.
 const AFTERWARDS: usize = 16;
 
-/// What a sender says instead of a sign of sequence.
+/// What a sender that failed reports instead of the number of its messages.
 const FAILED: i32 = -1;
 
 /// Runs a round.
 pub fn run(mut random: Rng, environment: &Environment, tally: &mut Tally) -> TestResult {
-    let (told, handover) = (Gate::new()?, Handover::new()?);
-    let kinds = available(match environment.are_ours()? && random.bool() {
+    let (reports, handover) = (Gate::new()?, Handover::new()?);
+    let kinds = available(match environment.has_initial_ids()? && random.bool() {
         true => ALL,
         false => PID | NET,
     });
@@ -70,8 +70,8 @@ pub fn run(mut random: Rng, environment: &Environment, tally: &mut Tally) -> Tes
         for random in senders {
             child::fork(|| {
                 status(|| {
-                    let sent = send(random, environment, &told);
-                    told.open(FAILED)?;
+                    let sent = send(random, environment, &reports);
+                    reports.open(FAILED)?;
                     sent
                 })
             })?
@@ -79,13 +79,13 @@ pub fn run(mut random: Rng, environment: &Environment, tally: &mut Tally) -> Tes
         }
         pause_for_ever()
     })?;
-    for _ in 0..random.u32(1..=SIGNS) {
-        count(told.pass()?, tally)?;
+    for _ in 0..random.u32(1..=REPORTS) {
+        count(reports.pass()?, tally)?;
     }
     let stays = handover.receive_from(&container)?;
     container.kill()?;
-    // What they told since then is there already.
-    while let Ok(sent) = told.pass_within(Duration::ZERO) {
+    // What the senders reported since then is there already.
+    while let Ok(sent) = reports.pass_within(Duration::ZERO) {
         count(sent, tally)?;
     }
     let mut stays = CheckedSocket::adopt(stays, listen, kinds.contains(USER))?;
@@ -101,8 +101,8 @@ fn count(sent: i32, tally: &mut Tally) -> TestResult {
     Ok(())
 }
 
-/// Sends until it is killed.
-fn send(mut random: Rng, environment: &Environment, told: &Gate) -> Result<(), Failure> {
+/// Sends until the process is killed.
+fn send(mut random: Rng, environment: &Environment, reports: &Gate) -> Result<(), Failure> {
     let environment = &environment.of_this_process()?;
     let mut tally = Tally::default();
     let own = available(NET);
@@ -116,9 +116,9 @@ fn send(mut random: Rng, environment: &Environment, told: &Gate) -> Result<(), F
                 let index = random.usize(..SOCKETS);
                 sockets[index].send(&any_message(&mut random)?, environment, &mut tally)?;
             }
-            told.open(MESSAGES)?;
+            reports.open(MESSAGES)?;
         }
-        // The namespace that is left goes with its last socket.
+        // The namespace that the process leaves is freed with its last socket.
         unshare(own)?;
     }
 }

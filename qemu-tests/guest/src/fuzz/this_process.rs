@@ -23,8 +23,8 @@ pub struct ThisProcess {
 }
 
 impl ThisProcess {
-    /// Finds it out. It has to stay in its cgroup, of which there are these, in its session and in its
-    /// process group.
+    /// Finds out what is known of this process. It has to stay in its cgroup, which is one of these, in
+    /// its session and in its process group.
     pub fn find(cgroups: &Cgroups) -> Result<Self, Failure> {
         let pid = own_pid();
         Ok(Self {
@@ -43,7 +43,7 @@ impl ThisProcess {
         event.subject().tgid == self.pid
     }
 
-    /// Expects what the state tells of this process.
+    /// Expects the state to report this process correctly.
     pub fn check_process(&self, event: &Event) -> TestResult {
         let Event::Process {
             task,
@@ -61,7 +61,7 @@ impl ThisProcess {
             process_group,
             ..*self
         };
-        expect_eq("what is told of this process", found, *self)
+        expect_eq("what the state reports about this process", found, *self)
     }
 
     /// Expects the identity of this process.
@@ -93,7 +93,7 @@ mod tests {
             start_ns: own.start_ticks * TICK + 1,
         };
         assert!(own.check(identity).is_ok());
-        let told = |parent, session, process_group| {
+        let is_right = |parent, session, process_group| {
             let task = Task::leader(own.pid);
             let event = Event::Process {
                 task,
@@ -107,9 +107,9 @@ mod tests {
             own.check_process(&event).is_ok()
         };
         let (parent, session, group) = (own.parent, own.session, own.process_group);
-        assert!(told(parent, session, group));
-        assert!(!told(parent + 1, session, group) && !told(parent, session + 1, group));
-        assert!(!told(parent, session, group + 1));
+        assert!(is_right(parent, session, group));
+        assert!(!is_right(parent + 1, session, group) && !is_right(parent, session + 1, group));
+        assert!(!is_right(parent, session, group + 1));
         let changes: [fn(&mut Identity); 3] = [
             |identity| identity.process += 1,
             |identity| identity.cgroup += 1,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Many containers at once, each with a listener.
+//! Many containers at the same time, each with a listener.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -24,32 +24,32 @@ use crate::wire::{Event, LISTEN, Task, mask};
 /// How many containers the test has, and how many raise events at one time.
 pub const CONTAINERS: usize = 200;
 
-/// How many there are to be, at length.
+/// How much to do in the command, which runs longer than the test.
 #[derive(Args)]
 pub struct Options {
-    /// How many containers; fewer, if the memory ends before.
+    /// How many containers; fewer, if the memory is used up before.
     #[arg(long, default_value_t = 10_000)]
     pub count: usize,
 }
 
-/// The part of the memory that has to be free for another container.
+/// One in this many bytes of the memory has to be free for another container.
 const RESERVE: u64 = 8;
 
 /// Processes that each container makes.
 const FORKS: i32 = 5;
 
-/// After how many containers the progress is told.
+/// After how many containers the progress is printed.
 const PROGRESS: usize = 1000;
 
-/// How long as many containers as the test has may take for a step.
+/// How long [`CONTAINERS`] containers may take for a step.
 pub const ALL_LIMIT: Duration = Duration::from_secs(60);
 
 /// The handshakes between the containers and the test.
 struct Handshakes {
-    /// How long one may be waited for: until all containers are there.
+    /// How long to wait for a handshake: all containers have to be there first.
     limit: Duration,
     listening: Gate,
-    /// One for each group, since all who wait at a gate wake up whenever it opens.
+    /// One gate for each group, since all waiters of a gate wake up whenever it opens.
     begin: Vec<Gate>,
     done: Gate,
     end: Vec<Gate>,
@@ -71,7 +71,7 @@ impl Handshakes {
     }
 }
 
-/// What happens in each of the containers, which is of this group.
+/// What each container of this group does.
 fn fork_and_listen(handshakes: &Handshakes, group: usize) -> TestResult {
     let mut listener = open()?;
     let requested = listener.request(&[LISTEN, mask::FORK | mask::EXIT]);
@@ -96,7 +96,7 @@ fn fork_and_listen(handshakes: &Handshakes, group: usize) -> TestResult {
     expect_exactly("inside, at the end", &mut listener, nothing, |_| true)
 }
 
-/// Lets so many containers listen, and tells how many there was memory for.
+/// Makes this many containers listen, and prints how many there was memory for.
 pub fn run(options: &Options) -> TestResult {
     let started = Instant::now();
     let _limits = raise_limits(options.count)?;
@@ -107,7 +107,7 @@ pub fn run(options: &Options) -> TestResult {
     Ok(())
 }
 
-/// Allows so many containers, until what is returned is dropped.
+/// Allows this many containers, until the returned settings are dropped.
 fn raise_limits(count: usize) -> Result<Vec<Setting>, Failure> {
     allow_descriptors(count)?;
     let limits = [
@@ -117,7 +117,7 @@ fn raise_limits(count: usize) -> Result<Vec<Setting>, Failure> {
         ("/proc/sys/kernel", "threads-max"),
     ];
     let raised = limits.map(|(directory, name)| {
-        // The listener outside, and the processes that are there anyway.
+        // With room for the listener outside, and for the processes that run anyway.
         let value = (2 * count + 1000).to_string();
         Setting::change(directory, name, &value)
     });
@@ -130,12 +130,12 @@ pub fn is_room() -> nix::Result<bool> {
     Ok(info.ram_unused() > info.ram_total() / RESERVE)
 }
 
-/// Starts up to so many containers, lets each listen and raise events, and expects each listener's
-/// own and nothing left. Tells how many there were.
+/// Starts up to `most` containers, each of which listens and raises events. Expects each listener to
+/// get its own container's events, and nothing to be left. Returns how many containers there were.
 pub fn listen_in(most: usize) -> Result<usize, Failure> {
     let user = NamespaceUser::new()?;
     let handshakes = Handshakes::new(most)?;
-    // A number that is no process's says that there are no more.
+    // A number that is no process's pid: there are no more containers.
     const NO_MORE: i32 = 0;
     let made = Gate::new()?;
     let maker = user.spawn(|| {
@@ -169,7 +169,7 @@ pub fn listen_in(most: usize) -> Result<usize, Failure> {
             .step_by(CONTAINERS)
             .map(|first| CONTAINERS.min(count - first))
     };
-    // In groups, so that the one outside is not overrun.
+    // In groups, so that the listener outside is not overrun.
     for (group, begin) in groups().zip(&handshakes.begin) {
         (0..group).try_for_each(|_| begin.open(0))?;
         (0..group).try_for_each(|_| handshakes.done.pass_within(handshakes.limit).map(drop))?;
@@ -188,11 +188,11 @@ pub fn listen_in(most: usize) -> Result<usize, Failure> {
     Ok(count)
 }
 
-/// Expects the kernel's accounts of the containers' listeners to be what each of them got.
+/// Expects the kernel's accounts of the containers' listeners to match what each of them got.
 fn expect_accounts(count: usize) -> TestResult {
     let listing = Listing::read()?;
     expect_eq("listeners", listing.count, count + 1)?;
-    // The test is in the initial pid namespace, the only one in which it is alone.
+    // The test's listener is the only one in the initial pid namespace.
     let own = fs::read_link("/proc/self/ns/pid")?;
     let own = own.to_string_lossy().into_owned();
     let inside: Vec<_> = listing
@@ -214,7 +214,7 @@ fn expect_accounts(count: usize) -> TestResult {
 /// The children that a container's first process forked, and those that exited.
 type Children = (BTreeSet<i32>, BTreeSet<i32>);
 
-/// Expects the events of all containers outside, in the numbers outside.
+/// Expects the listener outside to get the events of all containers, with the pids outside.
 fn expect_all_outside(events: &[Event], firsts: &BTreeSet<i32>) -> TestResult {
     let mut children: BTreeMap<i32, Children> = BTreeMap::new();
     for event in events {

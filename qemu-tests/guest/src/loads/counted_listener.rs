@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A listener that counts how many events it reads, and how many its numbers miss.
+//! A listener that counts the events that it reads, and those that are missing by their numbers.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ pub struct CountedListener {
     pub events: u64,
     /// How often it read ENOBUFS.
     pub overruns: u64,
-    /// Numbers that were left out.
+    /// Numbers that are missing.
     pub missing: u64,
     numbers: SequenceNumbers,
 }
@@ -40,12 +40,12 @@ impl CountedListener {
         })
     }
 
-    /// Reads what is there.
+    /// Reads what is queued.
     pub fn read(&mut self) -> Result<()> {
         self.read_at_most(usize::MAX)
     }
 
-    /// Reads what is there, but so many events at most: they may come as fast as they are read.
+    /// Reads what is queued, but at most this many events: they may come as fast as they are read.
     pub fn read_at_most(&mut self, limit: usize) -> Result<()> {
         for _ in 0..limit {
             match self.listener.receive(Instant::now()) {
@@ -126,7 +126,7 @@ impl Comparison {
     }
 }
 
-/// Reads what is there for each listener.
+/// Reads what is queued for each listener.
 pub fn read(listeners: &mut [CountedListener]) -> Result<()> {
     listeners.iter_mut().try_for_each(CountedListener::read)
 }

@@ -18,37 +18,37 @@ use crate::support::polling::poll_until_done;
 use crate::wire::mask;
 use protocol::results::names;
 
-/// How much is to happen.
+/// How much to do.
 #[derive(Args)]
 pub struct Options {
     /// How many times to load and unload the module under load.
     #[arg(long, default_value_t = 1000)]
     pub reloads: usize,
-    /// How many processes to kill that listen.
+    /// How many listening processes to kill.
     #[arg(long, default_value_t = 10_000)]
     pub kills: usize,
 }
 
-/// Processes that are there to be killed at one time.
+/// How many processes are started and killed at one time.
 const VICTIMS: usize = 8;
 
-/// Which part of all cycles fills the kernel's caches before its memory is compared.
+/// One in this many cycles fills the kernel's caches before its memory is compared.
 const WARM_UP: usize = 10;
 
-/// How much more of the kernel's memory may be in use after all cycles, for what other parts of the
-/// kernel do meanwhile. A leak of one kilobyte a cycle is as much after 1,000.
+/// How much more of the kernel's memory may be in use after all cycles, because of other parts of the
+/// kernel. A leak of one kilobyte per cycle reaches about this after 1,000 cycles.
 const GROWTH_LIMIT_KB: i64 = 1024;
 
 /// How long the kernel may take to free what is freed after a grace period.
 const SETTLE_LIMIT: Duration = Duration::from_secs(15);
 
-/// Runs it, and prints the figures.
+/// Runs the cycles, and prints the figures.
 pub fn run(options: &Options) -> TestResult {
     repeat(names::LOADS, options.reloads, module::reload_under_load)?;
     repeat(names::KILLS, options.kills, kill_listeners)
 }
 
-/// Does something so many times, and expects neither listeners nor memory to be left.
+/// Runs a function this many times, and expects neither listeners nor memory to be left.
 pub fn repeat(what: &str, times: usize, run: fn(usize) -> TestResult) -> TestResult {
     let warm_up = times / WARM_UP;
     run(warm_up)?;
@@ -56,7 +56,7 @@ pub fn repeat(what: &str, times: usize, run: fn(usize) -> TestResult) -> TestRes
     let before = used_kb()?;
     run(times - warm_up)?;
     let mut growth = 0;
-    // Until then, what is freed after a grace period may still be there.
+    // Memory that is freed after a grace period may still be in use until then.
     poll_until_done(SETTLE_LIMIT, || {
         growth = used_kb()? - before;
         let grows = growth >= GROWTH_LIMIT_KB;
@@ -72,8 +72,8 @@ pub fn repeat(what: &str, times: usize, run: fn(usize) -> TestResult) -> TestRes
     Ok(())
 }
 
-/// What the kernel uses of the memory that is not given back when it is needed: slabs that can't be
-/// reclaimed, stacks, and what modules and counters take.
+/// The memory that the kernel uses and can't reclaim: slabs that can't be reclaimed, stacks, page
+/// tables, and what modules and per-CPU counters take.
 fn used_kb() -> Result<i64, Failure> {
     const FIELDS: [&str; 5] = [
         "SUnreclaim:",
@@ -95,7 +95,8 @@ fn used_kb() -> Result<i64, Failure> {
     Ok(used)
 }
 
-/// Kills so many processes that listen, some at a time, each wherever it is. Reports how many it killed.
+/// Kills this many listening processes, some at a time, each at any point of its requests. Reports how
+/// many it killed.
 pub fn kill_listeners(times: usize) -> TestResult {
     let mut killed = 0;
     while killed < times {

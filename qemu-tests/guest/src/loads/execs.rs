@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Storms of processes whose threads run programs, end and are killed at once, and a model that
-//! follows from FORK and EXIT alone which numbers live. It has to agree with /proc after each storm.
+//! Storms of processes whose threads run programs, end and are killed at the same time. A model
+//! follows by FORK and EXIT only which numbers are in use. It has to agree with /proc after each storm.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -31,13 +31,13 @@ use crate::support::threads::end_thread;
 use crate::timeouts;
 use crate::wire::{Event, Task, mask};
 
-/// How much is to happen.
+/// How much to do.
 #[derive(Args)]
 pub struct Options {
     /// How many storms.
     #[arg(long, default_value_t = 10_000)]
     pub rounds: usize,
-    /// What the storms follow from.
+    /// The seed of the storms.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
 }
@@ -45,16 +45,16 @@ pub struct Options {
 /// Processes of a storm.
 const PROCESSES: usize = 4;
 
-/// Threads of a process are at most so many.
+/// How many threads a process has at most.
 const THREADS: usize = 6;
 
 /// How long a storm may take.
 const STORM_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long what has happened may take to be told, and to be seen in /proc.
+/// How long it may take until what has happened is reported, and shown in /proc.
 const SETTLE_LIMIT: Duration = Duration::from_secs(5);
 
-/// What a thread does when all of its process are there.
+/// What a thread does when all threads of its process are there.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Action {
     Executes,
@@ -74,7 +74,7 @@ impl Action {
     }
 }
 
-/// Runs it, and prints the figures.
+/// Runs the storms, and prints the figures.
 pub fn run(options: &Options) -> TestResult {
     let Options { rounds, seed } = *options;
     println!("execs: {rounds} rounds from the seed {seed}");
@@ -102,7 +102,8 @@ fn do_storms(storms: usize, random: &mut Rng, own_numbers: bool) -> TestResult {
     Ok(())
 }
 
-/// One storm, and what the model says of it: when it is over, and when all its processes are gone.
+/// Runs one storm. Compares the model with /proc when the storm is over, and when all its processes are
+/// gone.
 fn storm(model: &mut Model, random: &mut Rng, own_numbers: bool) -> TestResult {
     let (over, last) = pipe2(OFlag::O_CLOEXEC)?;
     let mut processes = Vec::new();
@@ -119,7 +120,7 @@ fn storm(model: &mut Model, random: &mut Rng, own_numbers: bool) -> TestResult {
     drop(last);
     for process in &processes {
         if random.u8(0..4) == 0 {
-            // Anywhere in what it does.
+            // At any point of what it does.
             for _ in 0..random.u32(0..20_000) {
                 std::hint::spin_loop();
             }
@@ -141,7 +142,7 @@ fn storm(model: &mut Model, random: &mut Rng, own_numbers: bool) -> TestResult {
     model.agree(family(own_numbers)).map_err(about)
 }
 
-/// Waits until nobody has the other end of a pipe any more.
+/// Waits until no process has the other end of a pipe any more.
 fn await_end(pipe: &OwnedFd) -> TestResult {
     let limit = timeouts::for_poll(timeouts::scaled(STORM_LIMIT));
     let mut closed = [PollFd::new(pipe.as_fd(), PollFlags::empty())];
@@ -151,24 +152,24 @@ fn await_end(pipe: &OwnedFd) -> TestResult {
 /// A process of a storm. Its `last` descriptor is open until all of its actions are done: exec closes
 /// it, and so does the end of the process, or the last thread that does something else.
 fn act(actions: Vec<Action>, last: i32) -> i32 {
-    // For as long as the process lives.
+    // These live as long as the process.
     let barrier: &'static Barrier = Box::leak(Box::new(Barrier::new(actions.len())));
     let undone: &'static AtomicUsize = Box::leak(Box::new(AtomicUsize::new(actions.len())));
     let closes_itself = actions.contains(&Action::Executes) || actions.contains(&Action::EndsAll);
     let act = move |action| {
         barrier.wait();
         if undone.fetch_sub(1, Ordering::AcqRel) == 1 && !closes_itself {
-            // SAFETY: It is this process's own, and nothing of it uses it.
+            // SAFETY: The descriptor is this process's own, and nothing in the process uses it.
             unsafe { libc::close(last) };
         }
         match action {
             Action::Executes => {
                 let _ = execv(c"/bin/sleep", &[c"sleep", c"1000"]);
-                // Another one was first, or the process was killed: there is nothing to return to.
+                // Another thread was first, or the process was killed: there is nothing to return to.
                 end_thread(1)
             }
             Action::Ends => end_thread(0),
-            // SAFETY: Ends the process; nothing of it is left to be unsound.
+            // SAFETY: The call ends the process, so that nothing is left to be unsound.
             Action::EndsAll => unsafe { libc::_exit(0) },
             Action::Waits => loop {
                 pause();
@@ -182,7 +183,7 @@ fn act(actions: Vec<Action>, last: i32) -> i32 {
     act(actions[0])
 }
 
-/// Which numbers live, each with its process: from /proc once, and then from FORK and EXIT alone.
+/// The numbers in use, each with its process: from /proc once, and then by FORK and EXIT only.
 struct Model {
     listener: Listener,
     living: BTreeMap<i32, i32>,
@@ -199,7 +200,7 @@ impl Model {
             begun: 0,
             ended: 0,
         };
-        // What happened since is in both.
+        // What happened before /proc was read is in both.
         for event in model.read_events()? {
             match event {
                 Event::Fork { child, .. } => _ = model.living.insert(child.pid, child.tgid),
@@ -215,13 +216,13 @@ impl Model {
         Ok(messages.iter().map(|received| received.event).collect())
     }
 
-    /// Takes what was told. A number begins once before it ends, and ends once.
+    /// Takes what was reported. Expects each number to begin once before it ends, and to end once.
     fn follow(&mut self) -> TestResult {
         for event in self.read_events()? {
             match event {
                 Event::Fork { child, .. } => {
                     let before = self.living.insert(child.pid, child.tgid);
-                    expect_eq(&format!("{event:?} of a number that lived"), before, None)?;
+                    expect_eq(&format!("{event:?} of a number in use"), before, None)?;
                     self.begun += 1;
                 }
                 Event::Exit {
@@ -229,11 +230,7 @@ impl Model {
                     ..
                 } => {
                     let before = self.living.remove(&pid);
-                    expect_eq(
-                        &format!("{event:?} of a number that lived"),
-                        before,
-                        Some(tgid),
-                    )?;
+                    expect_eq(&format!("{event:?} of a number in use"), before, Some(tgid))?;
                     self.ended += 1;
                 }
                 _ => {}
@@ -242,10 +239,10 @@ impl Model {
         Ok(())
     }
 
-    /// Expects the model to agree with /proc, at last: about all numbers, or those of a family of
-    /// processes.
+    /// Expects the model to agree with /proc in the end: about all numbers, or about those of a family
+    /// of processes.
     fn agree(&mut self, family: Option<Vec<i32>>) -> TestResult {
-        // Nothing tells when what has ended is seen no more.
+        // Nothing reports when /proc stops showing what has ended.
         poll_until_done(SETTLE_LIMIT, || {
             let in_proc = restrict(in_proc()?, family.as_deref());
             self.follow()?;
@@ -263,10 +260,10 @@ fn restrict(mut numbers: BTreeMap<i32, i32>, family: Option<&[i32]>) -> BTreeMap
     numbers
 }
 
-/// The numbers that live according to /proc, each with its process.
+/// The numbers in use according to /proc, each with its process.
 ///
-/// A thread that has ended, and waits to be reaped, lives no more. The first one does, though, as
-/// long as its process does.
+/// A thread that has ended, and waits to be reaped, no longer uses its number. But the first thread
+/// does as long as its process lives.
 fn in_proc() -> Result<BTreeMap<i32, i32>, Failure> {
     let mut numbers = BTreeMap::new();
     for process in processes()? {

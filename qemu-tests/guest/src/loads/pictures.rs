@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Pictures of the processes that live, from state and events, beside a load on all CPUs: begun and
-//! given up again and again, and restored after losses. Whenever the load pauses, each has to be the
-//! kernel's own, which is read by other means.
+//! Pictures of the living processes, from state and events, beside a load on all CPUs. They are begun
+//! and given up again and again, and restored after losses. Whenever the load pauses, each picture has
+//! to match what the kernel shows in /proc and by pidfds.
 
 use std::time::Duration;
 
@@ -14,28 +14,28 @@ use crate::support::background_load::beside_load;
 use crate::support::follower::Follower;
 use crate::wire::{BATCH, PROCESSES};
 
-/// How much is to happen.
+/// How much to do.
 #[derive(Args)]
 pub struct Options {
-    /// How many rounds that begin pictures.
+    /// How many rounds begin pictures.
     #[arg(long, default_value_t = 1000)]
     pub starts: usize,
-    /// How many rounds in which listeners lose events.
+    /// In how many rounds listeners lose events.
     #[arg(long, default_value_t = 1000)]
     pub losses: usize,
 }
 
-/// Events of the load that are read before it is to pause.
+/// How many events of the load are read before it pauses.
 pub const EVENTS: usize = 30;
 
-/// Runs it, and prints the figures.
+/// Runs the rounds, and prints the figures.
 pub fn run(options: &Options) -> TestResult {
     begin(options.starts, NO_LIMIT)?;
     lose(options.losses, NO_LIMIT)
 }
 
-/// Begins pictures in so many rounds, but in none after this time. Each is begun while the load runs,
-/// some of them are given up, and one is kept through all pauses.
+/// Begins pictures in this many rounds, but begins no round after this time. Each picture is begun
+/// while the load runs. Some of them are given up, and one is kept through all pauses.
 pub fn begin(most: usize, time: Duration) -> TestResult {
     const FLAGS: [u32; 4] = [0, BATCH, PROCESSES, PROCESSES | BATCH];
     beside_load(|load| {
@@ -73,8 +73,8 @@ pub fn begin(most: usize, time: Duration) -> TestResult {
     })
 }
 
-/// Has listeners lose events in so many rounds, but in none after this time: they do not read beside
-/// the load. The state alone restores their pictures.
+/// Makes listeners lose events in this many rounds, but begins no round after this time. The listeners
+/// do not read while the load runs. Only the state restores their pictures.
 pub fn lose(most: usize, time: Duration) -> TestResult {
     const ROOM: usize = 4096;
     beside_load(|load| {
@@ -86,7 +86,7 @@ pub fn lose(most: usize, time: Duration) -> TestResult {
         let mut losses = 0;
         let rounds = rounds(("pictures", "rounds with losses"), most, time, |_| {
             let before: Vec<_> = losers.iter().map(|loser| loser.picture.losses()).collect();
-            // More than fit, in whichever form.
+            // More events than fit, in any form.
             pace.read(10 * EVENTS)?;
             load.pause()?;
             pace.expect_exact()?;

@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The rounds of a load, and how far it is.
+//! The rounds of a load, and its progress.
 
 use std::time::{Duration, Instant};
 
 use crate::harness::{Failure, TestResult};
 
-/// For loads that take as long as they take.
+/// For loads without a time limit.
 pub const NO_LIMIT: Duration = Duration::MAX;
 
-/// How many rounds there are on any kernel.
+/// How many rounds run at least, even on a slow kernel.
 const AT_LEAST: usize = 3;
 
-/// How often to say how far it is.
+/// How many times to print the progress.
 const REPORTS: usize = 10;
 
-/// Does so many rounds, but begins none after this time, unless there were hardly any. Tells how many
-/// there were. `what` is the load, and what a round is.
+/// Runs up to `most` rounds, but begins none after this time once there were [`AT_LEAST`]. Returns how
+/// many there were. `load` names the load, and `what` names its rounds.
 pub fn rounds(
     (load, what): (&str, &str),
     most: usize,
@@ -41,7 +41,7 @@ pub fn rounds(
     Ok(count)
 }
 
-/// Estimates how long the rest of the rounds takes, when some have taken this time.
+/// Estimates how long the remaining rounds take, if `count` rounds have taken this time.
 fn rest(elapsed: Duration, count: usize, most: usize) -> Duration {
     elapsed.mul_f64((most - count) as f64 / count as f64)
 }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Storms of events on all CPUs, before readers that are fast, slow and stuck.
+//! Storms of events on all CPUs, with readers that are fast, slow and stuck.
 //!
-//! All happens in one pid namespace, where nobody else raises events that can be seen. So the workers,
-//! which raise them, know how many of each kind there are. On a kernel without pid namespaces, they
-//! know that of the kinds that nobody else raises. Each listener has to have read as many as it
-//! asked for, or the kernel has counted the rest as lost. Other listeners may come and go meanwhile, and
-//! none of them is left at the end.
+//! All happens in one pid namespace, where no other process raises visible events. So the workers,
+//! which raise the events, know how many of each kind there are. On a kernel without pid namespaces,
+//! they know this only for the kinds that no other process raises. Each listener has to read all events
+//! that it asked for, unless the kernel counts the rest as lost. Other listeners may come and go
+//! meanwhile, and none of them is left at the end.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -33,10 +33,10 @@ use crate::support::container::{Container, PID, available, lacking};
 use crate::timeouts;
 use crate::wire::{BATCH, IGNORE, LISTEN, mask, proc_listen};
 
-/// How much is to happen.
+/// How much to do.
 #[derive(Args)]
 pub struct Options {
-    /// How long, in seconds.
+    /// How long to run, in seconds.
     #[arg(long, default_value_t = 200)]
     pub seconds: u64,
     /// Whether other listeners come and go meanwhile.
@@ -45,7 +45,7 @@ pub struct Options {
     /// What the workers do. A kernel that is slow with processes has more events without them.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Work::value_variants().to_vec())]
     pub work: Vec<Work>,
-    /// Listen only with BATCH, which also needs less time for an event.
+    /// Listen only with BATCH, which also takes less time for an event.
     #[arg(long)]
     pub batches_only: bool,
 }
@@ -63,7 +63,7 @@ pub enum Work {
     Renames,
     /// Changes user and group ids.
     Ids,
-    /// Becomes session leader, in a child.
+    /// Becomes a session leader, in a child.
     Sessions,
 }
 
@@ -80,7 +80,7 @@ impl Work {
     }
 }
 
-/// Threads that are started at once.
+/// How many threads are started at the same time.
 const THREADS: usize = 4;
 
 /// The receive buffer of a slow reader, in bytes: it overruns.
@@ -89,13 +89,13 @@ const SMALL_BUFFER: u32 = 4096;
 /// How many events a reader takes in a turn.
 const TURN: usize = 1000;
 
-/// A slow reader reads in one of so many turns.
+/// A slow reader reads in one of this many turns.
 const SLOW_TURNS: usize = 20;
 
-/// How often to look whether the workers have ended.
+/// How often to check whether the workers have ended.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// How long the workers have for their last events, and these to come.
+/// How long the workers may take for their last events, and these events to arrive.
 const END_LIMIT: Duration = Duration::from_secs(60);
 
 /// How a reader reads.
@@ -103,11 +103,11 @@ const END_LIMIT: Duration = Duration::from_secs(60);
 enum Pace {
     Fast,
     Slow,
-    /// Not before all is over.
+    /// Only when all is over.
     Stuck,
 }
 
-/// How somebody reads, and what, with which flags.
+/// The pace of a reader, its mask and its flags.
 type Reader = (Pace, u32, u32);
 
 /// All readers.
@@ -130,7 +130,8 @@ const READERS: [Reader; 16] = [
     (Pace::Stuck, mask::FORK | mask::NONZERO_EXIT, 0),
 ];
 
-/// How many events of each kind, by its bit in a mask. A failed exit is counted at both its bits.
+/// How many events of each kind were raised, by the kind's bit in a mask. A failed exit counts for both
+/// of its bits.
 #[derive(Default, Deserialize, Serialize)]
 struct Raised(BTreeMap<u32, u64>);
 
@@ -139,7 +140,7 @@ impl Raised {
         *self.0.entry(bit).or_default() += number;
     }
 
-    /// Adds the begin and the end of a process or thread with this exit status.
+    /// Adds the start and the end of a process or thread with this exit status.
     fn add_process(&mut self, status: i32) {
         self.add(mask::FORK, 1);
         self.add(mask::EXIT, 1);
@@ -165,8 +166,8 @@ impl AddAssign for Raised {
     }
 }
 
-/// A function that raises some events, and counts them, or does something else meanwhile. A worker calls
-/// it over and over.
+/// A function that raises some events and counts them, or does something else to other listeners. A
+/// worker calls it over and over.
 type Load = fn(&mut Raised) -> Result<()>;
 
 /// What is done to other listeners: two workers start and end them, and one kills them.
@@ -214,7 +215,7 @@ fn renames(raised: &mut Raised) -> Result<()> {
     Ok(())
 }
 
-/// To other effective ids and back.
+/// Changes to other effective ids, and back.
 fn ids(raised: &mut Raised) -> Result<()> {
     let (root, other) = (Uid::from_raw(0), Uid::from_raw(4242));
     setresuid(root, other, root)?;
@@ -235,7 +236,7 @@ fn sessions(raised: &mut Raised) -> Result<()> {
     Ok(())
 }
 
-/// Starts, changes and ends listeners in many threads, also two at one socket.
+/// Starts, changes and ends listeners in many threads, also in two threads on one socket.
 fn start_and_end(raised: &mut Raised) -> Result<()> {
     let started = thread::scope(|scope| {
         let threads: Vec<_> = (0..CHURNING)
@@ -283,7 +284,7 @@ fn churn(round: usize) -> Result<usize, ListenerError> {
     Ok(0)
 }
 
-/// Lets a process listen, and kills it.
+/// Starts a process that listens, and kills it.
 fn kill_listener(raised: &mut Raised) -> Result<()> {
     let victim = victim::start(&[mask::EXEC])?;
     let end = child::pidfd(victim.pid())?;
@@ -296,7 +297,7 @@ fn kill_listener(raised: &mut Raised) -> Result<()> {
     Ok(())
 }
 
-/// Runs it, prints the figures, and fails when an event is neither read nor counted as lost.
+/// Runs the storm, and prints the figures. Fails if an event is neither read nor counted as lost.
 pub fn run(options: &Options) -> TestResult {
     let load = || run_in_namespace(options).map_err(|error| Failure::new(format!("{error:#}")));
     Container::start(available(PID), load)?.finish()
@@ -344,8 +345,8 @@ fn run_in_namespace(options: &Options) -> Result<()> {
         stop + timeouts::scaled(END_LIMIT),
     )?;
     raised += add_reports(reports)?;
-    // A loss at the end shows by the number of the event after it. So a few more events are raised, for
-    // which each reader has room.
+    // A loss at the end shows only in the number of the next event. So a few more events are raised,
+    // for which each reader has room.
     read(&mut readers)?;
     for cpu in &cpus {
         pin(*cpu)?;
@@ -357,7 +358,7 @@ fn run_in_namespace(options: &Options) -> Result<()> {
     report(&mut readers, &chosen, &raised, time)
 }
 
-/// Does one thing, on one CPU or any, until it is time to stop.
+/// Repeats a load, on one CPU or any, until it is time to stop.
 fn repeat(load: Load, cpu: Option<usize>, stop: Instant) -> Result<Raised> {
     if let Some(cpu) = cpu {
         pin(cpu)?;
@@ -385,7 +386,7 @@ fn send_report(writer: &OwnedFd, raised: Result<Raised>) -> i32 {
     }
 }
 
-/// Adds up the reports of the workers, which all have ended.
+/// Adds up the reports of the workers, all of which have ended.
 fn add_reports(reports: OwnedFd) -> Result<Raised> {
     let mut text = String::new();
     File::from(reports).read_to_string(&mut text)?;
@@ -442,12 +443,12 @@ fn report(
     let rate = total as f64 / time.as_secs_f64();
     println!("storm: {total} events raised in {time:?}, {rate:.0} a second");
     comparison.report("storm")?;
-    // The readers that are slow or stuck are there to lose some.
+    // The readers that are slow or stuck are there to lose events.
     ensure!(comparison.totals.lost > 0, "no reader lost an event");
     Ok(())
 }
 
-/// What others raise, too, where there is no pid namespace.
+/// The events that other processes raise, too, without a pid namespace.
 const RAISED_BY_OTHERS: u32 = mask::FORK | mask::EXIT | mask::NONZERO_EXIT | mask::COMM;
 
 /// Compares the kernel's accounts with what was raised and read.
@@ -502,10 +503,10 @@ fn compare(readers: &[CountedListener], chosen: &[Reader], raised: &Raised) -> R
             ));
         }
         // The first loss raises ENOBUFS. Another one does so only after the queue has been empty.
-        let told = u64::from(lost > 0)..=lost;
-        if !told.contains(overruns) {
+        let possible = u64::from(lost > 0)..=lost;
+        if !possible.contains(overruns) {
             wrong.push(format!(
-                "{reader}: {lost} were lost and {overruns} times ENOBUFS came"
+                "{reader}: {lost} were lost and ENOBUFS came {overruns} times"
             ));
         }
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Trees of processes whose threads end in every order and in many ways, before a listener for
-//! processes alone. Each process has to have exactly one FORK and exactly one EXIT, with the status that
-//! waitpid(2) tells.
+//! Trees of processes whose threads end in every order and in many ways, with a listener for processes
+//! only. Each process has to have exactly one FORK and exactly one EXIT, with the status that waitpid(2)
+//! returns.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -37,13 +37,13 @@ use crate::support::threads::{ORDERS, end_all, end_in_turn, end_thread};
 use crate::timeouts;
 use crate::wire::{BATCH, Event, PROCESSES, Task, mask};
 
-/// How much is to happen.
+/// How much to do.
 #[derive(Args)]
 pub struct Options {
     /// How many trees.
     #[arg(long, default_value_t = 10_000)]
     pub trees: usize,
-    /// What the trees follow from.
+    /// The seed of the trees.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
 }
@@ -51,7 +51,7 @@ pub struct Options {
 /// How long a tree may take.
 const TREE_LIMIT: Duration = Duration::from_secs(20);
 
-/// Threads of a process that has some, its first one among them.
+/// How many threads a process has if it has more than one, the first one included.
 const THREADS: usize = 3;
 
 /// How a process of a tree ends.
@@ -61,13 +61,13 @@ enum End {
     Alone,
     /// One thread after the other, in this order.
     InTurn([usize; THREADS]),
-    /// All at the same moment.
+    /// All threads at the same moment.
     AtOnce,
-    /// This one ends all, while the others end themselves.
+    /// This thread ends all threads, while the others end themselves.
     EndsAll(usize),
-    /// This one gets a signal that ends all, while the others wait.
+    /// This thread gets a signal that ends all threads, while the others wait.
     Dies(usize, Signal),
-    /// This one executes a program, while the others end themselves.
+    /// This thread executes a program, while the others end themselves.
     Executes(usize),
 }
 
@@ -95,12 +95,12 @@ struct Plan {
     children: Vec<Plan>,
     /// Whether it waits for its children. Otherwise they go to the process that makes the trees.
     waits: bool,
-    /// Whether it is killed from outside, wherever it is then.
+    /// Whether it is killed from outside, at any point of what it does.
     killed: bool,
 }
 
 impl Plan {
-    /// Any process, with descendants down to so many levels.
+    /// A random process, with descendants on up to this many levels.
     fn any(random: &mut Rng, levels: usize) -> Self {
         let children = match levels {
             0 => 0,
@@ -114,7 +114,7 @@ impl Plan {
                 .map(|_| Self::any(random, levels - 1))
                 .collect(),
             waits,
-            // It might have waited for a child, and not have reported it yet.
+            // A process that waits could be killed after the wait, before it reports the status.
             killed: !waits && random.u8(0..8) == 0,
         }
     }
@@ -168,13 +168,13 @@ impl Plan {
     }
 }
 
-/// Statuses that wait(2) told, from all processes to the one who compares them.
+/// Statuses that wait(2) returned, from all processes to the one that compares them.
 struct StatusReports {
     reader: OwnedFd,
     writer: OwnedFd,
 }
 
-/// A process's number and its status.
+/// How many bytes a report has: a process's pid and its status.
 const REPORT: usize = 8;
 
 impl StatusReports {
@@ -191,12 +191,12 @@ impl StatusReports {
         let mut report = [0; REPORT];
         report[..4].copy_from_slice(&pid.as_raw().to_ne_bytes());
         report[4..].copy_from_slice(&code.to_ne_bytes());
-        // Whole, since a pipe takes so few bytes at once.
+        // Written as a whole, since a write of so few bytes to a pipe is atomic.
         File::from(self.writer.try_clone()?).write_all(&report)?;
         Ok(())
     }
 
-    /// Those that are there.
+    /// The reports that have arrived.
     fn take(&self) -> Result<Vec<(i32, u32)>, Failure> {
         let mut reports = Vec::new();
         let mut bytes = [0; 512 * REPORT];
@@ -207,7 +207,7 @@ impl StatusReports {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(reports),
                 Err(error) => return Err(error.into()),
             };
-            expect_eq("bytes of half a report", length % REPORT, 0)?;
+            expect_eq("bytes of an incomplete report", length % REPORT, 0)?;
             reports.extend(bytes[..length].chunks_exact(REPORT).map(|report| {
                 let (pid, code) = report.split_at(4);
                 let word = |bytes: &[u8]| u32::from_ne_bytes(bytes.try_into().expect("a word"));
@@ -221,7 +221,7 @@ impl StatusReports {
 struct Handshakes {
     /// Hands out the number of the next tree, or [`NO_MORE`].
     next: Gate,
-    /// Tells the number of a tree of which all processes were waited for.
+    /// Hands over the number of a tree of which all processes were waited for.
     over: Gate,
     reports: StatusReports,
 }
@@ -253,18 +253,18 @@ impl Handshakes {
         }
     }
 
-    /// Makes a tree, and waits for all of its processes that nobody else waits for.
+    /// Makes a tree, and waits for all of its processes that no other process waits for.
     fn make_tree(&self, mut random: Rng) -> TestResult {
         let plan = Plan::any(&mut random, 2);
         let root = child::fork(|| plan.live(&self.reports))?.into_pid();
         if plan.killed {
-            // Anywhere in what it does.
+            // At any point of what it does.
             for _ in 0..random.u32(0..20_000) {
                 std::hint::spin_loop();
             }
             kill(root, Signal::SIGKILL)?;
         }
-        // Who hands out the trees limits how long this takes.
+        // The process that hands out the trees limits how long this takes.
         loop {
             match waitpid(None, Some(WaitPidFlag::__WALL)) {
                 Err(Errno::ECHILD) => return Ok(()),
@@ -274,48 +274,48 @@ impl Handshakes {
     }
 }
 
-/// What was told of a number, and what wait(2) said: each time that it was a process's.
+/// What was reported about a pid, and what wait(2) returned, for each process that had the pid.
 #[derive(Debug, Default)]
 struct PidHistory {
     begun: usize,
-    told: Vec<u32>,
+    reported: Vec<u32>,
     waited: Vec<u32>,
 }
 
 impl PidHistory {
-    /// Whether both say the same. The ends of two processes may be told and waited for in different
+    /// Whether both are the same. The ends of two processes may be reported and waited for in different
     /// orders.
     fn is_complete(&mut self) -> bool {
-        self.told.sort_unstable();
+        self.reported.sort_unstable();
         self.waited.sort_unstable();
-        self.begun == self.waited.len() && self.told == self.waited
+        self.begun == self.waited.len() && self.reported == self.waited
     }
 }
 
-/// What a listener and wait(2) say of all processes. A number may be used again before the end of its
-/// last process is told.
+/// What a listener and wait(2) report about all processes. A pid may be used again before the end of
+/// its last process is reported.
 #[derive(Debug, Default)]
 struct Lives {
-    /// The numbers of which the two do not say the same, or not yet.
+    /// The pids about which the two do not agree, or not yet.
     incomplete: BTreeMap<i32, PidHistory>,
     /// How many processes began once and ended once, with the status of wait(2).
     complete: usize,
 }
 
 impl Lives {
-    /// Adds what the listener was told.
-    fn add_told(&mut self, event: &Event) -> TestResult {
+    /// Adds an event that the listener read.
+    fn add_event(&mut self, event: &Event) -> TestResult {
         let Task { pid, tgid } = event.subject();
-        expect(pid == tgid, format!("processes alone, got {event:?}"))?;
+        expect(pid == tgid, format!("only processes, got {event:?}"))?;
         match *event {
             Event::Fork { .. } => self.add(pid, |history| history.begun += 1),
-            Event::Exit { code, .. } => self.add(pid, |history| history.told.push(code)),
+            Event::Exit { code, .. } => self.add(pid, |history| history.reported.push(code)),
             _ => return expect(false, format!("FORK or EXIT, got {event:?}")),
         }
         Ok(())
     }
 
-    /// Adds a status that wait(2) said.
+    /// Adds a status that wait(2) returned.
     fn add_waited(&mut self, pid: i32, code: u32) {
         self.add(pid, |history| history.waited.push(code));
     }
@@ -330,14 +330,14 @@ impl Lives {
     }
 }
 
-/// The trees that grow, and the listener.
+/// The growing trees, and the listener.
 struct Forest {
     listener: Listener,
     numbers: SequenceNumbers,
     handshakes: Handshakes,
     /// Trees that were handed out.
     begun: usize,
-    /// Those of them that are not over, and when they were handed out.
+    /// The trees that are not over, and when they were handed out.
     growing: BTreeMap<i32, Instant>,
     lives: Lives,
 }
@@ -355,13 +355,13 @@ impl Forest {
         })
     }
 
-    /// Reads what is there.
+    /// Reads the events and the statuses that have arrived.
     fn read(&mut self) -> TestResult {
         let messages = self.listener.take_queued()?;
         let missing = self.numbers.advance(&messages)?;
         expect_eq("missing numbers", missing, 0)?;
         for received in &messages {
-            self.lives.add_told(&received.event)?;
+            self.lives.add_event(&received.event)?;
         }
         for (pid, code) in self.handshakes.reports.take()? {
             self.lives.add_waited(pid, code);
@@ -369,7 +369,7 @@ impl Forest {
         Ok(())
     }
 
-    /// Lets a process make the next one of so many trees, or end if there are no more.
+    /// Makes a process plant the next of this many trees, or end if there are no more.
     fn hand_out(&mut self, trees: usize) -> TestResult {
         let mut number = NO_MORE;
         if self.begun < trees {
@@ -380,7 +380,7 @@ impl Forest {
         Ok(self.handshakes.next.open(number)?)
     }
 
-    /// Waits until a tree is over. Each of those that grow has to make progress.
+    /// Waits until a tree is over. Expects the oldest growing tree not to take too long.
     fn await_tree(&mut self) -> TestResult {
         let limit = timeouts::scaled(TREE_LIMIT);
         let over = self.handshakes.over.pass_within(limit).map_err(|error| {
@@ -406,13 +406,13 @@ impl Forest {
 
     /// Expects all processes to have begun and ended once.
     fn expect_complete(&mut self) -> TestResult {
-        // What is told twice is told before another process has come and gone.
+        // A second report comes before another process has begun and ended.
         let marker = child::fork(|| 77)?;
         let pid = marker.pid().as_raw();
         let code = status_of(marker)?;
         expect_eq("status", code, 77 << 8)?;
         self.lives.add_waited(pid, code);
-        // The last ends may come when they were waited for.
+        // The last EXIT events may come after the processes were waited for.
         poll_until_done(EVENT_LIMIT, || {
             self.read()?;
             let incomplete = &self.lives.incomplete;
@@ -423,14 +423,15 @@ impl Forest {
     }
 }
 
-/// Runs it, and prints the figures.
+/// Makes the trees, and prints the figures.
 pub fn run(options: &Options) -> TestResult {
     let Options { trees, seed } = *options;
     println!("trees: {trees} from the seed {seed}");
     grow(trees, NO_LIMIT, seed)
 }
 
-/// Makes so many trees, but begins none after this time, in a pid namespace, where nobody else is.
+/// Makes this many trees, but begins none after this time. They are in a pid namespace without other
+/// processes.
 pub fn grow(trees: usize, time: Duration, seed: u64) -> TestResult {
     Container::start(PID, || grow_here(trees, time, seed))?.finish()
 }
@@ -447,7 +448,7 @@ fn grow_here(trees: usize, time: Duration, seed: u64) -> TestResult {
         forest.await_tree()?;
         forest.hand_out(trees)
     })?;
-    // Those that were begun in the time that there was.
+    // These trees were begun before the time was over.
     while !forest.growing.is_empty() {
         forest.await_tree()?;
         forest.hand_out(0)?;
@@ -478,11 +479,11 @@ mod tests {
         }
     }
 
-    /// Adds events, and then statuses; how many lives are complete, and how many numbers are not.
+    /// Adds events, and then statuses. Returns how many lives are complete, and how many pids are not.
     fn lives(events: &[Event], waited: &[(i32, u32)]) -> (usize, usize) {
         let mut lives = Lives::default();
         for event in events {
-            let added = lives.add_told(event);
+            let added = lives.add_event(event);
             added.expect("the event is of a process");
         }
         for (pid, code) in waited {
@@ -497,14 +498,14 @@ mod tests {
 
     #[test]
     fn one_begin_and_one_end_with_the_status_are_complete() {
-        let told = [begin(5), begin(6), end(6, 9), end(5, 0)];
-        assert_eq!(lives(&told, &[(5, 0), (6, 9)]), (2, 0));
+        let events = [begin(5), begin(6), end(6, 9), end(5, 0)];
+        assert_eq!(lives(&events, &[(5, 0), (6, 9)]), (2, 0));
     }
 
     #[test]
     fn a_number_that_is_used_again_has_two_lives() {
-        let told = [begin(5), begin(5), end(5, 9), end(5, 0)];
-        assert_eq!(lives(&told, &[(5, 0), (5, 9)]), (2, 0));
+        let events = [begin(5), begin(5), end(5, 9), end(5, 0)];
+        assert_eq!(lives(&events, &[(5, 0), (5, 9)]), (2, 0));
     }
 
     #[test]
@@ -517,18 +518,22 @@ mod tests {
             (&[begin(5), end(5, 0), end(5, 0)], Some(0)),
             (&[begin(5), end(5, 1)], Some(0)),
         ];
-        for (told, code) in cases {
+        for (events, code) in cases {
             let waited = code.map(|code| (5, code));
-            assert_eq!(lives(told, waited.as_slice()), (0, 1), "{told:?}, {code:?}");
+            assert_eq!(
+                lives(events, waited.as_slice()),
+                (0, 1),
+                "{events:?}, {code:?}"
+            );
         }
     }
 
     #[test]
-    fn an_end_that_is_told_again_later_is_incomplete() {
+    fn an_end_that_is_reported_again_later_is_incomplete() {
         let mut seen = Lives::default();
         seen.add_waited(5, 0);
         for event in [begin(5), end(5, 0), end(5, 0)] {
-            let added = seen.add_told(&event);
+            let added = seen.add_event(&event);
             added.expect("the event is of a process");
         }
         assert_eq!((seen.complete, seen.incomplete.len()), (1, 1));
@@ -537,6 +542,10 @@ mod tests {
     #[test]
     fn a_thread_is_refused() {
         let thread = Task { pid: 6, tgid: 5 };
-        assert!(Lives::default().add_told(&exit(thread, 0, PARENT)).is_err());
+        assert!(
+            Lives::default()
+                .add_event(&exit(thread, 0, PARENT))
+                .is_err()
+        );
     }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A process to be killed, wherever it is in its requests.
+//! A process to be killed at any point of its requests.
 
 use std::io;
 
@@ -7,7 +7,7 @@ use crate::child::{self, Child, Gate};
 use crate::listener::Listener;
 use crate::wire::{LISTEN, mask};
 
-/// Starts a process that listens at two sockets, and goes on asking for these masks at each.
+/// Starts a process that listens on two sockets, and keeps asking for these masks on each.
 pub fn start(masks: &[u32]) -> io::Result<Child> {
     let listening = Gate::new()?;
     let victim = child::fork(|| {

@@ -13,7 +13,7 @@ use crate::harness::{Failure, TestResult};
 /// What the kernel can decide about. Without this, old parsers leave out rules for networks.
 const FEATURES: &str = "/sys/kernel/security/apparmor/features";
 
-/// What a process is confined by. Writing there changes it.
+/// The profile that confines a process. Writing to the file changes it.
 const CURRENT: &str = "/proc/thread-self/attr/apparmor/current";
 
 /// How long the parser may take.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 //! A load in the background: on each CPU, processes begin, lead sessions, run programs, detach and end,
-//! one after the other. While the load pauses, the processes that live go on living, and nothing happens.
+//! one after the other. While the load pauses, the living processes stay, and nothing else happens.
 
 use std::ffi::CStr;
 use std::fs;
@@ -63,7 +63,7 @@ impl Handshakes {
     }
 }
 
-/// The load on all CPUs, up to the end of this process's pid namespace, or of the test.
+/// The load on all CPUs, until the end of this process's pid namespace, or of the test.
 pub struct BackgroundLoad {
     handshakes: Vec<Handshakes>,
 }
@@ -100,9 +100,9 @@ impl BackgroundLoad {
     }
 }
 
-/// Runs a function beside a load whose processes are given the same numbers again and again.
+/// Runs a function beside a load whose processes get the same pids again and again.
 pub fn beside_load(function: impl FnOnce(&BackgroundLoad) -> TestResult) -> TestResult {
-    /// The lowest number that is given again, `RESERVED_PIDS`.
+    /// The lowest pid that is used again, `RESERVED_PIDS`.
     const LOWEST: usize = 300;
     in_container(|| {
         let numbers = 2 * PIDS_PER_CPU * cpus()?.len();
@@ -133,12 +133,12 @@ struct Processes {
     living: Vec<Pid>,
     /// Processes that have ended, and were not reaped.
     zombies: Vec<Pid>,
-    /// A process opens it when it has done what it does.
+    /// A process opens it before it pauses for ever.
     settled: Gate,
 }
 
 impl Processes {
-    /// Does something, whose consequences are over when this returns.
+    /// Does one thing, whose effects are over when this returns.
     fn step(&mut self, random: &mut Rng) -> TestResult {
         match random.u8(0..10) {
             0 => _ = child::fork(|| 0)?.wait()?,
@@ -160,7 +160,7 @@ impl Processes {
         Ok(())
     }
 
-    /// Starts a process that goes on living.
+    /// Starts a process that stays alive.
     fn live(&mut self, function: impl FnOnce() -> i32) -> TestResult {
         self.living.push(child::fork(function)?.into_pid());
         Ok(())
@@ -178,7 +178,7 @@ impl Processes {
         Ok(())
     }
 
-    /// Starts a process whose parent ends, as daemons do it.
+    /// Starts a process whose parent ends, as daemons do.
     fn detach(&mut self) -> TestResult {
         let settled = &self.settled;
         let parent = child::fork(|| {
@@ -214,7 +214,7 @@ impl Processes {
     }
 }
 
-/// Runs a program by another thread than the first.
+/// Runs a program in a thread other than the first.
 fn run_by_thread(program: &CStr, arguments: &[&CStr]) -> i32 {
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -225,7 +225,7 @@ fn run_by_thread(program: &CStr, arguments: &[&CStr]) -> i32 {
     })
 }
 
-/// Ends the first thread, and lets another one live.
+/// Ends the first thread, and keeps another one alive.
 fn lose_first_thread() -> i32 {
     thread::scope(|scope| {
         scope.spawn(|| pause_for_ever());

@@ -31,7 +31,7 @@ impl Group {
             return Err(Failure::skip("the kernel has no CONFIG_CGROUPS"));
         }
         let name = format!("proc-events-test-{}", own_pid());
-        // The hierarchy is one, wherever it is mounted.
+        // There is one hierarchy, wherever it is mounted.
         let mounted = PathBuf::from(format!("/run/{name}"));
         fs::create_dir(&mounted)?;
         let kind = Some("cgroup2");
@@ -105,14 +105,14 @@ impl Drop for Group {
     }
 }
 
-/// A control group below another one. Dropping it removes the group: nobody may be in it by then.
+/// A control group below another one. Dropping it removes the group, which has to be empty by then.
 pub struct Cgroup(PathBuf);
 
-/// How long a task that was reaped may be in its group.
+/// How long a task that was reaped may stay in its group.
 const LEAVE_LIMIT: Duration = Duration::from_secs(5);
 
 impl Cgroup {
-    /// Makes one in the directory of another one.
+    /// Makes a group in the directory of another one.
     pub fn within(directory: &Path, name: &str) -> io::Result<Self> {
         let directory = directory.join(name);
         fs::create_dir(&directory)?;
@@ -129,7 +129,7 @@ impl Cgroup {
         inode_of(&self.0)
     }
 
-    /// Moves a process into it; 0 is the caller's.
+    /// Moves a process into it; 0 is the caller.
     pub fn add(&self, process: i32) -> io::Result<()> {
         self.write("cgroup.procs", &process.to_string())
     }
@@ -139,12 +139,12 @@ impl Cgroup {
         self.write("cgroup.threads", &thread.to_string())
     }
 
-    /// Lets threads of processes of the cgroup above be in it.
+    /// Makes it threaded, so that it may contain single threads of processes of the group above.
     pub fn become_threaded(&self) -> io::Result<()> {
         self.write("cgroup.type", "threaded")
     }
 
-    /// Writes to a file that is there.
+    /// Writes to an existing file.
     fn write(&self, file: &str, text: &str) -> io::Result<()> {
         let mut file = File::options().write(true).open(self.0.join(file))?;
         file.write_all(text.as_bytes())
@@ -155,7 +155,7 @@ impl Cgroup {
         let deadline = timeouts::deadline(LEAVE_LIMIT);
         loop {
             match fs::remove_dir(&self.0) {
-                // Nothing tells when a task has left it.
+                // Nothing reports when a task has left it.
                 Err(error) if error.kind() == ErrorKind::ResourceBusy => {
                     if Instant::now() > deadline {
                         return Err(error);
@@ -179,7 +179,7 @@ impl Drop for Cgroup {
     }
 }
 
-/// The number of a file, which is the id of a group if it is the group's directory.
+/// The inode number of a file. That of a group's directory is the group's id.
 pub fn inode_of(path: &Path) -> io::Result<u64> {
     Ok(fs::metadata(path)?.ino())
 }
@@ -202,7 +202,7 @@ pub fn line_of(task: &str) -> io::Result<Option<String>> {
     Ok(line.map(str::to_owned))
 }
 
-/// `struct pidfd_info`, the first of its sizes.
+/// `struct pidfd_info`, in the first of its sizes.
 #[derive(Default)]
 #[repr(C)]
 struct PidfdInfo {
@@ -218,24 +218,24 @@ const GET_INFO: libc::c_ulong = 3 << 30 | (size_of::<PidfdInfo>() as libc::c_ulo
 const INFO_CGROUP: u64 = 1 << 2;
 
 /// The id of the group that a pidfd's process is in. Unlike /proc/PID/cgroup, it can be read while
-/// another task holds the lock of all groups.
+/// another task holds `cgroup_mutex`.
 pub fn id_of(pidfd: &OwnedFd) -> Result<u64, Failure> {
     let mut info = PidfdInfo {
         mask: INFO_CGROUP,
         ..PidfdInfo::default()
     };
-    // SAFETY: The call reads and writes the structure, whose size it is told.
+    // SAFETY: The call reads and writes the structure, whose size is a part of the request.
     let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), GET_INFO, &raw mut info) };
     Errno::result(result)?;
     if info.mask & INFO_CGROUP == 0 {
         return Err(Failure::new(
-            "the kernel tells no group of a pidfd's process",
+            "the kernel reports no group of a pidfd's process",
         ));
     }
     Ok(info.cgroup)
 }
 
-/// The file by which processes get into the root of all cgroups.
+/// The file that moves processes into the root of all cgroups.
 pub fn root_of(group: &Group) -> PathBuf {
     group.directory().join("../cgroup.procs")
 }

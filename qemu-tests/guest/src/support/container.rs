@@ -24,7 +24,7 @@ use crate::proc_stat::{processes, threads_of};
 use crate::timeouts;
 use crate::wire::{LISTEN, Task};
 
-/// The kinds of namespaces that a kernel may lack: what /proc calls them, and the option.
+/// The kinds of namespaces that a kernel may lack, with their names in /proc and their options.
 const KINDS: [(CloneFlags, &str, &str); 3] = [
     (PID, "pid", "CONFIG_PID_NS"),
     (NET, "net", "CONFIG_NET_NS"),
@@ -43,7 +43,7 @@ pub const USER: CloneFlags = CloneFlags::CLONE_NEWUSER;
 /// The namespaces that a container usually has.
 pub const ALL: CloneFlags = PID.union(NET).union(USER);
 
-/// Those of these kinds of namespaces that the kernel lacks, each with its option.
+/// The kinds of namespaces among these that the kernel lacks, each with its option.
 fn lacks(kinds: CloneFlags) -> impl Iterator<Item = (CloneFlags, &'static str)> {
     let exists = |name: &str| Path::new("/proc/self/ns").join(name).exists();
     KINDS
@@ -57,7 +57,7 @@ pub fn lacking(kinds: CloneFlags) -> Option<&'static str> {
     lacks(kinds).map(|(_, option)| option).next()
 }
 
-/// Those of these kinds of namespaces that the kernel has.
+/// The kinds of namespaces among these that the kernel has.
 pub fn available(kinds: CloneFlags) -> CloneFlags {
     lacks(kinds).fold(kinds, |kinds, (kind, _)| kinds.difference(kind))
 }
@@ -77,7 +77,7 @@ pub const FIRST_ID: u32 = 100_000;
 /// How many ids are mapped from there on.
 pub const IDS: u32 = 1000;
 
-/// A process in namespaces of its own: the first, in a pid namespace. Dropping kills it.
+/// A process in namespaces of its own. In a pid namespace, it is the first. Dropping kills it.
 pub struct Container {
     init: Option<Child>,
     pidfd: OwnedFd,
@@ -144,7 +144,7 @@ impl Container {
         self.spawn_in(self.kinds, function)
     }
 
-    /// As [`Self::spawn`], in some of the container's namespaces.
+    /// Like [`Self::spawn`], in some of the container's namespaces.
     pub fn spawn_in(
         &self,
         kinds: CloneFlags,
@@ -158,10 +158,10 @@ impl Container {
         })?)
     }
 
-    /// Enters some of the container's namespaces. Only the caller's children to come are in an
+    /// Enters some of the container's namespaces. Only the caller's later children are in an
     /// entered pid namespace.
     pub fn enter(&self, kinds: CloneFlags) -> TestResult {
-        // No namespace at all is no argument of setns(2).
+        // setns(2) does not accept an empty set of namespaces.
         if !kinds.is_empty() {
             setns(&self.pidfd, kinds)?;
         }
@@ -178,7 +178,7 @@ impl Container {
         self.listen_by(&[LISTEN, mask])
     }
 
-    /// The same, by this request.
+    /// The same, with this request.
     pub fn listen_by(&self, words: &[u32]) -> Result<Listener, Failure> {
         let handover = Handover::new()?;
         self.run(|| handover.listen(words))?;
@@ -202,7 +202,7 @@ impl Container {
         Ok(())
     }
 
-    /// The number, as the caller sees it, of the container's thread that has this number inside.
+    /// The pid, in the caller's pid namespace, of the container's thread that has this pid inside.
     pub fn outer(&self, inner: i32) -> Result<i32, Failure> {
         let own = fs::read_link(self.proc("ns/pid"))?;
         for (pid, numbers) in threads()? {
@@ -218,7 +218,7 @@ impl Container {
 impl Drop for Container {
     fn drop(&mut self) {
         if let Some(init) = self.init.take() {
-            // It is ours to reap, so its id is its own still.
+            // Only this process reaps it, so that its pid is still its own.
             let _ = kill(self.pid, Signal::SIGKILL);
             let _ = init.wait();
         }
@@ -244,7 +244,7 @@ fn become_root(kinds: CloneFlags) -> nix::Result<()> {
 /// A user without rights.
 pub const NOBODY: u32 = 1000;
 
-/// Becomes a user without rights, who makes namespaces, a user namespace among them, and is root in
+/// Becomes a user without rights, makes namespaces, one of them a user namespace, and becomes root in
 /// them. In a new pid namespace, the next child is the first process.
 pub fn become_nobody_in(kinds: CloneFlags) -> TestResult {
     let (user, group) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
@@ -255,7 +255,7 @@ pub fn become_nobody_in(kinds: CloneFlags) -> TestResult {
     become_root_as(NOBODY)
 }
 
-/// Makes the id outside root's, in a user namespace that this process has just made.
+/// Maps root to this id outside, in a user namespace that this process has just made.
 pub fn become_root_as(id: u32) -> TestResult {
     // After a change of ids, /proc/self belongs to the host's root.
     prctl::set_dumpable(true)?;
@@ -264,14 +264,14 @@ pub fn become_root_as(id: u32) -> TestResult {
     Ok(fs::write("/proc/self/gid_map", format!("0 {id} 1"))?)
 }
 
-/// Keeps what is mounted from now on in this mount namespace.
+/// Keeps later mounts in this mount namespace.
 pub fn keep_mounts() -> nix::Result<()> {
     let nothing: Option<&str> = None;
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(nothing, "/", nothing, private, nothing)
 }
 
-/// Lets /proc show this pid namespace.
+/// Makes /proc show this pid namespace.
 pub fn mount_own_proc() -> nix::Result<()> {
     let (proc, nothing) = (Some("proc"), None::<&str>);
     mount(proc, "/proc", proc, MsFlags::empty(), nothing)
@@ -313,7 +313,7 @@ fn threads() -> Result<Vec<(i32, Vec<i32>)>, Failure> {
     let mut threads = Vec::new();
     for pid in processes()? {
         for thread in threads_of(pid) {
-            // What ends meanwhile is not what is looked for.
+            // A thread that ends meanwhile is not the wanted one.
             let status = format!("/proc/{pid}/task/{thread}/status");
             let status = fs::read_to_string(status).unwrap_or_default();
             threads.push((pid, parse_numbers(&status)));
@@ -345,7 +345,7 @@ impl Handover {
         send_descriptors(&self.sender, &[listener.as_fd().as_raw_fd()])
     }
 
-    /// Has the caller listen, by this request, and hands over the listener.
+    /// Makes the caller listen, with this request, and hands over the listener.
     pub fn listen(&self, words: &[u32]) -> TestResult {
         let listener = open()?;
         listener.request(words)?;
@@ -368,7 +368,7 @@ impl Handover {
             return Err(Failure::new("no listener was handed over"));
         }
         let descriptor = receive_descriptor(&self.receiver)?;
-        // SAFETY: It is a socket, whose ownership goes over.
+        // SAFETY: The descriptor is a socket, whose ownership is passed on.
         let socket = unsafe { Socket::from_raw_fd(descriptor.into_raw_fd()) };
         Ok(Listener::from(socket))
     }
@@ -386,10 +386,10 @@ pub fn map(pid: Pid, kind: &str, map: &str) -> TestResult {
     Ok(fs::write(format!("/proc/{pid}/{kind}_map"), map)?)
 }
 
-/// How far the clock goes ahead in a time namespace of [`with_other_clock`], in seconds.
+/// How far the clock is ahead in a time namespace of [`with_other_clock`], in seconds.
 pub const SECONDS_AHEAD: u64 = 100_000;
 
-/// Runs a function in a time namespace of its own, where CLOCK_BOOTTIME goes ahead. Returns a process
+/// Runs a function in a time namespace of its own, where CLOCK_BOOTTIME is ahead. Returns a process
 /// outside of it, which ends as the one inside does.
 pub fn with_other_clock(function: impl FnOnce() -> TestResult) -> Result<Child, Failure> {
     if !Path::new("/proc/self/ns/time").exists() {

@@ -33,15 +33,15 @@ pub fn receive_descriptor(from: &OwnedFd) -> Result<OwnedFd, Failure> {
     for rights in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(descriptors) = rights {
             if let [descriptor] = descriptors.as_slice() {
-                // SAFETY: The kernel just made this descriptor for us alone.
+                // SAFETY: The kernel just made this descriptor for this call, and nothing else owns it.
                 return Ok(unsafe { OwnedFd::from_raw_fd(*descriptor) });
             }
         }
     }
-    Err(Failure::new("no descriptor came"))
+    Err(Failure::new("no descriptor was received"))
 }
 
-/// Two sockets that are connected.
+/// Two connected sockets.
 pub fn unix_pair() -> nix::Result<(OwnedFd, OwnedFd)> {
     socketpair(
         AddressFamily::Unix,

@@ -6,11 +6,11 @@ use std::{env, fs, io};
 
 use crate::child::own_pid;
 
-/// A directory of a test, which goes when this is dropped, with all that is in it.
+/// A directory of a test, which is removed with all that is in it when this is dropped.
 pub struct Directory(PathBuf);
 
 impl Directory {
-    /// Makes one, for what this name says.
+    /// Makes a directory whose name begins with this one.
     pub fn new(name: &str) -> io::Result<Self> {
         let directory = env::temp_dir().join(format!("{name}-{}", own_pid()));
         fs::create_dir(&directory)?;

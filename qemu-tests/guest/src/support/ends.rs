@@ -9,10 +9,10 @@ use crate::wire::{CN_PROC, IGNORE};
 /// Ends a listener.
 pub type End = fn(&mut Listener) -> Result<(), ListenerError>;
 
-/// All of them.
+/// All of these ways.
 pub const ENDS: [End; 3] = [ignore, leave, bind];
 
-/// Asks the kernel to.
+/// Sends IGNORE.
 pub fn ignore(listener: &mut Listener) -> Result<(), ListenerError> {
     listener.request(&[IGNORE])
 }

@@ -41,7 +41,7 @@ pub enum ExecResult {
 }
 
 impl ExecResult {
-    /// How the process ends, as wait(2) has it.
+    /// How the process ends, as wait(2) encodes it.
     pub fn status(self) -> u32 {
         match self {
             Self::Runs => PROGRAM_STATUS << 8,
@@ -56,7 +56,7 @@ impl ExecResult {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Caller {
     First,
-    /// Another one; what the first one does.
+    /// Another thread, while the first one does this.
     Other(FirstThread),
 }
 
@@ -64,7 +64,7 @@ pub enum Caller {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum FirstThread {
     Waits,
-    /// It has long ended, by itself.
+    /// It ended long before, by itself.
     EndedBefore,
     /// It ends at the same moment.
     EndsMeanwhile,
@@ -74,9 +74,9 @@ pub enum FirstThread {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Place {
     Ordinary,
-    /// The end of its session is asked for, too.
+    /// It leads a session, whose end is asked for, too.
     LeadsSession,
-    /// The first one of a pid namespace, in which somebody listens, too.
+    /// The first process of a pid namespace, in which there is a listener, too.
     FirstOfNamespace,
 }
 
@@ -87,7 +87,7 @@ pub struct Variant {
     pub caller: Caller,
     /// How many more threads there are.
     pub bystanders: usize,
-    /// All are on one CPU, on which the caller runs whenever it can.
+    /// All threads are on one CPU, on which the caller runs whenever it can.
     pub hurried: bool,
     /// Each thread has a tracer.
     pub traced: bool,
@@ -107,11 +107,11 @@ const PROCESS_STATUS: u32 = 6;
 
 /// What a listener received about the process.
 pub struct Observed {
-    /// The process, as the listener numbers it.
+    /// The process, by its pid in the listener's pid namespace.
     pub pid: i32,
     /// The other threads, in the order in which they were made.
     pub threads: Vec<i32>,
-    /// All numbers that were announced, in their order.
+    /// All numbers that FORK events announced, in their order.
     pub announced: Vec<i32>,
     /// All events about the process.
     pub events: Vec<Event>,
@@ -163,9 +163,9 @@ impl Observer {
     /// Waits for the ends of these numbers, unless the listener has received them already.
     fn take_through_exits(&mut self, pids: &[i32]) -> TestResult {
         for pid in pids {
-            let told =
+            let is_end =
                 |event: &Event| matches!(event, Event::Exit { task, .. } if task.pid == *pid);
-            if !self.events.iter().any(told) {
+            if !self.events.iter().any(is_end) {
                 let what = format!("EXIT of {pid}");
                 self.take_through(&what, |received| is_exit(received, *pid))?;
             }
@@ -173,27 +173,27 @@ impl Observer {
         Ok(())
     }
 
-    /// The numbers that were announced.
+    /// The numbers that FORK events announced.
     fn announced(&self) -> Vec<i32> {
         let forks = self.events.iter().filter(|event| event.bit() == mask::FORK);
         forks.map(|event| event.subject().pid).collect()
     }
 
-    /// Those of them that are not the first thread's.
+    /// These numbers without that of the first thread.
     fn threads(&self) -> Vec<i32> {
         let mut threads = self.announced();
         threads.retain(|pid| *pid != self.pid);
         threads
     }
 
-    fn has_seen_the_end(&self) -> bool {
+    fn has_received_the_end(&self) -> bool {
         let pid = self.pid;
         let end = |event: &Event| matches!(event, Event::Exit { task, .. } if task.pid == pid);
         self.events.iter().any(end)
     }
 
     fn finish(mut self, variant: Variant) -> Result<Observed, Failure> {
-        // The last that is told, unless something is told twice.
+        // This is the last event, unless one is reported twice.
         self.take_through_exits(&[self.pid])?;
         self.take_queued()?;
         Ok(Observed {
@@ -212,7 +212,7 @@ struct Gates {
     ready: Gate,
     /// The caller may go on.
     go: Gate,
-    /// What the program that is run waits for.
+    /// The program that is run waits for this.
     end: Gate,
     /// Exec failed.
     failed: Gate,
@@ -299,7 +299,7 @@ fn act(variant: Variant, gates: &Gates) -> TestResult {
         };
         scope.spawn(|| crate::support::process::status(|| call(variant, gates, &meanwhile)));
         match first {
-            // Until the others have ended, which they don't.
+            // The first thread waits until the others have ended, which they don't.
             FirstThread::Waits => {}
             FirstThread::EndedBefore => end_thread(FIRST_STATUS as i32),
             FirstThread::EndsMeanwhile => {
@@ -327,7 +327,7 @@ fn call(variant: Variant, gates: &Gates, meanwhile: &AtomicBool) -> TestResult {
     let failed = match variant.outcome {
         ExecResult::Runs | ExecResult::Killed => {
             let script = format!("read line; exit {PROGRAM_STATUS}");
-            let script = std::ffi::CString::new(script).expect("the script holds no zero");
+            let script = std::ffi::CString::new(script).expect("the script contains no NUL");
             execv(c"/bin/sh", &[c"sh", c"-c", script.as_c_str()])
         }
         ExecResult::FailsAtOnce => execv(c"/nonexistent/program", &[c"program"]),
@@ -357,7 +357,7 @@ fn direct(variant: Variant, gates: &Gates, process: Child, outside: &mut Observe
     let mut traced: Vec<i32> = match (variant.traced, variant.outcome) {
         (true, _) if survives => bystanders.to_vec(),
         (true, _) => threads.clone(),
-        // One for which exec has to wait.
+        // A thread for which exec has to wait.
         (false, ExecResult::Killed) => bystanders[..1].to_vec(),
         (false, _) => vec![],
     };
@@ -371,17 +371,21 @@ fn direct(variant: Variant, gates: &Gates, process: Child, outside: &mut Observe
     gates.go.open(0)?;
     match variant.outcome {
         ExecResult::Runs | ExecResult::FailsLate => {
-            // The caller's number is nobody's by then.
+            // No thread has the caller's number by then.
             traced.retain(|thread| bystanders.contains(thread));
         }
         ExecResult::FailsAtOnce => {
             expect_eq("exec", gates.failed.pass()?, Errno::ENOENT as i32)?;
             outside.take_queued()?;
-            let told = outside
+            let others = outside
                 .events
                 .iter()
                 .filter(|event| event.bit() != mask::FORK);
-            expect_eq("events of the failed exec", told.copied().collect(), vec![])?;
+            expect_eq(
+                "events of the failed exec",
+                others.copied().collect(),
+                vec![],
+            )?;
             gates.go.open(0)?;
         }
         ExecResult::Killed => {
@@ -394,8 +398,8 @@ fn direct(variant: Variant, gates: &Gates, process: Child, outside: &mut Observe
             }
             outside.take_queued()?;
             expect(
-                !outside.has_seen_the_end(),
-                "no EXIT of a process of which a tracer has a thread",
+                !outside.has_received_the_end(),
+                "no EXIT of a process while a tracer has one of its threads",
             )?;
         }
     }
@@ -409,7 +413,7 @@ fn direct(variant: Variant, gates: &Gates, process: Child, outside: &mut Observe
     }
     expect_eq("status", reap(pid)?, variant.outcome.status())?;
     outside.take_through_exits(&[pid.as_raw()])?;
-    // What would be told a second time is told until another process has come and gone.
+    // A second report would come before another process has begun and ended.
     let marker = child::fork(|| 0)?;
     let messages = take_through_exit(&mut outside.listener, marker.pid().as_raw())?;
     outside.keep(messages);
@@ -420,7 +424,7 @@ fn direct(variant: Variant, gates: &Gates, process: Child, outside: &mut Observe
 /// A program that is found to have an impossible address when the old program is gone.
 fn broken_program() -> Result<File, Failure> {
     const PROGRAM_HEADER: usize = 64;
-    // This program's header says which machine it is for.
+    // The header of this program names the machine.
     let mut image = [0; PROGRAM_HEADER + 56];
     File::open("/proc/self/exe")?.read_exact(&mut image[..PROGRAM_HEADER])?;
     let mut put = |place: usize, bytes: &[u8]| {
@@ -434,7 +438,7 @@ fn broken_program() -> Result<File, Failure> {
     put(54, &56u16.to_ne_bytes());
     put(56, &1u16.to_ne_bytes());
     put(58, &[0; 6]);
-    // To be loaded, readable and executable, from the file's begin to where the kernel is.
+    // A segment to load, readable and executable, from the file's start to an address of the kernel.
     put(PROGRAM_HEADER, &1u32.to_ne_bytes());
     put(PROGRAM_HEADER + 4, &5u32.to_ne_bytes());
     put(PROGRAM_HEADER + 16, &0xffff_8000_0000_0000u64.to_ne_bytes());

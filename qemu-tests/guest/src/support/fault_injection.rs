@@ -15,10 +15,10 @@ use crate::harness::{Failure, TestResult, expect};
 use crate::results;
 use protocol::results::names;
 
-/// Counts down with each allocation of the thread, and lets the one fail that reaches 0.
+/// Counts down with each allocation of the thread. The allocation that reaches 0 fails.
 const FAIL_NTH: &str = "/proc/thread-self/fail-nth";
 
-/// Lets the allocations of a process fail that a filter for tasks is to find.
+/// Marks a process whose allocations fail if faults are filtered by task.
 const MAKE_IT_FAIL: &str = "/proc/thread-self/make-it-fail";
 
 /// Faults of slab objects, and of pages.
@@ -28,14 +28,14 @@ const PAGES: &str = "/sys/kernel/debug/fail_page_alloc";
 /// The kernel's caches of slab objects.
 const CACHES: &str = "/sys/kernel/slab";
 
-/// Those of its checkers, which have a reserve of objects: a fault there is nobody's.
+/// The caches of its checkers, which have a reserve of objects: a fault there fails no caller.
 const CHECKERS: [&str; 3] = [
     "kmemleak_object",
     "kmemleak_scan_area",
     "debug_objects_cache",
 ];
 
-/// A file of a setting with another value, until this is dropped.
+/// A file of a setting, which has another value until this is dropped.
 pub struct Setting {
     file: PathBuf,
     before: String,
@@ -50,7 +50,7 @@ impl Setting {
         Ok(Self { file, before })
     }
 
-    /// Leaves listeners to come so little room that they overrun.
+    /// Leaves later listeners so little room that they overrun.
     pub fn little_room() -> io::Result<Self> {
         Self::change("/proc/sys/net/core", "rmem_default", "16384")
     }
@@ -64,7 +64,7 @@ impl Drop for Setting {
     }
 }
 
-/// Changes settings of a kind of fault, and lets it be injected without a word.
+/// Changes settings of a kind of fault, and keeps its injection out of the kernel's log.
 fn change(directory: &str, settings: &[(&str, &str)]) -> Result<Vec<Setting>, Failure> {
     let quiet = [("verbose", "0")];
     let changed = quiet.iter().chain(settings);
@@ -72,7 +72,7 @@ fn change(directory: &str, settings: &[(&str, &str)]) -> Result<Vec<Setting>, Fa
     Ok(changed.collect::<io::Result<_>>()?)
 }
 
-/// Whether the kernel checks itself, and allocates for that what it can do without.
+/// Whether the kernel has checkers, which allocate memory that they can do without.
 pub fn has_checkers() -> bool {
     let caches = Path::new(CACHES);
     CHECKERS.iter().any(|name| caches.join(name).exists())
@@ -111,7 +111,7 @@ impl QuietConsole {
         })
     }
 
-    /// Expects that nothing was logged that means a fault of the kernel.
+    /// Expects that nothing was logged that shows a fault of the kernel.
     pub fn expect_no_fault(&mut self) -> TestResult {
         const FAULTS: [&str; 5] = ["BUG:", "WARNING:", "Oops", "KASAN", "RCU"];
         for record in self.log.records()? {
@@ -150,7 +150,7 @@ pub fn report_failures(failures: u64) {
     results::figure(names::FAULTS, failures as f64);
 }
 
-/// Lets a single allocation of the thread fail, whichever is wanted.
+/// Makes a single allocation of the thread fail, which is chosen by its number.
 pub struct FailNth {
     counter: File,
     failures: Cell<u64>,
@@ -161,7 +161,7 @@ impl FailNth {
     /// For slab objects, whether their allocation may sleep or not.
     pub fn of_slabs() -> Result<Self, Failure> {
         require(SLABS, "CONFIG_FAILSLAB")?;
-        // No page fault is to take a failure that is meant for a system call.
+        // A page fault must not take a failure that is meant for a system call.
         mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE)?;
         let mut settings = change(SLABS, &[("ignore-gfp-wait", "N")])?;
         settings.extend(spare_checkers()?);
@@ -193,13 +193,13 @@ impl Drop for FailNth {
     }
 }
 
-/// Lets this process's allocations of pages that must not sleep fail, until this is dropped.
+/// Until this is dropped, page allocations of this process fail if they must not sleep.
 pub struct NoPages {
     _settings: Vec<Setting>,
 }
 
 impl NoPages {
-    /// From now on.
+    /// Makes them fail from now on.
     pub fn new() -> Result<Self, Failure> {
         require(PAGES, "CONFIG_FAIL_PAGE_ALLOC")?;
         fs::write(MAKE_IT_FAIL, "1")?;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A listener with its picture, and what /proc and pidfds say of the same processes.
+//! A listener with its picture, and what /proc and pidfds show of the same processes.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -26,14 +26,14 @@ pub type Living = BTreeSet<(u64, i32, bool)>;
 pub struct Follower {
     /// The listener.
     pub listener: Listener,
-    /// What it has of the state and the events.
+    /// What the listener knows from the state and the events.
     pub picture: Picture,
     /// Flags of the listener, beside those that the picture needs.
     flags: u32,
 }
 
 impl Follower {
-    /// Listens; the picture is empty.
+    /// Begins to listen, with an empty picture.
     pub fn new(flags: u32) -> Result<Self, Failure> {
         Ok(Self {
             listener: listen(MASK, FLAGS | flags)?,
@@ -42,7 +42,7 @@ impl Follower {
         })
     }
 
-    /// The same with room for little, in bytes.
+    /// The same with a small receive buffer, of this many bytes.
     pub fn with_little_room(flags: u32, room: usize) -> Result<Self, Failure> {
         let follower = Self::new(flags)?;
         setsockopt(&follower.listener, sockopt::RcvBuf, &room)?;
@@ -67,7 +67,7 @@ impl Follower {
         expect(is_exact, "an exact picture")
     }
 
-    /// Reads so many messages.
+    /// Reads this many messages.
     #[track_caller]
     pub fn read(&mut self, count: usize) -> TestResult {
         let limit = timeouts::deadline(EXACT_LIMIT);
@@ -80,8 +80,8 @@ impl Follower {
 
     /// Expects the picture to be the kernel's own, while nothing happens.
     ///
-    /// The end of a process may be told a moment after it was waited for, and seen in /proc until then.
-    /// A picture that is wrong is so for ever.
+    /// The end of a process may be reported a moment after it was waited for, and /proc may show the
+    /// process until then. A picture that is wrong stays wrong.
     #[track_caller]
     pub fn expect_exact(&mut self) -> TestResult {
         let limit = timeouts::deadline(EXACT_LIMIT);
@@ -109,7 +109,7 @@ impl Follower {
     }
 }
 
-/// The processes that live by /proc and pidfds.
+/// The processes that live according to /proc and pidfds.
 fn living_by_proc() -> Result<Living, Failure> {
     let mut living = Living::new();
     for (pid, stat) in living_in_proc()? {

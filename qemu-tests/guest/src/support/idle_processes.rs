@@ -10,7 +10,7 @@ use super::process::{pause_for_ever, status};
 use crate::child::{self, Gate};
 use crate::harness::{Failure, TestResult};
 
-/// So many processes that a state with them takes several datagrams.
+/// Enough processes for a state to take several datagrams.
 pub const MANY_IDLE: usize = 150;
 
 /// Starts a child that does something and then waits to be killed. Returns its pid.
@@ -27,7 +27,7 @@ pub fn start_idle(function: impl FnOnce() -> TestResult) -> Result<i32, Failure>
     Ok(process.into_pid().as_raw())
 }
 
-/// Starts so many children that do nothing.
+/// Starts this many children that do nothing.
 pub fn start_many_idle(count: usize) -> TestResult {
     for _ in 0..count {
         child::fork(|| pause_for_ever())?.into_pid();
@@ -39,7 +39,7 @@ pub fn start_many_idle(count: usize) -> TestResult {
 /// room for thousands. Returns its pid.
 pub fn start_small() -> nix::Result<i32> {
     const STACK: usize = 4096;
-    // As long as the process, which is to be killed.
+    // It lives as long as the process, which is to be killed.
     let stack = Box::leak(vec![0_u128; STACK / size_of::<u128>()].into_boxed_slice());
     let flags = libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_FILES | libc::SIGCHLD;
     let top = stack.as_mut_ptr_range().end.cast();
@@ -47,7 +47,7 @@ pub fn start_small() -> nix::Result<i32> {
     Errno::result(unsafe { libc::clone(wait_for_ever, top, flags, ptr::null_mut()) })
 }
 
-/// What a process does that shares this one's memory.
+/// What the process of [`start_small`] does.
 extern "C" fn wait_for_ever(_: *mut libc::c_void) -> libc::c_int {
     loop {
         // SAFETY: The call takes nothing, and returns only after a signal that has a handler.

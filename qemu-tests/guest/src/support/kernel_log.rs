@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What the kernel logs while a test runs, and what is added to it.
+//! What the kernel logs while a test runs, and lines that are added to its log.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
@@ -20,7 +20,7 @@ impl Log {
         Ok(Self(log))
     }
 
-    /// What was logged since it was asked last, record by record.
+    /// The records that were logged since the last call.
     pub fn records(&mut self) -> io::Result<Vec<String>> {
         let mut records = Vec::new();
         let mut record = [0; 8192];
@@ -38,7 +38,7 @@ impl Log {
 
 /// Adds a line to the kernel's log. The console shows it, too.
 pub fn say(line: &str) -> io::Result<()> {
-    // Who opens the file anew is not limited to a few lines in each second.
+    // The limit of a few lines per second is for each open file, so the file is opened anew.
     let mut log = File::options().write(true).open("/dev/kmsg")?;
     log.write_all(format!("<6>{line}\n").as_bytes())
 }

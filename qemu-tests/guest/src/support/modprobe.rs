@@ -19,7 +19,7 @@ pub struct Modprobe {
 }
 
 impl Modprobe {
-    /// No program: nobody loads a module.
+    /// No program, so that no module is loaded.
     pub fn none() -> Result<Self, Failure> {
         let modprobe = Self::set("exit 1")?;
         fs::write(MODPROBE, "\n")?;

@@ -20,12 +20,12 @@ use crate::harness::{Failure, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::results;
 
-/// Skips a test of the module if the handler is no module.
+/// Skips a test of the module if the handler is not a module.
 #[track_caller]
 pub fn needed() -> TestResult {
     if debugfs::is_built_in() {
         return Err(Failure::skip(
-            "the handler is built in: nobody loads or unloads it",
+            "the handler is built in: it cannot be loaded or unloaded",
         ));
     }
     Ok(())
@@ -51,7 +51,7 @@ pub fn try_load(parameters: &CStr) -> Result<nix::Result<()>, Failure> {
 
 /// The module unloaded, or loaded with other parameters, until this is dropped.
 ///
-/// Nobody may listen when it starts, and when it ends.
+/// There must be no listener when this is made, and when it is dropped.
 pub struct ModuleGuard(());
 
 impl ModuleGuard {
@@ -94,8 +94,8 @@ pub fn expect_unload_refused() -> TestResult {
     )
 }
 
-/// Expects so many references on the module: one for each listener, and one for each state that is
-/// told.
+/// Expects this many references on the module: one for each listener, and one for each state that is
+/// being sent.
 #[track_caller]
 pub fn expect_references(expected: usize) -> TestResult {
     if !debugfs::is_there() || debugfs::is_built_in() {
@@ -114,8 +114,8 @@ pub fn reload() -> TestResult {
     expect_own_events(&mut Listener::listen_all()?)
 }
 
-/// Loads and unloads it so many times while others fork, rename and exit on all CPUs. Reports how often it
-/// did.
+/// Unloads and loads the module this many times while other processes fork, rename and exit on all
+/// CPUs. Reports how often it did.
 pub fn reload_under_load(rounds: usize) -> TestResult {
     needed()?;
     let mut busy = Vec::new();

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! A user whose namespaces can be counted.
 //!
-//! The kernel tells whether a namespace is gone by the number of namespaces that it lets a user have:
-//! with a limit of one, another one can be made only when no other is left, however hidden it is.
+//! The limit on a user's namespaces shows whether a namespace is gone. With a limit of one, a namespace
+//! can be made only when no other is left, however hidden it is.
 
 use std::fs;
 use std::time::Duration;
@@ -20,17 +20,17 @@ use crate::harness::{Failure, TestResult, expect};
 /// queue.
 pub const FREE_LIMIT: Duration = Duration::from_secs(15);
 
-/// How long to pause before the next look whether it did. A look makes namespaces itself, which are to be
-/// freed, too.
+/// How long to pause before the next check whether it did. A check makes namespaces itself, which have
+/// to be freed, too.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Exit status of a process that was refused a namespace.
 const REFUSED_STATUS: i32 = 2;
 
-/// What may be made while namespaces are not counted.
+/// How many namespaces may be made while they are not counted.
 const MANY: u32 = 1000;
 
-/// What is counted.
+/// The kinds of namespaces that are counted.
 const COUNTED: CloneFlags = USER.union(PID).union(NET);
 
 /// A user who makes namespaces, and whose namespaces can be counted.
@@ -92,7 +92,7 @@ impl NamespaceUser {
         self.allow(1)?;
         poll_with_pauses(PAUSE, FREE_LIMIT, || {
             let is_empty = self.is_empty()?;
-            Ok((!is_empty).then(|| "namespaces to be free".to_owned()))
+            Ok((!is_empty).then(|| "namespaces to be freed".to_owned()))
         })?;
         self.allow(MANY)
     }

@@ -13,14 +13,14 @@ use nix::unistd::Pid;
 
 use crate::harness::Failure;
 
-/// The pages that are mapped: the one that describes, and one of records.
+/// The pages that are mapped: the metadata page, and one page of records.
 const PAGE: usize = 4096;
 const LENGTH: usize = 2 * PAGE;
 
-/// Where the describing page has `data_head`.
+/// The offset of `data_head` in the metadata page.
 const HEAD: usize = 1024;
 
-/// `struct perf_event_attr`, the first of its sizes.
+/// `struct perf_event_attr`, in the first of its sizes.
 #[derive(Default)]
 #[repr(C)]
 struct Attributes {
@@ -32,7 +32,7 @@ struct Attributes {
     rest: [u64; 2],
 }
 
-/// `PERF_TYPE_SOFTWARE` and `PERF_COUNT_SW_DUMMY`: counts nothing, and records.
+/// `PERF_TYPE_SOFTWARE` and `PERF_COUNT_SW_DUMMY`: an event that counts nothing, and records.
 const SOFTWARE: u32 = 1;
 const DUMMY: u64 = 9;
 
@@ -50,7 +50,7 @@ pub struct Records {
 }
 
 impl Records {
-    /// Those from now on. Skips the test on a kernel without perf.
+    /// The forks and exits from now on. Skips the test on a kernel without perf.
     pub fn of(pid: Pid) -> Result<Self, Failure> {
         let attributes = Attributes {
             kind: SOFTWARE,
@@ -60,7 +60,7 @@ impl Records {
             ..Attributes::default()
         };
         let (any_cpu, no_group, flags) = (-1, -1, 0);
-        // SAFETY: The call reads the structure, whose size it tells, and takes numbers.
+        // SAFETY: The call reads the structure, which contains its own size, and takes numbers.
         let opened = Errno::result(unsafe {
             libc::syscall(
                 libc::SYS_perf_event_open,
@@ -74,11 +74,11 @@ impl Records {
         if opened == Err(Errno::ENOSYS) {
             return Err(Failure::skip("the kernel has no CONFIG_PERF_EVENTS"));
         }
-        // SAFETY: The call made the descriptor, and nobody else knows of it.
+        // SAFETY: The call made the descriptor, and nothing else owns it.
         let event = unsafe { OwnedFd::from_raw_fd(opened? as i32) };
         let length = NonZeroUsize::new(LENGTH).expect("there are pages");
         let access = ProtFlags::PROT_READ;
-        // SAFETY: The kernel chooses the place, so that nothing else is there.
+        // SAFETY: The kernel chooses the address, so that nothing else is there.
         let memory = unsafe { mmap(None, length, access, MapFlags::MAP_SHARED, &event, 0) }?;
         Ok(Self {
             _event: event,
@@ -87,15 +87,14 @@ impl Records {
         })
     }
 
-    /// Takes the records that are there, and tells the children, by their threads' numbers.
+    /// Takes the records that have arrived. Returns the tids of the forked threads.
     pub fn forks(&mut self) -> Vec<i32> {
         // SAFETY: The page is mapped until this is dropped, and the place is aligned.
         let head = unsafe { self.memory.byte_add(HEAD).cast::<AtomicU64>().as_ref() };
         let head = head.load(Ordering::Acquire) as usize;
         let mut forks = Vec::new();
         while self.read < head {
-            // The kind, and the size with what else the header has above the kind; then pid, ppid,
-            // tid and ptid.
+            // The type; then a word whose upper half is the size; then pid, ppid, tid and ptid.
             let (kind, size) = (self.word(0), self.word(1) >> 16);
             if kind == FORK {
                 forks.push(self.word(4) as i32);
@@ -105,11 +104,11 @@ impl Records {
         forks
     }
 
-    /// A word of the record that is next.
+    /// A word of the next record.
     fn word(&self, index: usize) -> u32 {
         let place = PAGE + (self.read + 4 * index) % PAGE;
-        // SAFETY: Both pages are mapped until this is dropped, records are aligned to 8 bytes, and
-        // the kernel writes to none that it has told of: the page is not full before it is read.
+        // SAFETY: Both pages are mapped until this is dropped. Records are aligned to 8 bytes. The
+        // kernel does not overwrite records before `data_head`: the page is read before it is full.
         unsafe { self.memory.byte_add(place).cast::<u32>().read_volatile() }
     }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Waiting for what no event, signal or handshake tells.
+//! Waiting for what no event, signal or handshake reports.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use crate::harness::{Failure, TestResult, expect};
 use crate::timeouts;
 
-/// Looks again and again, until nothing is awaited any more. `awaited` returns what still is, for the
-/// failure when the limit, which is scaled for this kernel, is over.
+/// Polls until nothing is awaited any more. `awaited` returns what still is, for the failure when the
+/// limit is over. The limit is scaled for this kernel.
 #[track_caller]
 pub fn poll_until_done(
     limit: Duration,
@@ -17,7 +17,8 @@ pub fn poll_until_done(
     poll_with_pauses(Duration::ZERO, limit, awaited)
 }
 
-/// As [`poll_until_done`], but pauses each time for so long. This is for looks that delay what is awaited.
+/// Like [`poll_until_done`], but pauses for this time before each further poll. This is for polls that
+/// delay what is awaited.
 #[track_caller]
 pub fn poll_with_pauses(
     pause: Duration,

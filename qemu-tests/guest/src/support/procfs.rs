@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What /proc and pidfds say of processes: what the state is compared with.
+//! What /proc and pidfds show of processes, to compare the state with it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,7 +18,7 @@ use crate::proc_stat::{Stat, TICK, has_ended, processes, threads_of};
 use crate::wire::{Event, Identity, Task};
 
 impl Stat {
-    /// What the state is to tell of it, if its parent's first thread forked it.
+    /// How the state has to report this process, if its parent's first thread forked it.
     pub fn process(&self, pid: i32) -> Event {
         Event::Process {
             task: Task::leader(pid),
@@ -39,7 +39,7 @@ fn process_has_ended(pid: i32) -> bool {
 pub fn living_in_proc() -> Result<BTreeMap<i32, Stat>, Failure> {
     let mut living = BTreeMap::new();
     for pid in processes()? {
-        // What is gone in between has ended.
+        // A process that is gone in between has ended.
         if let (false, Ok(stat)) = (process_has_ended(pid), Stat::of(pid)) {
             living.insert(pid, stat);
         }
@@ -47,7 +47,7 @@ pub fn living_in_proc() -> Result<BTreeMap<i32, Stat>, Failure> {
     Ok(living)
 }
 
-/// What the state is to tell, if nothing happens meanwhile.
+/// What the state has to report, if nothing happens meanwhile.
 pub fn events_of_proc() -> Result<Vec<Event>, Failure> {
     let living = living_in_proc()?;
     let events = living.iter().map(|(pid, stat)| stat.process(*pid));
@@ -62,7 +62,7 @@ pub fn cgroup_of(pid: i32) -> Result<u64, Failure> {
     }
 }
 
-/// The number of a process in pidfs, 0 for nobody's.
+/// The number of a process in pidfs, 0 for pid 0, which is no process.
 fn number_of(pid: i32) -> Result<u64, Failure> {
     match pid {
         0 => Ok(0),
@@ -70,7 +70,7 @@ fn number_of(pid: i32) -> Result<u64, Failure> {
     }
 }
 
-/// Who a process is, by its pidfd and /proc.
+/// The identity of a process, by its pidfd and /proc.
 pub fn identity_of(pid: i32) -> Result<Identity, Failure> {
     let (stat, process) = (Stat::of(pid)?, number_of(pid)?);
     Ok(Identity {
@@ -95,8 +95,8 @@ pub fn in_container(function: impl FnOnce() -> TestResult) -> TestResult {
 /// Inodes of the initial namespaces, from `enum init_ns_ino` of linux/nsfs.h.
 const INITIAL_NAMESPACES: [(&str, u64); 2] = [("net", 0xefff_fff9), ("user", 0xefff_fffd)];
 
-/// A namespace of this process, by its inode. A kernel without namespaces of that kind has the
-/// initial one, and no file that tells.
+/// A namespace of this process, by its inode. A kernel without namespaces of that kind has only the
+/// initial one, and no file for it.
 pub fn own_namespace(kind: &str) -> Result<u64, Failure> {
     let file = format!("/proc/thread-self/ns/{kind}");
     let initial = INITIAL_NAMESPACES.iter().find(|(name, _)| *name == kind);

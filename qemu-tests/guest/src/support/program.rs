@@ -22,10 +22,10 @@ use crate::timeouts;
 /// How long a program may take to print what is expected.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// How long to pause before the next look at a program that starts.
+/// How long to pause before the next check of a program that starts.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// A program of this name in PATH, where set-up puts what tests run.
+/// A program of this name in PATH, where setup puts what tests run.
 pub fn in_path(name: &str) -> Result<PathBuf, Failure> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
@@ -73,7 +73,7 @@ impl RunningProgram {
         self.child.id() as i32
     }
 
-    /// Waits until the program prints this, after what was waited for before.
+    /// Waits until the program prints this text, after the text that was waited for before.
     #[track_caller]
     pub fn wait_for(&mut self, what: &str) -> Result<(), Failure> {
         let deadline = timeouts::deadline(LIMIT);
@@ -88,7 +88,7 @@ impl RunningProgram {
         }
     }
 
-    /// Waits for a line for which `wanted` returns something, after what was waited for before.
+    /// Waits for a line for which `wanted` returns something, after the text that was waited for before.
     #[track_caller]
     pub fn wait_for_line<T>(
         &mut self,
@@ -127,8 +127,8 @@ impl RunningProgram {
         Ok(length > 0)
     }
 
-    /// Waits until it has a socket in the group of process events, and sleeps: it has sent its
-    /// request then, for it does not sleep in between.
+    /// Waits until it has a socket in the group of process events, and sleeps. It has sent its request
+    /// then, since it does not sleep in between.
     #[track_caller]
     pub fn wait_until_it_listens(&self) -> Result<(), Failure> {
         poll_with_pauses(PAUSE, LIMIT, || {
@@ -143,7 +143,7 @@ impl RunningProgram {
         self.wait_within(LIMIT)
     }
 
-    /// As [`Self::wait`], for what takes longer.
+    /// Like [`Self::wait`], for what takes longer.
     #[track_caller]
     fn wait_within(mut self, limit: Duration) -> Result<(String, bool), Failure> {
         let deadline = timeouts::deadline(limit);
@@ -154,7 +154,7 @@ impl RunningProgram {
         Ok((self.text, self.child.wait()?.success()))
     }
 
-    /// Keeps it from running, so that it does not read events, until it gets SIGCONT.
+    /// Stops it until it gets SIGCONT, so that it does not read events.
     pub fn pause(&self) -> Result<Pid, Failure> {
         let pid = Pid::from_raw(self.pid());
         kill(pid, Signal::SIGSTOP)?;
@@ -175,14 +175,17 @@ impl RunningProgram {
     }
 }
 
-/// Runs a program to its end, within this time. Returns what it said, if it succeeded.
+/// Runs a program to its end, within this time. Returns its output, if it succeeded.
 #[track_caller]
 pub fn run(program: &Path, arguments: &[&str], limit: Duration) -> Result<String, Failure> {
     let program = program.to_string_lossy();
     let started = RunningProgram::start(&[&[&*program], arguments].concat())?;
-    let (said, succeeded) = started.wait_within(limit)?;
-    expect(succeeded, format!("{program} to succeed, it said:\n{said}"))?;
-    Ok(said)
+    let (output, succeeded) = started.wait_within(limit)?;
+    expect(
+        succeeded,
+        format!("{program} to succeed, it printed:\n{output}"),
+    )?;
+    Ok(output)
 }
 
 /// Whether a connector socket with this port id is in the group, by /proc/net/netlink: the columns

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Scenarios: what a task does between two marks, and the events that come of it.
+//! Scenarios: what a task does between two marks, and the events that it raises.
 //!
 //! The events of one task arrive in the order in which they happened. So a task that renames
-//! itself after what is tested proves, with its COMM event, that nothing else is under way: this
-//! is how tests tell "exactly one" and "none" without ever sleeping.
+//! itself after what is tested proves, with its COMM event, that nothing else is under way. This is
+//! how tests check for "exactly one" and "none" without ever sleeping.
 
 use std::ffi::CString;
 
@@ -31,20 +31,20 @@ pub const END: &str = "test ends";
 /// A child that listens to everything until it is killed.
 pub struct ListeningChild {
     child: Child,
-    /// What the child waits for, and nobody opens.
+    /// What the child waits for. It is never opened.
     _never: Gate,
 }
 
 impl ListeningChild {
-    /// Starts one, and waits until it listens.
+    /// Starts a child, and waits until it listens.
     pub fn start() -> Result<Self, Failure> {
         let (listening, never) = (Gate::new()?, Gate::new()?);
         let child = child::fork(|| {
             let Ok(_listener) = Listener::listen_all() else {
                 return 1;
             };
-            let told = listening.open(0);
-            i32::from(told.is_err() || never.pass().is_err())
+            let opened = listening.open(0);
+            i32::from(opened.is_err() || never.pass().is_err())
         })?;
         listening.pass()?;
         Ok(Self {
@@ -78,10 +78,10 @@ pub fn comm(name: &str) -> Comm {
 
 /// Raises a COMM event of the running task with this name, of at most 15 characters.
 pub fn mark(name: &str) -> nix::Result<()> {
-    prctl::set_name(&CString::new(name).expect("names hold no zero"))
+    prctl::set_name(&CString::new(name).expect("names contain no NUL"))
 }
 
-/// Raises this many COMM events of the running task on a CPU, and goes back.
+/// Raises this many COMM events of the running task on a CPU, and moves back.
 pub fn mark_on(cpu: usize, times: usize) -> nix::Result<()> {
     let this = Pid::from_raw(0);
     let before = sched_getaffinity(this)?;
@@ -92,7 +92,7 @@ pub fn mark_on(cpu: usize, times: usize) -> nix::Result<()> {
     sched_setaffinity(this, &before)
 }
 
-/// The same on each CPU, by turns.
+/// The same on each CPU in turn.
 pub fn mark_on_each_cpu(times: usize) -> nix::Result<()> {
     cpus()?.into_iter().try_for_each(|cpu| mark_on(cpu, times))
 }
@@ -150,8 +150,8 @@ pub struct Scene {
     pub child: Task,
     /// What the child's function returned.
     pub number: i32,
-    /// What was received after the first mark, of the whole guest. The last one is the second mark,
-    /// which is a COMM event of the child.
+    /// What was received about the whole guest after the first mark. The last message is the second
+    /// mark, which is a COMM event of the child.
     pub messages: Vec<Received>,
 }
 
@@ -188,8 +188,8 @@ pub fn in_child(
     })
 }
 
-/// Runs a function in this process, between two marks, and takes what was received after the first,
-/// with the second.
+/// Runs a function in this process, between two marks. Returns what was received after the first mark,
+/// up to and including the second.
 pub fn in_self(
     listener: &mut Listener,
     function: impl FnOnce() -> TestResult,
@@ -201,9 +201,9 @@ pub fn in_self(
     take_through_mark(listener, own_task(), END)
 }
 
-/// Expects a listener to hear what this process raises, once.
+/// Expects a listener to get what this process raises, once.
 pub fn expect_own_events(listener: &mut Listener) -> TestResult {
-    let messages = in_self(listener, || Ok(mark("heard")?))?;
+    let messages = in_self(listener, || Ok(mark("reported")?))?;
     let own = messages
         .iter()
         .filter(|received| received.event.subject() == own_task());
@@ -215,8 +215,8 @@ pub fn expect_own_events(listener: &mut Listener) -> TestResult {
 pub const SEQ: u32 = 42;
 pub const ACK: u32 = 77;
 
-/// Sends a request and takes its answer. Exactly one has to be there, with the request's numbers. Events
-/// stay.
+/// Sends a request and takes its answer. Exactly one answer has to be there, with the request's
+/// numbers. Events stay.
 #[track_caller]
 pub fn request(
     listener: &mut Listener,
@@ -234,7 +234,7 @@ pub fn request(
     Ok(*answer)
 }
 
-/// As [`request`], but returns the errno alone.
+/// Like [`request`], but returns only the errno.
 #[track_caller]
 pub fn ask(
     listener: &mut Listener,
@@ -256,17 +256,18 @@ pub fn expect_answer(
     expect_eq("err", ask(listener, data)?, err)
 }
 
-/// Waits for the end of a process: EXIT comes when its parent may have reaped it already.
+/// Waits for the end of a process: EXIT may come after its parent has reaped it.
 pub fn take_through_exit(listener: &mut Listener, pid: i32) -> Result<Vec<Received>, Failure> {
     Ok(listener.take_through(&format!("EXIT of {pid}"), |received| is_exit(received, pid))?)
 }
 
-/// Whether a message tells the end of this task.
+/// Whether a message reports the end of this task.
 pub fn is_exit(received: &Received, pid: i32) -> bool {
     matches!(received.event, Event::Exit { task, .. } if task.pid == pid)
 }
 
-/// Lets a child raise at least one event of every kind. At last it dies of a signal that dumps core.
+/// Makes a child raise at least one event of every kind. In the end, it dies of a signal that dumps
+/// core.
 /// Returns the child's pid, and all messages up to its EXIT.
 pub fn every_kind(listener: &mut Listener) -> Result<(i32, Vec<Received>), Failure> {
     let (ready, go_on) = (Gate::new()?, Gate::new()?);
@@ -297,10 +298,10 @@ pub fn every_kind(listener: &mut Listener) -> Result<(i32, Vec<Received>), Failu
     Ok((pid.as_raw(), messages))
 }
 
-/// Expects so many listeners.
+/// Expects this many listeners.
 ///
 /// The stock kernel does not say how many there are. But its bound sockets get events as soon as it counts
-/// any listener, so that the test can tell 0 from more.
+/// any listener, so that the test can distinguish 0 from more.
 #[track_caller]
 pub fn expect_count(expected: usize) -> TestResult {
     if debugfs::is_there() {
@@ -310,31 +311,32 @@ pub fn expect_count(expected: usize) -> TestResult {
     }
     if expected == 0 {
         let mut silent = Listener::open()?;
-        mark("unheard")?;
-        let heard = silent.take_queued()?.len();
-        expect_eq("messages while there is no listener", heard, 0)?;
+        mark("unreported")?;
+        let received = silent.take_queued()?.len();
+        expect_eq("messages while there is no listener", received, 0)?;
     }
     Ok(())
 }
 
-/// Waits for all of these events, and expects no further event that is `ours`.
+/// Waits for all of these events, and expects no further event that is `relevant`. `reader` names the
+/// listener.
 #[track_caller]
 pub fn expect_exactly(
-    who: &str,
+    reader: &str,
     listener: &mut Listener,
     expected: &[Event],
-    ours: impl Fn(&Event) -> bool,
+    relevant: impl Fn(&Event) -> bool,
 ) -> TestResult {
     for event in expected {
-        listener.wait_for(&format!("{who}: {event:?}"), |received| {
+        listener.wait_for(&format!("{reader}: {event:?}"), |received| {
             received.event == *event
         })?;
     }
-    let more = events(listener)?.into_iter().filter(ours).collect();
-    expect_eq(&format!("{who}: further events"), more, vec![])
+    let more = events(listener)?.into_iter().filter(relevant).collect();
+    expect_eq(&format!("{reader}: further events"), more, vec![])
 }
 
-/// The events that have come, without acknowledgements.
+/// The events that have arrived, without acknowledgements.
 pub fn events(listener: &mut Listener) -> Result<Vec<Event>, Failure> {
     let messages = listener.take_queued()?;
     Ok(without_acks(&messages))

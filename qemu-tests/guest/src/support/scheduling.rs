@@ -13,8 +13,8 @@ pub fn share_a_cpu() -> nix::Result<()> {
     pin(*cpus.first().ok_or(Errno::ENODEV)?)
 }
 
-/// Lets the calling thread run before all ordinary ones on its CPU, whenever it can. What it makes
-/// is ordinary.
+/// Lets the calling thread run before all ordinary ones on its CPU, whenever it can. The threads and
+/// processes that it makes are ordinary.
 pub fn preempt_others() -> nix::Result<()> {
     let parameters = libc::sched_param { sched_priority: 10 };
     let policy = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
@@ -23,8 +23,8 @@ pub fn preempt_others() -> nix::Result<()> {
     Errno::result(result).map(drop)
 }
 
-/// Lets this process run before what it makes from now on, all on one CPU, until it waits for
-/// something. It does not wait for its memory to be read from a file, either.
+/// Lets this process run before the processes that it makes from now on, all on one CPU, until it waits
+/// for something. Its memory is locked, so that it does not wait for a read from a file, either.
 pub fn run_first() -> nix::Result<()> {
     mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE)?;
     share_a_cpu()?;

@@ -24,7 +24,7 @@ pub fn needed(module: &str, flavor: &str) -> TestResult {
 
 fn is_in_force(module: &str) -> Result<bool, Failure> {
     let place = Path::new(SECURITYFS);
-    // A kernel without security modules does not have it.
+    // A kernel without security modules does not have this directory.
     if !place.is_dir() {
         return Ok(false);
     }

@@ -16,10 +16,10 @@ use crate::harness::{Failure, TestResult, expect};
 /// SELinux' own file system.
 const SELINUXFS: &str = "/sys/fs/selinux";
 
-/// What a process is confined by. Writing there changes it.
+/// The context that confines a process. Writing to the file changes it.
 const CURRENT: &str = "/proc/thread-self/attr/current";
 
-/// What every process is confined by that no test confined, once the policy is loaded.
+/// The type of every process that no test confined, once the policy is loaded.
 const BASE: &str = "base_t";
 
 /// The policy in the kernel, enforced until this is dropped. Nothing unloads it.
@@ -28,8 +28,8 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Loads a policy, if SELinux is in force and the policy is not loaded yet. It has to have the
-    /// context that [`context`] makes of [`BASE`] for the initial SIDs.
+    /// Loads a policy, if SELinux is in force and the policy is not loaded already. For the initial
+    /// SIDs, the policy has to have the context that [`context`] makes of [`BASE`].
     pub fn enforce(
         compiler: impl FnOnce() -> Result<PathBuf, Failure>,
         text: &str,
@@ -58,7 +58,7 @@ impl Policy {
 /// How long the compiler may take.
 const COMPILER_LIMIT: Duration = Duration::from_secs(20);
 
-/// The binary form of a policy. What it does not know is allowed.
+/// The binary form of a policy. Classes and permissions that it does not know are allowed.
 fn compile(compiler: &Path, text: &str) -> Result<Vec<u8>, Failure> {
     let directory = Directory::new("policy")?;
     let file = |name| directory.path().join(name);

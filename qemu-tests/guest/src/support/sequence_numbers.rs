@@ -18,7 +18,7 @@ pub fn cpu_and_seq(received: &Received) -> (u32, u32) {
 pub struct SequenceNumbers(BTreeMap<u32, u32>);
 
 impl SequenceNumbers {
-    /// What comes after these messages: after an answer, or after one event of each CPU.
+    /// The numbers after these messages: after an answer, or after one event of each CPU.
     pub fn after(messages: &[Received]) -> Self {
         let next = messages.iter().map(|received| {
             let (cpu, seq) = cpu_and_seq(received);
@@ -49,7 +49,7 @@ impl SequenceNumbers {
         Ok(gap)
     }
 
-    /// As [`Self::advance_to`], for all of these messages.
+    /// Like [`Self::advance_to`], for all of these messages.
     #[track_caller]
     pub fn advance(&mut self, messages: &[Received]) -> Result<u64, Failure> {
         let mut missing = 0;

@@ -14,10 +14,10 @@ use crate::child::{self, Child};
 use crate::harness::{Failure, TestResult};
 use crate::wire::{Event, Left, Task, mask};
 
-/// The events that a listener asks for which follows sessions.
+/// The events that a listener for sessions asks for.
 pub const SESSIONS: u32 = mask::SID | mask::SESSION_END;
 
-/// Bit of a status that tells that a core was written.
+/// The bit of a status that shows that a core was dumped.
 pub const CORE_FLAG: u32 = 0x80;
 
 /// Starts a child that leads a session of its own, and ends with what the function returns.
@@ -32,13 +32,13 @@ pub fn lead_here(function: impl FnOnce() -> i32) -> i32 {
     }
 }
 
-/// Waits for a child's end. Returns its status as wait(2) has it.
+/// Waits for a child's end. Returns its status, as wait(2) encodes it.
 pub fn status_of(child: Child) -> Result<u32, Failure> {
     let ended = waitpid(child.into_pid(), Some(WaitPidFlag::__WALL))?;
     code_of(ended).ok_or_else(|| Failure::new(format!("expected an end, got {ended:?}")))
 }
 
-/// A status as wait(2) has it, if it is that of an end.
+/// A status, as wait(2) encodes it, if it is that of an end.
 pub fn code_of(ended: WaitStatus) -> Option<u32> {
     match ended {
         WaitStatus::Exited(_, status) => Some((status as u32) << 8),
@@ -49,7 +49,7 @@ pub fn code_of(ended: WaitStatus) -> Option<u32> {
     }
 }
 
-/// The begin of a session that this process's child leads.
+/// The start of a session that a child of this process leads.
 pub fn begin(pid: i32) -> Result<Event, Failure> {
     let parent = own_task();
     Ok(Event::Sid {
@@ -77,7 +77,7 @@ pub fn fork_as(pid: i32, deadline: Instant, function: impl FnOnce() -> i32) -> T
     let mut arguments = arguments(0);
     arguments.set_tid = (&raw const pid) as u64;
     arguments.set_tid_size = 1;
-    // Each try has it, but only the child of the one that succeeds takes it.
+    // Each attempt has the function, but only the child of a successful attempt takes it.
     let mut function = Some(function);
     loop {
         let run = || function.take().map_or(1, |function| function());
@@ -86,7 +86,7 @@ pub fn fork_as(pid: i32, deadline: Instant, function: impl FnOnce() -> i32) -> T
                 child.into_pid();
                 return Ok(());
             }
-            // Nothing tells when a number becomes free.
+            // Nothing reports when a pid becomes free.
             Err(Errno::EEXIST) if Instant::now() < deadline => {}
             Err(error) => return Err(error.into()),
         }

@@ -9,8 +9,8 @@ use crate::harness::{Failure, TestResult};
 
 const SLABINFO: &str = "/proc/slabinfo";
 
-/// Caches that have what belongs to namespaces. A kernel may merge one with another of that size;
-/// it never merges that of sockets, whose objects have a constructor.
+/// Caches of objects that belong to namespaces. A kernel may merge a cache with another one of the same
+/// object size. It never merges that of sockets, whose objects have a constructor.
 const CACHES: [&str; 4] = [
     "sock_inode_cache",
     "net_namespace",
@@ -22,7 +22,7 @@ const CACHES: [&str; 4] = [
 pub struct Objects(BTreeMap<String, u64>);
 
 impl Objects {
-    /// The cache that grew most, and by how many.
+    /// The cache that grew most, and by how many objects.
     pub fn most_more_than(self, before: &Self) -> (String, u64) {
         let more = self.0.into_iter().map(|(name, count)| {
             let before = before.0.get(&name).copied().unwrap_or(0);
@@ -37,14 +37,14 @@ pub fn require() -> TestResult {
     if !Path::new(SLABINFO).exists() {
         return Err(Failure::skip("the kernel has no /proc/slabinfo"));
     }
-    // What is freed waits there before it may be used again, and counts as in use.
+    // What is freed waits in KASAN's quarantine before it may be used again, and counts as in use.
     if fs::read_to_string("/proc/kallsyms")?.contains(" kasan_quarantine_put") {
         return Err(Failure::skip("KASAN keeps what was freed"));
     }
     Ok(())
 }
 
-/// How many are in use.
+/// How many objects are in use.
 pub fn objects() -> Result<Objects, Failure> {
     let text = fs::read_to_string(SLABINFO)?;
     let objects = text.lines().filter_map(|line| {

@@ -20,7 +20,7 @@ const fn instruction(code: u32, k: u32) -> libc::sock_filter {
     }
 }
 
-/// Keeps so many bytes of each message, 0 to drop it.
+/// Keeps this many bytes of each message. 0 drops it.
 pub fn keep_bytes(socket: &impl AsFd, bytes: u32) -> io::Result<()> {
     attach(
         socket,
@@ -28,7 +28,7 @@ pub fn keep_bytes(socket: &impl AsFd, bytes: u32) -> io::Result<()> {
     )
 }
 
-/// The same, and takes its time.
+/// The same, by a program that takes long.
 pub fn keep_bytes_slowly(socket: &impl AsFd, bytes: u32) -> io::Result<()> {
     let mut program = vec![instruction(libc::BPF_LD | libc::BPF_IMM, 0); LONGEST];
     program[LONGEST - 1] = instruction(libc::BPF_RET | libc::BPF_K, bytes);

@@ -50,7 +50,7 @@ pub fn listen_in(mask: u32, flags: u32, cgroup_id: u64) -> Result<Listener, Fail
 pub struct StateDump {
     /// The datagrams of the state, without its answer.
     pub datagrams: Vec<Vec<Received>>,
-    /// Whatever else came in between.
+    /// All other messages that came in between.
     pub others: Vec<Received>,
     answer: Option<Received>,
 }
@@ -60,22 +60,23 @@ impl StateDump {
     #[track_caller]
     pub fn read(&mut self, listener: &Listener) -> Result<bool, Failure> {
         let datagram = listener.receive_datagram()?;
-        let datagram = datagram.ok_or_else(|| Failure::new("the next piece of a state"))?;
+        let datagram =
+            datagram.ok_or_else(|| Failure::new("expected the next piece of a state"))?;
         let is_part = |one: &&Received| one.message.netlink.flags & NLM_F_MULTI != 0;
         let parts = datagram.iter().filter(is_part).count();
         match datagram.as_slice() {
             [one] if parts == 0 && is_answer(one) => self.answer = Some(*one),
             others if parts == 0 => self.others.extend(others),
-            parts_alone if parts == parts_alone.len() => self.datagrams.push(datagram),
+            only_parts if parts == only_parts.len() => self.datagrams.push(datagram),
             mixed => {
-                let failure = format!("parts of a state alone, got {mixed:?}");
+                let failure = format!("expected only parts of a state, got {mixed:?}");
                 return Err(Failure::new(failure));
             }
         }
         Ok(self.answer.is_some())
     }
 
-    /// Reads on to the answer, and checks all of it.
+    /// Reads up to the answer, and checks all of the dump.
     #[track_caller]
     pub fn finish(mut self, listener: &Listener) -> Result<Self, Failure> {
         let limit = timeouts::deadline(STATE_LIMIT);
@@ -140,7 +141,7 @@ impl StateDump {
             expect_eq("sender", received.sender, (0, CN_PROC))?;
             let Task { pid, tgid } = received.event.subject();
             expect_eq("process and its first thread", pid, tgid)?;
-            expect(pid > last, format!("a number above {last}, got {pid}"))?;
+            expect(pid > last, format!("a pid above {last}, got {pid}"))?;
             last = pid;
         }
         let times: Vec<_> = self.messages().map(Received::timestamp_ns).collect();
@@ -180,7 +181,7 @@ impl StateDump {
         event.ok_or_else(|| Failure::new(format!("expected {pid} in the state")))
     }
 
-    /// The identity of a process, with the start as /proc has it.
+    /// The identity of a process, with its start rounded down as in /proc.
     #[track_caller]
     pub fn identity(&self, pid: i32) -> Result<Identity, Failure> {
         let identity = self.of(pid).and_then(|received| received.identity);
@@ -192,7 +193,7 @@ impl StateDump {
         })
     }
 
-    /// All its events.
+    /// All of its events.
     pub fn events(&self) -> Vec<Event> {
         self.messages().map(|received| received.event).collect()
     }

@@ -12,4 +12,4 @@ pub const NO_FLAGS: &str = "requests have 4 or 8 bytes, and others are not answe
 pub const NO_STATE: &str = "there is no such request";
 
 pub const FIRST_THREAD_ENDS_PROCESS: &str =
-    "the end of the first thread is told as that of its process";
+    "the end of the first thread is reported as that of its process";

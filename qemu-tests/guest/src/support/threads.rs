@@ -25,11 +25,11 @@ static WAIT_LIMIT: libc::timespec = libc::timespec {
     tv_nsec: 0,
 };
 
-/// The threads of a process, each by a word that is 1 until it ended: the kernel clears it then,
-/// see set_tid_address(2). The thread counts as gone by that time.
+/// One word for each thread of a process. It is 1 until the thread has ended: the kernel clears it
+/// then, see set_tid_address(2). The thread counts as gone by that time.
 static RUNNING: [AtomicU32; 3] = [const { AtomicU32::new(1) }; 3];
 
-/// Ends the calling thread alone.
+/// Ends only the calling thread.
 pub fn end_thread(status: i32) -> ! {
     // SAFETY: No frame of this thread holds what others need.
     unsafe { libc::syscall(libc::SYS_exit, status) };
@@ -38,12 +38,12 @@ pub fn end_thread(status: i32) -> ! {
 
 /// Ends the process of the calling thread.
 pub fn end_all(status: i32) -> ! {
-    // SAFETY: Ends the process; nothing of it is left to be unsound.
+    // SAFETY: The call ends the process, so that nothing is left to be unsound.
     unsafe { libc::_exit(status) }
 }
 
-/// Starts a process whose first thread ends with this status, and in which another one then does
-/// something, and ends with what that returns.
+/// Starts a process whose first thread ends with this status. Then another thread runs the function,
+/// and ends with what it returns.
 pub fn without_first_thread(
     status_of_first: i32,
     function: impl FnOnce() -> i32 + Send,
@@ -59,7 +59,7 @@ pub fn without_first_thread(
     })
 }
 
-/// Ends the calling thread alone. The kernel clears the thread's word.
+/// Ends only the calling thread. The kernel clears the thread's word.
 pub fn end_thread_as(index: usize, status: i32) -> ! {
     // SAFETY: The word lives as long as the process.
     unsafe { libc::syscall(libc::SYS_set_tid_address, RUNNING[index].as_ptr()) };
@@ -106,8 +106,8 @@ pub fn reap(pid: Pid) -> Result<u32, Failure> {
     reap_all(&[pid])
 }
 
-/// Waits for the ends of children or tracees, which may wait for one another to be reaped; the status
-/// of the last one that is named. What stops a tracee does not concern it.
+/// Waits for the ends of children or tracees, which may wait for one another to be reaped. Returns the
+/// status of the last one that is named. A tracee that stops is continued.
 pub fn reap_all(pids: &[Pid]) -> Result<u32, Failure> {
     let mut left = pids.to_vec();
     let mut last = 0;
@@ -137,7 +137,7 @@ pub fn reap_all(pids: &[Pid]) -> Result<u32, Failure> {
 
 /// Waits until a task of /proc (its first thread, if it is a process) has ended and is not reaped.
 pub fn await_zombie(task: &str) -> TestResult {
-    // Nothing tells it to a process that is not the parent.
+    // Nothing reports it to a process that is not the parent.
     poll_until_done(EVENT_LIMIT, || {
         let stat = Stat::of(task)?;
         Ok((stat.state != 'Z').then(|| format!("{task} to end, got {stat:?}")))
@@ -157,7 +157,7 @@ pub const ORDERS: [[usize; 3]; 6] = [
 /// How the last thread of a process ends.
 #[derive(Clone, Copy, Debug)]
 pub enum LastThread {
-    /// The thread ends itself alone.
+    /// The thread ends only itself.
     Itself,
     /// The thread ends all threads.
     All,
@@ -190,7 +190,7 @@ pub fn try_wait(pid: Pid) -> nix::Result<WaitStatus> {
     waitpid(pid, Some(WaitPidFlag::WNOHANG))
 }
 
-/// Threads of each process whose threads end at once.
+/// How many threads each process has whose threads end at the same moment.
 pub const THREADS_AT_ONCE: usize = 4;
 
 /// Starts a process whose threads end at the same moment, each in a way that depends on the round.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A tracer of others, see ptrace(2).
+//! A tracer of other processes, see ptrace(2).
 
 use nix::sys::ptrace::{self, Options};
 use nix::sys::wait::{WaitPidFlag, waitpid};
@@ -7,7 +7,7 @@ use nix::unistd::Pid;
 
 use crate::harness::TestResult;
 
-/// Attaches to a thread of another process, and detaches. The thread runs on.
+/// Attaches to a thread of another process, and detaches. The thread keeps running.
 pub fn trace(thread: Pid) -> TestResult {
     ptrace::seize(thread, Options::empty())?;
     ptrace::interrupt(thread)?;

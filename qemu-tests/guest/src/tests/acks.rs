@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Acknowledgements (C19, C20): exactly one for each request, to the requester alone.
+//! Acknowledgements (C19, C20): exactly one for each request, to the requester only.
 
 use std::collections::BTreeSet;
 use std::thread;
@@ -166,9 +166,9 @@ fn a_refused_request_changes_nothing() -> TestResult {
     expect_eq("answers", answers, vec![refusal(SEQ), refusal(SEQ + 1)])
 }
 
-/// The answer's second word says what the kernel does; it is 0 in older ones.
+/// The answer's second word has a bit for each feature of the kernel. It is 0 on older kernels.
 fn carries_the_feature_word() -> TestResult {
-    // One is for what only kernels with cgroups have.
+    // Only kernels with cgroups have bit 8.
     let features: u32 = 0x2ff | u32::from(cgroup::are_there()) << 8;
     let mut listener = Listener::open()?;
     for words in [&[LISTEN][..], &[LISTEN, mask::SID], &[UNKNOWN], &[IGNORE]] {
@@ -181,7 +181,7 @@ fn carries_the_feature_word() -> TestResult {
     Ok(())
 }
 
-/// Each IGNORE that ends a listener has what is sent to it dropped, while another thread's request is
+/// Each IGNORE that ends a listener drops what is being sent to it, while another thread's request is
 /// being answered.
 fn threads_that_share_a_socket_get_all_their_answers() -> TestResult {
     const THREADS: u32 = 2;
@@ -189,7 +189,7 @@ fn threads_that_share_a_socket_get_all_their_answers() -> TestResult {
     const REQUESTS: u32 = 50;
     const ROUNDS: u32 = 40;
     let mut listener = Listener::open()?;
-    // So that an answer is on its way for a while.
+    // This keeps an answer on its way for a while.
     keep_bytes_slowly(&listener, u32::MAX)?;
     for _ in 0..ROUNDS {
         let shared = &listener;
@@ -213,7 +213,8 @@ fn threads_that_share_a_socket_get_all_their_answers() -> TestResult {
     Ok(())
 }
 
-/// Listens for what nobody raises, and stops, again and again, with numbers from `first` on.
+/// Listens for an event that no process raises, and stops, again and again. The sequence numbers of
+/// the requests begin at `first`.
 fn ask(listener: &Listener, first: u32, requests: u32) -> TestResult {
     for seq in first..first + requests {
         let request = match seq % 2 {

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Whose a new session is: by its event, and the old way, by /proc after its event (C11).
+//! Which process a new session came from: by its event, and the old way, by /proc after its event
+//! (C11).
 //!
-//! What a supervisor reads in /proc is what is there by the time it reads: the leader may be gone,
-//! its parent may be, and which session it left is nowhere. The event says what was.
+//! /proc shows a supervisor the state at the time when it reads. By then, the leader or its parent
+//! may be gone, and nothing shows which session the leader left. The event has the state at
+//! setsid().
 
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::setsid;
@@ -30,7 +32,7 @@ const NO_FIELDS: &str = "the event has no such fields";
 /// How many sessions begin in each test.
 const LEADERS: usize = 200;
 
-/// A service that makes leaders, and what is known of a leader that came from it.
+/// A service that makes leaders, and what each of its leaders left.
 struct Service {
     process: Child,
     left: Left,
@@ -57,8 +59,8 @@ impl Service {
     }
 }
 
-/// Makes leaders that end at once, and waits until the kernel has reaped them all: one that had
-/// not called setsid() yet would have another parent.
+/// Makes leaders that end immediately, and waits until the kernel has reaped them all. If the
+/// service ended earlier, a child that had not called setsid() yet would have another parent.
 fn make_short_sessions() -> TestResult {
     for _ in 0..LEADERS {
         let _ = child::fork(|| i32::from(setsid().is_err()))?.into_pid();
@@ -67,7 +69,8 @@ fn make_short_sessions() -> TestResult {
     Ok(())
 }
 
-/// What the next leader left, according to its event; the service's own session is passed over.
+/// Returns the next leader, and what it left according to its event. Skips the service's own
+/// session.
 fn next(listener: &mut Listener, service: &Service) -> Result<(i32, Left), Failure> {
     let pid = service.process.pid().as_raw();
     let received = listener.wait_for("SID", |received| {
@@ -79,7 +82,7 @@ fn next(listener: &mut Listener, service: &Service) -> Result<(i32, Left), Failu
     }
 }
 
-/// A process's parent and session, according to /proc; none if it is gone.
+/// Returns a process's parent and session according to /proc, or `None` if the process is gone.
 fn by_proc(pid: i32) -> Option<(i32, i32)> {
     let stat = Stat::of(pid).ok()?;
     (stat.session > 0).then_some((stat.parent, stat.session))
@@ -89,7 +92,7 @@ fn leaders_that_are_gone_are_attributed_by_their_events() -> TestResult {
     let mut listener = Listener::listen(mask::SID)?;
     let service = Service::start(make_short_sessions)?;
     let pid = service.process.pid();
-    // The reader is as late as it may be: all leaders are gone.
+    // The reader is as late as possible: all leaders are gone.
     expect_eq("service", waitpid(pid, None)?, WaitStatus::Exited(pid, 0))?;
     let (mut by_event, mut by_proc_too) = (0, 0);
     for _ in 0..LEADERS {
@@ -105,7 +108,8 @@ fn leaders_whose_parents_are_gone_are_attributed_by_their_events() -> TestResult
     let mut listener = Listener::listen(mask::SID)?;
     let (begun, never) = (Gate::new()?, Gate::new()?);
     let service = Service::start(|| {
-        // The classic daemon: its parent ends when it has begun, and somebody else becomes its.
+        // The classic daemon: its parent ends once the daemon has begun, and the daemon gets
+        // another parent.
         let _ = child::fork(|| {
             let waited = setsid().map(drop).map_err(Into::into).and_then(|()| {
                 begun.open(0)?;
@@ -123,7 +127,7 @@ fn leaders_whose_parents_are_gone_are_attributed_by_their_events() -> TestResult
     let (parent, session) = by_proc(leader).ok_or_else(|| Failure::new("the leader is gone"))?;
     expect(
         parent != expected.parent_tgid && session == leader,
-        format!("/proc to know nothing of {expected:?}, got {parent} and {session}"),
+        format!("/proc to show nothing of {expected:?}, got {parent} and {session}"),
     )?;
     expect_eq("left", left, expected)
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Events that share a datagram (C54), if the listener asked for it, and as soon as they wait to be read.
+//! Events that share a datagram (C54), if the listener asked for it, and while they wait to be read.
 
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd};
@@ -63,19 +63,19 @@ pub const TESTS: &[Test] = &Declaration::new()
         test!(a_listener_in_a_container_gets_batches).covers(&[Line::C21]),
     ]);
 
-/// How many events the first datagram may have: it was made for one, when nothing waited.
+/// How many events the first datagram may have: it was made for one event, when none was queued.
 const FIRST_AT_MOST: usize = 8;
 
-/// How many a further one has at least, if more than that wait.
+/// How many events each further datagram has at least, if more than that are queued.
 const FULL_AT_LEAST: usize = 40;
 
-/// A listener for renames in batches, whose answer was read; and which number the answer's CPU goes
-/// on with.
+/// Returns a listener for renames in batches, whose answer was read, and the next sequence number of
+/// the answer's CPU.
 fn listen(listener: Listener) -> Result<(Listener, SequenceNumbers), Failure> {
     listener.request(&proc_listen(LISTEN, mask::COMM, BATCH))?;
     let answer = listener.receive_datagram()?;
     let Some([answer]) = answer.as_deref() else {
-        return Err(Failure::new(format!("one answer, got {answer:?}")));
+        return Err(Failure::new(format!("expected one answer, got {answer:?}")));
     };
     expect_eq("answer", answer.event, Event::Ack { err: 0 })?;
     let first = SequenceNumbers::after(&[*answer]);
@@ -97,7 +97,7 @@ fn lengths(datagrams: &[Vec<Received>]) -> Vec<usize> {
     datagrams.iter().map(Vec::len).collect()
 }
 
-/// Expects so many events, all of the type that may share a datagram, and no gap.
+/// Expects `count` events, all of the type that may share a datagram, and no gap.
 #[track_caller]
 fn expect_all(events: &[Received], first: &SequenceNumbers, count: usize) -> TestResult {
     expect_eq("events", events.len(), count)?;
@@ -184,7 +184,7 @@ fn an_answer_has_a_datagram_of_its_own() -> TestResult {
     expect_all(&events, &first, 6)
 }
 
-/// How many events a new listener with the buffer of every user keeps, if it does not read.
+/// Returns how many events a new listener with the default buffer keeps, if it does not read.
 fn kept(flags: u32) -> Result<usize, Failure> {
     const TOO_MANY: usize = 5000;
     let mut listener = Listener::open_unprivileged()?;
@@ -203,8 +203,8 @@ fn the_default_buffer_keeps_2300_events() -> TestResult {
     expect(batches >= 2300, format!("2300 events, got {batches}"))
 }
 
-/// A listener with the default buffer overruns. Each event is read, or missing and counted as lost, and
-/// there are so many ENOBUFS.
+/// A listener with the default buffer overruns. Each event is read, or is missing and counted as lost.
+/// The listener gets `expected` ENOBUFS.
 fn an_overrun_is_a_gap(no_enobufs: bool, expected: usize) -> TestResult {
     const TOO_MANY: usize = 3000;
     let (mut listener, first) = listen(Listener::open_unprivileged()?)?;
@@ -227,7 +227,7 @@ fn an_overrun_is_a_gap(no_enobufs: bool, expected: usize) -> TestResult {
     expect_eq("all", line.delivered + line.lost, TOO_MANY as u64 + 3)
 }
 
-/// Peeks into a buffer of so many bytes: how many a whole datagram has.
+/// Peeks into a buffer of this size, in bytes. Returns the length of the whole datagram.
 fn peek(listener: &Listener, buffer: usize) -> nix::Result<usize> {
     let mut bytes = vec![0; buffer];
     let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC | MsgFlags::MSG_DONTWAIT;
@@ -237,7 +237,7 @@ fn peek(listener: &Listener, buffer: usize) -> nix::Result<usize> {
 fn a_datagram_that_was_peeked_at_stays_as_it_is() -> TestResult {
     let (listener, first) = batches()?;
     rename(3)?;
-    // As programs do that want to know which buffer they need.
+    // This is how a program finds out which buffer size it needs.
     let length = peek(&listener, 0)?;
     expect_eq("bytes", length, 3 * MESSAGE_SIZE)?;
     rename(4)?;
@@ -265,7 +265,7 @@ fn a_buffer_that_is_too_small_is_reported() -> TestResult {
     expect_eq("bytes", message.bytes, MESSAGE_SIZE + 10)?;
     let event = Received::decode(&bytes[..MESSAGE_SIZE], (0, 1)).map_err(Failure::new)?;
     expect_eq("missing numbers before it", first.advance_to(&event)?, 0)?;
-    // The rest of the datagram is lost, and seen in the numbers.
+    // The rest of the datagram is lost, which the sequence numbers show.
     rename(1)?;
     let after = listener.take_datagrams()?.concat();
     expect_eq("events after it", after.len(), 1)?;
@@ -275,7 +275,7 @@ fn a_buffer_that_is_too_small_is_reported() -> TestResult {
 fn with_a_filter_each_event_has_a_datagram() -> TestResult {
     let (listener, first) = batches()?;
     rename(3)?;
-    // What waits already is not the filter's business.
+    // The filter does not affect events that are already queued.
     keep_bytes(&listener, u32::MAX)?;
     rename(3)?;
     setsockopt_none(&listener, libc::SO_DETACH_FILTER)?;
@@ -321,9 +321,9 @@ fn a_buffer_that_shrinks_keeps_what_is_queued() -> TestResult {
         messages: mut events,
         enobufs,
     } = listener.drain()?;
-    expect(events.len() >= QUEUED, "what was queued before")?;
+    expect(events.len() >= QUEUED, "the events that were queued before")?;
     expect_eq("number of ENOBUFS", enobufs, 1)?;
-    // With hardly any room, there is always some for a first datagram.
+    // Even with hardly any room, there is always room for a first datagram.
     rename(1)?;
     events.extend(listener.take_queued()?);
     let line = Listing::of(listener.port_id()?)?;
@@ -332,7 +332,7 @@ fn a_buffer_that_shrinks_keeps_what_is_queued() -> TestResult {
     expect_eq("all", line.delivered + line.lost, 2 * QUEUED as u64 + 1)
 }
 
-/// All datagrams that are there, each with its sender.
+/// Returns all queued datagrams, each with its sender.
 fn datagrams_and_senders(listener: &Listener) -> Result<Vec<(Vec<Received>, Sender)>, Failure> {
     let mut datagrams = Vec::new();
     while let Some((bytes, sender)) = receive(listener, BATCH_SIZE)? {
@@ -353,7 +353,8 @@ fn each_datagram_names_its_sender() -> TestResult {
     expect(got.len() > 1, "several datagrams")
 }
 
-/// In a user namespace whose ids are mapped while events wait. Each map makes a new sender.
+/// The listener is in a user namespace whose ids are mapped while events are queued. Each map makes a
+/// new sender.
 fn events_from_two_senders_share_no_datagram() -> TestResult {
     const EVENTS: usize = 20;
     const SENDERS: [Sender; 3] = [NOBODY_KNOWN, (0, 0, OVERFLOW_ID), ROOT];
@@ -372,13 +373,13 @@ fn events_from_two_senders_share_no_datagram() -> TestResult {
         println!("{:?}", lengths(&datagrams));
         expect(datagrams.len() < EVENTS, "events that share datagrams")?;
         expect_all(&datagrams.concat(), &first, SENDERS.len() * EVENTS)?;
-        // Whom each event is from, in the order in which they were raised.
-        let told = datagrams.iter().zip(senders);
-        let told: Vec<_> = told
+        // The sender of each event, in the order in which the events were raised.
+        let received = datagrams.iter().zip(senders);
+        let received: Vec<_> = received
             .flat_map(|(datagram, sender)| vec![sender; datagram.len()])
             .collect();
         let expected = SENDERS.map(|sender| [sender; EVENTS]).concat();
-        expect_eq("senders of events", told, expected)
+        expect_eq("senders of events", received, expected)
     })?;
     for kind in ["uid", "gid"] {
         raised.pass()?;
@@ -441,7 +442,7 @@ fn a_reader_that_is_woken_once_gets_all_events() -> TestResult {
         rename(1 + round % 7)?;
         let count = epoll.wait(&mut woken, EpollTimeout::ZERO)?;
         expect_eq("sockets to read", count, 1)?;
-        // Until EAGAIN, as a program has to that is woken for changes alone.
+        // Reads until EAGAIN, as a program has to with edge-triggered epoll.
         let events = listener.take_datagrams()?.concat();
         expect_all(&events, &first, 1 + round % 7)?;
         first.advance(&events)?;
@@ -451,8 +452,8 @@ fn a_reader_that_is_woken_once_gets_all_events() -> TestResult {
     Ok(())
 }
 
-/// One CPU raises events. On another one, a program learns the length of each datagram before it reads
-/// it.
+/// One CPU raises events. On another CPU, a program peeks for the length of each datagram before it
+/// reads the datagram.
 fn a_datagram_has_the_length_that_a_peek_returned() -> TestResult {
     const EVENTS: usize = 20_000;
     let [writers, readers, ..] = cpus()?[..] else {
@@ -500,7 +501,7 @@ fn readers_on_all_cpus_get_each_event_once() -> TestResult {
         })();
         i32::from(raised.is_err())
     })?;
-    // Renames of this process's threads would be events, too: they have no names.
+    // The threads of this process get no names, because each rename would be an event, too.
     let deadline = timeouts::deadline(Duration::from_secs(40));
     let count = std::sync::atomic::AtomicUsize::new(0);
     let relaxed = std::sync::atomic::Ordering::Relaxed;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Events of one cgroup, if the listener asks for it (C53): a listener with `PROC_CN_LISTEN_CGROUP` is told
-//! of what happens to processes in that cgroup and below it.
+//! Events of one cgroup, if the listener asks for it (C53): a listener with `PROC_CN_LISTEN_CGROUP` gets
+//! the events of processes in that cgroup and below it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -89,7 +89,7 @@ const UNKNOWN_TO_STOCK: &str = "all get the events of all cgroups";
 
 const NO_SUCH: u32 = Errno::ENOENT as u32;
 
-/// The cgroups of a test. They go in the order in which they stand here.
+/// The cgroups of a test. They are removed in the order of these fields.
 struct Cgroups {
     below: Cgroup,
     inside: Cgroup,
@@ -110,23 +110,23 @@ impl Cgroups {
         })
     }
 
-    /// The two of which one is below the other, and the one beside them.
+    /// `below`, its parent `inside`, and `beside`.
     fn places(&self) -> [&Cgroup; 3] {
         [&self.below, &self.inside, &self.beside]
     }
 
-    /// The directory of the root, in which this process is.
+    /// The directory of the root cgroup, which this process is in.
     fn root(&self) -> PathBuf {
         self.above.directory().join("..")
     }
 }
 
-/// A listener for what happens in a cgroup and below it.
+/// A listener for the events of a cgroup and below it.
 fn listen_in(cgroup: &Cgroup, mask: u32) -> Result<Listener, Failure> {
     Ok(Listener::listen_in(mask, 0, cgroup.id()?)?)
 }
 
-/// Asks for a cgroup, and takes the answer from among the messages that are there: the last one.
+/// Asks for a cgroup. Returns the `err` of the last answer among the queued messages.
 fn ask(listener: &mut Listener, mask: u32, id: u64) -> Result<u32, Failure> {
     listener.request(&proc_listen_in(LISTEN, mask, CGROUP, id))?;
     let messages = listener.take_queued()?;
@@ -137,7 +137,7 @@ fn ask(listener: &mut Listener, mask: u32, id: u64) -> Result<u32, Failure> {
             Event::Ack { err } => Some(err),
             _ => None,
         });
-    answer.ok_or_else(|| Failure::new(format!("an answer, got {messages:?}")))
+    answer.ok_or_else(|| Failure::new(format!("expected an answer, got {messages:?}")))
 }
 
 /// Starts a function in a process that begins in a cgroup.
@@ -148,32 +148,32 @@ fn fork_into(cgroup: &Cgroup, function: impl FnOnce() -> TestResult) -> Result<P
     Ok(child::clone3(&arguments, || status(function))?.into_pid())
 }
 
-/// Waits for the end of a child, which has to succeed.
+/// Waits until a child ends, and expects it to succeed.
 fn finish(child: Pid) -> TestResult {
     let ended = waitpid(child, None)?;
     expect_eq("the end", ended, WaitStatus::Exited(child, 0))
 }
 
-/// Raises an event in a process that begins in a cgroup; the process.
+/// Raises an event in a process that begins in a cgroup. Returns the process.
 fn mark_in(cgroup: &Cgroup) -> Result<Task, Failure> {
     run_in(cgroup, || Ok(mark("in a cgroup")?))
 }
 
-/// Runs a function in a process that begins in a cgroup; the process.
+/// Runs a function in a process that begins in a cgroup. Returns the process.
 fn run_in(cgroup: &Cgroup, function: impl FnOnce() -> TestResult) -> Result<Task, Failure> {
     let process = fork_into(cgroup, function)?;
     finish(process)?;
     Ok(Task::leader(process.as_raw()))
 }
 
-/// What a thread does when it is told to.
+/// What a thread does on command.
 #[derive(Clone, Copy, PartialEq)]
 enum Action {
     Mark,
     Fork,
-    /// The program that is run succeeds.
+    /// Executes a program that succeeds.
     Execute,
-    /// The thread alone.
+    /// Ends only the thread.
     End,
 }
 
@@ -181,7 +181,7 @@ impl Action {
     const ALL: [Self; 4] = [Self::Mark, Self::Fork, Self::Execute, Self::End];
 }
 
-/// A thread that does what it is told to.
+/// A thread that acts on command.
 struct ControlledThread {
     command: Gate,
     done: Gate,
@@ -195,7 +195,7 @@ impl ControlledThread {
         })
     }
 
-    /// What the thread does.
+    /// Runs in the thread, and executes its commands.
     fn run(&self) -> TestResult {
         self.done.open(own_tid())?;
         loop {
@@ -219,13 +219,13 @@ impl ControlledThread {
         Ok(self.done.pass()?)
     }
 
-    /// Lets the thread do something, and waits until it has.
+    /// Has the thread do something, and waits until it is done.
     fn act(&self, action: Action) -> TestResult {
         self.command.open(action as i32)?;
         Ok(self.done.pass().map(drop)?)
     }
 
-    /// Lets the thread begin an action after which it is gone.
+    /// Has the thread begin an action that it does not return from.
     fn leave(&self, action: Action) -> TestResult {
         Ok(self.command.open(action as i32)?)
     }
@@ -282,43 +282,43 @@ impl TwoThreads {
     }
 }
 
-/// The kinds of the events that have come, and whom they are about.
+/// The kind and the subject of each queued event.
 fn kinds_received(listener: &mut Listener) -> Result<Vec<(&'static str, Task)>, Failure> {
     let events = events(listener)?;
-    let told = events.iter().map(|event| (event.kind(), event.subject()));
-    Ok(told.collect())
+    let kinds = events.iter().map(|event| (event.kind(), event.subject()));
+    Ok(kinds.collect())
 }
 
-/// The same, up to the end of a process.
+/// The same for the events up to the end of a process.
 fn kinds_through_exit(
     listener: &mut Listener,
     pid: i32,
 ) -> Result<Vec<(&'static str, Task)>, Failure> {
     let messages = take_through_exit(listener, pid)?;
     let events = without_acks(&messages);
-    let told = events.iter().map(|event| (event.kind(), event.subject()));
-    Ok(told.collect())
+    let kinds = events.iter().map(|event| (event.kind(), event.subject()));
+    Ok(kinds.collect())
 }
 
-/// Lets what is being told be told to all, when one has heard it: until another process has come and
-/// gone.
+/// Waits until an event that one listener has received has been sent to all others, too: until another
+/// process has begun and ended.
 fn settle() -> TestResult {
     succeed(child::fork(|| 0)?)
 }
 
-/// What a listener was told: of these processes and all their descendants, and of others.
+/// What a listener received: the events of some processes and all their descendants, and of others.
 #[derive(Default)]
 struct FamilyEvents {
     family: Vec<Received>,
     others: Vec<Received>,
 }
 
-/// Takes what comes until these processes and all their descendants have ended.
+/// Takes events until these processes and all their descendants have ended.
 fn take_through_ends(listener: &mut Listener, roots: &[Task]) -> Result<FamilyEvents, Failure> {
     let deadline = timeouts::deadline(EVENT_LIMIT);
     let mut family: BTreeSet<i32> = roots.iter().map(|task| task.tgid).collect();
     let mut alive = family.clone();
-    let mut told = FamilyEvents::default();
+    let mut taken = FamilyEvents::default();
     while !alive.is_empty() {
         let Some(received) = listener.receive(deadline)? else {
             return Err(Failure::new(format!("the ends of {alive:?} did not come")));
@@ -335,14 +335,14 @@ fn take_through_ends(listener: &mut Listener, roots: &[Task]) -> Result<FamilyEv
             _ => {}
         }
         if family.contains(&received.event.subject().tgid) {
-            told.family.push(received);
+            taken.family.push(received);
         } else {
-            told.others.push(received);
+            taken.others.push(received);
         }
     }
-    // Those of two CPUs are in no order.
-    told.family.sort_by_key(Received::timestamp_ns);
-    Ok(told)
+    // Events of different CPUs come in no particular order.
+    taken.family.sort_by_key(Received::timestamp_ns);
+    Ok(taken)
 }
 
 /// Raises every kind of event in a process in a cgroup, and its children.
@@ -413,10 +413,10 @@ fn the_root_has_everything_below_it() -> TestResult {
         let task = mark_in(cgroup)?;
         expected.push(("comm", task));
     }
-    let mut heard = kinds_received(&mut listener)?;
-    // The root is everybody's.
-    heard.retain(|told| expected.contains(told));
-    expect_eq("events", heard, expected)
+    let mut received = kinds_received(&mut listener)?;
+    // Other processes are in the root, too.
+    received.retain(|event| expected.contains(event));
+    expect_eq("events", received, expected)
 }
 
 fn a_child_that_begins_in_the_cgroup_is_reported() -> TestResult {
@@ -462,7 +462,7 @@ fn a_process_that_is_moved_is_reported_in_its_new_cgroup() -> TestResult {
     let threads = TwoThreads::start(beside)?;
     let (leader, thread) = (threads.leader(), threads.thread());
     let mut listener = listen_in(inside, mask::COMM | mask::FORK)?;
-    for (cgroup, is_told) in [
+    for (cgroup, is_reported) in [
         (beside, false),
         (inside, true),
         (beside, false),
@@ -475,18 +475,18 @@ fn a_process_that_is_moved_is_reported_in_its_new_cgroup() -> TestResult {
         threads.first.act(Action::Mark)?;
         threads.other.act(Action::Mark)?;
         threads.other.act(Action::Fork)?;
-        let told = kinds_received(&mut listener)?;
-        // Of the child, its kind is all that is known.
-        let known = told.iter().filter(|(kind, _)| *kind != "fork");
+        let received = kinds_received(&mut listener)?;
+        // The child's pid is not known: its FORK is only counted.
+        let known = received.iter().filter(|(kind, _)| *kind != "fork");
         let known: Vec<_> = known.copied().collect();
-        let (comms, forks) = match is_told {
+        let (comms, forks) = match is_reported {
             true => (vec![("comm", leader), ("comm", thread)], 1),
             false => (vec![], 0),
         };
         let place = cgroup.directory().display();
         expect_eq(
             &format!("forks in {place}"),
-            told.len() - known.len(),
+            received.len() - known.len(),
             forks,
         )?;
         expect_eq(&format!("events in {place}"), known, comms)?;
@@ -509,7 +509,7 @@ fn a_tracer_is_reported_in_the_cgroup_of_its_tracee() -> TestResult {
     threads.end_last()
 }
 
-/// A process in `inside`, of which a thread is in `below`, and listeners in both.
+/// A process in `inside` with a thread in `below`, and a listener for each of the two cgroups.
 struct Threaded {
     threads: TwoThreads,
     inside: Listener,
@@ -531,9 +531,9 @@ impl Threaded {
         })
     }
 
-    /// Expects that this is told in `inside`, or in both.
+    /// Expects these events in `inside`, and in `below` if `also_below`.
     #[track_caller]
-    fn expect_told(&mut self, expected: &[(&'static str, Task)], also_below: bool) -> TestResult {
+    fn expect_events(&mut self, expected: &[(&'static str, Task)], also_below: bool) -> TestResult {
         expect_eq("inside", &kinds_received(&mut self.inside)?[..], expected)?;
         let expected = if also_below { expected } else { &[] };
         expect_eq("below", &kinds_received(&mut self.below)?[..], expected)
@@ -544,16 +544,16 @@ fn a_thread_in_a_threaded_cgroup_is_reported_there() -> TestResult {
     let mut scene = Threaded::new(mask::COMM, |threads| threads.other_thread)?;
     let (leader, thread) = (scene.threads.leader(), scene.threads.thread());
     scene.threads.first.act(Action::Mark)?;
-    scene.expect_told(&[("comm", leader)], false)?;
+    scene.expect_events(&[("comm", leader)], false)?;
     scene.threads.other.act(Action::Mark)?;
-    scene.expect_told(&[("comm", thread)], true)?;
-    // And back.
+    scene.expect_events(&[("comm", thread)], true)?;
+    // And the other way round.
     scene.cgroups.inside.add_thread(thread.pid)?;
     scene.cgroups.below.add_thread(leader.pid)?;
     scene.threads.first.act(Action::Mark)?;
-    scene.expect_told(&[("comm", leader)], true)?;
+    scene.expect_events(&[("comm", leader)], true)?;
     scene.threads.other.act(Action::Mark)?;
-    scene.expect_told(&[("comm", thread)], false)?;
+    scene.expect_events(&[("comm", thread)], false)?;
     scene.threads.end_first()?;
     scene.threads.end_last()
 }
@@ -566,12 +566,12 @@ fn a_process_in_threaded_cgroups_ends_where_its_first_thread_is() -> TestResult 
         };
         let mut scene = Threaded::new(mask::EXIT, moved)?;
         let (leader, thread) = (scene.threads.leader(), scene.threads.thread());
-        // The first thread is not the last.
+        // The first thread is not the last one that ends.
         scene.threads.end_first()?;
         scene.threads.end_last()?;
-        let told = kinds_through_exit(&mut scene.inside, leader.pid)?;
+        let received = kinds_through_exit(&mut scene.inside, leader.pid)?;
         let expected = [("exit", thread), ("exit", leader)];
-        expect_eq("inside", told, expected.to_vec())?;
+        expect_eq("inside", received, expected.to_vec())?;
         settle()?;
         let expected = vec![expected[usize::from(leader_is_below)]];
         expect_eq("below", kinds_received(&mut scene.below)?, expected)?;
@@ -584,17 +584,17 @@ fn an_exec_by_a_thread_takes_the_process_to_its_threaded_cgroup() -> TestResult 
     let leader = scene.threads.leader();
     scene.threads.other.leave(Action::Execute)?;
     finish(scene.threads.process)?;
-    let mut told = kinds_through_exit(&mut scene.below, leader.pid)?;
-    // Where the number is told that vanishes is not what is tested.
-    told.retain(|(_, task)| *task == leader);
+    let mut received = kinds_through_exit(&mut scene.below, leader.pid)?;
+    // The test does not check where the end of the caller's old number is reported.
+    received.retain(|(_, task)| *task == leader);
     let expected = vec![("exec", leader), ("exit", leader)];
-    expect_eq("below", told, expected.clone())?;
-    let mut told = kinds_through_exit(&mut scene.inside, leader.pid)?;
-    told.retain(|(_, task)| *task == leader);
-    expect_eq("inside", told, expected)
+    expect_eq("below", received, expected.clone())?;
+    let mut received = kinds_through_exit(&mut scene.inside, leader.pid)?;
+    received.retain(|(_, task)| *task == leader);
+    expect_eq("inside", received, expected)
 }
 
-/// Also if it is moved without its first thread: what has ended is not moved.
+/// This holds also if the process is moved later: a thread that has ended is not moved.
 fn a_process_ends_where_its_first_thread_ended(is_moved: bool) -> TestResult {
     let cgroups = Cgroups::new()?;
     let mut inside = listen_in(&cgroups.inside, mask::EXIT | mask::COMM)?;
@@ -613,13 +613,13 @@ fn a_process_ends_where_its_first_thread_ended(is_moved: bool) -> TestResult {
         true => (of_process, of_thread),
         false => ([of_thread, of_process].concat(), vec![]),
     };
-    let told = kinds_through_exit(&mut inside, leader.pid)?;
-    expect_eq("inside", told, in_there)?;
+    let received = kinds_through_exit(&mut inside, leader.pid)?;
+    expect_eq("inside", received, in_there)?;
     settle()?;
     expect_eq("beside", kinds_received(&mut beside)?, over_there)
 }
 
-/// What was logged that may have to do with cgroups or listeners, or is a fault.
+/// Returns the new log records that may concern cgroups or listeners, or report a fault.
 fn concerned(log: &mut Log) -> io::Result<Vec<String>> {
     const WORDS: [&str; 6] = [
         "cgroup",
@@ -662,7 +662,7 @@ fn a_listener_whose_cgroup_is_removed_stays_and_gets_nothing() -> TestResult {
     mark_elsewhere(&cgroups)?;
     expect_eq("events", kinds_received(&mut listener)?, vec![])?;
     expect_eq("listed", Listing::of(listener.port_id()?)?, before)?;
-    // It can't be had again.
+    // A removed cgroup cannot be asked for again.
     expect_eq("err", ask(&mut listener, mask::COMM, id)?, NO_SUCH)?;
     expect_eq("listed", Listing::of(listener.port_id()?)?, before)?;
     let other = cgroups.beside.id()?;
@@ -673,7 +673,7 @@ fn a_listener_whose_cgroup_is_removed_stays_and_gets_nothing() -> TestResult {
         .iter()
         .map(|received| received.event.subject())
         .collect();
-    expect_eq("whom events are about", tasks, vec![task, other_task])?;
+    expect_eq("subjects of events", tasks, vec![task, other_task])?;
     expect_eq("missing numbers", first.missing(&all)?, 0)?;
     expect_eq("log", concerned(&mut log)?, vec![])
 }
@@ -686,14 +686,14 @@ fn a_cgroup_of_the_same_name_is_another_one() -> TestResult {
     let mut new = listen_in(&again, mask::COMM)?;
     let task = mark_in(&again)?;
     expect_eq(
-        "the new one's",
+        "events of the new one",
         kinds_received(&mut new)?,
         vec![("comm", task)],
     )?;
-    expect_eq("the old one's", kinds_received(&mut old)?, vec![])
+    expect_eq("events of the old one", kinds_received(&mut old)?, vec![])
 }
 
-/// How many cgroups below were removed, and are not gone.
+/// Returns how many cgroups below this one were removed but are not freed yet.
 fn dying(cgroup: &Cgroup) -> Result<u32, Failure> {
     let text = fs::read_to_string(cgroup.directory().join("cgroup.stat"))?;
     let line = text
@@ -702,17 +702,17 @@ fn dying(cgroup: &Cgroup) -> Result<u32, Failure> {
     Ok(line.unwrap_or_default().parse()?)
 }
 
-/// How long a cgroup may take to be gone, for which some grace periods and workers have to pass.
+/// How long a cgroup may take to be freed: some grace periods and work items come first.
 const GONE_LIMIT: Duration = Duration::from_secs(10);
 
 fn expect_gone(cgroup: &Cgroup) -> TestResult {
     poll_until_done(GONE_LIMIT, || {
         let dying = dying(cgroup)?;
-        Ok((dying > 0).then(|| format!("removed cgroups to be gone, got {dying}")))
+        Ok((dying > 0).then(|| format!("removed cgroups to be freed, got {dying}")))
     })
 }
 
-/// Lets a listener not listen to its cgroup any more; what is left of it.
+/// Makes a listener stop listening to its cgroup. Returns the listener if its socket is still open.
 type HowItEnds = fn(Listener, &Cgroups) -> Result<Option<Listener>, Failure>;
 
 fn a_removed_cgroup_is_freed_when_its_last_listener_ends() -> TestResult {
@@ -748,8 +748,8 @@ fn a_removed_cgroup_is_freed_when_its_last_listener_ends() -> TestResult {
     Ok(())
 }
 
-/// Ids, and what a process in `inside` is answered that asks for them: one that sees all cgroups, or
-/// those alone that are in `inside`.
+/// Ids, and the `err` of the answer when a process in `inside` asks for each. The process sees all
+/// cgroups, or only those in `inside`.
 fn ids(cgroups: &Cgroups, all: bool) -> Result<Vec<(u64, u32)>, Failure> {
     let outside = if all { 0 } else { NO_SUCH };
     let inside = cgroups.inside.id()?;
@@ -759,7 +759,7 @@ fn ids(cgroups: &Cgroups, all: bool) -> Result<Vec<(u64, u32)>, Failure> {
         (cgroups.beside.id()?, outside),
         (cgroups.above.id()?, outside),
         (inode_of(&cgroups.root())?, outside),
-        // Files, and nothing at all.
+        // The id of a file, and ids that do not exist.
         (
             inode_of(&cgroups.inside.directory().join("cgroup.procs"))?,
             NO_SUCH,
@@ -780,7 +780,7 @@ fn only_cgroups_in_its_cgroup_namespace_are_accepted() -> TestResult {
                 unshare(CloneFlags::CLONE_NEWCGROUP)?;
             }
             for (id, err) in ids {
-                // By a socket that does not listen yet, and by a listener.
+                // First, the socket does not listen yet. Once an id is accepted, it does.
                 let mut listener = Listener::open()?;
                 for _ in 0..2 {
                     let what = format!("err of {id}, when all are seen: {all}");
@@ -815,7 +815,7 @@ fn a_cgroup_that_the_sender_cannot_see_changes_nothing() -> TestResult {
         kinds_received(&mut listener)?,
         vec![("comm", task)],
     )?;
-    // What it sees, it can have.
+    // The sender can ask for a cgroup that it sees.
     let sender = fork_into(&cgroups.inside, || {
         unshare(CloneFlags::CLONE_NEWCGROUP)?;
         expect_eq("err", ask(&mut listener, mask::COMM, inside)?, 0)
@@ -834,7 +834,7 @@ fn a_container_filters_within_itself() -> TestResult {
     let cgroups = Cgroups::new()?;
     let other = Cgroup::within(cgroups.inside.directory(), "other")?;
     for cgroup in [&cgroups.inside, &cgroups.below, &other] {
-        // A container's root may move processes into it, and out of it within those that it may.
+        // A container's root may move processes between these cgroups.
         let file = cgroup.directory().join("cgroup.procs");
         chown(file, Some(FIRST_ID), Some(FIRST_ID))?;
     }
@@ -878,7 +878,7 @@ fn the_host_follows_a_container_by_its_cgroup() -> TestResult {
     let cgroups = Cgroups::new()?;
     let kinds = mask::FORK | mask::COMM | mask::EXIT;
     let mut host = listen_in(&cgroups.inside, kinds)?;
-    let (ready, placed, told) = (Gate::new()?, Gate::new()?, Gate::new()?);
+    let (ready, placed, looked_up) = (Gate::new()?, Gate::new()?, Gate::new()?);
     let container = Container::start(ALL, || {
         ready.open(0)?;
         placed.pass()?;
@@ -886,7 +886,7 @@ fn the_host_follows_a_container_by_its_cgroup() -> TestResult {
             status(|| {
                 mark("in a container")?;
                 ready.open(child::own_pid())?;
-                Ok(told.pass().map(drop)?)
+                Ok(looked_up.pass().map(drop)?)
             })
         })?;
         succeed(process)
@@ -896,7 +896,7 @@ fn the_host_follows_a_container_by_its_cgroup() -> TestResult {
     cgroups.inside.add(first.pid)?;
     placed.open(0)?;
     let child = Task::leader(container.outer(ready.pass()?)?);
-    told.open(0)?;
+    looked_up.open(0)?;
     container.finish()?;
     let expected = [
         Event::Fork {
@@ -920,8 +920,8 @@ fn listening_again_changes_the_cgroup_without_a_gap() -> TestResult {
     let mut listener = listen_in(inside, mask::COMM)?;
     let first = SequenceNumbers::first(&mut listener)?;
     let mut all = Vec::new();
-    // What is asked for, and in which of the places something is told then.
-    for (cgroup, told) in [
+    // The cgroup that is asked for, and the places whose events are reported then.
+    for (cgroup, reported) in [
         (Some(inside), vec![0, 1]),
         (None, vec![0, 1, 2]),
         (Some(below), vec![0]),
@@ -946,14 +946,14 @@ fn listening_again_changes_the_cgroup_without_a_gap() -> TestResult {
         let mut messages = listener.take_queued()?;
         messages.retain(|received| received.event.bit() != 0);
         all.extend(messages.clone());
-        let mut expected: Vec<_> = told.iter().map(|place| tasks[*place]).collect();
+        let mut expected: Vec<_> = reported.iter().map(|place| tasks[*place]).collect();
         if cgroup.is_none() {
             expected.push(own_task());
-            // A listener that asks for no cgroup hears others, too.
+            // A listener that asks for no cgroup gets events of other processes, too.
             messages.retain(|received| expected.contains(&received.event.subject()));
         }
         let tasks = messages.iter().map(|received| received.event.subject());
-        expect_eq("whom events are about", tasks.collect(), expected)?;
+        expect_eq("subjects of events", tasks.collect(), expected)?;
     }
     expect_eq("missing numbers", first.missing(&all)?, 0)
 }
@@ -1010,22 +1010,22 @@ fn each_listener_gets_its_own_cgroup() -> TestResult {
     }
     expect_eq("inside", kinds_received(&mut inside)?, in_there)?;
     expect_eq("beside", kinds_received(&mut beside)?, over_there)?;
-    let mut told = kinds_received(&mut all)?;
-    told.retain(|told| anywhere.contains(told));
-    expect_eq("anywhere", told, anywhere)
+    let mut received = kinds_received(&mut all)?;
+    received.retain(|event| anywhere.contains(event));
+    expect_eq("anywhere", received, anywhere)
 }
 
-/// A cgroup that is there for a moment, again and again, as two threads see it.
+/// A cgroup that exists for a moment, again and again, as two threads see it.
 #[derive(Default)]
 struct Moment {
-    /// The id of the one that is or was there, 0 before the next one.
+    /// The id of the current or last cgroup, or 0 until the next one is made.
     id: AtomicU64,
-    /// How often somebody asked for it.
+    /// How often the other thread asked for the cgroup.
     asked: AtomicU64,
     stop: AtomicBool,
 }
 
-/// How long the cgroups may come and go.
+/// How long cgroups may be made and removed.
 const MOMENTS_LIMIT: Duration = Duration::from_secs(40);
 
 impl Moment {
@@ -1044,7 +1044,7 @@ impl Moment {
                 std::hint::spin_loop();
             }
             cgroup.remove()?;
-            // Until somebody was told that it is gone.
+            // Waits until a request for the cgroup has failed.
             self.wait(deadline, || self.id.load(Ordering::Acquire) == 0)?;
         }
         Ok(())
@@ -1052,25 +1052,25 @@ impl Moment {
 
     fn wait(&self, deadline: Instant, is_over: impl Fn() -> bool) -> TestResult {
         while !is_over() && !self.stop.load(Ordering::Relaxed) {
-            expect(Instant::now() < deadline, "the other thread")?;
+            expect(Instant::now() < deadline, "the other thread to go on")?;
             thread::yield_now();
         }
         Ok(())
     }
 
-    /// Asks for the one that is there until there is none; how often it was found.
+    /// Asks for the current cgroup until it is gone. Returns how often it was found.
     fn ask_until_gone(&self, listener: &mut Listener, deadline: Instant) -> Result<u64, Failure> {
         self.wait(deadline, || self.id.load(Ordering::Acquire) != 0)?;
         let id = self.id.load(Ordering::Acquire);
         let mut found = 0;
-        // Of 0, where the other thread has failed, there is none.
+        // If the other thread has ended, the id is 0, which no cgroup has.
         loop {
             let err = ask(listener, mask::SID, id)?;
             self.asked.fetch_add(1, Ordering::AcqRel);
             match err {
                 0 => found += 1,
                 NO_SUCH => break,
-                err => return Err(Failure::new(format!("err 0 or ENOENT, got {err}"))),
+                err => return Err(Failure::new(format!("expected err 0 or ENOENT, got {err}"))),
             }
             expect(Instant::now() < deadline, "the cgroup to be removed")?;
         }
@@ -1081,7 +1081,7 @@ impl Moment {
 
 fn a_cgroup_that_is_removed_meanwhile_is_found_or_not() -> TestResult {
     const ROUNDS: usize = 300;
-    // On a busy host, fewer rounds have to do.
+    // On a busy host, fewer rounds are enough.
     const LEAST: u64 = 30;
     let cgroups = Cgroups::new()?;
     let mut listener = Listener::open()?;
@@ -1109,8 +1109,8 @@ fn a_cgroup_that_is_removed_meanwhile_is_found_or_not() -> TestResult {
     })?;
     println!("{asked} times it was found, {rounds} times it was not");
     expect(rounds >= LEAST, format!("{LEAST} rounds, got {rounds}"))?;
-    expect(asked >= rounds, "each one to be found once at least")?;
-    // It has the last one, which is gone, and nobody else's.
+    expect(asked >= rounds, "each one to be found at least once")?;
+    // The listener holds only the last cgroup, which is removed.
     drop(listener);
     expect_gone(&cgroups.inside)
 }
@@ -1124,7 +1124,7 @@ fn processes_of_a_cgroup_come_with_identities_and_in_batches() -> TestResult {
     let mut listener = Listener::listen_in(kinds, flags, id)?;
     let first = SequenceNumbers::first(&mut listener)?;
     let (mut places, mut expected) = (BTreeMap::new(), BTreeMap::new());
-    for (cgroup, is_told) in [
+    for (cgroup, is_reported) in [
         (&cgroups.below, true),
         (&cgroups.beside, false),
         (&cgroups.inside, true),
@@ -1138,13 +1138,13 @@ fn processes_of_a_cgroup_come_with_identities_and_in_batches() -> TestResult {
             Ok(())
         })?;
         places.insert(task.tgid, cgroup.id()?);
-        if is_told {
+        if is_reported {
             expected.insert((task.tgid, "fork", false), CHILDREN + 1);
             expected.insert((task.tgid, "exit", false), CHILDREN + 1);
             expected.insert((task.tgid, "comm", true), CHILDREN);
         }
     }
-    // In the order in which they came, with their datagrams.
+    // The events in the order in which they came, by datagram.
     let mut datagrams = Vec::new();
     let deadline = timeouts::deadline(EVENT_LIMIT);
     let has_all = |datagrams: &[Vec<Received>]| {
@@ -1172,7 +1172,7 @@ fn processes_of_a_cgroup_come_with_identities_and_in_batches() -> TestResult {
         let kind = received.message.netlink.kind;
         expect_eq("type", kind, NLMSG_EVENT)?;
         let subject = received.event.subject();
-        // The process that made all others in its cgroup, or is it.
+        // The process that made all others in its cgroup. It may be the subject itself.
         let root = match received.event {
             Event::Fork { parent, .. } | Event::Exit { parent, .. } => {
                 let known = places.contains_key(&subject.tgid);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Events with the control groups that they are from, as our program shows them (C52).
+//! Events with the control groups that they are from, as the `listen` command shows them (C52).
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ pub const TESTS: &[Test] = &[test!(events_are_shown_with_their_cgroups)
     .covers(&[Line::C52])
     .not_on_stock("the program says that it needs newer features")];
 
-/// Has a process enter a group, lead a session and end; its number.
+/// Has a process enter a group, lead a session and end. Returns its pid.
 fn lead_in(cgroup: &Cgroup) -> Result<i32, Failure> {
     let leader = child::fork(|| {
         status(|| {
@@ -45,8 +45,8 @@ fn events_are_shown_with_their_cgroups() -> TestResult {
     let leader = lead_in(&one.0)?;
     expect_lines(&mut listener, &[(leader, one.1.clone())])?;
 
-    // What it reads together is from groups in turn. Two of them are gone by then, of which it has
-    // seen one.
+    // The events that it reads together are from different groups in turn. By then, two of the
+    // groups are gone. It has seen one of the two before.
     let pid = listener.pause()?;
     let mut expected = Vec::new();
     for (cgroup, path) in [&one, &other, &one] {
@@ -61,8 +61,8 @@ fn events_are_shown_with_their_cgroups() -> TestResult {
     Ok(())
 }
 
-/// Waits for both events of each process, and expects this to be shown as their group. An end may be
-/// shown after what others do meanwhile.
+/// Waits for both events of each process, and expects them to be shown with this group. The end of a
+/// process may be shown after later events of other processes.
 fn expect_lines(listener: &mut RunningProgram, expected: &[(i32, String)]) -> TestResult {
     let mut missing: BTreeMap<(String, String), &str> = BTreeMap::new();
     for (pid, shown) in expected {

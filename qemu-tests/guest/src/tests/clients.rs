@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Real programs of today, unchanged.
+//! Existing programs, unmodified.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -36,7 +36,7 @@ pub const TESTS: &[Test] = &Declaration::new().limit(LIMIT).of([
 const LIMIT: Duration = Duration::from_secs(30);
 
 fn forkstat_shows_fork_sid_exec_and_exit() -> TestResult {
-    // A line for each event at once, and sid only together with uid.
+    // With -l, it prints each line immediately. It shows sid only together with uid.
     let mut forkstat = Command::new("forkstat")
         .args(["-l", "-e", "sid,uid,fork,exec,exit"])
         .stdout(Stdio::piped())
@@ -48,10 +48,10 @@ fn forkstat_shows_fork_sid_exec_and_exit() -> TestResult {
         .take()
         .ok_or_else(|| Failure::new("no output"))?;
     let mut lines = BufReader::new(output).lines();
-    // The headline is printed when it listens already.
+    // When it prints the headline, it already listens.
     let headline = lines
         .next()
-        .ok_or_else(|| Failure::new("forkstat said nothing"))??;
+        .ok_or_else(|| Failure::new("forkstat printed nothing"))??;
     expect(
         headline.contains("Event"),
         format!("a headline, got {headline:?}"),
@@ -83,7 +83,7 @@ fn forkstat_shows_fork_sid_exec_and_exit() -> TestResult {
     Ok(())
 }
 
-/// What clients say that look for gaps in the numbers.
+/// Expects no complaint of a client that looks for gaps in the sequence numbers.
 #[track_caller]
 fn expect_no_gap(said: &str) -> TestResult {
     for complaint in ["out of order", "Missed", "ENOBUFS", "No buffer space"] {
@@ -95,7 +95,7 @@ fn expect_no_gap(said: &str) -> TestResult {
     Ok(())
 }
 
-/// Makes processes on all CPUs, so that each CPU's numbers go on.
+/// Makes processes on all CPUs, so that the sequence numbers of each CPU advance.
 fn make_processes() -> TestResult {
     for cpu in cpus()? {
         pin(cpu)?;
@@ -106,10 +106,10 @@ fn make_processes() -> TestResult {
     Ok(())
 }
 
-/// It runs a command itself, as soon as it listens, and follows its descendants.
+/// extrace runs a command itself as soon as it listens, and follows the command's descendants.
 fn extrace_shows_each_program_and_its_status() -> TestResult {
     const TIMES: usize = 20;
-    // It ends with the shell, even if it has yet to be told of an exit: the shell waits until it was.
+    // extrace ends with the shell, even if it has not received all exits: the shell waits until it has.
     let directory = Directory::new("client")?;
     let go_on = directory.path().join("go-on");
     mkfifo(&go_on, Mode::S_IRWXU)?;
@@ -184,7 +184,7 @@ fn cgrulesengd_moves_a_program_into_its_cgroup() -> TestResult {
     fs::create_dir(&mounted)?;
     let _hierarchy = Hierarchy::mount(&mounted, "rules")?;
     fs::create_dir(mounted.join("ruled"))?;
-    // It reads no other files than these, which are the guest's own copies.
+    // The daemon reads only these files, which are the guest's own copies.
     fs::write("/etc/cgrules.conf", "*:sleep name=rules ruled\n")?;
     fs::write("/etc/cgconfig.conf", "")?;
     fs::create_dir_all("/etc/cgconfig.d")?;
@@ -204,7 +204,7 @@ fn cgrulesengd_moves_a_program_into_its_cgroup() -> TestResult {
     expect_no_gap(&daemon.stop(Signal::SIGTERM)?)
 }
 
-/// Gives the guest's interface, which leads nowhere, an address.
+/// Assigns an address to the guest's interface, which leads nowhere.
 fn set_up_interface() -> TestResult {
     let commands = ["addr add 192.0.2.1/24 dev eth0", "link set eth0 up"];
     for command in commands {

@@ -49,12 +49,12 @@ fn rename_a_thread() -> Result<i32, Failure> {
     renamed.join().expect("renaming does not panic")
 }
 
-/// By another thread.
+/// Another thread writes the name.
 fn write_name() -> Result<i32, Failure> {
-    let (told, written) = (Gate::new()?, Gate::new()?);
+    let (started, written) = (Gate::new()?, Gate::new()?);
     thread::scope(|scope| {
-        scope.spawn(|| told.open(own_tid()).and_then(|()| written.pass()));
-        let tid = told.pass()?;
+        scope.spawn(|| started.open(own_tid()).and_then(|()| written.pass()));
+        let tid = started.pass()?;
         fs::write(format!("/proc/self/task/{tid}/comm"), "written")?;
         written.open(0)?;
         Ok(tid)
@@ -73,11 +73,11 @@ fn does_not_come_for_the_name_of_a_foreign_process() -> TestResult {
     gate.open(0)?;
     child.wait()?;
     expect_eq(
-        "events of the other",
+        "events of the other process",
         events_of(&messages, mask::COMM, pid),
         vec![],
     )?;
-    // Only the mark at the end.
+    // The only one is the mark at the end.
     let own = events_of(&messages, mask::COMM, own_pid());
     expect_eq(
         "own events",

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! 32-bit programs on a 64-bit kernel (C63): requests and messages have the same layout for them.
 //!
-//! scripts/examples and scripts/selftests build the programs a second time, where the compiler can.
+//! scripts/examples and scripts/selftests build the programs a second time, if the compiler can.
 
 use std::env;
 use std::path::PathBuf;
@@ -74,7 +74,7 @@ fn program(name: &str) -> Result<PathBuf, Failure> {
     }
 }
 
-/// Runs a process while the selftest listens. Returns the process, and all lines about it.
+/// Runs a process while the selftest listens. Returns its pid, and all lines about it.
 fn lines_about(arguments: &[&str]) -> Result<(i32, Vec<String>), Failure> {
     let program = program(SELFTEST)?.to_string_lossy().into_owned();
     let mut listener = RunningProgram::start(&[&[&*program], arguments].concat())?;
@@ -87,7 +87,7 @@ fn lines_about(arguments: &[&str]) -> Result<(i32, Vec<String>), Failure> {
     Ok((pid, lines))
 }
 
-/// A process that becomes a program in a session of its own, and ends with status 1.
+/// Runs a process that leads a session, executes a program, and ends with status 1. Returns its pid.
 fn run_false() -> Result<i32, Failure> {
     let child = child::fork(|| {
         let result = setsid().and_then(|_| nix::unistd::execv(c"/bin/false", &[c"false"]));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Listeners that a security module confines (C63). Policies decide about their sockets, and about the
-//! capability that listening may need: the module and the series decide nothing in addition.
+//! capability that listening may need. The module and the series add no checks to that.
 
 use nix::errno::Errno;
 use nix::libc;
@@ -40,7 +40,7 @@ pub const TESTS: &[Test] = &Declaration::new().covers(&[Line::C63]).of([
 
 /// AppArmor's profiles. What a profile does not mention is forbidden.
 const PROFILES: &str = "
-profile proc-events-hears {
+profile proc-events-allowed {
     change_profile,
     file,
     capability,
@@ -49,7 +49,7 @@ profile proc-events-hears {
     unix,
     network,
 }
-profile proc-events-deaf {
+profile proc-events-forbidden {
     file,
     capability,
     signal,
@@ -70,8 +70,8 @@ fn profiles() -> Result<Profiles, Failure> {
     Profiles::load(|| provided("apparmor_parser"), PROFILES)
 }
 
-/// SELinux' policy. It knows the class of the connector's sockets, and the class without which a policy
-/// is not accepted. Everything about other classes is allowed.
+/// The policy for SELinux. It defines the class of the connector's sockets, and the class `process`,
+/// without which the kernel accepts no policy. Everything about other classes is allowed.
 const POLICY: &str = "
 class process
 class netlink_connector_socket
@@ -81,12 +81,12 @@ sid unlabeled
 class process { transition dyntransition }
 class netlink_connector_socket { create read write bind setopt getattr }
 type base_t;
-type hears_t;
-type deaf_t;
+type allowed_t;
+type forbidden_t;
 role base_r;
-role base_r types { base_t hears_t deaf_t };
-allow { base_t hears_t deaf_t } { base_t hears_t deaf_t }:process *;
-allow { base_t hears_t } { base_t hears_t }:netlink_connector_socket *;
+role base_r types { base_t allowed_t forbidden_t };
+allow { base_t allowed_t forbidden_t } { base_t allowed_t forbidden_t }:process *;
+allow { base_t allowed_t } { base_t allowed_t }:netlink_connector_socket *;
 user user_u roles { base_r };
 sid kernel user_u:base_r:base_t
 sid security user_u:base_r:base_t
@@ -101,15 +101,15 @@ fn policy() -> Result<Policy, Failure> {
 struct Module {
     /// Runs a function while the policy is in force.
     enforce: fn(&dyn Fn() -> TestResult) -> TestResult,
-    /// Confines this process, which may listen.
+    /// Confines this process, and allows it to listen.
     allow: fn() -> TestResult,
-    /// Confines this process, which may not listen.
+    /// Confines this process, and forbids it to listen.
     forbid: fn() -> TestResult,
 }
 
 impl Module {
-    /// Runs a function in a process that may be confined by it, while the policy is in force. Expects no
-    /// listener to be left, except on the stock kernel, which counts those of earlier tests for ever.
+    /// Runs a function in a process that the function may confine, while the policy is in force. Expects
+    /// no listener to be left, except on the stock kernel, which counts those of earlier tests for ever.
     fn in_process(&self, function: impl Fn() -> TestResult) -> TestResult {
         (self.enforce)(&|| {
             in_process(&function)?;
@@ -126,8 +126,8 @@ const APPARMOR: Module = Module {
         let _profiles = profiles()?;
         function()
     },
-    allow: || Ok(apparmor::confine("proc-events-hears")?),
-    forbid: || Ok(apparmor::confine("proc-events-deaf")?),
+    allow: || Ok(apparmor::confine("proc-events-allowed")?),
+    forbid: || Ok(apparmor::confine("proc-events-forbidden")?),
 };
 
 const SELINUX: Module = Module {
@@ -135,11 +135,11 @@ const SELINUX: Module = Module {
         let _policy = policy()?;
         function()
     },
-    allow: || selinux::confine("hears_t"),
-    forbid: || selinux::confine("deaf_t"),
+    allow: || selinux::confine("allowed_t"),
+    forbid: || selinux::confine("forbidden_t"),
 };
 
-/// Runs a function in a process that may be confined by it.
+/// Runs a function in a process that the function may confine.
 fn in_process(function: impl FnOnce() -> TestResult) -> TestResult {
     succeed(child::fork(|| status(function))?)
 }
@@ -164,8 +164,8 @@ fn a_process_can_listen(module: Module) -> TestResult {
         (module.allow)()?;
         let mut after = Listener::listen(mask::COMM)?;
         for listener in [&mut before, &mut after] {
-            mark("heard")?;
-            take_through_mark(listener, own_task(), "heard")?;
+            mark("received")?;
+            take_through_mark(listener, own_task(), "received")?;
             listener.ignore()?;
         }
         Ok(())
@@ -179,17 +179,17 @@ fn a_forbidden_process_gets_eacces(module: Module) -> TestResult {
     })
 }
 
-/// A listener can do nothing any more but end, when it is confined.
+/// Once a listener is confined, it can do nothing but end.
 fn a_listener_that_is_confined_later_gets_eacces(module: Module) -> TestResult {
     module.in_process(|| {
         // SELinux checks no socket of a process that it did not confine.
         (module.allow)()?;
         let mut listener = Listener::listen(mask::COMM)?;
-        mark("heard")?;
-        take_through_mark(&mut listener, own_task(), "heard")?;
+        mark("received")?;
+        take_through_mark(&mut listener, own_task(), "received")?;
         (module.forbid)()?;
-        // The policy is asked when the process reads, and not when an event is queued.
-        mark("unheard")?;
+        // The policy is checked when the process reads, and not when an event is queued.
+        mark("not received")?;
         expect_forbidden("recvfrom()", listener.receive_datagram())?;
         expect_forbidden("IGNORE", listener.ignore())?;
         expect_forbidden("LISTEN", listener.request(&[LISTEN]))?;
@@ -202,7 +202,7 @@ fn apparmor_can_take_the_capability_to_listen() -> TestResult {
     let _profiles = profiles()?;
     let _changed = ModuleGuard::with(c"unprivileged=0")?;
     for (profile, expected) in [
-        ("proc-events-hears", 0),
+        ("proc-events-allowed", 0),
         ("proc-events-incapable", Errno::EPERM as u32),
     ] {
         in_process(|| {

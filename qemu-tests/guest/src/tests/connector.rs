@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Other users of the connector work as before, and in the initial network namespace alone: that
-//! is where cn_test, of the kernel's samples, sends a message each second, and logs what it gets.
+//! Other users of the connector work as before, and only in the initial network namespace. There,
+//! cn_test of the kernel's samples sends a message each second, and logs the messages that it gets.
 
 use std::env;
 use std::fs::{self, File};
@@ -29,15 +29,15 @@ pub const TESTS: &[Test] = &Declaration::new().covers(&[Line::C33]).of([
     test!(another_callback_is_in_the_initial_network_namespace_alone).covers(&[Line::C26]),
 ]);
 
-/// cn_test's index, which is its group as well, and its values: it calls itself by both, and sends
-/// with the second.
+/// cn_test's index, which is also its group, and its values. It has a callback for each value, and
+/// sends with the second one.
 const IDX: u32 = 14;
 const VALUES: [u32; 2] = [0x456, 0x457];
 
 /// What a socket binds to in order to join cn_test's group.
 const GROUP: u32 = 1 << (IDX - 1);
 
-/// How long a message may take that is sent each second.
+/// How long to wait for a message that is sent each second.
 const MESSAGE_LIMIT: Duration = Duration::from_secs(4);
 
 /// cn_test, loaded until this is dropped.
@@ -74,7 +74,7 @@ fn join() -> Result<Listener, Failure> {
     Ok(Listener::from(socket))
 }
 
-/// The number in cn_test's next message, or `None` when none has come until the deadline.
+/// Returns the number in cn_test's next message, or `None` if no message comes before the deadline.
 fn next_number(member: &mut Listener, deadline: Instant) -> Result<Option<u32>, Failure> {
     let mut readable = [PollFd::new(member.as_fd(), PollFlags::POLLIN)];
     if poll(&mut readable, timeouts::poll_until(deadline))? == 0 {
@@ -112,7 +112,7 @@ fn next_number(member: &mut Listener, deadline: Instant) -> Result<Option<u32>, 
     Ok(Some(number))
 }
 
-/// Expects two messages of cn_test, one after the other.
+/// Expects two messages from cn_test, one after the other.
 fn expect_messages(member: &mut Listener) -> TestResult {
     let mut numbers = Vec::new();
     for _ in 0..2 {
@@ -122,7 +122,7 @@ fn expect_messages(member: &mut Listener) -> TestResult {
     expect_eq("the second number", numbers[1], numbers[0] + 1)
 }
 
-/// Sends cn_test a message with this text. It was called when this returns.
+/// Sends cn_test a message with this text. When this returns, cn_test's callback was called.
 fn send(member: &mut Listener, text: &str) -> std::io::Result<()> {
     let data = [text.as_bytes(), b"\0"].concat();
     let netlink = NetlinkHeader {
@@ -145,7 +145,7 @@ fn send(member: &mut Listener, text: &str) -> std::io::Result<()> {
     member.socket().send_to(&request, &address, 0).map(drop)
 }
 
-/// What cn_test logged that it was sent, without what depends on the time.
+/// Returns the messages that cn_test logged, without the part that depends on the time.
 fn received(log: &mut Log) -> std::io::Result<Vec<String>> {
     let records = log.records()?;
     let received = records.iter().filter_map(|record| {
@@ -156,7 +156,7 @@ fn received(log: &mut Log) -> std::io::Result<Vec<String>> {
     Ok(received.collect())
 }
 
-/// What cn_test logs of a message with this text.
+/// Returns what cn_test logs for a message with this text.
 fn logged(text: &str) -> String {
     let length = text.len() + 1;
     let [val, _] = VALUES;
@@ -189,7 +189,7 @@ fn another_callback_is_in_the_initial_network_namespace_alone() -> TestResult {
         let mut log = Log::new()?;
         container.run(|| {
             let mut inside = join()?;
-            // Refused where nobody is there, and dropped where cn_test is not.
+            // Refused if the namespace has no connector, and dropped if it has one without cn_test.
             let _ = send(&mut inside, "from inside");
             handover.send(&inside)
         })?;

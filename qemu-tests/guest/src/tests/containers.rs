@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Many containers at once, each with a listener.
+//! Many containers at the same time, each with a listener.
 
 use std::time::Duration;
 

@@ -22,14 +22,14 @@ pub const TESTS: &[Test] = &Declaration::new().covers(&[Line::C14]).of([
     test!(does_not_come_for_a_signal_without_core),
 ]);
 
-/// Lets a child die of a signal; it, and its COREDUMP and EXIT events in their order.
+/// Lets a child die of a signal. Returns the child, and its COREDUMP and EXIT events in order.
 fn die(signal: Signal, core_limit: u64, directory: &Path) -> Result<(Task, Vec<Event>), Failure> {
     let mut listener = Listener::listen_all()?;
     let child = child::fork(|| {
         let prepared = setrlimit(Resource::RLIMIT_CORE, core_limit, core_limit).is_ok()
             && env::set_current_dir(directory).is_ok();
         if prepared {
-            // Does not return.
+            // This does not return.
             let _ = raise(signal);
         }
         1

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The count (C27): how many sockets listen at this moment, however they came to, or ceased to.
+//! The count (C27): how many sockets listen at this moment, however they began to listen or stopped.
 
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd};
@@ -57,8 +57,8 @@ pub const TESTS: &[Test] = &Declaration::new()
         test!(each_socket_of_a_process_counts).not_on_stock(NO_COUNT),
     ]);
 
-const NO_COUNT: &str = "its count is not told, and what was ever left counted hides it";
-const LEAK: &str = "a listener that goes without IGNORE is counted for ever";
+const NO_COUNT: &str = "its count is not reported, and listeners that stay counted would hide it";
+const LEAK: &str = "a listener that ends without IGNORE stays counted";
 
 fn a_listener_ends_by(end: End) -> TestResult {
     let mut listener = Listener::listen(mask::SID | mask::EXEC)?;
@@ -88,7 +88,7 @@ fn killing_the_process_ends_a_listener() -> TestResult {
 fn binding_without_the_group_ends_a_listener() -> TestResult {
     let mut listener = Listener::listen_all()?;
     let own = listener.port_id()?;
-    // The same groups again end nothing.
+    // Binding to the same groups again ends no listener.
     listener.socket().bind(&SocketAddr::new(own, CN_PROC))?;
     expect_count(1)?;
     expect_own_events(&mut listener)?;
@@ -121,7 +121,7 @@ fn a_bind_that_fails_ends_no_listener() -> TestResult {
 fn a_socket_passed_on_listens_until_its_last_holder_closes_it() -> TestResult {
     let (ours, theirs) = unix_pair()?;
     let (taken, close) = (Gate::new()?, Gate::new()?);
-    // Forked before there is a listener: only the message can bring it there.
+    // The holder is forked before there is a listener: it can get the socket only through the message.
     let holder = child::fork(|| {
         let held = receive_descriptor(&theirs);
         let kept = held.is_ok() && taken.open(0).is_ok() && close.pass().is_ok();
@@ -186,9 +186,9 @@ fn executing_a_program_ends_a_listener_that_closes_on_exec() -> TestResult {
     listening.pass()?;
     expect_count(1)?;
     execute.open(0)?;
-    // The program runs when it says so: its predecessor's descriptors are closed.
+    // Once the program writes its line, exec has closed the descriptors of the former program.
     drop(output);
-    expect_eq("what the program says", read(&answer, &mut [0; 8])?, 1)?;
+    expect_eq("bytes from the program", read(&answer, &mut [0; 8])?, 1)?;
     expect_count(0)?;
     drop(go_on);
     kill(child.pid(), Signal::SIGKILL)?;
@@ -205,10 +205,10 @@ fn race_listen_and_close() -> TestResult {
     thread::scope(|scope| {
         let closing = scope.spawn(|| {
             start.wait();
-            // SAFETY: The descriptor is ours, and nobody uses its number after both threads.
+            // SAFETY: This function owns the descriptor. Nothing uses its number after both threads.
             unsafe { libc::close(descriptor) }
         });
-        // SAFETY: It is closed here or in the other thread, and nothing else opens a descriptor.
+        // SAFETY: Only the other thread closes it, and nothing else opens a descriptor.
         let socket = ManuallyDrop::new(Listener::from(unsafe { Socket::from_raw_fd(descriptor) }));
         start.wait();
         // Either order is right: it listens and is closed, or it is closed already.
@@ -225,7 +225,7 @@ fn race_listen_and_close() -> TestResult {
 
 fn listening_and_closing_at_once_leaves_nothing() -> TestResult {
     const ROUNDS: usize = 100;
-    // The first closes a listener that surely listened.
+    // The first listener certainly listens before it is closed.
     drop(Listener::listen_all()?);
     for _ in 0..ROUNDS {
         race_listen_and_close()?;
@@ -319,7 +319,7 @@ fn joining_the_group_again_is_no_request() -> TestResult {
     listener.socket().drop_membership(CN_PROC)?;
     listener.take_queued()?;
     listener.socket().add_membership(CN_PROC)?;
-    mark("unheard")?;
+    mark("not received")?;
     expect_eq("messages", listener.take_queued()?.len(), 0)?;
     expect_count(0)?;
     listener.request(&[LISTEN])?;

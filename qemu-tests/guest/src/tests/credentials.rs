@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Whom messages are from, as SO_PASSCRED tells it (C48): process 0, and root of
-//! the listener's user namespace; an answer, of the requester's.
+//! The senders of messages, as SO_PASSCRED shows them (C48): process 0, and root of the listener's
+//! user namespace. An answer is from root of the requester's user namespace.
 
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
@@ -40,7 +40,7 @@ pub const TESTS: &[Test] = &Declaration::new()
 
 const IGNORED: &str = "LISTEN from another pid or network namespace is ignored or refused";
 
-/// An operation that there is not.
+/// An operation that does not exist.
 const UNKNOWN: u32 = 9;
 
 /// A socket that gets the sender of each message.
@@ -50,7 +50,7 @@ fn socket_with_senders() -> Result<Listener, Failure> {
     Ok(socket)
 }
 
-/// Takes the messages that are there, each with its sender.
+/// Takes the queued messages, each with its sender.
 fn read(socket: &Listener) -> Result<Vec<(Event, Sender)>, Failure> {
     let mut messages = Vec::new();
     while let Some((bytes, sender)) = receive(socket, MESSAGE_SIZE + 1)? {
@@ -60,8 +60,8 @@ fn read(socket: &Listener) -> Result<Vec<(Event, Sender)>, Failure> {
     Ok(messages)
 }
 
-/// Expects one answer among the messages that are there, and at least one event, all of them from
-/// this sender.
+/// Expects one answer and at least one event among the queued messages, all of them from this
+/// sender.
 #[track_caller]
 fn expect_answer_and_event(socket: &Listener, sender: Sender) -> TestResult {
     let messages = read(socket)?;
@@ -73,7 +73,7 @@ fn expect_answer_and_event(socket: &Listener, sender: Sender) -> TestResult {
     expect_eq("senders of events", senders, vec![sender])
 }
 
-/// Sends a request, and expects its answer alone.
+/// Sends a request, and expects only its answer.
 #[track_caller]
 fn expect_answer(socket: &Listener, words: &[u32], err: u32, sender: Sender) -> TestResult {
     socket.request(words)?;
@@ -126,7 +126,7 @@ fn messages_in_a_container_are_from_its_root() -> TestResult {
         listen_and_mark(&socket)?;
         handover.send(&socket)
     })?;
-    // Whoever holds the socket outside knows that root by another number.
+    // Outside, the holder of the socket sees that root under another id.
     expect_answer_and_event(&handover.receive()?, OUTER_ROOT)
 }
 
@@ -152,7 +152,7 @@ fn messages_where_0_is_not_mapped_are_from_the_overflow_id() -> TestResult {
     }
     mapped.open(0)?;
     succeed(process)?;
-    // Outside, it is the root that there is.
+    // Outside, the sender is the global root, which stands in for the root that is not mapped.
     expect_answer_and_event(&handover.receive()?, ROOT)
 }
 
@@ -164,7 +164,7 @@ fn messages_are_from_root_as_soon_as_it_is_mapped() -> TestResult {
             .into_iter()
             .enumerate()
         {
-            // The listener is one from the first time on, when nobody was root.
+            // The socket listens from the first round on, when no id is mapped to root.
             listen_and_mark(&socket)
                 .and_then(|()| expect_answer_and_event(&socket, sender))
                 .map_err(|failure| failure.about(format!("with {index} maps")))?;
@@ -208,7 +208,7 @@ fn an_answer_is_from_the_requesters_root() -> TestResult {
             messages.contains(&answer),
             format!("{answer:?}, got {messages:?}"),
         )?;
-        // And what it asked for is told to the listener as ever.
+        // The sender of the events that the request asked for is the same as before.
         container.run(|| Ok(mark("from whom?")?))?;
         let mut senders: Vec<_> = read(&socket)?.iter().map(|(_, sender)| *sender).collect();
         senders.dedup();

@@ -9,7 +9,7 @@ use crate::test;
 use protocol::results::names;
 
 pub const TESTS: &[Test] = &[test!(killed_listeners_leave_nothing)
-    .not_on_stock("its count is not told, and never goes down")
+    .not_on_stock("its count is not reported, and never goes down")
     .limit(Duration::from_secs(30))
     .covers(&[Line::C27])];
 

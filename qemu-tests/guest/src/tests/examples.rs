@@ -37,7 +37,7 @@ pub(super) const NEEDS: &str = "the programs say that they need newer features";
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// scripts/examples puts them where the harness is built.
+/// scripts/examples puts these programs where the harness is built.
 const IN_C: &str = "listener-c";
 const IN_RUST: &str = "listener-rust";
 
@@ -57,7 +57,7 @@ fn needs_no_proc(name: &str) -> TestResult {
     without_proc(PID, || example.recovers_from_a_loss())
 }
 
-/// Leaves listeners to come so little room that they overrun, until this is dropped.
+/// Gives new listeners so little room that they overrun, until this is dropped.
 pub(super) fn give_little_room() -> Result<Setting, Failure> {
     Ok(Setting::change(
         "/proc/sys/net/core",
@@ -69,14 +69,14 @@ pub(super) fn give_little_room() -> Result<Setting, Failure> {
 /// The room of a listener that is to overrun, in bytes.
 const LITTLE: &str = "16384";
 
-/// More than it holds.
+/// More sessions than this room has space for.
 const MANY: usize = 400;
 
 fn new_session() -> i32 {
     i32::from(setsid().is_err())
 }
 
-/// A session whose leader waits until it is killed. It is one when this returns.
+/// A session whose leader waits until it is killed. The session exists when this returns.
 fn waiting_leader() -> Result<child::Child, Failure> {
     let (ready, never) = (Gate::new()?, Gate::new()?);
     let leader = child::fork(|| {
@@ -90,8 +90,8 @@ fn waiting_leader() -> Result<child::Child, Failure> {
     Ok(leader)
 }
 
-/// Waits for a process that was killed, and until no listener can get its EXIT any more: as on the
-/// stock kernel, the parent may have reaped it before that is reported.
+/// Waits for a process that was killed, and until no listener can get its EXIT any more. As on the
+/// stock kernel, the parent may have reaped the process before its EXIT is reported.
 fn wait_until_reported(process: child::Child, exits: &mut Listener) -> TestResult {
     let pid = process.pid().as_raw();
     process.wait()?;
@@ -107,7 +107,7 @@ fn wait_until_reported(process: child::Child, exits: &mut Listener) -> TestResul
     Ok(())
 }
 
-/// Has each CPU number an event.
+/// Raises an event on each CPU, which takes a sequence number there.
 fn exit_on_each_cpu() -> TestResult {
     for cpu in cpus()? {
         pin(cpu)?;
@@ -116,7 +116,7 @@ fn exit_on_each_cpu() -> TestResult {
     Ok(())
 }
 
-/// A program, and what is to be known of the system before it loses its /proc.
+/// A program, and a property of the system that has to be looked up while /proc is there.
 pub(super) struct Example {
     path: String,
     has_cgroups: bool,
@@ -137,7 +137,7 @@ impl Example {
         Ok(program)
     }
 
-    /// What it says of a child's identity, whose control group is ours.
+    /// What the program prints for the identity of a child in the test's own control group.
     fn identity(&self, child: Pid) -> Result<String, Failure> {
         let number = identities::number_of(child)?;
         let group = if self.has_cgroups {
@@ -176,7 +176,7 @@ impl Example {
         expect_no_loss(&listener.stop(Signal::SIGTERM)?)
     }
 
-    /// With little room.
+    /// The caller gives the program little room.
     pub(super) fn recovers_from_a_loss(&self) -> TestResult {
         let known = waiting_leader()?;
         let mut listener = self.start()?;
@@ -199,7 +199,7 @@ impl Example {
         kill(unseen.pid(), Signal::SIGKILL)?;
         unseen.wait()?;
 
-        // How much is missing, a CPU's next message shows.
+        // The next message of a CPU shows how many are missing.
         exit_on_each_cpu()?;
         listener.wait_for("lost ")?;
 
@@ -212,7 +212,8 @@ impl Example {
     }
 }
 
-/// Waits for the end of a state, in which there are some: we, the listener, and a leader.
+/// Waits for the end of a state. It has at least three processes: the test, the listener, and a
+/// leader.
 fn expect_processes(listener: &mut RunningProgram) -> TestResult {
     let count: usize = listener.wait_for_line("how many processes are there", |line| {
         line.strip_suffix(" processes are there")?.parse().ok()

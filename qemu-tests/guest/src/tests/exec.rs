@@ -32,8 +32,8 @@ fn names_the_process(function: fn() -> i32) -> TestResult {
     let mut listener = Listener::listen(mask::EXEC | mask::EXIT)?;
     let child = child::fork(function)?;
     let pid = child.pid().as_raw();
-    // A thread's end may come with the leader's id too, but the process's comes last, and its
-    // program is what exits with success.
+    // A thread's EXIT may have the leader's id, too. The EXIT of the process comes last, and only
+    // its program exits with success.
     let mut messages = take_through_exit(&mut listener, pid)?;
     if events_of(&messages, mask::EXEC, pid).is_empty() {
         messages.extend(take_through_exit(&mut listener, pid)?);
@@ -53,7 +53,7 @@ fn does_not_come_when_it_fails() -> TestResult {
     let mut listener = Listener::listen_all()?;
     let scene = in_child(&mut listener, || {
         expect_eq(
-            "exec of no file",
+            "exec of a file that does not exist",
             execute("/nonexistent/program"),
             Err(Errno::ENOENT),
         )?;
@@ -63,6 +63,6 @@ fn does_not_come_when_it_fails() -> TestResult {
 }
 
 fn execute(program: &str) -> nix::Result<()> {
-    let program = CString::new(program).expect("names hold no zero");
+    let program = CString::new(program).expect("the path has no NUL byte");
     execv(&program, &[&program]).map(drop)
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Which numbers end when a process with several threads runs another program (C45).
 //!
-//! The caller goes on as the process, under its first thread's number. So the number that ends with
-//! the first thread is the caller's, and the process's own ends when all of it does.
+//! The caller goes on as the process, with its first thread's number. So the number that ends with
+//! the first thread is the caller's. The process's own number ends when the whole process does.
 
 use std::time::Duration;
 
@@ -32,29 +32,30 @@ pub const TESTS: &[Test] = &Declaration::new()
         test!(an_exec_that_fails_late_ends_the_process).limit(LIMIT),
         test!(an_exec_that_is_killed_ends_the_process).limit(LIMIT),
         test!(the_ends_name_the_parent_of_the_process)
-            .stock_fails("a thread is reaped at once, and its parent is then reported as 0"),
+            .stock_fails("a thread is reaped immediately, and its parent is then reported as 0"),
         test!(the_living_numbers_follow_from_fork_and_exit)
-            .not_on_stock("nobody hears anything in a pid namespace")
+            .not_on_stock("a listener in a pid namespace gets no events")
             .limit(LIMIT),
     ]);
 
-const LATE: &str = "a thread that exec ends is told when exec may have gone on already";
+const LATE: &str =
+    "the end of a thread that exec ends is reported when exec may already have continued";
 
 /// For all variants of a test.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Signal of a thread that tells nobody: -1.
+/// Exit signal of a thread that notifies no process: -1.
 const NO_SIGNAL: u32 = u32::MAX;
 
-/// Those by whom the program may be run.
+/// Callers other than the first thread, by what the first thread does.
 const OTHERS: [Caller; 3] = [
     Caller::Other(FirstThread::Waits),
     Caller::Other(FirstThread::EndedBefore),
     Caller::Other(FirstThread::EndsMeanwhile),
 ];
 
-/// How many threads there are beside the first one and the caller. With one, the caller runs before
-/// it whenever it can.
+/// How many threads there are besides the first one and the caller. With one bystander, the caller
+/// runs before it whenever possible.
 const BYSTANDERS: [usize; 3] = [0, 1, 12];
 
 fn an_exec_ends_the_other_threads_before_it_is_reported() -> TestResult {
@@ -74,7 +75,7 @@ fn an_exec_that_fails_late_ends_the_process() -> TestResult {
 }
 
 fn an_exec_that_is_killed_ends_the_process() -> TestResult {
-    // It waits for a bystander.
+    // The exec waits for a bystander.
     expect_all(ExecResult::Killed, &all_callers(), &BYSTANDERS[1..])
 }
 
@@ -82,7 +83,7 @@ fn all_callers() -> Vec<Caller> {
     [&[Caller::First], OTHERS.as_slice()].concat()
 }
 
-/// Plays an outcome in all variants of the others, and expects of each what has to be told.
+/// Runs all variants with this outcome, and expects the promised events of each.
 fn expect_all(outcome: ExecResult, callers: &[Caller], bystanders: &[usize]) -> TestResult {
     let places = [
         Place::Ordinary,
@@ -114,23 +115,23 @@ fn expect_all(outcome: ExecResult, callers: &[Caller], bystanders: &[usize]) -> 
 
 fn expect_variant(variant: Variant) -> TestResult {
     let observed = exec_variants::run(variant)?;
-    expect_told("outside", variant, &observed.outside)?;
+    expect_promised("outside", variant, &observed.outside)?;
     match &observed.inside {
-        Some(inside) => expect_told("inside", variant, inside),
+        Some(inside) => expect_promised("inside", variant, inside),
         None => Ok(()),
     }
 }
 
-/// Expects what was told of a process to be what its variant promises.
-fn expect_told(who: &str, variant: Variant, observed: &Observed) -> TestResult {
+/// Expects the events of a process to be those that its variant promises.
+fn expect_promised(listener: &str, variant: Variant, observed: &Observed) -> TestResult {
     let expected = promised(variant, observed)?;
-    let told: Vec<_> = observed
+    let reported: Vec<_> = observed
         .events
         .iter()
         .map(|event| settled(*event, variant, observed))
         .collect();
-    // What may come in any order is compared in one that is the same for both.
-    let mut rest = told.as_slice();
+    // Events that may come in any order are sorted on both sides before they are compared.
+    let mut rest = reported.as_slice();
     for mut together in expected {
         let (mut got, behind) = match rest.split_at_checked(together.len()) {
             Some((got, behind)) => (got.to_vec(), behind),
@@ -141,15 +142,15 @@ fn expect_told(who: &str, variant: Variant, observed: &Observed) -> TestResult {
         together.sort_by_key(by_name);
         if got != together {
             return Err(Failure::new(format!(
-                "{who}: expected {together:?}, got {got:?}, of all of {told:#?}"
+                "{listener}: expected {together:?}, got {got:?}, out of {reported:#?}"
             )));
         }
         rest = behind;
     }
-    expect_eq(&format!("{who}: further events"), rest, &[])
+    expect_eq(&format!("{listener}: further events"), rest, &[])
 }
 
-/// An event without what is not promised, or is another test's matter.
+/// An event without the fields that are not promised, or that another test checks.
 fn settled(event: Event, variant: Variant, observed: &Observed) -> Event {
     match event {
         Event::Fork { child, .. } => Event::Fork {
@@ -164,7 +165,7 @@ fn settled(event: Event, variant: Variant, observed: &Observed) -> Event {
                 && code == exec_variants::FIRST_STATUS << 8;
             Event::Exit {
                 task,
-                // Whether the first thread ended by itself or by exec, the kernel alone knows.
+                // Only the kernel knows whether the first thread ended by itself or by exec.
                 code: if meanwhile { 0 } else { code },
                 signal,
                 parent: Task::NONE,
@@ -174,7 +175,7 @@ fn settled(event: Event, variant: Variant, observed: &Observed) -> Event {
     }
 }
 
-/// What has to be told, in this order. What is together may come in any order.
+/// The events that are promised, in this order. Those of one group may come in any order.
 fn promised(variant: Variant, observed: &Observed) -> Result<Vec<Vec<Event>>, Failure> {
     let process = Task::leader(observed.pid);
     let exit = |task, code, signal| Event::Exit {
@@ -191,7 +192,7 @@ fn promised(variant: Variant, observed: &Observed) -> Result<Vec<Vec<Event>>, Fa
         let code = match (variant.outcome, variant.caller) {
             (ExecResult::FailsAtOnce, _) => status,
             (ExecResult::Killed, _) if called => status,
-            // What ends with the caller's old number is the first thread.
+            // The first thread ends with the caller's old number.
             (_, Caller::Other(FirstThread::EndedBefore)) if called => {
                 exec_variants::FIRST_STATUS << 8
             }

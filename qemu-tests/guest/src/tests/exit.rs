@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! EXIT: a task ends (C15).
 //!
-//! The event comes when the parent can reap already, so the tests wait for it before they do.
+//! The event comes when the parent can already reap, so the tests wait for it before they reap.
 
 use std::thread;
 
@@ -23,15 +23,15 @@ pub const TESTS: &[Test] = &Declaration::new().covers(&[Line::C15]).of([
     test!(carries_the_signal_that_the_parent_asked_for),
     test!(names_the_thread_that_ends),
     test!(names_the_parent_of_a_thread)
-        .stock_fails("a thread is reaped at once, and its parent is then reported as 0"),
+        .stock_fails("a thread is reaped immediately, and its parent is then reported as 0"),
     test!(names_the_parent_of_an_auto_reaped_child)
-        .stock_fails("the parent of a child that is reaped at once is reported as 0"),
+        .stock_fails("the parent of a child that is reaped immediately is reported as 0"),
     test!(comes_once_for_each_thread_of_a_killed_process).covers(&[Line::C45]),
 ]);
 
 const SIGCHLD: u32 = Signal::SIGCHLD as u32;
 
-/// Signal of a task that tells nobody: -1.
+/// Exit signal of a task that notifies no process: -1.
 const NO_SIGNAL: u32 = u32::MAX;
 
 /// Waits for a child's EXIT, and only then reaps it.
@@ -72,7 +72,7 @@ fn carries_the_signal_that_killed() -> TestResult {
 
 fn carries_the_signal_that_the_parent_asked_for() -> TestResult {
     let mut listener = Listener::listen_all()?;
-    // SIGURG is ignored by default, so it does not end this process; 0 tells nobody.
+    // SIGURG is ignored by default, so it does not end this process. 0 sends no signal.
     for signal in [libc::SIGURG, 0] {
         let child = child::clone_with(signal, || 3)?;
         let expected = exit(child.pid().as_raw(), 3 << 8, signal as u32);
@@ -81,7 +81,7 @@ fn carries_the_signal_that_the_parent_asked_for() -> TestResult {
     Ok(())
 }
 
-/// EXIT of a thread that ends while its process goes on, and what it is expected to be.
+/// Returns the EXIT of a thread that ends while its process goes on, and the expected event.
 fn exit_of_a_thread() -> Result<(Event, Event), Failure> {
     let mut listener = Listener::listen_all()?;
     let scene = in_child(&mut listener, || {

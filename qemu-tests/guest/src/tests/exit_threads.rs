@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! When a process with several threads ends, and how often that is told (C45).
+//! When a process with several threads ends, and how often that is reported (C45).
 
 use std::thread;
 use std::time::Duration;
@@ -42,8 +42,8 @@ pub const TESTS: &[Test] = &Declaration::new()
             .not_on_stock(NO_FLAGS)
             .covers(&[Line::C51]),
         test!(a_process_that_is_not_waited_for_ends_once[threads_too](0))
-            // Whichever comes last there: a first thread that is the last has been released already.
-            .stock_fails("the first thread's end is told before others, or without the parent"),
+            // The stock kernel fails either way: it has already released a first thread that ends last.
+            .stock_fails("the first thread's end is reported before others, or without the parent"),
         test!(a_process_that_is_not_waited_for_ends_once[processes](
             PROCESSES
         ))
@@ -51,10 +51,10 @@ pub const TESTS: &[Test] = &Declaration::new()
         .covers(&[Line::C51]),
     ]);
 
-/// Signal of a thread that tells nobody: -1.
+/// Exit signal of a thread that notifies no process: -1.
 const NO_SIGNAL: u32 = u32::MAX;
 
-/// A listener for the ends of threads, too, or with [`PROCESSES`] for those of processes alone.
+/// A listener for the ends of processes and threads, or with [`PROCESSES`] only of processes.
 fn listen(flags: u32) -> Result<Listener, Failure> {
     Ok(match flags {
         // The form of the request that the unpatched kernel knows.
@@ -93,7 +93,7 @@ fn expect_one_end(last: LastThread) -> TestResult {
         pid: ended.pass()?,
         tgid,
     };
-    // What the first thread tells, it has told before its zombie is there for long.
+    // Any event of the first thread's end comes before another process has begun and ended.
     succeed(child::fork(|| 0)?)?;
     let before = take_through_mark(&mut listener, task, "goes on")?;
     expect_eq("ends before the process's", ends(&before, tgid), vec![])?;
@@ -113,7 +113,7 @@ fn expect_one_end(last: LastThread) -> TestResult {
     };
     let expected = vec![of_thread, exit(Task::leader(tgid), code, own_task())];
     expect_eq("ends", ends(&messages, tgid), expected.clone())?;
-    // It counts what the process ended with, and not its first thread.
+    // The listener's filter checks the status of the process, and not that of its first thread.
     let messages = take_through_exit(&mut failures, tgid)?;
     expect_eq("failed ends", ends(&messages, tgid), expected)
 }
@@ -143,7 +143,7 @@ fn an_end_waits_for_a_traced_thread(flags: u32) -> TestResult {
 }
 
 fn expect_end_when_let_go(flags: u32, sooner: Sooner, lets_go: LetsGo) -> TestResult {
-    // The status of the process, and then of all its threads, is that of the last thread.
+    // Once the process has ended, its status and that of all its threads is the last thread's.
     let last = match sooner {
         Sooner::First => 4,
         Sooner::Traced => 3,
@@ -190,11 +190,11 @@ fn expect_end_when_let_go(flags: u32, sooner: Sooner, lets_go: LetsGo) -> TestRe
         await_zombie(&task)?;
     }
     // Now all threads have ended.
-    let hears_threads = match flags {
+    let thread_listener = match flags {
         PROCESSES => &mut witness,
         _ => &mut listener,
     };
-    hears_threads.wait_for("EXIT of the thread", |received| is_exit(received, thread))?;
+    thread_listener.wait_for("EXIT of the thread", |received| is_exit(received, thread))?;
     succeed(child::fork(|| 0)?)?;
     let early = ends(&listener.take_queued()?, pid.as_raw());
     expect_eq("ends before it is let go", early, vec![])?;
@@ -223,10 +223,10 @@ fn a_process_whose_end_is_reported_can_be_waited_for(flags: u32) -> TestResult {
         let pid = process.as_raw();
         let received = listener.wait_for("EXIT", |received| is_exit(received, pid))?;
         let code = code_of(try_wait(process)?);
-        let Event::Exit { code: told, .. } = received.event else {
+        let Event::Exit { code: reported, .. } = received.event else {
             return Err(Failure::new("expected EXIT"));
         };
-        expect_eq(&format!("status in round {round}"), Some(told), code)?;
+        expect_eq(&format!("status in round {round}"), Some(reported), code)?;
         let of_threads = ends(&listener.take_queued()?, pid);
         let is_right = flags != PROCESSES || of_threads.is_empty();
         expect(is_right, format!("no ends of threads, got {of_threads:?}"))?;
@@ -237,32 +237,33 @@ fn a_process_whose_end_is_reported_can_be_waited_for(flags: u32) -> TestResult {
 fn a_process_that_is_not_waited_for_ends_once(flags: u32) -> TestResult {
     const ROUNDS: usize = 60;
     let mut listener = listen(flags)?;
-    let ends_told = match flags {
+    let expected = match flags {
         PROCESSES => 1,
         _ => THREADS_AT_ONCE,
     };
     ignore_children()?;
-    // The number of each is in use until it has ended.
+    // The number of each process is in use until the process has ended.
     for round in 0..ROUNDS {
         let process = end_at_once(3 * round + round % 2)?.into_pid();
         let pid = process.as_raw();
         expect_eq("wait", waitpid(process, None), Err(Errno::ECHILD))?;
         let mut messages = take_through_exit(&mut listener, pid)?;
-        // What is told twice is told before another one has come and gone.
+        // A second report would come before another process has begun and ended.
         let marker = child::fork(|| 0)?.into_pid();
         messages.extend(take_through_exit(&mut listener, marker.as_raw())?);
         expect_eq("wait", waitpid(marker, None), Err(Errno::ECHILD))?;
-        let told = ends(&messages, pid);
-        let whole = told.iter().filter(|event| event.subject().pid == pid);
+        let reported = ends(&messages, pid);
+        let whole = reported.iter().filter(|event| event.subject().pid == pid);
         expect_eq(&format!("ends of {pid}"), whole.count(), 1)?;
-        expect_eq("ends with those of its threads", told.len(), ends_told)?;
+        expect_eq("ends with those of its threads", reported.len(), expected)?;
         let code = match round % 2 {
             0 => LastThread::Itself.code(),
             _ => LastThread::All.code(),
         };
-        // That of the process comes last, and names the parent although it was reaped at once.
+        // The end of the process comes last, and names the parent although the process was reaped
+        // immediately.
         let end = exit(Task::leader(pid), code, own_task());
-        expect_eq("last end", told.last().copied(), Some(end))?;
+        expect_eq("last end", reported.last().copied(), Some(end))?;
     }
     Ok(())
 }

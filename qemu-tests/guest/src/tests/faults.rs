@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! No memory (C20): each allocation fails once, and nothing is half done, miscounted or unseen.
+//! Allocation failures (C20): each allocation fails once. Nothing is left half done, miscounted or
+//! unreported.
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};
@@ -42,12 +43,12 @@ pub const TESTS: &[Test] = &Declaration::new().not_on_stock(NO_LISTING).of([
     test!(an_end_takes_no_memory[leave](Some(leave))).covers(&[Line::C27, Line::C57]),
     test!(an_end_takes_no_memory[bind](Some(bind))).covers(&[Line::C27, Line::C57]),
     test!(an_event_is_lost_for_one_listener_alone[enobufs](1, &ALONE))
-        .stock_fails("what finds no memory is lost for all, and nobody is told")
+        .stock_fails("an event without memory is lost for all listeners, and none can detect it")
         .covers(&[Line::C5, Line::C6, Line::C30]),
     test!(an_event_is_lost_for_one_listener_alone[no_enobufs](
         0, &ALONE
     ))
-    .stock_fails("what finds no memory is lost for all")
+    .stock_fails("an event without memory is lost for all listeners")
     .covers(&[Line::C5, Line::C6, Line::C30]),
     test!(an_event_is_lost_for_one_listener_alone[batches](
         1, &BATCHES
@@ -65,7 +66,7 @@ pub const TESTS: &[Test] = &Declaration::new().not_on_stock(NO_LISTING).of([
         Line::C30,
         Line::C54,
     ]),
-    // It waits for some grace periods at each of a hundred allocations.
+    // It waits for several grace periods for each of a hundred allocations.
     test!(loading_without_memory_leaves_nothing)
         .limit(Duration::from_secs(120))
         .not_on_stock("cn_proc is built in, there is no module")
@@ -74,12 +75,12 @@ pub const TESTS: &[Test] = &Declaration::new().not_on_stock(NO_LISTING).of([
 
 const NO_LISTING: &str = "there is no list of listeners and of what they lost";
 
-/// What became of a request for which an allocation may have failed.
+/// The outcome of a request during which an allocation may have failed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum RequestResult {
-    /// netlink had no memory to take it.
+    /// netlink had no memory for the request.
     NotSent,
-    /// It was answered with this errno.
+    /// The answer has this errno.
     Answered(u32),
     /// There was no memory for the answer: ENOBUFS.
     Unanswered,
@@ -88,7 +89,8 @@ enum RequestResult {
 const NO_MEMORY: RequestResult = RequestResult::Answered(Errno::ENOMEM as u32);
 const DONE: RequestResult = RequestResult::Answered(0);
 
-/// Sends a request whose nth allocation fails, and takes its answer. Tells also whether one failed.
+/// Sends a request whose nth allocation fails, and takes its answer. Also returns whether an
+/// allocation failed.
 fn request(
     faults: &FailNth,
     nth: u32,
@@ -110,7 +112,7 @@ fn request(
     Ok((outcome, failed))
 }
 
-/// Takes what a request was answered, which is one message or one ENOBUFS.
+/// Takes the answer to a request, which is one message or one ENOBUFS.
 fn answer(listener: &mut Listener) -> Result<RequestResult, Failure> {
     let read = listener.drain()?;
     let errs: Vec<_> = read
@@ -127,22 +129,22 @@ fn answer(listener: &mut Listener) -> Result<RequestResult, Failure> {
     }
 }
 
-/// Raises a COMM event, and tells how many messages about it come.
-fn hear(listener: &mut Listener) -> Result<usize, Failure> {
-    mark("heard?")?;
+/// Raises a COMM event, and returns how many messages about it are received.
+fn count_received(listener: &mut Listener) -> Result<usize, Failure> {
+    mark("received?")?;
     let read = listener.drain()?;
     let own = |received: &&Received| received.event.subject() == own_task();
     Ok(read.messages.iter().filter(own).count())
 }
 
-/// What comes about when each allocation of a LISTEN fails once.
+/// The outcomes when each allocation of a LISTEN fails once.
 const OF_LISTEN: &[RequestResult] = &[RequestResult::NotSent, NO_MEMORY, RequestResult::Unanswered];
 
-/// Lets one allocation after the other fail, and then any, until each wanted outcome has come about.
-/// The function tells the outcome, and whether an allocation failed.
+/// Fails each allocation in turn, and then random ones, until each wanted outcome has occurred. The
+/// function returns the outcome, and whether an allocation failed.
 ///
-/// A request may take from a cache what the one before had to allocate, so that the same number is
-/// of another allocation the next time.
+/// A request may take from a cache what the request before it had to allocate. So the same number
+/// may be that of another allocation the next time.
 fn fail_each(
     wanted: &[RequestResult],
     mut attempt: impl FnMut(u32) -> Result<(RequestResult, bool), Failure>,
@@ -160,7 +162,7 @@ fn fail_each(
     }
     let mut random = Rng::with_seed(0);
     while !wanted.iter().all(|outcome| outcomes.contains(outcome)) {
-        let what = format!("{wanted:?} to come about, got {outcomes:?}");
+        let what = format!("{wanted:?} to occur, got {outcomes:?}");
         expect(outcomes.len() < ATTEMPTS, what)?;
         outcomes.push(attempt(random.u32(1..=last))?.0);
     }
@@ -176,13 +178,17 @@ fn listen_without_memory_changes_nothing() -> TestResult {
         if let RequestResult::NotSent | NO_MEMORY = outcome {
             expect_count(0)?;
             expect_references(0)?;
-            expect_eq("messages", hear(&mut listener)?, 0)?;
+            expect_eq("messages", count_received(&mut listener)?, 0)?;
             listener.send(words.as_bytes(), SEQ, 0)?;
-            expect_eq("the same again", answer(&mut listener)?, DONE)?;
+            expect_eq(
+                "answer to the repeated request",
+                answer(&mut listener)?,
+                DONE,
+            )?;
         }
         expect_count(1)?;
         expect_references(1)?;
-        expect_eq("messages", hear(&mut listener)?, 1)?;
+        expect_eq("messages", count_received(&mut listener)?, 1)?;
         Ok((outcome, failed))
     })?;
     expect_references(0)
@@ -198,7 +204,11 @@ fn listening_again_without_memory_changes_nothing() -> TestResult {
     for (before, wanted) in [(few, many), (many, few)] {
         fail_each(OF_LISTEN, |nth| {
             listener.send([LISTEN, before].as_bytes(), SEQ, 0)?;
-            expect_eq("as before", answer(&mut listener)?, DONE)?;
+            expect_eq(
+                "answer to LISTEN with the old mask",
+                answer(&mut listener)?,
+                DONE,
+            )?;
             let (outcome, failed) = request(&faults, nth, &mut listener, &[LISTEN, wanted])?;
             let now = match outcome {
                 DONE | RequestResult::Unanswered => wanted,
@@ -208,7 +218,7 @@ fn listening_again_without_memory_changes_nothing() -> TestResult {
             expect_eq("mask", mask, now)?;
             expect_eq("lost", lost, 0)?;
             expect_references(1)?;
-            mark("still heard")?;
+            mark("still received")?;
             marks += 1;
             messages.extend(listener.drain()?.messages);
             Ok((outcome, failed))
@@ -222,9 +232,9 @@ fn listening_again_without_memory_changes_nothing() -> TestResult {
     expect_eq("missing numbers", missing, 0)
 }
 
-/// Ends a listener while one allocation after the other fails, beside another one that stays, until
-/// each wanted outcome has come about. The function ends it, and leaves the socket if it is open
-/// still.
+/// Ends a listener while each allocation fails in turn, until each wanted outcome has occurred.
+/// Another listener stays. The function ends the first one, and leaves its socket if that is still
+/// open.
 fn expect_ended(
     wanted: &[RequestResult],
     end: impl Fn(&FailNth, u32, &mut Option<Listener>) -> Result<(RequestResult, bool), Failure>,
@@ -243,7 +253,7 @@ fn expect_ended(
         }
         expect_count(1)?;
         expect_references(1)?;
-        mark("heard by one")?;
+        mark("received by one")?;
         if let Some(goes) = &mut goes {
             let messages = goes.drain()?.messages;
             let events = messages.iter().filter(|received| received.event.bit() != 0);
@@ -251,11 +261,15 @@ fn expect_ended(
             goes.request(&[LISTEN, mask::COMM])?;
             goes.drain()?;
             expect_count(2)?;
-            expect_eq("messages, listening again", hear(goes)?, 1)?;
+            expect_eq("messages, listening again", count_received(goes)?, 1)?;
         }
         drop(goes);
         stays.drain()?;
-        expect_eq("messages for the listener that stays", hear(&mut stays)?, 1)?;
+        expect_eq(
+            "messages for the listener that stays",
+            count_received(&mut stays)?,
+            1,
+        )?;
         Ok((outcome, failed))
     })?;
     drop(stays);
@@ -273,7 +287,8 @@ fn ignore_without_memory_ends_a_listener() -> TestResult {
     )
 }
 
-/// An end allocates nothing, and is always done; without a way to end it, the socket is closed.
+/// An end allocates nothing and always succeeds. Without a function that ends it, the socket is
+/// closed.
 fn an_end_takes_no_memory(end: Option<End>) -> TestResult {
     expect_ended(&[DONE], |faults, nth, goes| {
         let (ended, failed) = faults.run(nth, || match (end, goes.as_mut()) {
@@ -284,21 +299,21 @@ fn an_end_takes_no_memory(end: Option<End>) -> TestResult {
             }
         })?;
         ended?;
-        // A kernel that checks itself allocates what tells it more about sockets and namespaces.
+        // A kernel with checkers allocates debug data about sockets and namespaces.
         expect(!failed || has_checkers(), "an end that allocates nothing")?;
         Ok((DONE, failed))
     })
 }
 
-/// Lets one allocation after the other fail when a page of events is to be begun: since one small
-/// datagram waits already. A small one does as well.
+/// A small datagram waits already, so the next event would begin a page of events. Each allocation
+/// for that fails in turn. The event then gets a small datagram, too.
 fn an_event_for_which_there_is_no_page_has_a_small_datagram() -> TestResult {
     let faults = FailNth::of_slabs()?;
     let mut failures = 0;
     for nth in 1.. {
         let mut listener = Listener::listen_with(mask::COMM, BATCH)?;
         expect_eq("listening", answer(&mut listener)?, DONE)?;
-        // Who peeks ends a datagram.
+        // Nothing is appended to a datagram after a peek.
         mark("waits")?;
         let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
         recv(listener.as_fd().as_raw_fd(), &mut [0; BATCH_SIZE], flags)?;
@@ -316,14 +331,15 @@ fn an_event_for_which_there_is_no_page_has_a_small_datagram() -> TestResult {
     expect(failures > 0, "an allocation to fail")
 }
 
-/// A listener that gets each event in a datagram of its own, and one that gets batches.
+/// The requests of a listener that gets each event in its own datagram, and of one that gets
+/// batches.
 const ALONE: [u32; 2] = [LISTEN, mask::COMM];
 const BATCHES: [u32; 6] = proc_listen(LISTEN, mask::COMM, BATCH);
 
-/// Events are raised while one allocation after the other fails, before two listeners. Each failure
-/// is a loss of one of them, which reads so many ENOBUFS.
+/// Events are raised for two listeners while each allocation fails in turn. Each failure is a loss
+/// for one of them, which reads this many ENOBUFS.
 fn an_event_is_lost_for_one_listener_alone(enobufs: usize, request: &[u32]) -> TestResult {
-    /// Far more than there are allocations in one.
+    /// Far more than the allocations for one event.
     const EVENTS: usize = 100;
     pin(cpus()?[0])?;
     let faults = FailNth::of_slabs()?;
@@ -341,7 +357,7 @@ fn an_event_is_lost_for_one_listener_alone(enobufs: usize, request: &[u32]) -> T
             delivered: 1,
             lost: 0,
         });
-        // The next one is to begin with an empty queue.
+        // The next event has to find all queues empty.
         for victim in &mut listeners[..] {
             victim.catch_up()?;
         }
@@ -354,7 +370,7 @@ fn an_event_is_lost_for_one_listener_alone(enobufs: usize, request: &[u32]) -> T
         for victim in &mut listeners {
             lost += victim.read_one_or_lose(enobufs)?;
         }
-        // A kernel that checks itself may have lived with the failure.
+        // A kernel with checkers may do without the allocation that failed.
         if lost > 0 || !has_checkers() {
             expect_eq("listeners that lost the event", lost, u64::from(failed))?;
         }
@@ -363,7 +379,7 @@ fn an_event_is_lost_for_one_listener_alone(enobufs: usize, request: &[u32]) -> T
         } else if listeners.iter().all(|victim| victim.lost > 0) {
             break;
         } else {
-            // This event took from a cache what the one before had to allocate.
+            // This event took from a cache what the event before it had to allocate.
             nth = 1;
         }
     }
@@ -393,7 +409,7 @@ struct Victim {
 }
 
 impl Victim {
-    /// Takes what was raised for others.
+    /// Takes the events that were raised for other listeners.
     fn catch_up(&mut self) -> TestResult {
         for received in self.listener.drain()?.messages {
             self.expect_next(&received)?;
@@ -408,7 +424,7 @@ impl Victim {
         expect_eq("number", cpu_and_seq(received).1, self.seq)
     }
 
-    /// Reads an event, or the ENOBUFS in its place, and another one after it; 1 if one was lost.
+    /// Reads the event that was raised, or ENOBUFS in its place. Returns 1 if the event was lost.
     fn read_one_or_lose(&mut self, enobufs: usize) -> Result<u64, Failure> {
         let got = self.listener.drain()?;
         let lost = u64::from(got.messages.is_empty());
@@ -422,7 +438,7 @@ impl Victim {
     }
 }
 
-/// Events are raised, before a listener with these flags, until some are lost for want of pages.
+/// Events are raised for a listener with these flags until some are lost for lack of pages.
 fn accounts_balance_without_pages(flags: u32) -> TestResult {
     const AT_ONCE: usize = 500;
     const ROUNDS: usize = 100;
@@ -453,7 +469,7 @@ fn accounts_balance_without_pages(flags: u32) -> TestResult {
     messages.extend(listener.drain()?.messages);
     let line = Listing::of(listener.port_id()?)?;
     println!("{} of {marks} events lost", line.lost);
-    // Each for want of a page.
+    // Each event is lost for lack of a page.
     report_failures(line.lost);
     expect(line.lost > 0, "the pages to run out")?;
     expect_eq("delivered, as read", line.delivered, messages.len() as u64)?;
@@ -496,6 +512,6 @@ fn loading_without_memory_leaves_nothing() -> TestResult {
     expect(refused > 0, "a load to be refused")?;
     let mut listener = Listener::listen(mask::COMM)?;
     listener.drain()?;
-    expect_eq("messages", hear(&mut listener)?, 1)?;
+    expect_eq("messages", count_received(&mut listener)?, 1)?;
     expect_count(1)
 }

@@ -30,11 +30,11 @@ pub const TESTS: &[Test] = &[
     .covers(&[Line::C18]),
     test!(listening_after_ignore_starts_again).covers(&[Line::C18]),
     test!(a_socket_gets_nothing[never_listened](never_listened))
-        .stock_fails("a bound socket gets every event as soon as anybody listens")
+        .stock_fails("a bound socket gets every event as soon as there is a listener")
         .covers(&[Line::C24]),
     test!(a_socket_gets_nothing[stopped_listening](stopped_listening)).covers(&[Line::C24]),
     test!(a_socket_gets_nothing[was_refused](was_refused))
-        .stock_fails("a bound socket gets every event as soon as anybody listens")
+        .stock_fails("a bound socket gets every event as soon as there is a listener")
         .covers(&[Line::C24]),
     test!(a_socket_gets_nothing[unbound](unbound)).covers(&[Line::C24]),
 ];
@@ -46,7 +46,8 @@ fn queued(listener: &mut Listener) -> Result<Vec<Received>, Failure> {
     Ok(messages)
 }
 
-/// Compares what listeners with a mask each get with the part of everything that they asked for.
+/// Starts a listener with each mask, and expects it to get exactly those of all events that its
+/// mask selects.
 fn expect_parts(masks: &[u32]) -> TestResult {
     let mut listeners = Vec::new();
     for mask in masks {
@@ -63,7 +64,7 @@ fn expect_parts(masks: &[u32]) -> TestResult {
             !expected.is_empty(),
             format!("an event of mask 0x{mask:08x} to be raised"),
         )?;
-        // EXIT may reach one listener later than the other; everything else is there already.
+        // EXIT may reach one listener later than another. All other events are there already.
         let mut got = if mask & mask::EXIT == 0 {
             queued(&mut listener)?
         } else {
@@ -136,7 +137,7 @@ fn exit_and_nonzero_exit_together_get_each_exit_once() -> TestResult {
         child.wait()?;
         expected.push((pid, (status as u32) << 8));
     }
-    // Every child began after the end of the one before, so a second event would be in between.
+    // Each child began after the end of the previous one, so a second EXIT would come in between.
     let of_children = |event| match event {
         Event::Exit { task, code, .. } if expected.iter().any(|(pid, _)| *pid == task.pid) => {
             Some((task.pid, code))
@@ -216,12 +217,12 @@ fn listening_after_ignore_starts_again() -> TestResult {
     let mut listener = Listener::listen_all()?;
     listener.ignore()?;
     listener.request(&[LISTEN, mask::COMM])?;
-    mark("heard")?;
+    mark("received")?;
     let got = events_about(&queued(&mut listener)?, own_task().pid);
     expect_eq("number of own events", got.len(), 1)
 }
 
-/// A socket does not hear what another one hears.
+/// A socket gets none of the events that a listener gets.
 fn a_socket_gets_nothing(open: fn() -> Result<Listener, Failure>) -> TestResult {
     let mut silent = open()?;
     silent.take_queued()?;

@@ -32,7 +32,7 @@ fn forks(scene: &Scene, child: i32) -> Vec<Event> {
     events_of(&scene.messages, mask::FORK, child)
 }
 
-/// With the flags of clone(2) that the libc's function has.
+/// Makes the child by clone(2), with the flags of fork() or vfork().
 fn names_parent_and_child(flags: i32) -> TestResult {
     let mut listener = Listener::listen_all()?;
     let scene = in_child(&mut listener, || {
@@ -54,7 +54,7 @@ fn names_the_real_parent_of_clone_parent() -> TestResult {
         let sibling = child::clone_with(libc::CLONE_PARENT | libc::SIGCHLD, || 0)?;
         Ok(sibling.into_pid().as_raw())
     })?;
-    // It is a child of this process, though another one made it.
+    // It is a child of this process, although another process made it.
     waitpid(Pid::from_raw(scene.number), None)?;
     let expected = Event::Fork {
         parent: own_task(),
@@ -70,7 +70,7 @@ fn names_the_thread_and_the_parent_of_its_process() -> TestResult {
             .join()
             .expect("gettid() does not panic"))
     })?;
-    // A thread's parent is its process's parent, which is what getppid() says in it.
+    // A thread's parent is the parent of its process, which getppid() returns in the thread.
     let child = Task {
         pid: scene.number,
         tgid: scene.child.tgid,

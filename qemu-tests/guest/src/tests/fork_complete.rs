@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! When FORK is read, the child has all that it starts with (C47).
 //!
-//! The maker of the child and the reader share a CPU, and the reader preempts all others there: it runs
-//! as soon as FORK is queued, and looks before the maker goes on. What copy_process() does only
-//! after it has told of the child is not there yet then.
+//! The maker of the child and the reader share a CPU, and the reader preempts all other tasks there.
+//! It runs as soon as FORK is queued, and looks before the maker goes on. If copy_process() does
+//! something only after it reports the child, the reader finds it missing.
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
@@ -42,19 +42,19 @@ const ROUNDS: i32 = 5;
 /// How long a child that shares its parent's memory waits for its end, in milliseconds.
 const STAY_LIMIT: i32 = 10_000;
 
-/// When it is looked.
+/// When the test looks.
 #[derive(Clone, Copy, PartialEq)]
 enum When {
-    /// Nobody is made yet: there is no child to look at.
+    /// No child is made yet, so there is none to look at.
     Before,
-    /// FORK was read, and the maker is not back from its call.
+    /// FORK was read, and the maker has not returned from its call.
     AtFork,
-    /// It is back.
+    /// The maker has returned.
     Afterwards,
 }
 
-/// Has a process make one child after the other, each of which stays until the gate is opened, and
-/// looks at the maker and at the child.
+/// Has a process make one child after the other, and looks at the maker and at the child. Each
+/// child stays until the gate is opened.
 fn follow(
     prepare: impl FnOnce() -> TestResult,
     make: impl Fn(&Gate) -> Result<End, Failure>,
@@ -95,7 +95,7 @@ fn follow(
         looked
     };
     let looked = (0..ROUNDS).try_for_each(|_| round());
-    // Whatever was seen, nobody is left in a control group.
+    // Even after a failure, no process may stay in a cgroup.
     go.open(0)?;
     let ended = succeed(maker);
     looked.and(ended)
@@ -124,8 +124,8 @@ fn share_memory(leave: &Gate) -> Result<End, Failure> {
     let mut stack = vec![0u128; STACK / size_of::<u128>()];
     let top = stack.as_mut_ptr_range().end.cast();
     let flags = libc::CLONE_VM | libc::SIGCHLD;
-    // SAFETY: The function does nothing but call the system, on a stack that is freed after its
-    // end, and its argument is a number.
+    // SAFETY: The function only makes system calls. Its stack is freed after its end, and its
+    // argument is a number.
     let child = Errno::result(unsafe { libc::clone(pass_alone, top, flags, gate) })?;
     Ok(Box::new(move || {
         let ended = expect_end(Pid::from_raw(child));
@@ -134,8 +134,8 @@ fn share_memory(leave: &Gate) -> Result<End, Failure> {
     }))
 }
 
-/// Passes a gate with nothing but system calls, as a process must that shares another one's memory. Returns 0
-/// if it could.
+/// Passes a gate with system calls only, as a process that shares another process's memory must.
+/// Returns 0 on success.
 extern "C" fn pass_alone(gate: *mut libc::c_void) -> libc::c_int {
     let gate = gate.addr() as RawFd;
     let mut number = [0u8; 4];
@@ -149,7 +149,7 @@ extern "C" fn pass_alone(gate: *mut libc::c_void) -> libc::c_int {
     if ready != 1 {
         return 1;
     }
-    // SAFETY: The call writes as many bytes as there are.
+    // SAFETY: The call writes at most as many bytes as the array has.
     let length = unsafe { libc::read(gate, number.as_mut_ptr().cast(), number.len()) };
     i32::from(length != number.len() as isize)
 }
@@ -159,7 +159,7 @@ fn expect_end(child: Pid) -> TestResult {
     expect_eq("the child's end", ended, WaitStatus::Exited(child, 0))
 }
 
-/// Expects a process in a group, in all ways that tell.
+/// Expects a process to be in a group, by all interfaces that show it.
 fn expect_in(group: &Group, pid: i32) -> TestResult {
     let id = cgroup::id_of(&pidfd(Pid::from_raw(pid))?)?;
     expect_eq("id of the group", id, group.id()?)?;
@@ -213,7 +213,8 @@ fn a_child_of_clone_into_cgroup_is_in_that_cgroup() -> TestResult {
         make,
         |when, _, child| match when {
             When::Before => Ok(()),
-            // On the way, the call holds the lock of all groups, which the file in /proc takes.
+            // The call still holds the lock of all cgroups, which a read of the file in /proc takes.
+            // So the id is read first.
             When::AtFork => {
                 let id = cgroup::id_of(&pidfd(Pid::from_raw(child.pid))?)?;
                 expect_eq("id of the group", id, group.id()?)?;
@@ -239,7 +240,7 @@ fn an_oom_score_that_is_set_when_fork_is_read_stays() -> TestResult {
                 Ok(())
             }
             When::AtFork => Ok(fs::write(file(child.tgid), wanted.to_string())?),
-            // Who shares memory shares the score.
+            // Processes that share memory share the score.
             When::Afterwards => expect_eq(
                 "scores of parent and child",
                 (score(maker)?, score(child.tgid)?),
@@ -284,7 +285,7 @@ fn the_pidfd_of_clone_pidfd_is_open() -> TestResult {
     )
 }
 
-/// Expects a process to have a descriptor of another one.
+/// Expects a process to have a pidfd of another process.
 fn expect_pidfd(owner: i32, pid: i32) -> TestResult {
     let line = format!("Pid:\t{pid}");
     for entry in fs::read_dir(format!("/proc/{owner}/fdinfo"))? {

@@ -8,7 +8,7 @@ use crate::harness::{Line, Test, TestResult};
 use crate::test;
 
 pub const TESTS: &[Test] = &[test!(every_message_has_its_expected_effect)
-    .not_on_stock("requests are not answered as they have to be, and listeners are not told")
+    .not_on_stock("requests are not answered as they have to be, and listeners get no error")
     .limit(Duration::from_secs(60))
     .covers(&[
         Line::C3,

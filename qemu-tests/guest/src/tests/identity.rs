@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Which process an event is about, by numbers that are never used again (C52): those that a pidfd
-//! has, the cgroup's id, and the start time.
+//! Which process an event is about, by numbers that are never used again (C52): the inode numbers
+//! of pidfds, the cgroup's id, and the start time.
 //!
-//! A process is looked at while it waits, so that what is seen is the process's own.
+//! The tests look at a process while it waits, so that its pid cannot name another process.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, AsRawFd};
@@ -88,12 +88,12 @@ pub const TESTS: &[Test] = &Declaration::new()
             .limit(Duration::from_secs(120)),
     ]);
 
-/// The number of a process, as a pidfd has it.
+/// The number of a process, which is the inode number of its pidfd.
 fn number(pid: i32) -> Result<u64, Failure> {
     Ok(identities::number_of(Pid::from_raw(pid))?)
 }
 
-/// The same of a thread.
+/// The same for a thread.
 fn thread_number(tid: i32) -> Result<u64, Failure> {
     Ok(identities::number_of_thread(Pid::from_raw(tid))?)
 }
@@ -102,7 +102,7 @@ fn own_number() -> Result<u64, Failure> {
     number(own_pid())
 }
 
-/// A process that was looked at.
+/// What a test saw of a process.
 #[derive(Clone, Copy, Debug)]
 struct ProcessInfo {
     pid: i32,
@@ -121,7 +121,7 @@ impl ProcessInfo {
         })
     }
 
-    /// What an event about one of its threads has to have, see [`identities`].
+    /// The identity that an event about one of its threads has to have, see [`identities`].
     fn thread(&self, thread: u64, other: u64) -> Identity {
         Identity {
             process: self.number,
@@ -132,20 +132,20 @@ impl ProcessInfo {
         }
     }
 
-    /// The same about the process, or its first thread.
+    /// The same for an event about the process, or its first thread.
     fn process(&self, other: u64) -> Identity {
         self.thread(self.number, other)
     }
 }
 
-/// What an event has behind it, to the nanosecond.
+/// The identity that follows an event, with the start to the nanosecond.
 fn exact(received: &Received) -> Result<Identity, Failure> {
     let event = received.event;
     let missing = || Failure::new(format!("expected an identity of {event:?}"));
     received.identity.ok_or_else(missing)
 }
 
-/// The same, with the start as /proc has it.
+/// The same, with the start rounded down to ticks, as /proc has it.
 fn identity(received: &Received) -> Result<Identity, Failure> {
     let exact = exact(received)?;
     Ok(Identity {
@@ -156,39 +156,39 @@ fn identity(received: &Received) -> Result<Identity, Failure> {
 
 /// What a listener received about a child.
 struct Observation {
-    who: ProcessInfo,
-    /// The number of a second thread, if it has one.
+    info: ProcessInfo,
+    /// The number of its second thread if it has one, else that of the process.
     thread: u64,
     events: Vec<Received>,
 }
 
 impl Observation {
-    /// Expects these of the events of a kind, a bit of the mask, and no more of that kind.
+    /// Expects exactly these identities in the events of a kind, a bit of the mask.
     #[track_caller]
     fn expect(&self, bit: u32, expected: &[Identity]) -> TestResult {
         let of_kind = self.events.iter().filter(|one| one.event.bit() == bit);
         let got = of_kind.map(identity).collect::<Result<Vec<_>, _>>()?;
         expect_eq("identities", got.as_slice(), expected)
-            .map_err(|failure| failure.about(format!("{:?}", self.who)))
+            .map_err(|failure| failure.about(format!("{:?}", self.info)))
     }
 }
 
-/// Takes all that is told of a child up to its end.
+/// Takes all events about a child up to its end.
 fn finish(
     mut listener: Listener,
     child: Child,
-    who: ProcessInfo,
+    info: ProcessInfo,
 ) -> Result<Vec<Received>, Failure> {
-    let mut events = take_through_exit(&mut listener, who.pid)?;
+    let mut events = take_through_exit(&mut listener, info.pid)?;
     let ended = child.wait()?;
     let failed = matches!(ended, WaitStatus::Exited(_, 1));
     expect(!failed, format!("the child to succeed, got {ended:?}"))?;
-    events.retain(|received| received.event.subject().tgid == who.pid);
+    events.retain(|received| received.event.subject().tgid == info.pid);
     Ok(events)
 }
 
-/// Lets a child do something when it was looked at, and listens to it from before it was made until
-/// it ended.
+/// Lets a child run a function after the test has looked at it. Listens from before the child is
+/// made until it has ended.
 fn observe(mask: u32, function: impl FnOnce() -> TestResult) -> Result<Observation, Failure> {
     let listener = Listener::listen_with(mask | mask::EXIT, IDENTITY)?;
     let go = Gate::new()?;
@@ -198,16 +198,17 @@ fn observe(mask: u32, function: impl FnOnce() -> TestResult) -> Result<Observati
             function()
         })
     })?;
-    let who = ProcessInfo::of(child.pid().as_raw())?;
+    let info = ProcessInfo::of(child.pid().as_raw())?;
     go.open(0)?;
     Ok(Observation {
-        who,
-        thread: who.number,
-        events: finish(listener, child, who)?,
+        info,
+        thread: info.number,
+        events: finish(listener, child, info)?,
     })
 }
 
-/// As [`tell`], of a child whose second thread does something, after what happens `meanwhile` to it.
+/// As [`observe`], but a second thread of the child runs the function, after `meanwhile` was called
+/// with that thread's id.
 fn observe_thread(
     mask: u32,
     meanwhile: impl FnOnce(Pid) -> TestResult,
@@ -223,22 +224,22 @@ fn observe_thread(
                 function()
             };
             let ended = thread::scope(|scope| scope.spawn(act).join());
-            ended.expect("what a thread does here does not panic")
+            ended.expect("the thread does not panic")
         })
     })?;
     let tid = ready.pass()?;
-    let (who, thread) = (ProcessInfo::of(child.pid().as_raw())?, thread_number(tid)?);
-    expect(thread != who.number, "a number of the thread's own")?;
+    let (info, thread) = (ProcessInfo::of(child.pid().as_raw())?, thread_number(tid)?);
+    expect(thread != info.number, "the thread to have its own number")?;
     meanwhile(Pid::from_raw(tid))?;
     go.open(0)?;
     Ok(Observation {
-        who,
+        info,
         thread,
-        events: finish(listener, child, who)?,
+        events: finish(listener, child, info)?,
     })
 }
 
-/// Runs a program that ends at once.
+/// Runs a program that ends immediately.
 fn exec() -> TestResult {
     execv(c"/bin/sh", &[c"sh", c"-c", c"exit 0"])?;
     Ok(())
@@ -248,7 +249,7 @@ fn nothing() -> TestResult {
     Ok(())
 }
 
-/// A user and group that nobody is.
+/// The id of a user and of a group that no process has.
 const ID: u32 = 4242;
 
 fn change_uid() -> TestResult {
@@ -259,13 +260,13 @@ fn change_gid() -> TestResult {
     Ok(setgid(Gid::from_raw(ID))?)
 }
 
-/// Of the calling thread. The library's functions change the ids of all threads.
+/// Changes the calling thread's user id. The library's functions change the ids of all threads.
 fn change_own_uid() -> TestResult {
     // SAFETY: The call takes a number.
     Ok(Errno::result(unsafe { libc::syscall(libc::SYS_setuid, ID) }).map(drop)?)
 }
 
-/// The same of group ids.
+/// The same for the group id.
 fn change_own_gid() -> TestResult {
     // SAFETY: The call takes a number.
     Ok(Errno::result(unsafe { libc::syscall(libc::SYS_setgid, ID) }).map(drop)?)
@@ -285,7 +286,8 @@ fn abort() -> TestResult {
     Ok(raise(Signal::SIGABRT)?)
 }
 
-/// The other process of an event of this kind, where this process is the parent; 0 if there is none.
+/// The number of the other process in an event of this kind about a child of this process. It is 0
+/// if there is none.
 fn other_in(bit: u32) -> Result<u64, Failure> {
     const WITH_PARENT: u32 = mask::FORK | mask::SID | mask::COREDUMP | mask::EXIT;
     match bit & WITH_PARENT {
@@ -294,33 +296,33 @@ fn other_in(bit: u32) -> Result<u64, Failure> {
     }
 }
 
-/// An event about a process, or its first thread, which does something.
+/// Expects an event about a process, or its first thread, to have the identity of the process.
 fn has_the_process(bit: u32, function: fn() -> TestResult) -> TestResult {
     let observation = observe(bit, function)?;
-    observation.expect(bit, &[observation.who.process(other_in(bit)?)])
+    observation.expect(bit, &[observation.info.process(other_in(bit)?)])
 }
 
-/// The same about a second thread.
+/// The same for a second thread.
 fn has_the_thread(bit: u32, function: fn() -> TestResult) -> TestResult {
     let observation = observe_thread(bit, |_| Ok(()), function)?;
-    let (who, thread) = (&observation.who, observation.thread);
-    observation.expect(bit, &[who.thread(thread, other_in(bit)?)])
+    let (info, thread) = (&observation.info, observation.thread);
+    observation.expect(bit, &[info.thread(thread, other_in(bit)?)])
 }
 
 fn the_begin_and_the_end_of_a_thread_have_the_thread() -> TestResult {
     let observation = observe_thread(mask::FORK | mask::EXIT, |_| Ok(()), nothing)?;
-    // A thread's parent is its process's.
+    // A thread's parent is that of its process.
     let parent = own_number()?;
-    let process = observation.who.process(parent);
-    let thread = observation.who.thread(observation.thread, parent);
+    let process = observation.info.process(parent);
+    let thread = observation.info.thread(observation.thread, parent);
     observation.expect(mask::FORK, &[process, thread])?;
     observation.expect(mask::EXIT, &[thread, process])
 }
 
 fn tracing_has_the_thread_and_the_tracer() -> TestResult {
     let observation = observe_thread(mask::PTRACE, trace, nothing)?;
-    let attached = observation.who.thread(observation.thread, own_number()?);
-    let detached = observation.who.thread(observation.thread, 0);
+    let attached = observation.info.thread(observation.thread, own_number()?);
+    let detached = observation.info.thread(observation.thread, 0);
     observation.expect(mask::PTRACE, &[attached, detached])
 }
 
@@ -328,11 +330,11 @@ fn an_exec_by_another_thread_ends_that_thread_and_keeps_the_process() -> TestRes
     let observation = observe_thread(mask::EXEC, |_| Ok(()), exec)?;
     let parent = own_number()?;
     let ends = [
-        // The number that vanishes is the caller's, whoever ended.
-        observation.who.thread(observation.thread, parent),
-        observation.who.process(parent),
+        // The number that vanishes is that of the thread that called exec, although the other one ended.
+        observation.info.thread(observation.thread, parent),
+        observation.info.process(parent),
     ];
-    observation.expect(mask::EXEC, &[observation.who.process(0)])?;
+    observation.expect(mask::EXEC, &[observation.info.process(0)])?;
     observation.expect(mask::EXIT, &ends)
 }
 
@@ -341,11 +343,11 @@ fn the_end_of_an_auto_reaped_child_has_its_whole_identity() -> TestResult {
     ignore_children()?;
     let go = Gate::new()?;
     let pid = child::fork(|| i32::from(go.pass().is_err()))?.into_pid();
-    let who = ProcessInfo::of(pid.as_raw())?;
+    let info = ProcessInfo::of(pid.as_raw())?;
     go.open(0)?;
-    let end = listener.wait_for("EXIT", |received| is_exit(received, who.pid))?;
-    expect_eq("identity", identity(&end)?, who.process(own_number()?))?;
-    // The process is gone, so that nothing else can tell it.
+    let end = listener.wait_for("EXIT", |received| is_exit(received, info.pid))?;
+    expect_eq("identity", identity(&end)?, info.process(own_number()?))?;
+    // The process is gone, so that no other interface can show its identity.
     expect_eq("wait", waitpid(pid, None), Err(Errno::ECHILD))
 }
 
@@ -407,7 +409,7 @@ fn a_process_that_moves_has_another_cgroup_from_then_on() -> TestResult {
         Ok((received.event.kind(), cgroup))
     });
     let cgroups = cgroups.collect::<Result<Vec<_>, Failure>>()?;
-    let (before, after) = (observation.who.cgroup, group.id()?);
+    let (before, after) = (observation.info.cgroup, group.id()?);
     let expected = vec![
         ("fork", before),
         ("comm", before),
@@ -454,7 +456,7 @@ fn boottime() -> Result<u64, Failure> {
     Ok(u64::try_from(now.as_nanos())? / TICK)
 }
 
-/// Waits until the clock says that this process started some ticks ago.
+/// Waits until the clock shows that this process started some ticks ago.
 fn grow_old() -> TestResult {
     const TICKS: u64 = 5;
     let start = Stat::of("self")?.start;
@@ -469,13 +471,13 @@ fn the_start_is_that_of_proc_stat() -> TestResult {
         grow_old()?;
         Ok(mark("old")?)
     })?;
-    // The clock went on since then, and it is not zero.
+    // The clock has advanced since the start, and the start is not 0.
     expect(
-        observation.who.start > 0,
+        observation.info.start > 0,
         "a start after that of the system",
     )?;
-    observation.expect(mask::COMM, &[observation.who.process(0)])?;
-    observation.expect(mask::EXIT, &[observation.who.process(own_number()?)])
+    observation.expect(mask::COMM, &[observation.info.process(0)])?;
+    observation.expect(mask::EXIT, &[observation.info.process(own_number()?)])
 }
 
 fn a_thread_has_the_start_of_its_process() -> TestResult {
@@ -484,7 +486,7 @@ fn a_thread_has_the_start_of_its_process() -> TestResult {
         let young = thread::spawn(|| mark("young"));
         Ok(young.join().expect("renaming does not panic")?)
     })?;
-    let (mut kinds, expected) = (Vec::new(), observation.who.start * TICK);
+    let (mut kinds, expected) = (Vec::new(), observation.info.start * TICK);
     for received in &observation.events {
         let Identity {
             process, thread, ..
@@ -510,7 +512,7 @@ fn the_start_is_by_the_clock_of_the_listeners_time_namespace() -> TestResult {
         numbers.open(own_pid())?;
         go.pass()?;
         mark("seen twice")?;
-        // As it is seen from here; the test looks from outside.
+        // The start as this process sees it. The test sees it from outside.
         numbers.open(i32::try_from(Stat::of("self")?.start)?)?;
         go.pass()?;
         Ok(())
@@ -538,7 +540,8 @@ fn the_start_is_by_the_clock_of_the_listeners_time_namespace() -> TestResult {
 fn each_listener_gets_the_start_by_its_own_clock() -> TestResult {
     let handover = Handover::new()?;
     let mut listeners = Vec::new();
-    // An event is told to one after the other; what one gets is not to be left for the next.
+    // An event is sent to one listener after the other. The next listener must not get the encoding
+    // of the one before it.
     for (flags, is_ahead) in [
         (IDENTITY, false),
         (0, true),
@@ -576,7 +579,8 @@ fn each_listener_gets_the_start_by_its_own_clock() -> TestResult {
     Ok(())
 }
 
-/// Takes all events of a process up to its end: the kind of each, and who else is in it.
+/// Takes all events of a process up to its end. Returns the kind of each, and the number of the
+/// other process in it.
 fn others(listener: &mut Listener, pid: i32) -> Result<Vec<(&'static str, u64)>, Failure> {
     let events = take_through_exit(listener, pid)?;
     let own = events
@@ -647,7 +651,7 @@ fn numbers_are_the_same_in_all_pid_namespaces() -> TestResult {
         take_through_exit(&mut inside, 1)?,
         take_through_exit(&mut outside, init)?,
     ];
-    // The first process's parent is seen by one of them alone.
+    // Only one of the listeners sees the parent of the first process.
     let of_others = |messages: &[Received], known: Option<&BTreeSet<u64>>| {
         let events = messages.iter().filter(|one| one.event.bit() != 0);
         let mut found = Vec::new();
@@ -658,8 +662,8 @@ fn numbers_are_the_same_in_all_pid_namespaces() -> TestResult {
                 found.push((received.event.kind(), identity, received.event.subject()));
             }
         }
-        // Two listeners may get events of two processes that happen at the same time on two CPUs in
-        // different orders, but never those of one process.
+        // Two listeners may get events in different orders if they are of two processes, and happen
+        // at the same time on two CPUs. The events of one process are in the same order for both.
         found.sort_by_key(|(_, identity, _)| identity.process);
         Ok::<_, Failure>(found)
     };
@@ -667,7 +671,7 @@ fn numbers_are_the_same_in_all_pid_namespaces() -> TestResult {
     let processes = inside.iter().map(|(_, identity, _)| identity.process);
     let processes: BTreeSet<_> = processes.collect();
     let outside = of_others(&taken[1], Some(&processes))?;
-    // The one to which everything happens, and a child of it.
+    // The process that every kind of event is about, and a child of it.
     expect_eq("processes", processes.len(), 2)?;
     expect_eq("events outside", outside.len(), inside.len())?;
     for (inside, outside) in inside.iter().zip(&outside) {
@@ -677,8 +681,8 @@ fn numbers_are_the_same_in_all_pid_namespaces() -> TestResult {
     Ok(())
 }
 
-/// Whether a pid is still that of the process that an event was about: what the interface document
-/// tells its readers to do.
+/// Whether a pid still names the process that an event was about. The interface document describes
+/// this check.
 fn is_still_there(received: &Received) -> Result<bool, Failure> {
     let process = exact(received)?.process;
     match identities::number_of(Pid::from_raw(received.event.subject().tgid)) {
@@ -697,15 +701,15 @@ fn a_late_end_differs_from_the_begin_of_the_next_process_with_its_pid() -> TestR
     let old = number(pid.as_raw())?;
     go.open(0)?;
     succeed(first)?;
-    // Nobody has it.
+    // No process has this pid now.
     let gone = pidfd(pid).map(drop);
-    expect_eq("opening it", gone, Err(Errno::ESRCH))?;
+    expect_eq("opening a pidfd", gone, Err(Errno::ESRCH))?;
     fork_as(pid.as_raw(), timeouts::deadline(EVENT_LIMIT), || {
         i32::from(go.pass().is_err())
     })?;
     let new = number(pid.as_raw())?;
     expect(old != new, "another number")?;
-    // What is read now was sent before.
+    // The events that are read now were sent before.
     let mut received_kinds = Vec::new();
     for _ in 0..3 {
         let received = listener.wait_for("FORK, EXIT and FORK", |received| {
@@ -716,7 +720,7 @@ fn a_late_end_differs_from_the_begin_of_the_next_process_with_its_pid() -> TestR
     }
     go.open(0)?;
     expect_eq("the end", waitpid(pid, None)?, WaitStatus::Exited(pid, 0))?;
-    // The old process may have been reaped, and its pid given away, before its end was told.
+    // The old process may have been reaped, and its pid reused, before its EXIT was sent.
     received_kinds.sort_unstable();
     let mut expected = vec![
         ("fork", old, false),
@@ -725,7 +729,7 @@ fn a_late_end_differs_from_the_begin_of_the_next_process_with_its_pid() -> TestR
     ];
     expected.sort_unstable();
     expect_eq(
-        "events, whose, and whether still there",
+        "events (kind, process, still there)",
         received_kinds,
         expected,
     )
@@ -740,7 +744,7 @@ fn a_late_end_in_a_container_differs_from_the_begin_of_the_next_process_with_its
     .finish()
 }
 
-/// A listener for renames with identities, whose answer was read.
+/// A listener for COMM events with identities. The answer to its request has been read.
 fn listen(flags: u32) -> Result<Listener, Failure> {
     let mut listener = Listener::listen_with(mask::COMM, IDENTITY | flags)?;
     SequenceNumbers::first(&mut listener)?;
@@ -802,7 +806,7 @@ fn the_event_before_an_identity_is_what_others_get() -> TestResult {
     };
     expect_eq("bytes", bodies(&taken[0]), bodies(&taken[1]))?;
     let has = |received: &Received| received.identity.is_some();
-    expect(taken[0].iter().all(has), "an identity of each event")?;
+    expect(taken[0].iter().all(has), "an identity with each event")?;
     expect(
         !taken[1].iter().any(has),
         "no identity for the listener that asked for none",
@@ -822,7 +826,7 @@ fn expect_form(received: &Received, flags: u32) -> TestResult {
 }
 
 fn each_listener_gets_the_form_that_it_asked_for() -> TestResult {
-    // In the order in which they are told, and in the opposite one.
+    // Listeners in the order in which they get an event, and in the opposite order.
     let forms = [0, IDENTITY, BATCH, IDENTITY | BATCH];
     let mut listeners = Vec::new();
     for flags in forms.into_iter().chain(forms.into_iter().rev()) {
@@ -868,7 +872,7 @@ fn listening_again_begins_and_ends_it_without_a_gap() -> TestResult {
 
 fn events_that_share_a_datagram_have_one_each() -> TestResult {
     const EVENTS: usize = 300;
-    /// How many a datagram has at least, if more than that wait.
+    /// The least number of events in a datagram, if more than that wait.
     const FULL_AT_LEAST: usize = 25;
     let listener = listen(BATCH)?;
     let own = ProcessInfo::of(own_pid())?;
@@ -884,7 +888,7 @@ fn events_that_share_a_datagram_have_one_each() -> TestResult {
         expect_eq("identity", identity(received)?, own.process(0))?;
     }
     expect_eq("events", lengths.iter().sum(), EVENTS)?;
-    // The first one was made for one event, when nothing waited, and the last one may not be full.
+    // The first datagram was made for one event, when none waited. The last one may not be full.
     let [_, full @ .., _] = lengths.as_slice() else {
         return Err(Failure::new("no batches"));
     };
@@ -895,10 +899,10 @@ fn events_that_share_a_datagram_have_one_each() -> TestResult {
 /// How many containers are followed.
 const CONTAINERS: usize = 200;
 
-/// Processes that each of them makes.
+/// How many processes each of them makes.
 const FORKS: usize = 5;
 
-/// What was told of a container: which processes were forked, and which ended.
+/// What was reported about a container: which processes were forked, and which ended.
 #[derive(Default)]
 struct Share {
     forked: BTreeSet<u64>,
@@ -913,7 +917,7 @@ fn two_hundred_containers_are_told_apart_by_their_cgroups() -> TestResult {
     let mut listener = Listener::listen_with(mask::FORK | mask::EXIT, IDENTITY)?;
     let (ready, begin) = (Gate::new()?, Gate::new()?);
     let mut containers = Vec::new();
-    // The first process of each, as it is known outside, and its number.
+    // By the cgroup's id: the pid of each container's first process outside, and its number.
     let mut firsts = BTreeMap::new();
     while containers.len() < CONTAINERS && is_room()? {
         let name = format!("container-{}", containers.len());
@@ -928,13 +932,13 @@ fn two_hundred_containers_are_told_apart_by_their_cgroups() -> TestResult {
         ready.pass()?;
         let first = container.task().pid;
         let known = firsts.insert(id, (first, number(first)?));
-        expect_eq("another cgroup of that id", known, None)?;
+        expect_eq("another cgroup with that id", known, None)?;
         containers.push(container);
         cgroups.push(cgroup);
     }
     println!("{} containers", containers.len());
     expect(!containers.is_empty(), "memory for a container")?;
-    // From here on, all that the containers do is done in their cgroups.
+    // From here on, the containers do everything in their cgroups.
     listener.take_queued()?;
     (0..containers.len()).try_for_each(|_| begin.open(0))?;
     containers.into_iter().try_for_each(Container::finish)?;

@@ -35,8 +35,8 @@ const SAME: u32 = u32::MAX;
 const OTHER: u32 = 4242;
 const THIRD: u32 = 4243;
 
-/// The real, effective and saved id that are set, and the events that come: the real and the effective
-/// id in each.
+/// The real, effective and saved id that are set, and the events that come, each with the real and
+/// the effective id.
 type Change = ([u32; 3], &'static [(u32, u32)]);
 
 const REAL_ID: Change = ([OTHER, SAME, SAME], &[(OTHER, 0)]);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Listeners that are read through io_uring(7): what a datagram has is the same.
+//! Listeners that are read through io_uring(7): the datagrams are the same.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -39,7 +39,7 @@ struct Reader {
 }
 
 impl Reader {
-    /// A listener for renames whose answer was read.
+    /// A listener for COMM events. The answer to its request has been read.
     fn new(flags: u32) -> Result<Self, Failure> {
         let ring = IoUring::new(2).map_err(|error| match error.raw_os_error() {
             Some(libc::ENOSYS) => Failure::skip("the kernel has no CONFIG_IO_URING"),
@@ -82,12 +82,12 @@ impl Reader {
         if result < 0 {
             return Err(io::Error::from_raw_os_error(-result).into());
         }
-        // The sender's address is not among what this operation tells.
+        // This operation does not return the sender's address.
         let sender = (0, 1);
         Received::decode_all(&self.buffer[..result as usize], sender).map_err(Failure::new)
     }
 
-    /// Reads so many events, and returns how many datagrams they were in.
+    /// Reads this many events, and returns how many datagrams they were in.
     fn read(&mut self, count: usize) -> Result<usize, Failure> {
         let (mut events, mut datagrams) = (0, 0);
         while events < count {

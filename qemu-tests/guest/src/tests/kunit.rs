@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The KUnit suites of the series' Rust abstractions. The kernel ran them while it booted; here
-//! are their results. One of them runs again, in the midst of what it registers a handler for.
+//! The KUnit suites of the series' Rust abstractions. The kernel ran them while it booted, and the
+//! tests read their results. One suite runs again while requests for its handler come in.
 
 use std::fs;
 use std::path::Path;
@@ -35,7 +35,7 @@ pub const TESTS: &[Test] = &Declaration::new()
             .covers(&[Line::C32]),
     ]);
 
-/// Where the kernel has the suites, with what runs each again.
+/// Where the kernel lists the suites, each with a file that runs it again.
 const SUITES: &str = "/sys/kernel/debug/kunit";
 
 const NO_SUITE: &str = "the series adds the abstractions, and the suites with them";
@@ -68,14 +68,14 @@ fn expect_all_passed(suite: &str, results: &str) -> TestResult {
     )
 }
 
-/// How often the suite runs again at least.
+/// The least number of times that the suite runs again.
 const RUNS: usize = 30;
 
-/// How long it may take until requests have come in at every moment.
+/// How long it may take until requests have come in with the suite's handler and without one.
 const RUNS_LIMIT: Duration = Duration::from_secs(140);
 
-/// The suite's handler is there for a moment, and answers nothing; then there is none again, and the
-/// handler's memory is free. What calls it meanwhile has to be through by then.
+/// The suite's handler is registered for a moment, and answers nothing. Then there is no handler
+/// again, and the memory of the suite's handler is free. All calls of it have to be over by then.
 fn a_suite_runs_again_while_requests_come_in() -> TestResult {
     const SUITE: &str = "rust_proc_events";
     let directory = Path::new(SUITES).join(SUITE);
@@ -92,7 +92,7 @@ fn a_suite_runs_again_while_requests_come_in() -> TestResult {
     }
     pin(cpus[0])?;
     let deadline = timeouts::deadline(RUNS_LIMIT);
-    // On one CPU, a request in that moment is too much to ask for.
+    // On one CPU, a request at that moment cannot be expected.
     let (mut runs, mut is_met) = (0, cpus.len() == 1);
     while runs < RUNS || !is_met {
         expect(
@@ -118,12 +118,12 @@ fn a_suite_runs_again_while_requests_come_in() -> TestResult {
     expect_count(1)
 }
 
-/// Sends requests and closes sockets until it is killed. Tells, once, when the suite's handler and no
-/// handler have both been met.
+/// Sends requests and closes sockets until it is killed. Opens the gate once, when requests have met
+/// both the suite's handler and no handler.
 fn send_requests(cpu: usize, met: &Gate) -> TestResult {
     pin(cpu)?;
     let (mut swallowed, mut refused) = (0u64, 0u64);
-    let mut is_told = false;
+    let mut is_reported = false;
     loop {
         let mut socket = Listener::open()?;
         for words in [&[LISTEN, mask::COMM] as &[u32], &[IGNORE]] {
@@ -140,9 +140,9 @@ fn send_requests(cpu: usize, met: &Gate) -> TestResult {
             }
         }
         drop(socket);
-        if !is_told && swallowed > 0 && refused > 0 {
+        if !is_reported && swallowed > 0 && refused > 0 {
             met.open(0)?;
-            is_told = true;
+            is_reported = true;
         }
     }
 }

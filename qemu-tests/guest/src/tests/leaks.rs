@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What listeners, and all tests before, left in the kernel's memory (C25, C32): nothing, says
-//! kmemleak.
+//! Listeners, and all tests before, leak no kernel memory (C25, C32), as kmemleak reports.
 
 use std::fs;
 use std::path::Path;
@@ -18,13 +17,13 @@ pub const TESTS: &[Test] = &[test!(nothing_is_leaked)
     .limit(Duration::from_secs(60))
     .covers(&[Line::C25, Line::C32])];
 
-/// Where kmemleak takes commands and tells what it found.
+/// Where kmemleak takes commands and lists the leaks that it found.
 const KMEMLEAK: &str = "/sys/kernel/debug/kmemleak";
 
-/// kmemleak says nothing about objects that are younger.
+/// kmemleak does not report objects that are younger.
 const MIN_AGE: Duration = Duration::from_secs(5);
 
-/// An object counts as leaked when it was found by a scan, and had not changed since the one before.
+/// An object counts as leaked when a scan found it, and it had not changed since the scan before.
 const SCANS: usize = 3;
 
 fn nothing_is_leaked() -> TestResult {

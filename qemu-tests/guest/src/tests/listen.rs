@@ -17,7 +17,7 @@ pub const TESTS: &[Test] = &[test!(shows_the_existing_processes_first)
     .not_on_stock(NO_STATE)
     .covers(&[Line::C21, Line::C55])];
 
-/// The processes that it shows come before the answer to its request, and the events that happen
+/// The listener shows the processes before the answer to its request, and the events that happen
 /// meanwhile among them. It needs no /proc.
 fn shows_the_existing_processes_first() -> TestResult {
     let program = std::env::current_exe()?;
@@ -34,7 +34,7 @@ fn shows_the_existing_processes_first() -> TestResult {
             .collect();
         shown.sort_unstable();
         let first = i64::from(own_pid());
-        // Nobody else is in the container: its first process, the idle ones, and the listener.
+        // The container has only its first process, the idle ones, and the listener.
         let expected: Vec<i64> = (first..).take(MANY_IDLE + 2).collect();
         expect_eq("processes", shown, expected)?;
 
@@ -57,7 +57,7 @@ fn shows_the_existing_processes_first() -> TestResult {
     })
 }
 
-/// Whose event a line shows, if it is of this kind.
+/// The pid of the process that a line's event is about, if the event is of this kind.
 fn of_kind(line: &str, kind: &str) -> Option<i64> {
     let event: Value = serde_json::from_str(line).ok()?;
     (event["kind"] == kind).then(|| event["pid"].as_i64())?

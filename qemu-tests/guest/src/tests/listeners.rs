@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Several listeners at once, and listeners that go.
+//! Several listeners at the same time, and listeners that end.
 
 use nix::unistd::setsid;
 
@@ -56,10 +56,10 @@ fn a_child_may_use_its_parents_socket() -> TestResult {
     let mut listener = Listener::open()?;
     let child = child::fork(|| i32::from(listener.request(&[LISTEN, mask::COMM]).is_err()))?;
     succeed(child)?;
-    mark("heard")?;
-    let heard = listener.wait_for(
+    mark("received")?;
+    let received = listener.wait_for(
         "COMM",
         |received| matches!(received.event, Event::Comm { task, .. } if task == own_task()),
     )?;
-    expect_eq("kind", heard.event.kind(), "comm")
+    expect_eq("kind", received.event.kind(), "comm")
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Listening while there is no handler (C33): the kernel asks for the module, and answers anyway.
+//! Listening while there is no handler (C33): the kernel requests the module, and answers in any
+//! case.
 
 use std::fs;
 use std::time::Duration;
@@ -53,7 +54,7 @@ fn listen_loads_the_module() -> TestResult {
     expect_answer(&mut listener, &[LISTEN, mask::COMM], 0)?;
     let expected = vec!["-q -- proc_events".to_owned()];
     expect_eq("calls of modprobe", modprobe.calls()?, expected.clone())?;
-    in_self(&mut listener, || Ok(mark("heard")?))?;
+    in_self(&mut listener, || Ok(mark("received")?))?;
     expect_count(1)?;
     expect_answer(&mut Listener::open()?, &[LISTEN], 0)?;
     expect_eq("calls of modprobe", modprobe.calls()?, expected)?;
@@ -71,7 +72,7 @@ fn listen_without_a_module_is_answered_enodev() -> TestResult {
         expect_eq("feature word", answer.features(), 0)?;
     }
     expect_eq("calls of modprobe", modprobe.calls()?.len(), 2)?;
-    mark("unheard")?;
+    mark("not received")?;
     expect_eq("messages", listener.take_queued()?.len(), 0)
 }
 
@@ -91,22 +92,23 @@ fn a_socket_that_was_refused_may_listen_later() -> TestResult {
     let mut listener = Listener::open()?;
     expect_answer(&mut listener, &[LISTEN], ENODEV)?;
     drop(modprobe);
-    // Loads it.
+    // This loads the module.
     drop(changed);
     expect_answer(&mut listener, &[LISTEN, mask::COMM], 0)?;
-    in_self(&mut listener, || Ok(mark("heard")?))?;
+    in_self(&mut listener, || Ok(mark("received")?))?;
     drop(listener);
     expect_count(0)
 }
 
-/// Without any right outside: as anybody's socket(2) makes the kernel load a protocol.
+/// The container needs no rights outside, just as socket(2) makes the kernel load a protocol for
+/// any user.
 fn listen_in_a_container_loads_the_module() -> TestResult {
     let _changed = ModuleGuard::unloaded()?;
     let modprobe = Modprobe::set(&format!("exec insmod {}", module::path()?))?;
     Container::idle(ALL)?.run(|| {
         let mut listener = open()?;
         expect_answer(&mut listener, &[LISTEN, mask::COMM], 0)?;
-        in_self(&mut listener, || Ok(mark("heard")?)).map(drop)
+        in_self(&mut listener, || Ok(mark("received")?)).map(drop)
     })?;
     expect_eq("calls of modprobe", modprobe.calls()?.len(), 1)?;
     expect_count(0)

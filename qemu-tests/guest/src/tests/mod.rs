@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The tests, one file a concept.
+//! The tests, one file for each subject.
 
 use crate::harness::Test;
 
@@ -150,7 +150,7 @@ mod unit {
             assert!(!covers.is_empty(), "{} declares no line", test.full_name());
             let distinct: BTreeSet<_> = covers.iter().collect();
             let name = test.full_name();
-            assert_eq!(distinct.len(), covers.len(), "{name} declares one twice");
+            assert_eq!(distinct.len(), covers.len(), "{name} declares a line twice");
         }
     }
 
@@ -192,7 +192,7 @@ mod unit {
         assert_eq!(shown.len(), 9);
     }
 
-    /// What names tests and is written by hand.
+    /// Documents that name tests and are written by hand.
     const DOCUMENTS: [&str; 2] = [
         include_str!("../../../../Documentation/threat-model.md"),
         include_str!("../../../README.md"),

@@ -76,7 +76,7 @@ fn unloading_is_possible_while_the_listing_is_read() -> TestResult {
         .read(&mut head)
         .map_err(|error| error.raw_os_error());
     expect_eq("reading on", refused, Err(Some(Errno::EIO as i32)))?;
-    // The file's operations went with the module: closing must not need them.
+    // The file's operations are gone with the module: closing must not need them.
     drop(listing);
     drop(unloaded);
     expect_own_events(&mut Listener::listen_all()?)

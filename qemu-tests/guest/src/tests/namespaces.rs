@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Every listener gets its own numbers, and only what its pid namespace can see (C21, C22).
+//! Every listener gets the numbers of its own namespaces, and only events that its pid namespace
+//! can see (C21, C22).
 
 use std::thread;
 use std::time::Duration;
@@ -36,7 +37,7 @@ pub const TESTS: &[Test] = &Declaration::new().stock_fails(NO_NETWORK_NAMESPACES
         .limit(Duration::from_secs(20))
         .covers(&[Line::C22]),
     test!(a_socket_that_does_not_listen_gets_nothing_of_its_parents)
-        .stock_fails("whoever is bound gets the host's events with the host's pids")
+        .stock_fails("a bound socket gets the host's events with the host's pids")
         .covers(&[Line::C24]),
     test!(each_level_has_its_numbers[two](2)).covers(&[Line::C21, Line::C22]),
     test!(each_level_has_its_numbers[five](5))
@@ -50,12 +51,12 @@ pub const TESTS: &[Test] = &Declaration::new().stock_fails(NO_NETWORK_NAMESPACES
 /// The user and group that a process in the container becomes, in its own numbers.
 const ID: u32 = 7;
 
-/// What a process that ends by itself returns.
+/// The exit status of a process that ends by itself.
 const STATUS: u32 = 3;
 
-/// What one of the listeners calls those who take part.
+/// The tasks that take part, in the numbers of one of the listeners.
 struct Participants {
-    /// Who made the container.
+    /// The process that made the container.
     maker: Task,
     /// The maker's session.
     session: i32,
@@ -63,18 +64,18 @@ struct Participants {
     process_group: i32,
     /// First process of the container, and the parent of the next.
     init: Task,
-    /// The process to which most happens.
+    /// The process that most events are about.
     child: Task,
     /// A thread of it.
     thread: Task,
     /// A child of it.
     grandchild: Task,
-    /// What the container's ids start with.
+    /// The listener's number for id 0 of the container.
     first_id: u32,
 }
 
 impl Participants {
-    /// What [`perform`] raises.
+    /// The events that [`perform`] raises.
     fn events(&self) -> Vec<Event> {
         let (init, child) = (self.init, self.child);
         let abort = Signal::SIGABRT as u32;
@@ -106,7 +107,7 @@ impl Participants {
                 parent: child,
                 child: self.grandchild,
             },
-            // A thread's parent is its process's.
+            // A thread's parent is that of its process.
             Event::Fork {
                 parent: init,
                 child: self.thread,
@@ -159,10 +160,10 @@ impl Participants {
 /// The handshakes between the container and the test.
 struct Handshakes {
     begin: Gate,
-    /// Ids of thread and grandchild, when all are there.
+    /// Has the ids of the thread and the grandchild, when both are there.
     assembled: Gate,
     go_on: Gate,
-    /// For thread and grandchild, to end.
+    /// Lets the thread and the grandchild end.
     end: Gate,
 }
 
@@ -209,19 +210,19 @@ fn act(handshakes: &Handshakes, ready: &Gate, traced: &Gate) -> TestResult {
     let (user, group) = (Uid::from_raw(ID), Gid::from_raw(ID));
     setresgid(group, group, group)?;
     setresuid(user, user, user)?;
-    // A process that changed its ids may be traced by the initial user namespace's root alone.
+    // Otherwise, only root of the initial user namespace may trace a process that changed its ids.
     prctl::set_dumpable(true)?;
     ready.open(0)?;
     traced.pass()?;
     mark("every kind")?;
-    // So that the status does not depend on where the test runs.
+    // The exit status must not depend on where the test runs.
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     let shell = [c"/bin/sh", c"-c", c"kill -ABRT $$"];
     execv(shell[0], &shell)?;
     Ok(())
 }
 
-/// The same happens before a listener outside and one inside, with these kinds of namespaces.
+/// A listener outside and one inside get the same events, with these kinds of namespaces.
 fn every_event_has_the_listeners_numbers(kinds: CloneFlags) -> TestResult {
     let mut outside = Listener::listen_all()?;
     let handshakes = Handshakes {
@@ -286,7 +287,7 @@ fn nothing_of_parents_and_siblings_gets_into_a_container() -> TestResult {
     let mut beside = quiet.listen(0)?;
     let mut outside = Listener::listen_all()?;
     let parent = Task::NONE;
-    // The processes that let the two listen had the number before.
+    // The processes that made the two listen had the number before it.
     let child = Task::leader(3);
     every_kind(&mut outside)?;
     busy.run(|| Ok(mark("busy")?))?;
@@ -296,7 +297,7 @@ fn nothing_of_parents_and_siblings_gets_into_a_container() -> TestResult {
         comm: comm("busy"),
     };
     let exited = exit(child, 0, parent);
-    // The process that let it listen ended after that.
+    // The process that made the socket listen ended afterwards.
     let before = exit(Task::leader(2), 0, parent);
     expect_exactly(
         "inside",
@@ -308,21 +309,22 @@ fn nothing_of_parents_and_siblings_gets_into_a_container() -> TestResult {
 }
 
 fn a_socket_that_does_not_listen_gets_nothing_of_its_parents() -> TestResult {
-    // Without a network namespace, where the unpatched kernel would let it bind to no avail.
+    // There is no network namespace, because a socket that is bound in one gets nothing from the
+    // unpatched kernel.
     let container = Container::idle(PID)?;
     let handover = Handover::new()?;
     container.run(|| handover.send(&open()?))?;
     let mut bound = handover.receive()?;
     let mut outside = Listener::listen_all()?;
     every_kind(&mut outside)?;
-    expect_exactly("bound alone", &mut bound, &[], |_| true)
+    expect_exactly("bound only", &mut bound, &[], |_| true)
 }
 
 /// As deep as the kernel lets pid namespaces nest.
 const DEEPEST: usize = 32;
 
-/// Containers are nested, each with a listener. All of them hear of a process in the innermost one,
-/// each in its own numbers.
+/// Containers are nested, each with a listener. All listeners get the events of a process in the
+/// innermost container, each in its own numbers.
 fn each_level_has_its_numbers(depth: usize) -> TestResult {
     let mut listeners = vec![Listener::listen(FOLLOWED)?];
     let handover = Handover::new()?;
@@ -342,7 +344,7 @@ fn each_level_has_its_numbers(depth: usize) -> TestResult {
     let (parents, children) = (numbers_at(depth, 1)?, numbers_at(depth, 2)?);
     go_on.open(0)?;
     outermost.finish()?;
-    // Numbers that were the same on all levels could not be told apart.
+    // Numbers that were the same on all levels could not be distinguished.
     let falls = children.windows(2).all(|pair| pair[0] > pair[1]);
     expect(
         falls,
@@ -365,7 +367,7 @@ fn each_level_has_its_numbers(depth: usize) -> TestResult {
     Ok(())
 }
 
-/// What the listeners of all levels follow.
+/// The events that the listeners of all levels ask for.
 const FOLLOWED: u32 = mask::FORK | mask::COMM | mask::EXIT;
 
 /// Listens on this level, and nests the next container in it; the innermost one runs a process.
@@ -375,12 +377,12 @@ fn nest(
     handover: &Handover,
     innermost: &dyn Fn() -> TestResult,
 ) -> TestResult {
-    // What is deeper shares no open file with this level.
+    // The deeper levels share no open file with this level.
     handover.listen(&[LISTEN, FOLLOWED])?;
     if level == depth {
         return succeed(child::fork(|| status(innermost))?);
     }
-    // A process more on each level, so that numbers differ.
+    // Each level has one more process, so that numbers differ.
     succeed(child::fork(|| 0)?)?;
     Container::start(PID | NET, || nest(level + 1, depth, handover, innermost))?.finish()
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What happens across the border of a pid or user namespace (C21, C22).
+//! Events across the border of a pid or user namespace (C21, C22).
 
 use std::time::Duration;
 
@@ -55,8 +55,8 @@ pub const TESTS: &[Test] = &Declaration::new().stock_fails(NO_NETWORK_NAMESPACES
         .covers(&[Line::C21, Line::C46]),
 ]);
 
-/// To be called before a child is reaped: the unpatched kernel does not know the parent of one that
-/// was, by the time that it tells the exit.
+/// Has to be called before a child is reaped. The unpatched kernel may report an exit after the child
+/// was reaped, and does not know the parent then.
 fn wait_for_exit(witness: &mut Listener, child: Task) -> TestResult {
     witness.wait_for("the exit", |received| received.event.subject() == child)?;
     Ok(())
@@ -80,20 +80,20 @@ fn fork_after_unshare_has_the_number_outside() -> TestResult {
     require(PID)?;
     let mut outside = Listener::listen(mask::FORK | mask::EXIT)?;
     let mut witness = Listener::listen(mask::EXIT)?;
-    let (number, told) = (Gate::new()?, Gate::new()?);
+    let (number, reported) = (Gate::new()?, Gate::new()?);
     let maker = child::fork(|| {
         status(|| {
             unshare(PID)?;
             let first = child::fork(|| status(|| expect_eq("own id", own_pid(), 1)))?;
             number.open(first.pid().as_raw())?;
-            told.pass()?;
+            reported.pass()?;
             succeed(first)
         })
     })?;
     let parent = Task::leader(maker.pid().as_raw());
     let child = Task::leader(number.pass()?);
     wait_for_exit(&mut witness, child)?;
-    told.open(0)?;
+    reported.open(0)?;
     succeed(maker)?;
     let expected = [Event::Fork { parent, child }, exit(child, 0, parent)];
     expect_exactly("outside", &mut outside, &expected, |event| {
@@ -113,15 +113,15 @@ fn forks_into_nested_pid_namespaces_have_the_number_in_between() -> TestResult {
 
 /// A process in a container whose parent is outside.
 struct Visitor {
-    /// What it is called inside.
+    /// The process, in the numbers inside.
     inner: Task,
-    /// What it is called outside.
+    /// The process, in the numbers outside.
     outer: Task,
-    /// What its parent is called outside.
+    /// Its parent, in the numbers outside.
     parent: Task,
 }
 
-/// Runs a function in a visitor of a container, after what happens `meanwhile` to it.
+/// Runs a function in a visitor of a container, after `meanwhile` was called with its pid outside.
 fn visit(
     container: &Container,
     kinds: CloneFlags,
@@ -154,7 +154,7 @@ fn stage(mask: u32) -> Result<(Container, Listener, Listener), Failure> {
     Ok((container, inside, Listener::listen(mask)?))
 }
 
-/// Expects these events about a visitor, and no other ones, inside and outside.
+/// Expects these events about a visitor, and no others, inside and outside.
 fn expect_both(
     visitor: &Visitor,
     (inside, in_there): (&mut Listener, &[Event]),
@@ -336,7 +336,7 @@ fn the_end_of_an_outer_namespace_reports_each_exit_within_once() -> TestResult {
     let mut outside = Listener::listen(mask::EXIT)?;
     let container = Container::start(PID | NET, || {
         handover.listen(&[LISTEN, mask::EXIT])?;
-        // A process more on this level, so that numbers differ.
+        // This level has one more process, so that numbers differ.
         let other = child::fork(|| 0)?;
         ready.open(other.pid().as_raw())?;
         succeed(other)?;
@@ -350,7 +350,7 @@ fn the_end_of_an_outer_namespace_reports_each_exit_within_once() -> TestResult {
     })?;
     let mut between = handover.receive_from(&container)?;
     let mut within = handover.receive_from(&container)?;
-    // Told even after it was reaped.
+    // EXIT is reported even after the process was reaped.
     let expected = [exit(Task::leader(ready.pass()?), 0, Task::leader(1))];
     expect_exactly("the other", &mut between, &expected, |_| true)?;
     ready.pass()?;
@@ -408,7 +408,7 @@ fn an_orphan_ends_as_a_child_of_its_first_process() -> TestResult {
     })
 }
 
-/// Real ids outside, and what a container calls them: at both ends of what is mapped.
+/// Real ids outside, and their numbers in a container, at both ends of the mapped range.
 const REAL_IDS: [(u32, u32); 4] = [
     (FIRST_ID - 1, OVERFLOW_ID),
     (FIRST_ID, 0),
@@ -416,7 +416,7 @@ const REAL_IDS: [(u32, u32); 4] = [
     (FIRST_ID + IDS, OVERFLOW_ID),
 ];
 
-/// Takes real ids one after the other, and keeps the effective ones.
+/// Sets one real id after the other, and keeps the effective ids.
 fn take_real_ids() -> TestResult {
     let (same_user, same_group) = (Uid::from_raw(u32::MAX), Gid::from_raw(u32::MAX));
     for (real, _) in REAL_IDS {
@@ -426,7 +426,7 @@ fn take_real_ids() -> TestResult {
     Ok(())
 }
 
-/// The events of [`take_real_ids`], with each pair of ids shown by `show`.
+/// The events of [`take_real_ids`]. `show` selects the id that the listener sees from each pair.
 fn id_events(task: Task, effective: u32, show: fn((u32, u32)) -> u32) -> Vec<Event> {
     let events = REAL_IDS.into_iter().flat_map(|ids| {
         let real = show(ids);
@@ -454,7 +454,7 @@ fn ids_are_those_of_the_listeners_user_namespace() -> TestResult {
     let task = Task::leader(child.pid().as_raw());
     succeed(child)?;
     let expected = id_events(task, OVERFLOW_ID, |(_, inner)| inner);
-    // One pid namespace: it hears of the whole system, as whoever is outside does.
+    // Both share a pid namespace: the listener inside gets the events of the whole system, too.
     expect_exactly("inside", &mut inside, &expected, |event| {
         event.subject() == task
     })?;
@@ -467,11 +467,11 @@ fn ids_are_those_of_the_listeners_user_namespace() -> TestResult {
 fn ids_are_the_hosts_where_only_the_pid_namespace_was_joined() -> TestResult {
     const KINDS: u32 = mask::UID | mask::GID;
     let (container, mut inside, mut outside) = stage(KINDS)?;
-    // Of the container's pid namespace, and of the host's user namespace.
+    // A listener in the container's pid namespace and the host's user namespace.
     let handover = Handover::new()?;
     succeed(container.spawn_in(PID, || handover.listen(&[LISTEN, KINDS]))?)?;
     let mut between = handover.receive()?;
-    // So is the visitor.
+    // The visitor is in these namespaces, too.
     let visitor = visit(&container, PID | NET, |_| Ok(()), take_real_ids)?;
     let expected = id_events(visitor.inner, OVERFLOW_ID, |(_, inner)| inner);
     expect_exactly("inside", &mut inside, &expected, |_| true)?;

@@ -45,26 +45,27 @@ pub const TESTS: &[Test] = &Declaration::new()
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Who has the listener's socket open.
+/// The side that has the listener's socket open.
 #[derive(Clone, Copy, PartialEq)]
 enum Owner {
     Container,
     Test,
 }
 
-/// A container of a user. Its first process has a sleeping child; if it has the listener as
-/// well, it goes on forking.
+/// A container of a user. Its first process has a sleeping child. If it also has the listener, it
+/// goes on forking.
 struct UserContainer {
     maker: Child,
     leave: Gate,
 }
 
 impl UserContainer {
-    /// Makes the container; the listener, if the test is to own it.
+    /// Makes the container. Also returns the listener if the test is to own it.
     fn new(user: &NamespaceUser, owner: Owner) -> Result<(Self, Option<Listener>), Failure> {
         let (ready, leave, handover) = (Gate::new()?, Gate::new()?, Handover::new()?);
         let maker = user.spawn(|| {
-            // What is counted has to be made here: the maker of a container maps ids from outside.
+            // The user namespace that is counted has to be made here: the maker of a container maps ids
+            // from outside.
             unshare(USER)?;
             let container = Container::start(PID | NET, || {
                 let listener = open()?;
@@ -73,7 +74,7 @@ impl UserContainer {
                 ready.open(i32::from(requested.is_err()))?;
                 requested?;
                 let kept = (owner == Owner::Container).then_some(listener);
-                // So that those leave a session of this namespace who lead one.
+                // So the children that become session leaders leave a session of this namespace.
                 setsid()?;
                 start_idle(|| Ok(setsid().map(drop)?))?;
                 ready.open(0)?;
@@ -172,8 +173,8 @@ fn the_module_stays_for_a_listener_whose_namespace_has_no_tasks() -> TestResult 
     expect_count(0)
 }
 
-/// The connector's own socket in a network namespace keeps no namespace alive: it is counted itself,
-/// and so is what it would keep of its namespace.
+/// The connector's own socket in a network namespace keeps no namespace alive. The test counts
+/// sockets, and the objects of namespaces that such a socket would keep.
 fn namespaces_that_are_gone_left_no_sockets() -> TestResult {
     const NAMESPACES: u64 = 64;
     slabs::require()?;
@@ -185,11 +186,11 @@ fn namespaces_that_are_gone_left_no_sockets() -> TestResult {
         expect_count(0)?;
         user.expect_nothing_left()
     };
-    // Fills what keeps free objects for the next one who wants some.
+    // Fills the caches that keep free objects for the next allocation.
     round()?;
     let before = slabs::objects()?;
     round()?;
-    // A namespace is gone for its user before the memory of all that was in it is free.
+    // The user's count of namespaces decreases before all memory of a namespace is freed.
     poll_until_done(FREE_LIMIT, || {
         let (name, more) = slabs::objects()?.most_more_than(&before);
         let grows = more >= NAMESPACES / 2;

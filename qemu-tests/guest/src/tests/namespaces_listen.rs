@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Who may listen, from where, and what is seen then (C21, C23, C26).
+//! Which processes may listen, from which namespaces, and what they see (C21, C23, C26).
 
 use std::fs;
 use std::time::Duration;
@@ -60,7 +60,7 @@ pub const TESTS: &[Test] = &Declaration::new().stock_fails(NO_NETWORK_NAMESPACES
 /// Where a network namespace lists the connector's callbacks.
 const CONNECTOR: &str = "net/connector";
 
-/// What it lists: other callbacks are for the initial network namespace.
+/// The whole list: other callbacks are only for the initial network namespace.
 const LISTED: &str = "Name            ID\ncn_proc         1:1\n";
 
 /// Expects a LISTEN of this process to be answered once, with this error.
@@ -78,7 +78,7 @@ fn listen_is_acknowledged_from_every_kind_of_namespace() -> TestResult {
                 if lacking(kinds).is_some() {
                     continue;
                 }
-                // A process that was cut off from the host, but not by a pid namespace, is not to see it.
+                // A process that is cut off from the host, but not by a pid namespace, must not see it.
                 let err = match kinds.contains(USER | NET) && !kinds.contains(PID) {
                     true => Errno::EPERM as u32,
                     false => 0,
@@ -96,7 +96,7 @@ fn listen_is_acknowledged_from_every_kind_of_namespace() -> TestResult {
     Ok(())
 }
 
-/// What a child of the first process raises.
+/// The events that a child of the first process raises.
 fn child_events(number: i32) -> [Event; 3] {
     let (parent, child) = (Task::leader(1), Task::leader(number));
     [
@@ -112,7 +112,7 @@ fn child_events(number: i32) -> [Event; 3] {
 /// As many as a receive buffer of the default size has room for.
 const OFTEN: i32 = 50;
 
-/// An unprivileged user follows so many processes of a container, from inside, while the host is
+/// An unprivileged user follows this many processes of a container, from inside, while the host is
 /// busy.
 fn a_container_of_a_user_gets_its_own_events_alone(children: i32) -> TestResult {
     require(ALL)?;
@@ -150,8 +150,8 @@ fn a_container_of_a_user_gets_its_own_events_alone(children: i32) -> TestResult 
     succeed(user)
 }
 
-/// Raises COMM outside and inside, and expects a listener to hear only of the latter, in a
-/// container in which the next process has this number.
+/// Raises COMM outside and inside, and expects a listener to get only the latter. The next process
+/// in the container has this number.
 fn expect_view_from_inside(
     container: &Container,
     listener: &mut Listener,
@@ -164,7 +164,7 @@ fn expect_view_from_inside(
     expect_exactly("inside", listener, &[Event::Comm { task, comm }], |_| true)
 }
 
-/// Raises COMM outside and inside, and expects a listener to hear of both in the numbers outside.
+/// Raises COMM outside and inside, and expects a listener to get both in the numbers outside.
 fn expect_view_from_outside(container: &Container, listener: &mut Listener) -> TestResult {
     events(listener)?;
     mark("outside")?;
@@ -189,7 +189,8 @@ fn expect_view_from_outside(container: &Container, listener: &mut Listener) -> T
     })
 }
 
-/// A process in a container asks for a socket from outside, which sees what the process sees.
+/// A process in a container sends LISTEN on a socket from outside, which then gets what the process
+/// can see.
 fn a_socket_from_outside_listens_inside(kinds: CloneFlags) -> TestResult {
     let container = Container::idle(kinds)?;
     let mut socket = Listener::open()?;
@@ -204,10 +205,10 @@ fn socket_of(container: &Container) -> Result<Listener, Failure> {
     handover.receive()
 }
 
-/// Expects that a LISTEN which was written meanwhile was refused, and that nothing else came.
+/// Expects that the LISTEN that was sent before was refused, and that no other message came.
 #[track_caller]
 fn expect_refusal(socket: &mut Listener) -> TestResult {
-    mark("unheard")?;
+    mark("not received")?;
     let messages = socket.take_queued()?;
     let messages: Vec<_> = messages.iter().map(|received| received.event).collect();
     let err = Errno::EPERM as u32;
@@ -219,7 +220,7 @@ fn a_socket_does_not_listen_from_a_sibling_container() -> TestResult {
     let mut socket = socket_of(&opener)?;
     sibling.run(|| Ok(socket.request(&[LISTEN, mask::COMM])?))?;
     expect_refusal(&mut socket)?;
-    // Further inside, it does.
+    // From further inside, it does.
     opener.run(|| {
         unshare(USER)?;
         Ok(socket.request(&[LISTEN, mask::COMM])?)
@@ -228,11 +229,11 @@ fn a_socket_does_not_listen_from_a_sibling_container() -> TestResult {
 }
 
 fn a_socket_from_inside_does_not_listen_from_outside() -> TestResult {
-    // It is the opener that counts, and not whose the network namespace is.
+    // The opener of the socket decides, and not the owner of the network namespace.
     for kinds in [ALL, PID | USER] {
         let container = Container::idle(kinds)?;
         let mut socket = socket_of(&container)?;
-        // A process with more rights, tricked into asking for us, gives nothing away.
+        // A process with more rights that is tricked into sending LISTEN discloses nothing.
         socket.request(&[LISTEN, mask::COMM])?;
         expect_refusal(&mut socket)?;
         container.run(|| Ok(socket.request(&[LISTEN, mask::COMM])?))?;
@@ -250,7 +251,7 @@ fn without_user_namespaces_a_socket_sees_what_its_listener_outside_sees() -> Tes
 
 fn listening_again_from_elsewhere_keeps_the_view() -> TestResult {
     let container = Container::idle(ALL)?;
-    // A process with more rights, tricked into asking again, must not widen what is seen.
+    // A process with more rights that is tricked into sending LISTEN again must not widen the view.
     let mut inner = container.listen(mask::SID)?;
     inner.request(&[LISTEN, mask::COMM])?;
     expect_view_from_inside(&container, &mut inner, 3)?;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Numbers (C5) and losses (C6): every loss is a gap and every gap a loss, and both are told.
+//! Numbers (C5) and losses (C6): every loss is a gap and every gap a loss, and both are reported.
 
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -30,7 +30,7 @@ pub const TESTS: &[Test] = &[
         .stock_fails("answers take numbers, and filtered listeners get none")
         .covers(&[Line::C5, Line::C19]),
     test!(listening_again_after_ignore_starts_anew)
-        .stock_fails("the count goes on, whoever listens")
+        .stock_fails("the count continues from one listener to the next")
         .covers(&[Line::C5, Line::C19]),
     test!(an_overrun_is_a_gap[and_one_enobufs](false, 1)).covers(&[Line::C5, Line::C6]),
     test!(an_overrun_is_a_gap[without_enobufs](true, 0)).covers(&[Line::C5, Line::C6]),
@@ -50,13 +50,13 @@ pub const TESTS: &[Test] = &[
         .covers(&[Line::C6, Line::C19]),
 ];
 
-/// Starts a listener, takes the answer, and tells which number the answer's CPU goes on with.
+/// Starts a listener and takes the answer. Returns the number that comes next on the answer's CPU.
 fn listen(listener: &mut Listener, mask: u32) -> Result<SequenceNumbers, Failure> {
     listener.send([LISTEN, mask].as_bytes(), SEQ, 0)?;
     Ok(SequenceNumbers::after(&[listener.answer()?]))
 }
 
-/// The number of a request; close to the end, so that the count has to wrap.
+/// The number of a request. It is close to the maximum, so that the count has to wrap.
 const SEQ: u32 = u32::MAX - 2;
 
 fn each_listener_and_cpu_counts_on_its_own() -> TestResult {
@@ -151,15 +151,15 @@ fn listening_again_after_ignore_starts_anew() -> TestResult {
     expect_eq("missing numbers", first.missing(&messages)?, 0)
 }
 
-/// A listener with little room.
+/// A socket with a small receive buffer.
 fn listener_with_little_room() -> Result<Listener, Failure> {
     let listener = Listener::open()?;
     setsockopt(&listener.as_fd(), sockopt::RcvBuf, &4096)?;
     Ok(listener)
 }
 
-/// Starts a listener and lets its count begin on each CPU, without a need for the answer, which the
-/// stock kernel does not give. Tells which number each CPU goes on with.
+/// Starts a listener and lets its count begin on each CPU. It does not need the answer, which the
+/// stock kernel does not send. Returns the number that comes next on each CPU.
 fn listen_and_begin(listener: &mut Listener) -> Result<SequenceNumbers, Failure> {
     listener.request(&[LISTEN, mask::COMM])?;
     mark_on_each_cpu(1)?;
@@ -169,11 +169,11 @@ fn listen_and_begin(listener: &mut Listener) -> Result<SequenceNumbers, Failure>
     Ok(SequenceNumbers::after(&messages))
 }
 
-/// How many events a listener with little room can't hold, on each CPU.
+/// A number of events on each CPU for which a small receive buffer has no room.
 const MANY: usize = 200;
 
-/// Lets a listener overrun, reads what it holds, and one more event of each CPU, which shows what
-/// is missing before it.
+/// Lets a listener overrun, and reads what its queue holds. Then reads one more event of each CPU,
+/// which shows how many are missing before it.
 fn overrun(listener: &mut Listener) -> Result<Drained, Failure> {
     mark_on_each_cpu(MANY)?;
     let mut overrun = listener.drain()?;
@@ -189,7 +189,8 @@ fn overrun(listener: &mut Listener) -> Result<Drained, Failure> {
     Ok(overrun)
 }
 
-/// Expects what was read and what is missing to be all that there was.
+/// Expects the events that were read and those that are missing to be all events. Returns how many
+/// are missing.
 fn expect_all_accounted(overrun: &Drained, first: &SequenceNumbers) -> Result<u64, Failure> {
     let lost = first.missing(&overrun.messages)?;
     expect(lost > 0, "an overrun")?;
@@ -257,7 +258,7 @@ fn an_answer_that_finds_no_room_is_reported_by_enobufs() -> TestResult {
     mark_on_each_cpu(MANY)?;
     listener.drain()?;
     let before = Listing::of(listener.port_id()?)?;
-    // Filled by answers alone, which are no events.
+    // Only answers fill the queue, and answers are no events.
     for _ in 0..MANY {
         listener.request(&[LISTEN, mask::COMM])?;
     }

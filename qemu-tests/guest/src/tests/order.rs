@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Which order between events is promised, and which is not (C49).
+//! Which order of events is promised, and which is not (C49).
 //!
-//! An order that is not promised, and rare by itself, is forced: both sides are on one CPU, and one
-//! runs before the other whenever it can.
+//! The tests force an order that is not promised and is otherwise rare: both sides share a CPU, and
+//! one of them runs first whenever it can.
 
 use std::ffi::{c_int, c_void};
 use std::fs::File;
@@ -34,7 +34,7 @@ use crate::wire::{Event, Received, Task, mask};
 pub const TESTS: &[Test] = &Declaration::new().covers(&[Line::C49]).of([
     test!(no_event_of_a_task_comes_before_its_fork),
     test!(threads_that_exec_ends_are_reported_before_it)
-        .stock_fails("they end before exec goes on, but tell it when they run again")
+        .stock_fails("they end before exec continues, but report it when they run again")
         .covers(&[Line::C45]),
     test!(a_process_can_be_waited_for_when_its_end_is_reported),
     test!(an_end_may_be_reported_when_the_number_is_used_again),
@@ -47,16 +47,16 @@ pub const TESTS: &[Test] = &Declaration::new().covers(&[Line::C49]).of([
         .covers(&[Line::C17]),
 ]);
 
-/// How often what has to be is tried.
+/// How many rounds a test of a promised order has.
 const ROUNDS: usize = 30;
 
-/// The kinds of events about a process, in their order.
+/// The kinds of events about a process, in the order of the events.
 fn kinds_of(messages: &[Received], tgid: i32) -> Vec<&'static str> {
     let events = events_about(messages, tgid);
     events.iter().map(Event::kind).collect()
 }
 
-/// All begins to run on any CPU, at once, and tells something at once.
+/// Each new task may begin on any CPU, and raises an event immediately.
 fn no_event_of_a_task_comes_before_its_fork() -> TestResult {
     let mut listener = Listener::listen(mask::FORK | mask::COMM | mask::EXIT)?;
     for _ in 0..ROUNDS {
@@ -69,7 +69,7 @@ fn no_event_of_a_task_comes_before_its_fork() -> TestResult {
         let messages = take_through_exit(&mut listener, pid)?;
         expect_eq("status", status_of(process)?, 0)?;
         let mut kinds = kinds_of(&messages, pid);
-        // How many ends there are is another test's matter.
+        // Another test counts the EXIT events.
         kinds.dedup();
         let expected = vec!["fork", "comm", "fork", "comm", "exit"];
         expect_eq("events", kinds, expected)?;
@@ -77,7 +77,7 @@ fn no_event_of_a_task_comes_before_its_fork() -> TestResult {
     Ok(())
 }
 
-/// The caller runs on before a thread that ends for it has done all that an end takes.
+/// The caller goes on before a thread that exec ends has completed its exit.
 fn threads_that_exec_ends_are_reported_before_it() -> TestResult {
     for caller in [Caller::First, Caller::Other(FirstThread::Waits)] {
         let variant = Variant {
@@ -130,7 +130,7 @@ fn an_end_may_be_reported_when_the_number_is_used_again() -> TestResult {
         child: Task::leader(pid.as_raw()),
     };
     expect_eq("events", events(&mut listener)?, vec![forked])?;
-    // Nothing but this thread runs, and the number is free.
+    // Only this thread runs, and the number is free.
     fork_as(pid.as_raw(), timeouts::deadline(Duration::ZERO), || 4)?;
     expect_eq("events", events(&mut listener)?, vec![forked])?;
     expect_eq("wait", waitpid(pid, None)?, WaitStatus::Exited(pid, 4))?;
@@ -142,24 +142,24 @@ fn an_end_may_be_reported_when_the_number_is_used_again() -> TestResult {
             codes.push(code);
         }
     }
-    // Which of the two goes on first, nobody says.
+    // It is not specified which of the two goes on first.
     codes.sort_unstable();
     expect_eq("ends", codes, vec![3 << 8, 4 << 8])
 }
 
-/// Memory for a child that shares its parent's.
+/// Bytes of stack for a child that shares its parent's memory.
 const STACK_SIZE: usize = 64 << 10;
 
 extern "C" fn run_true(_: *mut c_void) -> c_int {
     i32::from(execv(c"/bin/true", &[c"true"]).is_err())
 }
 
-/// Starts /bin/true as vfork(2) does, and returns when that has other memory.
+/// Starts /bin/true as vfork(2) does. Returns when the child has its own address space.
 fn vfork_true() -> nix::Result<Pid> {
     let mut stack = vec![0u128; STACK_SIZE / size_of::<u128>()];
     let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
-    // SAFETY: The stack is the child's until it runs a program or ends, which the call waits for.
-    // The child does nothing but that.
+    // SAFETY: The child uses the stack until it runs a program or ends, and the call waits for that.
+    // The child does nothing else.
     let result = unsafe {
         let top = stack.as_mut_ptr_range().end.cast();
         libc::clone(run_true, top, flags, std::ptr::null_mut())
@@ -176,18 +176,19 @@ fn the_parent_of_a_vfork_may_go_on_before_the_exec_is_reported() -> TestResult {
     let task = Task::leader(child.as_raw());
     let before = take_through_mark(&mut listener, own_task(), GOES_ON)?;
     let kinds = kinds_of(&before, task.tgid);
-    // What was before the parent's memory was its own again is told before.
+    // Only events from before the child released the parent's memory come first.
     expect_eq("events before the parent goes on", kinds, vec!["fork"])?;
     expect_eq("wait", waitpid(child, None)?, WaitStatus::Exited(child, 0))?;
     listener.wait_for("EXEC", |received| received.event == Event::Exec { task })?;
     Ok(())
 }
 
-/// Starts a session whose leader alone has a pipe's other end, and ends when it is let go; the pipe.
+/// Starts a session whose leader ends when the gate opens, and is the only process with a pipe's
+/// write end. Returns the leader and the read end.
 fn lead_with_pipe(go: &Gate) -> Result<(child::Child, OwnedFd), Failure> {
     let (reader, writer) = pipe()?;
     let leader = child::fork(|| {
-        // It is closed when the leader ends, and not before.
+        // It is closed when the leader ends, not before.
         mem::forget(writer);
         i32::from(setsid().is_err() || go.pass().is_err())
     })?;
@@ -207,7 +208,7 @@ fn the_end_of_a_session_is_reported_when_its_files_are_closed() -> TestResult {
         expect_eq("event", received.event, end(pid, 0))?;
         fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         let length = File::from(reader).read(&mut [0])?;
-        expect_eq("bytes of a pipe that nobody else has", length, 0)?;
+        expect_eq("bytes of a pipe that no other process has", length, 0)?;
         let messages = take_through_exit(&mut listener, pid)?;
         expect_eq("events", kinds_of(&messages, pid), vec!["exit"])?;
         expect_eq("status", status_of(leader)?, 0)?;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Libraries and tests of others that nobody here wrote (C64), unchanged, on the host and in a
-//! container: pyroute2, vishvananda/netlink's own test, the proc-connector crate's own tests, the
-//! kernel's selftest proc_filter, and stress-ng. What set-up gets of them is in scripts/clients.sh;
-//! the selftest is built by scripts/selftests. LTP's cn_pec is not here: no package has it.
+//! Libraries and tests of other projects (C64), unchanged, on the host and in a container: pyroute2,
+//! vishvananda/netlink's own test, the proc-connector crate's own tests, the kernel's selftest
+//! proc_filter, and stress-ng. scripts/clients.sh lists what set-up installs of them, and
+//! scripts/selftests builds the selftest. LTP's cn_pec is not tested, since no package contains it.
 
 use std::env;
 use std::fs;
@@ -60,14 +60,14 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// How long a program may take. Libraries of many files, and Python, take a while to load.
 const PROGRAM_LIMIT: Duration = Duration::from_secs(110);
 
-/// When programs that can be told give up, so that they can say so. Each run waits for this long on
-/// the stock kernel, where vishvananda/netlink hears nothing in a container.
+/// The limit for programs that accept one, so that they can report the timeout. Each run waits for
+/// this long on the stock kernel, where vishvananda/netlink gets no event in a container.
 const OWN_LIMIT: Duration = Duration::from_secs(30);
 
-/// Where a container finds a program: its root may not enter root's directories outside.
+/// Where a container finds a program: root of the container may not enter the host root's directories.
 const PLACE: &str = "/run/proc-events-client";
 
-/// A program of this name that `scripts/setup --clients` provides, or that is there from elsewhere.
+/// A program of this name that `scripts/setup --clients` provides, or that is already installed.
 pub(super) fn provided(name: &str) -> Result<PathBuf, Failure> {
     if cfg!(not(target_arch = "x86_64")) {
         return Err(Failure::skip("set-up provides it for x86-64 only"));
@@ -85,18 +85,18 @@ fn selftest(name: &str) -> Result<PathBuf, Failure> {
     Ok(program)
 }
 
-/// Runs a program, and checks what comes of it.
+/// Runs a program, and checks the result.
 type Client = fn(&Path) -> TestResult;
 
-/// Where that is done.
+/// Where a client runs.
 type Place = fn(&Path, Client) -> TestResult;
 
 fn on_the_host(program: &Path, function: Client) -> TestResult {
     function(program)
 }
 
-/// Runs a function in a container, with the path that the program has there: what is two
-/// directories above the program is mounted for it, whatever it needs of that.
+/// Runs a function in a container, with the path that the program has there. The parent of the
+/// program's directory is mounted in the container, with all that the program may need.
 fn in_container(program: &Path, function: Client) -> TestResult {
     let nothing: Option<&str> = None;
     let outside = |what: &str| Failure::new(format!("{} {what}", program.display()));
@@ -114,7 +114,7 @@ fn in_container(program: &Path, function: Client) -> TestResult {
     Container::start(ALL | CloneFlags::CLONE_NEWNS, || {
         keep_mounts()?;
         mount_own_proc()?;
-        // As a first process is that was started by exec(2): others may look at its namespaces.
+        // Like a first process that exec(2) started: others may look at its namespaces.
         prctl::set_dumpable(true)?;
         function(&inside)
     })?
@@ -126,9 +126,9 @@ fn expect_said(said: &str, what: &str) -> TestResult {
     expect(said.contains(what), format!("{what:?} in:\n{said}"))
 }
 
-/// Listens by way of the library, makes a process whose numbers it knows, and says what it was told
-/// of it. It never stops listening: the library waits for an answer to that, which the stock kernel
-/// does not give.
+/// Listens through the library, makes a process whose numbers it knows, and prints the events about
+/// it. It never stops listening: the library waits for an answer to that request, and the stock
+/// kernel sends none.
 const PYTHON: &str = r#"
 import os
 from pyroute2.netlink.connector.cn_proc import ProcEventSocket
@@ -141,8 +141,8 @@ def word(name, number):
     """A process by its name; other numbers as they are."""
     return str(names.get(number, number) if name.endswith("id") else number)
 
-def tell(events):
-    """Whether one of them is the end of the child. Events of others may come in between."""
+def show(events):
+    """Prints events. Returns whether the child has ended. Others' events may come in between."""
     ended = False
     for event in events:
         if event["event"] == "PROC_EVENT_NONE":
@@ -155,18 +155,18 @@ def tell(events):
 
 with ProcEventSocket() as socket:
     socket.bind()
-    tell(socket.control(listen=True))
+    show(socket.control(listen=True))
     child = os.fork()
     if child == 0:
         os.setsid()
         os.execlp("sh", "sh", "-c", "exit 7")
     names[child] = "child"
     os.waitpid(child, 0)
-    while not tell(socket.get(msg_seq=-1)):
+    while not show(socket.get(msg_seq=-1)):
         pass
 "#;
 
-/// What it says.
+/// What the script prints.
 const PYTHON_SAYS: &str = "answer 1
 PROC_EVENT_FORK 0 parent parent child child
 PROC_EVENT_SID 0 child child
@@ -176,7 +176,7 @@ PROC_EVENT_EXIT 0 parent parent child child 1792 17
 
 fn pyroute2(python: &Path) -> TestResult {
     expect_eq(
-        "what it was told",
+        "output",
         run(python, &["-u", "-c", PYTHON], PROGRAM_LIMIT)?.as_str(),
         PYTHON_SAYS,
     )
@@ -186,8 +186,7 @@ fn pyroute2_follows_a_process(run_client: Place) -> TestResult {
     run_client(&provided("python-pyroute2")?, pyroute2)
 }
 
-/// Its test expects fork, exec and exit of a process that it makes, with the numbers that it knows
-/// itself.
+/// Its test makes a process, and expects fork, exec and exit with the numbers of that process.
 fn vishvananda_netlink(program: &Path) -> TestResult {
     let limit = format!("{}s", timeouts::scaled(OWN_LIMIT).as_secs());
     let said = run(
@@ -221,7 +220,7 @@ fn proc_connector_passes_its_tests(run_client: Place) -> TestResult {
     run_client(&provided("proc-connector-test")?, proc_connector)
 }
 
-/// A process in a session of its own that ends with this status; its number, when it has ended.
+/// Runs a process in a session of its own that ends with this status. Returns its pid.
 fn end_with(status: i32) -> Result<i32, Failure> {
     let child = child::fork(|| setsid().map_or(1, |_| status))?;
     let pid = child.pid().as_raw();
@@ -229,14 +228,14 @@ fn end_with(status: i32) -> Result<i32, Failure> {
     Ok(pid)
 }
 
-/// Starts it when it can tell line by line what it got, and waits until it listens.
+/// Starts proc_filter with line-buffered output, and waits until it listens.
 fn start_proc_filter(words: &[&str]) -> Result<RunningProgram, Failure> {
     let program = RunningProgram::start(&[&["stdbuf", "-oL"], words].concat())?;
     program.wait_until_it_listens()?;
     Ok(program)
 }
 
-/// The lines that it has for a process.
+/// The lines that proc_filter prints about a process.
 pub(super) fn about(said: &str, pid: i32) -> Vec<&str> {
     let word = format!("process {pid} (tgid {pid})");
     said.lines().filter(|line| line.contains(&word)).collect()
@@ -282,7 +281,7 @@ fn the_kernels_selftest_passes(run_client: Place) -> TestResult {
     run_client(&selftest("proc_events")?, passes)
 }
 
-/// How many events it is to get. It succeeds also when it gets none and its time is up.
+/// How many events stress-ng has to get. It also succeeds if it gets none before its time is up.
 const EVENTS: u64 = 50;
 
 fn stress_ng(program: &Path) -> TestResult {
@@ -303,7 +302,7 @@ fn stress_ng(program: &Path) -> TestResult {
         ],
         PROGRAM_LIMIT,
     )?;
-    // After the name of what it did comes how often.
+    // The count follows the name of the stressor.
     let count = said.lines().find_map(|line| {
         let mut words = line.split_whitespace();
         words.find(|word| *word == "netlink-proc")?;
@@ -311,7 +310,7 @@ fn stress_ng(program: &Path) -> TestResult {
     });
     expect(
         count.is_some_and(|count| count >= EVENTS),
-        format!("{EVENTS} events, it said:\n{said}"),
+        format!("{EVENTS} events, stress-ng printed:\n{said}"),
     )
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Who may listen, and how often (C31, C58): the module's parameter, and the limit of a user; and the
-//! listing (C30).
+//! Which users may listen, and with how many listeners (C31, C58), by the module's parameter and by
+//! the limit of a user. Also the listing (C30).
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -69,7 +69,7 @@ fn as_user(user: u32, function: impl FnOnce() -> TestResult) -> TestResult {
     succeed(process)
 }
 
-/// Where the limits of this user namespace are, and the one of listeners.
+/// The directory with the limits of this user namespace, and the file with that of listeners.
 const LIMITS: &str = "/proc/sys/user";
 const LIMIT: &str = "max_proc_listeners";
 
@@ -78,7 +78,7 @@ fn limit(listeners: u32) -> Result<Setting, Failure> {
     Ok(Setting::change(LIMITS, LIMIT, &listeners.to_string())?)
 }
 
-/// Opens a socket, sends LISTEN, and tells the answer's errno.
+/// Opens a socket and sends LISTEN. Returns the socket and the answer's errno.
 pub(super) fn listen() -> Result<(Listener, u32), Failure> {
     let mut listener = Listener::open_unprivileged()?;
     let err = listen_on(&mut listener)?;
@@ -89,7 +89,7 @@ fn listen_on(listener: &mut Listener) -> Result<u32, Failure> {
     ask(listener, &[LISTEN, mask::COMM])
 }
 
-/// Expects the next listeners of this process to be answered so.
+/// Sends LISTEN on one new socket after another, and expects these answers.
 fn expect_answers(errs: &[u32]) -> Result<Vec<Listener>, Failure> {
     let mut listeners = Vec::new();
     for (index, expected) in errs.iter().enumerate() {
@@ -117,7 +117,7 @@ fn unprivileged_zero_refuses_users() -> TestResult {
         let (mut refused, err) = listen()?;
         expect_eq("answer", err, EPERM)?;
         expect_eq("answer to trying again", listen_on(&mut refused)?, EPERM)?;
-        mark("unheard")?;
+        mark("not received")?;
         expect_eq("messages", refused.take_queued()?.len(), 0)
     })?;
     expect_count(0)
@@ -139,9 +139,9 @@ fn a_user_has_no_more_listeners_than_the_limit() -> TestResult {
             expect_eq("answer to listening again", listen_on(listener)?, 0)?;
             expect_own_events(listener)?;
         }
-        mark("unheard")?;
+        mark("not received")?;
         expect_eq("messages", listeners[2].take_queued()?.len(), 0)?;
-        // Room is made by closing and by IGNORE.
+        // Both close(2) and IGNORE make room.
         drop(listeners.remove(0));
         let mut refused = listeners.remove(1);
         expect_eq("answer after a close", listen_on(&mut refused)?, 0)?;
@@ -187,8 +187,8 @@ fn root_has_no_limit() -> TestResult {
     expect_count(5)
 }
 
-/// Makes a container whose creator, root without a limit outside, is limited in what is inside: who
-/// is root there is not the system's administrator.
+/// Root has no limit outside, but has one for all listeners in the containers that it makes: root of
+/// a container is not the system's administrator.
 fn a_users_own_namespaces_share_the_limit() -> TestResult {
     require(ALL)?;
     let _limit = limit(3)?;
@@ -201,13 +201,13 @@ fn a_users_own_namespaces_share_the_limit() -> TestResult {
         Ok(())
     })?;
     listening.pass()?;
-    // One is left for all that root's user namespaces have.
+    // One listener is left for all of root's user namespaces.
     second.run(|| {
         let mut listeners = expect_answers(&[0, EUSERS])?;
         // Nothing else changed.
         expect_eq("listening again", listen_on(&mut listeners[0])?, 0)?;
         expect_own_events(&mut listeners[0])?;
-        mark("unheard")?;
+        mark("not received")?;
         expect_eq("messages", listeners[1].take_queued()?.len(), 0)
     })?;
     expect_count(2)?;
@@ -228,7 +228,7 @@ fn a_namespace_can_lower_its_limit() -> TestResult {
     as_user(USER, || expect_answers(&[0, 0]).map(drop))
 }
 
-/// At most 1% of the memory, at 2 KiB each.
+/// Listeners may take at most 1% of the memory, at 2 KiB each.
 fn the_default_limit_is_what_the_document_says() -> TestResult {
     let limit: u64 = fs::read_to_string(Path::new(LIMITS).join(LIMIT))?
         .trim_end()
@@ -247,7 +247,7 @@ fn namespace(name: &str) -> Result<u64, Failure> {
 }
 
 fn the_listing_names_a_listener() -> TestResult {
-    // What the kernel calls its only namespace of a kind, nothing else tells.
+    // If the kernel has only one namespace of a kind, nothing but the listing shows its id.
     require(ALL)?;
     let listener = Listener::listen(mask::SID | mask::COMM)?;
     mark("delivered")?;

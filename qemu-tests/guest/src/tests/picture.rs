@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! State and events are one picture (C55): after any load, and after any loss, it is the kernel's own,
-//! which is read by other means here. See the `pictures` command, too.
+//! State and events form one picture of the processes (C55). After any load and any loss, it is the same
+//! as the kernel's own, which the tests read by other means. See also the `pictures` command.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -65,7 +65,7 @@ const LONG: Duration = Duration::from_secs(120);
 /// How often a picture is begun, unless that takes too long.
 const STARTS: usize = 1000;
 
-/// When no more are begun.
+/// The time after which no more are begun.
 const TIME: Duration = Duration::from_secs(40);
 
 fn it_is_the_kernels_whenever_it_is_begun() -> TestResult {
@@ -77,7 +77,7 @@ fn after_losses_the_state_alone_restores_it() -> TestResult {
     pictures::lose(ROUNDS, TIME)
 }
 
-/// A listener with little room loses events while the state is told, too, and has it told again.
+/// A listener with little room also loses events while the state is sent, and requests it again.
 fn a_state_that_overruns_is_repeated() -> TestResult {
     const ROUNDS: usize = 200;
     let mut random = Rng::with_seed(1);
@@ -89,7 +89,7 @@ fn a_state_that_overruns_is_repeated() -> TestResult {
         }
         let rounds = rounds(("picture", "rounds with little room"), ROUNDS, TIME, |_| {
             for _ in 0..2 {
-                // Nobody reads until the least room overruns, whether a state is being told or not.
+                // The readers do not read until the smallest buffer overruns, even while a state is sent.
                 pace.read(10 * EVENTS)?;
                 for reader in &mut readers {
                     for _ in 0..random.usize(0..5 * EVENTS) {
@@ -113,16 +113,16 @@ fn a_state_that_overruns_is_repeated() -> TestResult {
     })
 }
 
-/// Bytes that a process of [`start_small`] takes at most, its stack in the kernel among them.
+/// Bytes that a process of [`start_small`] takes at most, including its kernel stack.
 const SMALL_PROCESS: u64 = 64 << 10;
 
-/// How many processes fit into half of the free memory, from 10,000 to 100,000.
+/// How many processes fit into half of the free memory: at least 10,000, at most 100,000.
 fn many() -> Result<usize, Failure> {
     let count = sysinfo()?.ram_unused() / 2 / SMALL_PROCESS;
     Ok(count.clamp(10_000, 100_000) as usize)
 }
 
-/// The machine of the tests has room for some 10,000, one of 14 GB for 100,000: see
+/// The machine of the tests has room for about 10,000 processes, and one with 14 GB for 100,000: see
 /// `MEMORY=` of `make boot`.
 fn ten_thousand_processes_and_more_are_counted() -> TestResult {
     let count = if has_checkers() { 1000 } else { many()? };
@@ -137,13 +137,13 @@ fn ten_thousand_processes_and_more_are_counted() -> TestResult {
         expected.sort_unstable();
         let listener = listen(RARE, 0)?;
         let started = Instant::now();
-        let told = state(&listener)?;
-        let (took, datagrams) = (started.elapsed(), told.datagrams.len());
+        let dump = state(&listener)?;
+        let (took, datagrams) = (started.elapsed(), dump.datagrams.len());
         results::figure("processes", count as f64);
-        results::figure("seconds until all are told", took.as_secs_f64());
+        results::figure("seconds until all are reported", took.as_secs_f64());
         results::figure("datagrams", datagrams as f64);
-        expect_eq("processes", told.pids().len(), count + 1)?;
-        expect(told.pids() == expected, "each of them")?;
+        expect_eq("processes", dump.pids().len(), count + 1)?;
+        expect(dump.pids() == expected, "each of them in the state")?;
         let mut follower = Follower::new(0)?;
         follower.complete()?;
         let pids = follower.living().into_iter().map(|(_, pid, _)| pid);
@@ -163,20 +163,20 @@ fn a_state_is_completed_while_processes_change() -> TestResult {
         let mut before = Vec::new();
         let states = rounds(("picture", "states"), STATES, TIME, |_| {
             let listener = listen(RARE, BATCH)?;
-            let told = state(&listener)?;
-            let pids: BTreeSet<_> = told.pids().into_iter().collect();
+            let dump = state(&listener)?;
+            let pids: BTreeSet<_> = dump.pids().into_iter().collect();
             let missing = constant.iter().find(|pid| !pids.contains(pid));
             expect_eq(
-                "a process that lives all the time and is not told",
+                "a process that lives all the time and is not reported",
                 missing,
                 None,
             )?;
-            longest = longest.max(told.datagrams.len());
-            changes += usize::from(told.pids() != before);
-            before = told.pids();
+            longest = longest.max(dump.datagrams.len());
+            changes += usize::from(dump.pids() != before);
+            before = dump.pids();
             Ok(())
         })?;
-        println!("{states} states of up to {longest} datagrams, {changes} unlike the one before");
+        println!("{states} states of up to {longest} datagrams, {changes} of them changed");
         expect(changes > 1, "processes that come and go")
     })
 }
@@ -186,7 +186,7 @@ fn a_supervisor_that_restarts_finds_the_sessions_without_proc() -> TestResult {
         let mut leaders = BTreeMap::new();
         start_idle(|| Ok(()))?;
         for _ in 0..5 {
-            // Each supervisor finds one that began when there was none.
+            // Each supervisor finds a session that began while no supervisor ran.
             let leader = start_idle(|| Ok(setsid().map(drop)?))?;
             leaders.insert(leader, identities::number_of(Pid::from_raw(leader))?);
             supervise_until_killed(&leaders)?;
@@ -195,7 +195,7 @@ fn a_supervisor_that_restarts_finds_the_sessions_without_proc() -> TestResult {
     })
 }
 
-/// Lets a process begin a picture, which has to have these leaders of sessions, and kills it.
+/// Lets a process complete a picture that has to contain these session leaders, and kills the process.
 fn supervise_until_killed(leaders: &BTreeMap<i32, u64>) -> TestResult {
     let found = Gate::new()?;
     let supervisor = child::fork(|| {
@@ -216,10 +216,10 @@ fn supervise_until_killed(leaders: &BTreeMap<i32, u64>) -> TestResult {
     Ok(())
 }
 
-/// Lets one allocation after the other fail in all that it takes to begin a picture.
+/// Lets each allocation fail in turn that is made while a picture is begun and completed.
 fn it_is_completed_after_allocations_failed() -> TestResult {
     start_many_idle(MANY_IDLE)?;
-    // Once without a failure, so that this process has the memory that it needs.
+    // The first time is without a failure, so that this process has the memory that it needs.
     Follower::new(0)?.complete()?;
     let faults = FailNth::of_slabs()?;
     let (mut failures, mut refusals) = (0, 0);

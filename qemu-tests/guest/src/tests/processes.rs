@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Forks and exits of processes alone, if the listener asks for it (C51): a listener with
-//! `PROC_CN_LISTEN_PROCESSES` is told of a process when it begins, and when all of it has ended.
-//! See the `trees` command, too.
+//! Forks and exits of processes only, if the listener asks for it (C51): a listener with
+//! `PROC_CN_LISTEN_PROCESSES` gets FORK when a process begins, and EXIT when all its threads have
+//! ended. See also the `trees` command.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -67,38 +67,38 @@ pub const TESTS: &[Test] = &Declaration::new()
             .covers(&[Line::C5, Line::C54]),
     ]);
 
-const UNKNOWN_TO_STOCK: &str = "forks and exits are those of threads, for everybody";
+const UNKNOWN_TO_STOCK: &str = "every listener gets the forks and exits of threads";
 
-/// What the life of a process has.
+/// The events in the life of a process.
 const LIFE: u32 = mask::FORK | mask::EXEC | mask::EXIT;
 
-/// What begins and ends a process.
+/// The events that begin and end a process.
 const ENDS: u32 = mask::FORK | mask::EXIT;
 
 fn listen(mask: u32) -> Result<Listener, Failure> {
     Ok(Listener::listen_with(mask, PROCESSES)?)
 }
 
-/// Takes what was told of a process, from its begin to its end and until another process has come
-/// and gone: what is told twice is told by then.
+/// Takes the events about a process, from its begin to its end, and then until another process has
+/// begun and ended: a duplicate event has arrived by then.
 fn life_of(listener: &mut Listener, pid: i32) -> Result<Vec<Event>, Failure> {
     let mut messages = take_through_exit(listener, pid)?;
     let marker = child::fork(|| 0)?;
     messages.extend(take_through_exit(listener, marker.pid().as_raw())?);
-    // It is gone already where nobody waits for children.
+    // This fails if the kernel has reaped it.
     let _ = marker.wait();
     Ok(events_about(&messages, pid))
 }
 
-/// The life of this process's child, with what happens in between.
+/// The life of this process's child, with the events between its begin and its end.
 fn life(pid: i32, between: &[Event], code: u32) -> Vec<Event> {
     let (parent, child) = (own_task(), Task::leader(pid));
     let begin = Event::Fork { parent, child };
     [&[begin], between, &[exit(child, code, parent)]].concat()
 }
 
-/// Waits for a process, which has to end with this status, and expects that to be told: its begin
-/// and its end once, and in between nothing but this.
+/// Waits for a process, which has to end with this status. Expects one event for its begin, one for
+/// its end, and only these events in between.
 #[track_caller]
 fn expect_life(
     listener: &mut Listener,
@@ -108,8 +108,8 @@ fn expect_life(
 ) -> TestResult {
     let pid = process.pid().as_raw();
     expect_eq("status", status_of(process)?, code)?;
-    let told = life_of(listener, pid)?;
-    expect_eq("events", told, life(pid, between, code))
+    let reported = life_of(listener, pid)?;
+    expect_eq("events", reported, life(pid, between, code))
 }
 
 fn each_new_process_is_reported_however_it_is_made() -> TestResult {
@@ -125,7 +125,7 @@ fn each_new_process_is_reported_however_it_is_made() -> TestResult {
         child: parent,
     }];
     for _ in 0..WAYS {
-        // A thread of the maker's, or nobody where this process is the parent.
+        // A thread of the maker, or 0 if this process is the parent.
         let thread = made.pass()?;
         let child = Task::leader(made.pass()?);
         let parent = match thread {
@@ -136,7 +136,7 @@ fn each_new_process_is_reported_however_it_is_made() -> TestResult {
         forks.extend(events_of(&messages, mask::FORK, child.tgid));
     }
     expect_eq("forks", forks, expected)?;
-    // The sibling, for which nobody has waited yet.
+    // The sibling is a child of this process, which has not waited for it.
     waitpid(None, None)?;
     Ok(())
 }
@@ -144,10 +144,10 @@ fn each_new_process_is_reported_however_it_is_made() -> TestResult {
 /// How many processes [`make_in_all_ways`] makes.
 const WAYS: usize = 9;
 
-/// Makes processes one after the other. Tells for each the thread that is its parent, or 0 if that
-/// is this process's parent, and its number.
+/// Makes processes one after the other. For each, sends the thread that is its parent, or 0 if that
+/// is this process's parent, and then its number.
 fn make_in_all_ways(made: &Gate) -> TestResult {
-    let tell = |parent: i32, pid: i32| -> TestResult {
+    let send = |parent: i32, pid: i32| -> TestResult {
         made.open(parent)?;
         Ok(made.open(pid)?)
     };
@@ -160,14 +160,14 @@ fn make_in_all_ways(made: &Gate) -> TestResult {
     let fork = child::fork(|| 0)?;
     let pid = fork.pid().as_raw();
     succeed(fork)?;
-    tell(own_tid(), pid)?;
+    send(own_tid(), pid)?;
     for flags in [
         libc::CLONE_VFORK | libc::SIGCHLD,
         libc::CLONE_FILES | libc::CLONE_FS | libc::SIGCHLD,
         libc::SIGURG,
         0,
     ] {
-        tell(own_tid(), clone(flags)?)?;
+        send(own_tid(), clone(flags)?)?;
     }
     let mut pid: libc::pid_t = 0;
     let mut arguments = arguments(libc::CLONE_PARENT_SETTID as u64);
@@ -176,22 +176,22 @@ fn make_in_all_ways(made: &Gate) -> TestResult {
     let end = clone3(&arguments, &leave)?;
     leave.open(0)?;
     end()?;
-    tell(own_tid(), pid)?;
-    // In its parent's memory until it executes the program, as vfork(2) has it.
+    send(own_tid(), pid)?;
+    // It uses its parent's memory until it executes the program, like a child of vfork(2).
     let mut spawned = Command::new("/bin/true").spawn()?;
-    tell(own_tid(), spawned.id() as i32)?;
+    send(own_tid(), spawned.id() as i32)?;
     spawned.wait()?;
     let by_another = thread::spawn(move || -> Result<_, Failure> {
-        // On its own copy of the stack, and it does nothing but to end.
+        // The child has its own copy of the stack, and only ends.
         let child = child::clone_with(libc::SIGCHLD, || 0)?;
         let pid = child.pid().as_raw();
         succeed(child)?;
         Ok((own_tid(), pid))
     });
     let (thread, pid) = by_another.join().expect("cloning does not panic")?;
-    tell(thread, pid)?;
+    send(thread, pid)?;
     let sibling = child::clone_with(libc::CLONE_PARENT | libc::SIGCHLD, || 0)?;
-    tell(0, sibling.into_pid().as_raw())
+    send(0, sibling.into_pid().as_raw())
 }
 
 /// Starts a thread that starts another one, and waits for both.
@@ -237,8 +237,8 @@ fn an_event_that_is_not_sent_takes_no_number() -> TestResult {
 /// Status of a first thread that ends before others.
 const ENDED_FIRST: i32 = 3;
 
-/// Starts a process in which a thread does something, and some others wait for ever; the first one
-/// may have ended before.
+/// Starts a process in which one thread calls a function, and all others wait for ever. The first
+/// thread may have ended before.
 fn start(first: FirstThread, function: impl FnOnce() -> i32 + Send) -> nix::Result<Child> {
     if first == FirstThread::EndedBefore {
         return without_first_thread(ENDED_FIRST, function);
@@ -262,7 +262,7 @@ fn a_thread_that_ends_its_process_ends_it_once() -> TestResult {
 
 fn a_process_whose_first_thread_ended_long_before_ends_once() -> TestResult {
     let mut listener = listen(LIFE)?;
-    // The last one ends itself, or all there are.
+    // The last thread ends itself only, or all threads.
     let ways: [(fn() -> i32, u32); 2] = [(|| 4, 4 << 8), (|| end_all(7), 7 << 8)];
     for (way, code) in ways {
         expect_life(
@@ -275,7 +275,7 @@ fn a_process_whose_first_thread_ended_long_before_ends_once() -> TestResult {
     Ok(())
 }
 
-/// Starts a process in which another thread than the first executes a program, which ends with 5.
+/// Starts a process in which a thread other than the first executes a program that ends with 5.
 fn executing(first: FirstThread) -> nix::Result<Child> {
     child::fork(|| {
         let both = Barrier::new(2);
@@ -369,15 +369,17 @@ fn a_process_that_dumps_core_ends_with_the_status_that_says_so() -> TestResult {
         let pid = process.pid().as_raw();
         let code = status_of(process)?;
         expect_eq("status", code, Signal::SIGABRT as u32 | CORE_FLAG)?;
-        let mut told = life_of(&mut listener, pid)?;
-        // The thread that dumps it has a number that nobody was told.
-        let dumps = told.iter().position(|event| event.bit() == mask::COREDUMP);
-        let dump = dumps.map(|index| told.remove(index).subject());
+        let mut reported = life_of(&mut listener, pid)?;
+        // No FORK reported the number of the thread that dumps core.
+        let dumps = reported
+            .iter()
+            .position(|event| event.bit() == mask::COREDUMP);
+        let dump = dumps.map(|index| reported.remove(index).subject());
         expect(
             dump.is_some_and(|task| task.tgid == pid && task.pid != pid),
             format!("COREDUMP of another thread, got {dump:?}"),
         )?;
-        expect_eq("events", told, life(pid, &[], code))?;
+        expect_eq("events", reported, life(pid, &[], code))?;
     }
     Ok(())
 }
@@ -403,7 +405,7 @@ fn failures_are_those_of_processes() -> TestResult {
     let marker = child::fork(|| 1)?;
     messages.extend(take_through_exit(&mut failures, marker.pid().as_raw())?);
     expect_eq("status", status_of(marker)?, 1 << 8)?;
-    let told: Vec<_> = messages
+    let reported: Vec<_> = messages
         .iter()
         .filter_map(|received| match received.event {
             Event::Exit { task, code, .. } => Some((task, code)),
@@ -411,7 +413,7 @@ fn failures_are_those_of_processes() -> TestResult {
         })
         .filter(|(task, _)| task.tgid == pid || pids.contains(&task.tgid))
         .collect();
-    expect_eq("failed ends", told, vec![(Task::leader(pid), 4 << 8)])
+    expect_eq("failures", reported, vec![(Task::leader(pid), 4 << 8)])
 }
 
 /// Waits until the calling thread is the only one of its process.
@@ -433,7 +435,7 @@ fn the_end_of_a_pid_namespace_ends_each_process_in_it_once() -> TestResult {
     Ok(())
 }
 
-/// Kills the first process of a pid namespace, with others in it that have threads.
+/// Kills the first process of a pid namespace whose other processes have several threads.
 fn expect_end_of_namespace(first: FirstThread) -> TestResult {
     /// Processes besides the first one.
     const OTHERS: usize = 3;
@@ -471,19 +473,21 @@ fn expect_end_of_namespace(first: FirstThread) -> TestResult {
     go.open(0)?;
     settled.pass()?;
     container.kill()?;
-    let (in_there, out_here): (BTreeSet<_>, BTreeSet<_>) = numbers.into_iter().unzip();
-    let told = take_through_exits(&mut inside, &in_there)?;
-    expect_killed("inside", &told, &in_there, |_| true)?;
-    expect_eq("more of them inside", events(&mut inside)?, vec![])?;
-    let told = take_through_exits(&mut outside, &out_here)?;
-    let ours = |task: &Task| out_here.contains(&task.tgid);
-    expect_killed("outside", &told, &out_here, ours)?;
+    let (inner, outer): (BTreeSet<_>, BTreeSet<_>) = numbers.into_iter().unzip();
+    let messages = take_through_exits(&mut inside, &inner)?;
+    expect_killed("inside", &messages, &inner, |_| true)?;
+    expect_eq("more ends inside", events(&mut inside)?, vec![])?;
+    let messages = take_through_exits(&mut outside, &outer)?;
+    let was_inside = |task: &Task| outer.contains(&task.tgid);
+    expect_killed("outside", &messages, &outer, was_inside)?;
     let more = events(&mut outside)?;
-    let more = more.into_iter().filter(|event| ours(&event.subject()));
-    expect_eq("more of them outside", more.collect(), vec![])
+    let more = more
+        .into_iter()
+        .filter(|event| was_inside(&event.subject()));
+    expect_eq("more ends outside", more.collect(), vec![])
 }
 
-/// Takes what comes until all these processes have ended.
+/// Takes all events until these processes have ended.
 fn take_through_exits(
     listener: &mut Listener,
     pids: &BTreeSet<i32>,
@@ -497,27 +501,27 @@ fn take_through_exits(
     Ok(messages)
 }
 
-/// Expects exactly one end of each of these processes, with the status of SIGKILL.
+/// Expects exactly one EXIT of each of these processes, with the status of SIGKILL.
 #[track_caller]
 fn expect_killed(
-    who: &str,
+    place: &str,
     messages: &[Received],
     pids: &BTreeSet<i32>,
-    ours: impl Fn(&Task) -> bool,
+    was_inside: impl Fn(&Task) -> bool,
 ) -> TestResult {
     let ends = messages.iter().filter_map(|received| match received.event {
-        Event::Exit { task, code, .. } if ours(&task) => Some((task.pid, task.tgid, code)),
+        Event::Exit { task, code, .. } if was_inside(&task) => Some((task.pid, task.tgid, code)),
         _ => None,
     });
     let mut ends: Vec<_> = ends.collect();
     ends.sort_unstable();
     let code = Signal::SIGKILL as u32;
     let expected = pids.iter().map(|pid| (*pid, *pid, code)).collect();
-    expect_eq(&format!("{who}: ends (pid, tgid, code)"), ends, expected)
+    expect_eq(&format!("{place}: ends (pid, tgid, code)"), ends, expected)
 }
 
-/// Lets a thread that is not the first raise events of all kinds that it can; its process, and its own
-/// number.
+/// Lets a thread that is not the first raise events of all kinds that it can. Returns the pids of its
+/// process and of itself.
 fn raise_by_thread() -> Result<(i32, i32), Failure> {
     let (ready, go) = (Gate::new()?, Gate::new()?);
     let process = child::fork(|| {
@@ -548,18 +552,18 @@ fn raise_by_thread() -> Result<(i32, i32), Failure> {
     Ok((pid, thread.as_raw()))
 }
 
-/// Changes the ids of the calling thread alone, and not those of its process as libc does it.
+/// Changes the ids of the calling thread only. The functions of libc change those of all threads.
 fn change_own_ids() -> TestResult {
     const OTHER: libc::uid_t = 4242;
     const SAME: libc::uid_t = libc::uid_t::MAX;
     for call in [libc::SYS_setresgid, libc::SYS_setresuid] {
-        // SAFETY: The calls take numbers.
+        // SAFETY: The calls take only numbers.
         Errno::result(unsafe { libc::syscall(call, SAME, OTHER, SAME) })?;
     }
     Ok(())
 }
 
-/// Whether an event begins or ends a thread that is not its process.
+/// Whether an event is the begin or the end of a thread, and not of its process.
 fn is_of_thread(event: &Event) -> bool {
     let Task { pid, tgid } = event.subject();
     event.bit() & ENDS != 0 && pid != tgid
@@ -572,18 +576,18 @@ fn other_events_are_reported_for_threads_too() -> TestResult {
     let executing = executing(FirstThread::Waits)?;
     let pids = BTreeSet::from([raising, executing.pid().as_raw()]);
     expect_eq("status", status_of(executing)?, 5 << 8)?;
-    let mut told = Vec::new();
+    let mut taken = Vec::new();
     for listener in [&mut all, &mut processes] {
         let mut messages = take_through_exits(listener, &pids)?;
         messages.extend(listener.take_queued()?);
         messages.retain(|received| pids.contains(&received.event.subject().tgid));
-        // All at once, so that those of two CPUs have one order.
+        // All messages are sorted together, so that those of different CPUs are in one order.
         messages.sort_by_key(Received::timestamp_ns);
-        told.push(messages);
+        taken.push(messages);
     }
-    let (all, processes) = (&told[0], &told[1]);
+    let (all, processes) = (&taken[0], &taken[1]);
     let begun_or_ended = all.iter().filter(|received| is_of_thread(&received.event));
-    // Three threads of the one process, and one of the other.
+    // Three threads of one process, and one of the other.
     expect_eq("begins and ends of threads", begun_or_ended.count(), 8)?;
     let own = processes.iter().map(|received| received.event);
     let own = own.filter(|event| event.subject().pid == thread);
@@ -595,7 +599,7 @@ fn other_events_are_reported_for_threads_too() -> TestResult {
     expect_eq("events", bodies(processes), bodies(&expected))
 }
 
-/// Whether an event begins or ends something, and whether that is a thread.
+/// The kind of an event, and whether it is the begin or the end of a thread.
 fn kind_and_thread(event: &Event) -> (&'static str, bool) {
     (event.kind(), is_of_thread(event))
 }
@@ -619,19 +623,20 @@ fn listening_again_changes_whether_threads_are_reported() -> TestResult {
         let process = child::fork(|| {
             let joined = thread::spawn(|| {}).join();
             joined.expect("an empty function does not panic");
-            // A thread is joined before its end is told, and a process ends after that of all.
+            // The join may return before the thread's EXIT. The EXIT of a process comes after those of
+            // all its threads.
             0
         })?;
         let pid = process.pid().as_raw();
         let messages = take_through_exit(&mut listener, pid)?;
         succeed(process)?;
-        let told = events_about(&messages, pid);
-        let told: Vec<_> = told.iter().map(kind_and_thread).collect();
+        let reported = events_about(&messages, pid);
+        let reported: Vec<_> = reported.iter().map(kind_and_thread).collect();
         let mut expected = vec![("fork", false), ("exit", false)];
         if flags & PROCESSES == 0 {
             expected.splice(1..1, [("fork", true), ("exit", true)]);
         }
-        expect_eq(&format!("events with flags {flags}"), told, expected)?;
+        expect_eq(&format!("events with flags {flags}"), reported, expected)?;
         all.extend(messages);
     }
     all.retain(|received| received.event.bit() != 0);
@@ -676,7 +681,7 @@ fn listening_again_loses_no_process() -> TestResult {
         pids.sort_unstable();
         pids
     };
-    // The last ends may come when the maker has waited for them.
+    // The last EXITs may arrive after the maker has waited for the processes.
     let deadline = timeouts::deadline(EVENT_LIMIT);
     while of_children(&messages, mask::EXIT).len() < CHILDREN && Instant::now() < deadline {
         messages.extend(listener.receive(deadline)?);
@@ -693,7 +698,7 @@ fn listening_again_loses_no_process() -> TestResult {
 /// How many trees of processes there are at most.
 const TREES: usize = 10_000;
 
-/// When no more trees are begun.
+/// The time after which no more trees are begun.
 const GROWTH: Duration = Duration::from_secs(40);
 
 fn thousands_of_processes_begin_and_end_once() -> TestResult {

@@ -21,8 +21,8 @@ pub const TESTS: &[Test] = &Declaration::new().covers(&[Line::C12]).of([
     test!(does_not_come_when_attaching_fails),
 ]);
 
-/// Runs a function on a child that waits, after another one, and expects these tracers of it, one event
-/// each.
+/// Calls `before` and then `function` with a child that waits. Expects one event of `function` for each
+/// of these tracers.
 fn expect_tracers(
     before: impl FnOnce(Pid) -> TestResult,
     function: impl FnOnce(Pid) -> TestResult,
@@ -56,7 +56,7 @@ fn nothing(_: Pid) -> TestResult {
 }
 
 fn names_tracee_and_tracer_when_it_attaches() -> TestResult {
-    // The detaching is part of the scenario: a tracee that stays stopped could not end.
+    // The scenario includes the detaching: a tracee that stays stopped cannot end.
     expect_tracers(nothing, attach_and_detach, &[own_task(), Task::NONE])
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The third form of requests, `struct proc_listen` (C50): what is known of it is done, and what is
-//! not has to be 0.
+//! The third form of requests, `struct proc_listen` (C50): known fields and bits take effect, and all
+//! other bits and bytes have to be 0.
 
 use std::path::Path;
 use std::time::Duration;
@@ -60,10 +60,10 @@ fn expect_refusal(listener: &mut Listener, request: &[u8], refused: Errno) -> Te
     })
 }
 
-/// Raises an event, and takes it.
+/// Raises an event, and returns it as the listener got it.
 #[track_caller]
-fn hear(listener: &mut Listener) -> Result<Received, Failure> {
-    mark("heard")?;
+fn raise_and_take(listener: &mut Listener) -> Result<Received, Failure> {
+    mark("received")?;
     let mut messages = listener.take_queued()?;
     messages.retain(|received| received.event.subject() == own_task());
     match messages.as_slice() {
@@ -76,7 +76,7 @@ fn the_third_form_listens_as_the_second() -> TestResult {
     let mut listener = Listener::open()?;
     let request = proc_listen(LISTEN, mask::COMM, 0);
     expect_eq("err", ask(&mut listener, &request)?, 0)?;
-    let event = hear(&mut listener)?;
+    let event = raise_and_take(&mut listener)?;
     expect_eq("type", event.message.netlink.kind, NLMSG_DONE)?;
     expect_eq("messages", listener.take_queued()?.len(), 0)
 }
@@ -86,7 +86,7 @@ fn the_third_form_ignores() -> TestResult {
     listener.take_queued()?;
     let request = proc_listen(IGNORE, mask::COMM, BATCH);
     expect_eq("err", ask(&mut listener, &request)?, 0)?;
-    mark("not heard")?;
+    mark("not received")?;
     expect_eq("messages", listener.take_queued()?.len(), 0)
 }
 
@@ -98,7 +98,7 @@ fn a_longer_request_is_accepted_if_the_rest_is_0() -> TestResult {
         request.resize(length, 0);
         let what = format!("err of {length} bytes");
         expect_eq(&what, ask(&mut listener, &request[..])?, 0)?;
-        hear(&mut listener)?;
+        raise_and_take(&mut listener)?;
     }
     Ok(())
 }
@@ -130,7 +130,7 @@ fn a_request_has_4_or_8_bytes_or_24_or_more() -> TestResult {
                 };
                 let what = format!("err of {length} bytes of {request:?}");
                 expect_eq(&what, ask(&mut listener, &data[..])?, expected)?;
-                // Whatever it was, the next one finds no listener.
+                // Ends the listener, if there is one now, before the next request.
                 expect_eq("err", ask(&mut listener, &[IGNORE])?, 0)?;
             }
         }
@@ -150,7 +150,7 @@ fn all_flags_are_known_together() -> TestResult {
     let line = Listing::of(listener.port_id()?)?;
     let asked = (line.mask, line.flags, line.cgroup);
     expect_eq("asked for", asked, (mask::COMM, known, cgroup_id))?;
-    let event = hear(&mut listener)?;
+    let event = raise_and_take(&mut listener)?;
     expect_eq("type", event.message.netlink.kind, NLMSG_EVENT)?;
     expect(event.identity.is_some(), "an identity")?;
     let request = proc_listen_in(IGNORE, mask::COMM, known, cgroup_id);
@@ -158,8 +158,9 @@ fn all_flags_are_known_together() -> TestResult {
     expect_count(0)
 }
 
-/// Requests that mean nothing: each with a bit too many, or a byte behind what is known.
-fn senseless(op: u32) -> Result<Vec<Vec<u8>>, Failure> {
+/// Invalid requests. Each has an unknown bit, a byte that is not 0 after the known fields, a wrong
+/// length, or a cgroup without the flag.
+fn invalid(op: u32) -> Result<Vec<Vec<u8>>, Failure> {
     let known = known_flags();
     let right = proc_listen(op, mask::SID, known & !CGROUP);
     let mut all_right = vec![right];
@@ -195,7 +196,7 @@ fn senseless(op: u32) -> Result<Vec<Vec<u8>>, Failure> {
             requests.push(right.as_bytes()[..length].to_vec());
         }
     }
-    // A cgroup without the flag, be it one that is there.
+    // A cgroup without the flag, even if the cgroup exists.
     for bit in 0..u64::BITS {
         let request = proc_listen_in(op, mask::SID, known & !CGROUP, 1 << bit);
         requests.push(request.as_bytes().to_vec());
@@ -210,7 +211,7 @@ fn senseless(op: u32) -> Result<Vec<Vec<u8>>, Failure> {
 fn unknown_bits_and_bytes_are_refused() -> TestResult {
     let mut listener = Listener::open()?;
     for op in [LISTEN, IGNORE] {
-        for request in senseless(op)? {
+        for request in invalid(op)? {
             expect_refusal(&mut listener, &request, Errno::EINVAL)?;
         }
     }
@@ -225,11 +226,11 @@ fn unknown_bits_and_bytes_are_refused() -> TestResult {
 /// Expects that there is no listener.
 fn expect_silence(listener: &mut Listener) -> TestResult {
     expect_count(0)?;
-    mark("not heard")?;
+    mark("not received")?;
     expect_eq("messages", listener.take_queued()?.len(), 0)
 }
 
-/// What the kernel knows of a listener, and the form and the number of its next event.
+/// What the listing shows of a listener, and the form of its next event.
 #[derive(Debug, PartialEq)]
 struct State {
     line: debugfs::ListenerLine,
@@ -240,7 +241,7 @@ struct State {
 impl State {
     /// Raises an event to find out.
     fn of(listener: &mut Listener) -> Result<Self, Failure> {
-        let event = hear(listener)?;
+        let event = raise_and_take(listener)?;
         let line = Listing::of(listener.port_id()?)?;
         Ok(Self {
             line,
@@ -249,14 +250,14 @@ impl State {
         })
     }
 
-    /// The same, when another event was told.
+    /// The same, after one more event.
     fn one_later(mut self) -> Self {
         self.line.delivered += 1;
         self
     }
 }
 
-/// Makes refused requests of a listener, and expects that nothing else became of them.
+/// Sends requests that have to be refused, and expects that they do not change the listener.
 fn expect_no_change(listener: &mut Listener, requests: &[Vec<u8>], refused: Errno) -> TestResult {
     let before = State::of(listener)?;
     for request in requests {
@@ -265,7 +266,7 @@ fn expect_no_change(listener: &mut Listener, requests: &[Vec<u8>], refused: Errn
     expect_eq("listener", State::of(listener)?, before.one_later())
 }
 
-/// One listener in each form that there is, all for renames.
+/// One listener with each form of messages, all for renames.
 fn listeners() -> Result<Vec<Listener>, Failure> {
     let mut listeners = Vec::new();
     for flags in [0, BATCH, IDENTITY, PROCESSES | IDENTITY | BATCH] {
@@ -282,9 +283,9 @@ fn listeners() -> Result<Vec<Listener>, Failure> {
 }
 
 fn a_refused_change_changes_nothing() -> TestResult {
-    let requests = [senseless(LISTEN)?, senseless(IGNORE)?].concat();
+    let requests = [invalid(LISTEN)?, invalid(IGNORE)?].concat();
     for listener in &mut listeners()? {
-        // What the others raise is not for it.
+        // Discards the events that were raised for other listeners.
         listener.take_queued()?;
         expect_no_change(listener, &requests, Errno::EINVAL)?;
     }
@@ -292,12 +293,12 @@ fn a_refused_change_changes_nothing() -> TestResult {
 }
 
 /// Ids that no cgroup has.
-fn nowhere() -> Result<Vec<u64>, Failure> {
+fn unused_ids() -> Result<Vec<u64>, Failure> {
     let own = own_cgroup()?;
     let mut ids = vec![0, u64::MAX, u64::MAX >> 1, 1 << 63, u64::from(u32::MAX)];
-    // Those that have something in common with one that there is.
+    // Ids that differ from that of an existing cgroup in one bit.
     ids.extend((0..u64::BITS).map(|bit| own | 1 << bit).filter(|id| {
-        // Smaller ones may be those of files, and of groups that somebody else made.
+        // Smaller ids may be those of files, and of cgroups that other processes made.
         *id != own && *id > u64::from(u32::MAX)
     }));
     Ok(ids)
@@ -320,7 +321,7 @@ fn listen_in(ids: &[u64]) -> Vec<Vec<u8>> {
     requests.collect()
 }
 
-/// Expects a socket that these requests can't make a listener.
+/// Expects these requests to be refused, and the socket not to become a listener.
 fn expect_no_listener(requests: &[Vec<u8>]) -> TestResult {
     let mut listener = Listener::open()?;
     for request in requests {
@@ -331,8 +332,8 @@ fn expect_no_listener(requests: &[Vec<u8>]) -> TestResult {
 
 fn a_cgroup_that_is_not_there_is_refused() -> TestResult {
     require_cgroups()?;
-    expect_no_listener(&listen_in(&nowhere()?))?;
-    // What has an id of the same kind, and is no group.
+    expect_no_listener(&listen_in(&unused_ids()?))?;
+    // A file has an id of the same kind, and is no cgroup.
     let group = Group::new()?;
     let file = inode_of(&group.directory().join("cgroup.procs"))?;
     expect_no_listener(&listen_in(&[file]))
@@ -341,7 +342,7 @@ fn a_cgroup_that_is_not_there_is_refused() -> TestResult {
 fn a_cgroup_that_was_removed_is_refused() -> TestResult {
     let group = Group::new()?;
     let id = group.id()?;
-    // Which keeps it, so that its id is not forgotten.
+    // This listener keeps the cgroup, so that its id is still known.
     let keeps = Listener::listen_in(mask::COMM, 0, id)?;
     drop(group);
     let mut listener = Listener::open()?;
@@ -349,7 +350,7 @@ fn a_cgroup_that_was_removed_is_refused() -> TestResult {
         expect_refusal(&mut listener, &request, Errno::ENOENT)?;
     }
     let line = Listing::of(keeps.port_id()?)?;
-    expect_eq("cgroup of the listener that asked before", line.cgroup, id)?;
+    expect_eq("cgroup of the earlier listener", line.cgroup, id)?;
     drop(keeps);
     expect_no_listener(&listen_in(&[id]))
 }
@@ -369,7 +370,7 @@ fn a_cgroup_outside_the_cgroup_namespace_is_refused() -> TestResult {
             let mut listener = Listener::open()?;
             let request = proc_listen_in(LISTEN, mask::COMM, CGROUP, id);
             expect_eq("err", ask(&mut listener, &request)?, 0)?;
-            hear(&mut listener)?;
+            raise_and_take(&mut listener)?;
             expect_no_change(&mut listener, &listen_in(&[outside]), Errno::ENOENT)
         })
     })?)
@@ -377,7 +378,7 @@ fn a_cgroup_outside_the_cgroup_namespace_is_refused() -> TestResult {
 
 fn a_change_to_a_cgroup_that_is_not_there_changes_nothing() -> TestResult {
     require_cgroups()?;
-    let requests = listen_in(&nowhere()?);
+    let requests = listen_in(&unused_ids()?);
     for listener in &mut listeners()? {
         listener.take_queued()?;
         expect_no_change(listener, &requests, Errno::ENOENT)?;
@@ -388,7 +389,7 @@ fn a_change_to_a_cgroup_that_is_not_there_changes_nothing() -> TestResult {
 fn ignore_looks_for_no_cgroup() -> TestResult {
     require_cgroups()?;
     let own = own_cgroup()?;
-    for cgroup_id in [nowhere()?, vec![own]].concat() {
+    for cgroup_id in [unused_ids()?, vec![own]].concat() {
         let mut listener = Listener::listen_in(mask::COMM, 0, own)?;
         listener.take_queued()?;
         let request = proc_listen_in(IGNORE, mask::COMM, CGROUP, cgroup_id);
@@ -421,7 +422,7 @@ fn listening_again_replaces_the_flags() -> TestResult {
         (first, 0),
     ] {
         expect_eq("err", ask(&mut listener, &request[..])?, 0)?;
-        let event = hear(&mut listener)?;
+        let event = raise_and_take(&mut listener)?;
         let expected = if flags & BATCH != 0 {
             NLMSG_EVENT
         } else {
@@ -446,7 +447,7 @@ fn listening_again_replaces_the_cgroup() -> TestResult {
         request.as_bytes().to_vec()
     };
     let second = [LISTEN, mask::COMM].as_bytes().to_vec();
-    for (request, id, is_heard) in [
+    for (request, id, gets_event) in [
         (inside(other), other, false),
         (inside(own), own, true),
         (inside(other), other, false),
@@ -457,10 +458,10 @@ fn listening_again_replaces_the_cgroup() -> TestResult {
         expect_eq("err", ask(&mut listener, &request[..])?, 0)?;
         let line = Listing::of(listener.port_id()?)?;
         expect_eq("cgroup", line.cgroup, id)?;
-        if is_heard {
-            hear(&mut listener)?;
+        if gets_event {
+            raise_and_take(&mut listener)?;
         } else {
-            mark("not heard")?;
+            mark("not received")?;
             expect_eq("messages", listener.take_queued()?.len(), 0)?;
         }
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Containers as people run them: bubblewrap, and an OCI runtime, both of a user without rights.
+//! Containers of common tools: bubblewrap and an OCI runtime, both run by an unprivileged user.
 
 use std::env;
 use std::fs;
@@ -34,12 +34,12 @@ pub const TESTS: &[Test] = &Declaration::new()
         test!(a_supervisor_works_in_an_oci_container).covers(&[Line::C11, Line::C17]),
     ]);
 
-/// A user without rights.
+/// An unprivileged user.
 const NOBODY: u32 = 1000;
 
-/// What runs in a container: forkstat, and what it is to follow. It tells forkstat's number, the
-/// number of the process that the events are about, and that of the last process of all; it reads
-/// when to go on, and then forkstat's number to end it.
+/// The script that runs in a container: forkstat, and the process that forkstat has to follow. The
+/// script prints forkstat's pid, the pid of the process that the events are about, and that of the
+/// last process of all. It reads a line before it goes on, and then forkstat's pid to end forkstat.
 const SCRIPT: &str = "
 { sh -c 'echo watcher $$; exec forkstat -l -e sid,uid,fork,exec,exit'; echo ended; } &
 read -r go
@@ -61,7 +61,7 @@ struct Running {
 }
 
 impl Running {
-    /// Has a user without rights run a command that makes a container.
+    /// Runs a command that makes a container, as an unprivileged user.
     fn start(mut command: Command) -> Result<Self, Failure> {
         let name = command.get_program().to_string_lossy().into_owned();
         let mut process = command
@@ -85,7 +85,7 @@ impl Running {
         })
     }
 
-    /// Waits for its end, which has to be a success.
+    /// Waits until it ends, and expects success.
     fn finish(mut self) -> TestResult {
         let ended = self.process.wait()?;
         let name = self.name;
@@ -93,18 +93,18 @@ impl Running {
     }
 }
 
-/// Processes that the host and the sibling make meanwhile.
+/// How many processes the host and the sibling each make meanwhile.
 const BUSY: usize = 20;
 
-/// Runs [`SCRIPT`] in a container that a command makes, and expects forkstat to show what happens
-/// in it, and nothing of a busy host and a busy sibling.
+/// Runs [`SCRIPT`] in a container that a command makes. Expects forkstat to show the events in it, and
+/// none of a busy host and a busy sibling.
 fn expect_forkstat_to_follow(command: Command) -> TestResult {
     let sibling = Container::idle(ALL)?;
     let mut container = Running::start(command)?;
     let (input, lines) = (&mut container.input, &mut container.lines);
     let watcher = lines.next().transpose()?.unwrap_or_default();
     let watcher = watcher.strip_prefix("watcher ").unwrap_or_default();
-    // The headline is printed when it listens already.
+    // forkstat listens before it prints the headline.
     let headline = lines.next().transpose()?.unwrap_or_default();
     expect(
         headline.contains("Event"),
@@ -131,7 +131,7 @@ fn expect_forkstat_to_follow(command: Command) -> TestResult {
         }
         let ended = |(kind, pid): &(String, i32)| kind == "exit" && Some(*pid) == subject;
         if subject.is_some() && last.is_none() && seen.iter().any(ended) {
-            // A second line to somebody who has read the first does no harm.
+            // If the script has already read a line, a second one does no harm.
             writeln!(input, "{watcher}")?;
         }
     }
@@ -145,16 +145,16 @@ fn expect_forkstat_to_follow(command: Command) -> TestResult {
             format!("a line {kind} about {subject}, got {seen:?}"),
         )?;
     }
-    // The container's numbers end before the host's busy processes began.
+    // All pids in the container are lower than those of the host's busy processes.
     expect(
         busy.iter().all(|pid| *pid > last),
-        format!("numbers outside above {last}, got {busy:?}"),
+        format!("pids outside above {last}, got {busy:?}"),
     )?;
     let foreign: Vec<_> = seen.iter().filter(|(_, pid)| *pid > last).collect();
     expect_eq("events of others", foreign, vec![])
 }
 
-/// bubblewrap with these words as the container's command.
+/// bubblewrap with these words as the command in the container.
 fn bubblewrap(words: &[&str]) -> Command {
     let mut command = Command::new("bwrap");
     command
@@ -169,7 +169,7 @@ fn forkstat_follows_a_bubblewrap_container() -> TestResult {
     expect_forkstat_to_follow(bubblewrap(&["/bin/sh", "-c", SCRIPT]))
 }
 
-/// A directory of the user's own.
+/// A new directory that belongs to the user.
 fn own_directory(name: &str) -> Result<Directory, Failure> {
     let directory = Directory::new(name)?;
     give(directory.path())?;
@@ -192,7 +192,7 @@ struct Bundle {
 }
 
 impl Bundle {
-    /// A bundle with the host's programs that runs these words.
+    /// A bundle with the host's programs, which runs these words as a command.
     fn new(words: &[&str]) -> Result<Self, Failure> {
         let bundle = own_directory("bundle")?;
         let state = own_directory("state")?;
@@ -209,7 +209,7 @@ impl Bundle {
         Ok(Self { bundle, state })
     }
 
-    /// What is the container's root.
+    /// The container's root directory.
     fn root(&self) -> PathBuf {
         self.bundle.path().join("rootfs")
     }
@@ -265,10 +265,10 @@ fn forkstat_follows_an_oci_container() -> TestResult {
     expect_forkstat_to_follow(bundle.command())
 }
 
-/// A service in two lives, which have a file in common that is $0 here. In the first, some of its
-/// children do not detach, one detaches from a child, one detaches and ends, and one detaches, leaves
-/// its number in the file and kills the service. In the second, the service kills that one and then
-/// ends well, both when it reads a line. All tell their numbers, one after the other.
+/// A service that runs twice. Both runs use the file $0. In the first run, some children do not detach,
+/// one process detaches from a child, and one child detaches and ends. Another child detaches, writes
+/// its pid to the file and kills the service. In the second run, the service reads a line and kills that
+/// child, and then reads another line and ends with success. All print their pids, one after the other.
 const SERVICE: &str = "
 echo script: $$
 if [ -e $0 ]; then
@@ -287,13 +287,13 @@ setsid sh -c 'echo $$ >$0; echo script: $$; kill $PPID; exec sleep infinity' $0 
 wait
 ";
 
-/// The words that run this program's supervisor on the service.
+/// The command that runs this program's supervisor with the service.
 fn supervise<'a>(program: &'a str, file: &'a str) -> [&'a str; 7] {
     let shell = "/bin/sh";
     [program, "supervise", "--", shell, "-c", SERVICE, file]
 }
 
-/// What makes processes that lead sessions, on the host and in a container, until it is dropped.
+/// A process that makes session leaders, on the host and in a container, until this is dropped.
 struct Busy(Pid);
 
 impl Busy {
@@ -321,15 +321,15 @@ impl Busy {
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        // It is ours to reap, so its id is its own still.
+        // Only this process can reap it, so its pid is still valid.
         let _ = kill(self.0, Signal::SIGKILL);
         let _ = waitpid(self.0, None);
     }
 }
 
-/// Expects a supervisor in a container that a command makes to tell the service from those who
-/// detached from it, to start it again, and to notice nobody else, while the host and a sibling are
-/// busy.
+/// Runs a supervisor in a container that a command makes, while the host and a sibling are busy.
+/// Expects it to distinguish the service from sessions that detached from it, to start the service
+/// again, and to notice no other process.
 fn expect_supervisor_to_work(command: Command) -> TestResult {
     let sibling = Container::idle(ALL)?;
     let _busy = Busy::start(&sibling)?;
@@ -350,7 +350,7 @@ fn expect_supervisor_to_work(command: Command) -> TestResult {
     }
     container.finish()?;
     let [first, grandchild, child, killer, second] = numbers.as_slice() else {
-        let what = format!("two lives of the service, it told {numbers:?}, noticed: {noticed:?}");
+        let what = format!("two runs of the service, got pids {numbers:?}, noticed: {noticed:?}");
         return Err(Failure::new(what));
     };
     let expected = vec![
@@ -368,7 +368,7 @@ fn expect_supervisor_to_work(command: Command) -> TestResult {
     expect_eq("what the supervisor noticed", noticed, expected)
 }
 
-/// Puts this program where a user without rights may run it.
+/// Copies this program to a directory where an unprivileged user may run it.
 fn install(directory: &Path) -> Result<PathBuf, Failure> {
     let program = directory.join("supervisor");
     fs::copy(env::current_exe()?, &program)?;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A process that was cut off from the host by a user and a network namespace, and shares its pid
-//! namespace still, does not see it (C46). LISTEN is for a process whose user namespace owns the pid
-//! namespace, or is above the owner, or whose socket is in a network namespace of such an owner.
+//! A process that a user and a network namespace separate from the host, and that still shares the
+//! host's pid namespace, gets no events of the host (C46). LISTEN is allowed if the process's user
+//! namespace owns the pid namespace, or is above the owner. It is also allowed if this is true of the
+//! user namespace that owns the network namespace of the socket.
 
 use std::os::fd::OwnedFd;
 
@@ -43,23 +44,23 @@ const NO_ANSWER: &str = "LISTEN is ignored or refused in other namespaces than t
 
 const EPERM: u32 = Errno::EPERM as u32;
 
-/// Expects this process to be refused, as often as it tries, and gives away the socket.
+/// Expects each LISTEN of this process to be refused, and hands over the socket.
 fn try_to_listen(handover: &Handover) -> TestResult {
     let mut socket = open()?;
     for words in [&[LISTEN] as &[u32], &[LISTEN, mask::COMM]] {
         expect_eq("answer to LISTEN", ask(&mut socket, words)?, EPERM)?;
     }
-    // It listens as little as it did.
+    // IGNORE does not change that.
     expect_eq("answer to IGNORE", ask(&mut socket, &[IGNORE])?, 0)?;
     expect_eq("answer", ask(&mut socket, &[LISTEN, mask::COMM])?, EPERM)?;
     handover.send(&socket)
 }
 
-/// Has a process try to listen that is where `enter` takes it. Expects it to be refused, to hear
-/// nothing of the host, and not to be counted.
+/// Lets a new process call `enter` and then try to listen. Expects it to be refused, to get no event of
+/// the host, and not to be counted.
 fn expect_refusal(enter: impl FnOnce() -> TestResult) -> TestResult {
     let handover = Handover::new()?;
-    let mut heard = Listener::listen(mask::COMM)?;
+    let mut host = Listener::listen(mask::COMM)?;
     succeed(child::fork(|| {
         status(|| {
             enter()?;
@@ -67,19 +68,19 @@ fn expect_refusal(enter: impl FnOnce() -> TestResult) -> TestResult {
         })
     })?)?;
     let mut refused = handover.receive()?;
-    events(&mut heard)?;
+    events(&mut host)?;
     mark("secret")?;
     let (task, comm) = (own_task(), comm("secret"));
-    expect_exactly("host", &mut heard, &[Event::Comm { task, comm }], |event| {
+    expect_exactly("host", &mut host, &[Event::Comm { task, comm }], |event| {
         event.subject() == task
     })?;
     expect_eq("events in the sandbox", events(&mut refused)?, vec![])?;
     expect_count(1)?;
-    drop(heard);
+    drop(host);
     expect_count(0)
 }
 
-/// What makes a sandbox that has no pid namespace.
+/// The namespaces of a sandbox that has no pid namespace of its own.
 const SANDBOX: CloneFlags = USER.union(NET);
 
 fn a_sandbox_that_root_made_is_refused() -> TestResult {
@@ -115,14 +116,14 @@ fn in_child(function: impl FnOnce() -> TestResult) -> TestResult {
     succeed(child::fork(|| status(function))?)
 }
 
-/// Expects this process to listen, and to hear of itself by this number and nothing else.
+/// Expects this process to become a listener, and to get only its own event, with this number.
 fn expect_to_listen_as(number: i32) -> TestResult {
     expect_eq("own number", own_pid(), number)?;
     let mut socket = open()?;
     let answer = ask(&mut socket, &[LISTEN, mask::COMM])?;
     expect_eq("answer to LISTEN", answer, 0)?;
-    mark("heard")?;
-    let (task, comm) = (Task::leader(number), comm("heard"));
+    mark("received")?;
+    let (task, comm) = (Task::leader(number), comm("received"));
     expect_exactly("inside", &mut socket, &[Event::Comm { task, comm }], |_| {
         true
     })
@@ -133,7 +134,7 @@ fn the_maker_of_a_pid_namespace_is_refused_and_a_process_in_it_is_not() -> TestR
     let handover = Handover::new()?;
     in_child(|| {
         become_nobody_in(ALL)?;
-        // Its children are to be in it, and it is not.
+        // Its children will be in the new pid namespace. The process itself is not.
         try_to_listen(&handover)?;
         in_child(|| expect_to_listen_as(1))
     })?;
@@ -158,7 +159,7 @@ fn pid_namespaces_nested_in_a_users_container_listen() -> TestResult {
 fn a_process_that_joins_the_pid_namespace_of_a_container_below_listens() -> TestResult {
     let container = Container::idle(ALL)?;
     let handover = Handover::new()?;
-    // With a socket of the container's network, too.
+    // The socket is in the container's network namespace.
     succeed(container.spawn_in(PID | NET, || {
         let mut socket = open()?;
         let answer = ask(&mut socket, &[LISTEN, mask::COMM])?;
@@ -168,14 +169,14 @@ fn a_process_that_joins_the_pid_namespace_of_a_container_below_listens() -> Test
     let mut joined = handover.receive()?;
     mark("outside")?;
     container.run(|| Ok(mark("inside")?))?;
-    // The first process, and the one that listened, came before.
+    // The first process and the listening one have the numbers 1 and 2.
     let (task, comm) = (Task::leader(3), comm("inside"));
     expect_exactly("joined", &mut joined, &[Event::Comm { task, comm }], |_| {
         true
     })
 }
 
-/// Starts a process in namespaces of these kinds, which a user namespace below this process's own owns.
+/// Starts a process in namespaces of these kinds. Their owner is a user namespace below this process's.
 fn start_below(kinds: CloneFlags) -> Result<OwnedFd, Failure> {
     let flags = (USER | kinds).bits() | libc::SIGCHLD;
     let first = child::clone_with(flags, || pause_for_ever())?;
@@ -227,8 +228,8 @@ fn a_process_that_joins_a_container_below_with_another_network_listens() -> Test
     expect_count(0)
 }
 
-/// Expects a listener to hear of a process that has this number below, or not, and not of this one.
-fn expect_hearing(listener: &mut Listener, below: &Below, number: Option<i32>) -> TestResult {
+/// Expects a listener to get only the event of a process that has this number below, or no event.
+fn expect_event_below(listener: &mut Listener, below: &Below, number: Option<i32>) -> TestResult {
     events(listener)?;
     mark("outside")?;
     below.run(|| Ok(mark("below")?))?;
@@ -247,13 +248,13 @@ fn a_listener_changes_its_mask_from_a_sandbox() -> TestResult {
         let mut socket = open()?;
         expect_eq("answer", ask(&mut socket, &[LISTEN])?, EPERM)?;
         let below = Below::new()?;
-        // It becomes a listener where it may.
+        // It becomes a listener where LISTEN is allowed.
         below.run(|| {
             let answer = ask(&mut socket, &[LISTEN, mask::SID])?;
             expect_eq("answer below", answer, 0)
         })?;
-        expect_hearing(&mut socket, &below, None)?;
-        // From here on, the sandbox itself asks. What is seen stays the same.
+        expect_event_below(&mut socket, &below, None)?;
+        // From here on, a process in the sandbox sends the requests. The listener's view stays the same.
         let wanted = mask::SID | mask::COMM;
         let answer = ask(&mut socket, &[LISTEN, wanted])?;
         expect_eq("answer to listening again", answer, 0)?;
@@ -262,27 +263,27 @@ fn a_listener_changes_its_mask_from_a_sandbox() -> TestResult {
             let masks: Vec<_> = lines.iter().map(|line| line.mask).collect();
             expect_eq("masks", masks, vec![wanted])?;
         }
-        expect_hearing(&mut socket, &below, Some(4))?;
+        expect_event_below(&mut socket, &below, Some(4))?;
         expect_eq("answer to IGNORE", ask(&mut socket, &[IGNORE])?, 0)?;
-        expect_hearing(&mut socket, &below, None)?;
-        // It is no listener any more.
+        expect_event_below(&mut socket, &below, None)?;
+        // The socket is no longer a listener.
         expect_eq("answer", ask(&mut socket, &[LISTEN])?, EPERM)?;
-        expect_hearing(&mut socket, &below, None)
+        expect_event_below(&mut socket, &below, None)
     })?;
     expect_count(0)
 }
 
 fn a_user_namespace_in_the_hosts_network_listens() -> TestResult {
     require(USER)?;
-    // It shares with the host what would keep others from it.
+    // It shares the host's network namespace. In one of its own, it would be refused.
     for enter in [|| become_nobody_in(USER), || Ok(unshare(USER)?)] {
         in_child(|| {
             enter()?;
             let mut socket = open()?;
             let answer = ask(&mut socket, &[LISTEN, mask::COMM])?;
             expect_eq("answer to LISTEN", answer, 0)?;
-            mark("heard")?;
-            let (task, comm) = (own_task(), comm("heard"));
+            mark("received")?;
+            let (task, comm) = (own_task(), comm("received"));
             expect_exactly(
                 "there",
                 &mut socket,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Thousands of listeners: a request and an end cost their own, nobody waits for another one's, and
-//! what a listener takes is given back (C56-C58).
+//! Thousands of listeners (C56-C58): the cost of a request and of an end does not depend on other
+//! listeners, no process waits for another's, and the memory of a listener is charged and freed.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -61,17 +61,17 @@ pub const TESTS: &[Test] = &[
 
 const LONG: Duration = Duration::from_secs(120);
 
-/// How long what was left behind may take to be closed.
+/// How long the kernel may take to close sockets by garbage collection.
 const GARBAGE_LIMIT: Duration = Duration::from_secs(30);
 
-/// How many listeners a process has, or leaves: no more than a message can pass on.
+/// How many listeners a process has or leaves behind: no more than one message can pass.
 const MANY: usize = 200;
 
-/// What each end may take more than that of a socket that does not listen: far less than a grace
-/// period, which takes some ticks of the clock.
+/// How much longer each end may take than that of a socket that does not listen. It is far less than
+/// an RCU grace period, which takes several clock ticks.
 const EACH: Duration = Duration::from_millis(1);
 
-/// So many, or fewer on a kernel that checks itself, where each takes ten times as long.
+/// This count, or a tenth of it on a kernel with checkers, where each takes ten times as long.
 fn at_most(count: usize) -> usize {
     if has_checkers() { count / 10 } else { count }
 }
@@ -88,13 +88,13 @@ fn sockets(count: usize, words: Option<&[u32]>) -> Result<Vec<Listener>, Failure
     Ok(sockets)
 }
 
-/// How long a worker may take to close what nobody reaches.
+/// How long a kernel worker may take to close unreachable listeners.
 const CLOSED_LIMIT: Duration = Duration::from_secs(10);
 
-/// What nobody raises in these tests.
+/// LISTEN for a kind of event that these tests do not raise.
 const RARE: [u32; 2] = [LISTEN, mask::PTRACE];
 
-/// How long a killed process takes to its end that has many sockets.
+/// How long a killed process with many sockets takes to end.
 fn time_of_end(words: Option<&[u32]>) -> Result<Duration, Failure> {
     let ready = Gate::new()?;
     let process = child::fork(|| {
@@ -113,8 +113,8 @@ fn time_of_end(words: Option<&[u32]>) -> Result<Duration, Failure> {
     Ok(started.elapsed())
 }
 
-/// Expects that many listeners wait for nothing, beside as many sockets, if something takes time with these,
-/// too.
+/// Expects that many listeners wait for nothing: they may take little longer than as many sockets that
+/// do not listen, if those take time, too.
 fn expect_no_waiting(what: &str, silent: Option<Duration>, listening: Duration) -> TestResult {
     if let Some(silent) = silent {
         results::figure("seconds with sockets", silent.as_secs_f64());
@@ -145,8 +145,8 @@ fn a_mask_changes_at_once() -> TestResult {
     expect_no_waiting("changing a mask", None, started.elapsed())
 }
 
-/// A socket in its own queue, behind other descriptors: when both ends are closed, nobody can reach
-/// it any more, and a kernel worker closes all of them.
+/// A socket in its own queue, behind other descriptors: when both ends are closed, no process can
+/// reach it, and a kernel worker closes all of them.
 struct Garbage {
     _ours: OwnedFd,
     _theirs: OwnedFd,
@@ -164,7 +164,7 @@ impl Garbage {
     }
 }
 
-/// How long something else takes to be closed that is garbage, too, behind many sockets.
+/// How long the kernel takes to close other garbage behind many sockets.
 fn time_behind_garbage(words: Option<&[u32]>) -> Result<Duration, Failure> {
     let listeners = sockets(MANY, words)?;
     let descriptors: Vec<_> = listeners
@@ -178,21 +178,21 @@ fn time_behind_garbage(words: Option<&[u32]>) -> Result<Duration, Failure> {
     let started = Instant::now();
     drop(first);
     drop(second);
-    // The pipe hangs up when the other end is closed. The collection that the end of the first one began
-    // may have passed the second one by, and no other begins before a socket is closed.
+    // The pipe hangs up when the other end is closed. The garbage collection that began with the first
+    // one may have missed the second, and the next begins only when a socket is closed.
     poll_until_done(GARBAGE_LIMIT, || {
         drop(unix_pair()?);
         let mut end = [PollFd::new(reader.as_fd(), PollFlags::empty())];
         let is_open = poll(&mut end, PollTimeout::ZERO)? == 0;
-        Ok(is_open.then(|| "a pipe that nobody can write to".to_owned()))
+        Ok(is_open.then(|| "a pipe without a writer".to_owned()))
     })?;
     let elapsed = started.elapsed();
     expect_none_in_time()?;
     Ok(elapsed)
 }
 
-/// Expects that no listener is left. A worker closes them, in an order of its own, and tells nobody
-/// when it has done so.
+/// Expects that no listener is left. A worker closes them, in any order, and does not report when it
+/// has finished.
 fn expect_none_in_time() -> TestResult {
     if !debugfs::is_there() {
         return Ok(());
@@ -207,10 +207,10 @@ fn unreachable_listeners_delay_no_other() -> TestResult {
     allow_descriptors(2 * MANY)?;
     let silent = time_behind_garbage(None)?;
     let listening = time_behind_garbage(Some(&RARE))?;
-    expect_no_waiting("closing what was left behind", Some(silent), listening)
+    expect_no_waiting("closing unreachable sockets", Some(silent), listening)
 }
 
-/// The shortest time of several that it takes to end a listener.
+/// The shortest of several times that it takes to close a listener.
 fn time_to_close() -> Result<Duration, Failure> {
     let mut shortest = Duration::MAX;
     for _ in 0..MANY {
@@ -223,7 +223,7 @@ fn time_to_close() -> Result<Duration, Failure> {
     Ok(shortest)
 }
 
-/// By the clock, and so with much room: `make bench` counts instructions.
+/// The test measures time, and so allows for much variation. `make bench` counts instructions.
 fn an_end_beside_many_costs_as_much_as_one_beside_none() -> TestResult {
     const TIMES: u32 = 2;
     let count = at_most(2000);
@@ -242,7 +242,7 @@ fn an_end_beside_many_costs_as_much_as_one_beside_none() -> TestResult {
     Ok(())
 }
 
-/// Bytes that are free, as meminfo has them.
+/// The bytes of free memory in /proc/meminfo.
 fn free_memory() -> Result<u64, Failure> {
     let text = fs::read_to_string("/proc/meminfo")?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemFree:"));
@@ -253,7 +253,7 @@ fn free_memory() -> Result<u64, Failure> {
     Ok(kilobytes * 1024)
 }
 
-/// How much memory a loop takes, when it takes most.
+/// The most memory that a loop takes at any time, in bytes.
 fn memory_of_a_loop(
     rounds: usize,
     mut turn: impl FnMut() -> Result<(), Failure>,
@@ -270,8 +270,8 @@ fn memory_of_a_loop(
     Ok(before.saturating_sub(least))
 }
 
-/// Expects that a loop takes no more memory than this, beside another one that listens to nothing, if there
-/// is one.
+/// Expects that a loop takes at most `more` bytes, in addition to those of a loop without listeners, if
+/// there is one.
 fn expect_memory(silent: Option<u64>, listening: u64, more: u64) -> TestResult {
     if let Some(silent) = silent {
         results::figure("KiB taken by sockets at most", (silent >> 10) as f64);
@@ -285,7 +285,7 @@ fn expect_memory(silent: Option<u64>, listening: u64, more: u64) -> TestResult {
     )
 }
 
-/// Skips what a kernel that checks itself can't show.
+/// Skips a test that gives no result on a kernel with checkers.
 fn expect_no_checkers() -> TestResult {
     if has_checkers() {
         return Err(Failure::skip(
@@ -297,7 +297,7 @@ fn expect_no_checkers() -> TestResult {
 
 fn listening_and_closing_in_a_loop_takes_no_memory() -> TestResult {
     const ROUNDS: usize = 20_000;
-    /// Half of what the loop would leave if nothing were given back.
+    /// Half of what the loop would leave if nothing were freed.
     const MORE: u64 = 32 << 20;
     expect_no_checkers()?;
     let silent = memory_of_a_loop(ROUNDS, || sockets(1, None).map(drop))?;
@@ -305,8 +305,8 @@ fn listening_and_closing_in_a_loop_takes_no_memory() -> TestResult {
     expect_memory(Some(silent), listening, MORE)
 }
 
-/// A socket makes these requests over and over. Half of what the loop would leave, if nothing were given
-/// back, is so many bytes in each turn.
+/// A socket sends these requests over and over. `bytes` is half of what each turn would leave if nothing
+/// were freed.
 fn a_loop_takes_no_memory(bytes: u64, requests: &[&[u32]]) -> TestResult {
     const TURNS: usize = 50_000;
     expect_no_checkers()?;
@@ -321,7 +321,7 @@ fn a_loop_takes_no_memory(bytes: u64, requests: &[&[u32]]) -> TestResult {
 }
 
 fn a_listener_is_charged_to_its_cgroup() -> TestResult {
-    /// What a listener takes at least: itself, its place, and what events find.
+    /// The least that a listener takes: the object, its node in the list, and the entry that events find.
     const EACH: u64 = 400;
     let count = 1000;
     let group = Group::with_memory()?;
@@ -365,7 +365,7 @@ fn the_listing_is_complete_with_thousands() -> TestResult {
     let listed: BTreeSet<u32> = listing.lines.iter().map(|line| line.port_id).collect();
     expect(listed == expected, "each listener to be listed")?;
     for index in [0, count / 2, count - 1] {
-        in_self(&mut listeners[index], || Ok(mark("heard")?))?;
+        in_self(&mut listeners[index], || Ok(mark("received")?))?;
     }
     drop(listeners);
     expect_count(0)

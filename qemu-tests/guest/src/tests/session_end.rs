@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! SESSION_END: the last thread of a session leader ends (C17).
 //!
-//! The event is sent before the parent can reap the leader. So when wait(2) has returned, what was
-//! to come has come, and "once" and "none" need no further proof.
+//! The event is sent before the parent can reap the leader. So all events have arrived when wait(2)
+//! returns, and "once" and "none" need no further proof.
 
 use std::env;
 use std::time::Duration;
@@ -72,7 +72,7 @@ fn has_the_status_that_wait_reports() -> TestResult {
         let child = lead(|| {
             let prepared = setrlimit(Resource::RLIMIT_CORE, core_limit, core_limit).is_ok()
                 && env::set_current_dir(directory.path()).is_ok();
-            // Raising one of them does not return.
+            // Raising one of these signals does not return.
             i32::from(prepared && raise(signal).is_ok())
         })?;
         let pid = child.pid().as_raw();
@@ -86,7 +86,7 @@ fn has_the_status_that_wait_reports() -> TestResult {
 
 fn has_the_signal_that_the_parent_asked_for() -> TestResult {
     let mut listener = Listener::listen(mask::SESSION_END)?;
-    // SIGURG is ignored by default, so it does not end this process; 0 tells nobody.
+    // SIGURG is ignored by default, so it does not end this process. With 0, the parent gets no signal.
     for signal in [libc::SIGURG, 0] {
         let child = child::clone_with(signal, || lead_here(|| 3))?;
         let expected = Event::SessionEnd {
@@ -100,7 +100,7 @@ fn has_the_signal_that_the_parent_asked_for() -> TestResult {
     Ok(())
 }
 
-/// Waits until all children are gone that the kernel reaps.
+/// Waits until the kernel has reaped all children.
 fn await_no_children() -> TestResult {
     expect_eq("wait", waitpid(None, None), Err(Errno::ECHILD))
 }
@@ -114,8 +114,8 @@ fn comes_for_a_leader_that_is_not_waited_for() -> TestResult {
     expect_eq("events", events(&mut listener)?, expected)
 }
 
-/// Sessions are known by their leaders' numbers, so the end of one must not be reported after the
-/// begin of the next one with the same number.
+/// A session is identified by its leader's pid, so the end of one must not be reported after the
+/// begin of the next one with the same pid.
 fn comes_before_the_number_is_used_again() -> TestResult {
     const SESSIONS_IN_A_ROW: usize = 300;
     let deadline = timeouts::deadline(Duration::from_secs(20));
@@ -150,13 +150,13 @@ fn does_not_come_for_a_process_that_leads_no_session() -> TestResult {
     })?;
     let pid = leader.pid().as_raw();
     expect_eq("status", status_of(leader)?, 0)?;
-    // And a session leader's death does not make a leader of a process that is left in the session.
+    // The death of the session leader also does not make a leader of another process in the session.
     let expected = vec![begin(pid)?, end(pid, 0)];
     expect_eq("events", events(&mut listener)?, expected)
 }
 
 fn does_not_come_unasked() -> TestResult {
-    // So that there is something to be kept from the others.
+    // Because of this listener, there are events that the others must not get.
     let _asking = Listener::listen(SESSIONS)?;
     let mut listeners = Vec::new();
     for mask in [0, mask::ALL, mask::SID, mask::SID | mask::EXIT] {
@@ -227,7 +227,7 @@ fn a_session_costs_its_follower_two_events() -> TestResult {
         expect_eq("status", status_of(leader)?, 0)?;
         let expected = vec![begin(pid)?, end(pid, 0)];
         expect_eq("events", events(&mut listener)?, expected)?;
-        // Another session, to whose leader everything happens that there are events for.
+        // Another session, whose leader raises events of every kind.
         every_kind(&mut Listener::listen_all()?)?;
         expect_eq("events", events(&mut listener)?.len(), 2)?;
     }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Sessions in pid namespaces: each listener's own numbers, and the end of all (C17, C21, C22).
+//! Sessions in pid namespaces: the pids in each listener's namespace, and the end of a whole namespace
+//! (C17, C21, C22).
 
 use std::time::Duration;
 
@@ -33,7 +34,7 @@ pub const TESTS: &[Test] = &Declaration::new()
             .stock_fails(NO_SESSION_END),
     ]);
 
-/// What is about one of these processes.
+/// Whether an event is about one of these processes.
 fn about(pids: &[i32]) -> impl Fn(&Event) -> bool {
     move |event| pids.contains(&event.subject().tgid)
 }
@@ -46,7 +47,7 @@ fn both_ends_of_a_session_have_each_levels_numbers() -> TestResult {
     let (ready, go_on) = (Gate::new()?, Gate::new()?);
     let outer = Container::start(ALL, || {
         handover.listen(&[LISTEN, SESSIONS])?;
-        // A process more on this level, so that numbers differ.
+        // One more process on this level, so that pids differ.
         succeed(child::fork(|| 0)?)?;
         Container::start(PID | NET, || {
             handover.listen(&[LISTEN, SESSIONS])?;
@@ -124,7 +125,7 @@ fn all_sessions_of_a_dying_pid_namespace_end_once() -> TestResult {
         .iter()
         .map(|number| container.outer(*number))
         .collect::<Result<Vec<_>, Failure>>()?;
-    // What began, began before.
+    // All sessions began before the namespace ends.
     for (listener, pids) in [(&mut inside, &numbers), (&mut outside, &outer)] {
         let mut begun: Vec<_> = events(listener)?
             .iter()

@@ -45,7 +45,7 @@ fn comes_when_the_last_thread_ends_in_any_order() -> TestResult {
     Ok(())
 }
 
-/// Expects a leader to end with a status, and its session's begin and end to be all that is told.
+/// Expects a leader to end with a status, and only its session's begin and end to be reported.
 fn expect_session(listener: &mut Listener, leader: Child, code: u32) -> TestResult {
     let pid = leader.pid().as_raw();
     expect_eq("status", status_of(leader)?, code)?;
@@ -63,7 +63,7 @@ fn comes_once_when_threads_end_at_once() -> TestResult {
             end_thread(status_of_thread(0))
         })?;
         let pid = leader.pid().as_raw();
-        // Which of them was the last, the kernel alone knows.
+        // Only the kernel knows which of them was the last.
         let code = status_of(leader)?;
         let expected = vec![begin(pid)?, end(pid, code)];
         expect_eq("events", events(&mut listener)?, expected)?;
@@ -71,7 +71,7 @@ fn comes_once_when_threads_end_at_once() -> TestResult {
     Ok(())
 }
 
-/// Leads a session with some threads that wait for ever, and one that does something else.
+/// Leads a session with some threads that wait for ever, and one that calls a function.
 fn lead_threads(function: impl FnOnce() -> i32 + Send) -> nix::Result<Child> {
     let never = Gate::new()?;
     lead(|| {
@@ -100,7 +100,7 @@ fn comes_once_when_all_are_killed() -> TestResult {
     expect_session(&mut listener, leader, Signal::SIGKILL as u32)
 }
 
-/// Runs a shell in the place of the whole process.
+/// Replaces the whole process with a shell.
 fn run_shell() -> i32 {
     let shell = [c"/bin/sh", c"-c", c"exit 5"];
     i32::from(execv(shell[0], &shell).is_err())

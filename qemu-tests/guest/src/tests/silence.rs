@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Nothing is queued for a listener after what ended it has returned.
+//! No event is queued for a listener after the call that ended it has returned.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -49,16 +49,16 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// How often a listener ends.
 const ENDS: usize = 50;
 
-/// Events of the other CPU after which none of them can be under way that had begun before.
+/// After this many more events on the other CPU, none that had begun before is still under way.
 const LATER: u64 = 3;
 
-/// How long they may take.
+/// How long these events may take.
 const EVENTS_LIMIT: Duration = Duration::from_secs(5);
 
-/// Room for little, so that what nobody reads costs nothing.
+/// A small buffer, so that unread events cost nothing.
 const SMALL_BUFFER: u32 = 4096;
 
-/// What was in a listener's queue: how many events, and how often some were lost for want of room.
+/// What was in a listener's queue: how many events, and how often some were lost for lack of room.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Queued {
     events: usize,
@@ -91,7 +91,7 @@ impl Other {
         Ok(())
     }
 
-    /// Waits until all events are queued that had begun.
+    /// Waits until all events that have begun are queued.
     fn settle(&self) -> TestResult {
         let wanted = self.raised.load(Ordering::Acquire) + LATER;
         poll_until_done(EVENTS_LIMIT, || {
@@ -107,7 +107,7 @@ fn beside_events(function: impl FnOnce(&Other) -> TestResult) -> TestResult {
         return Err(Failure::skip("there is one CPU"));
     };
     pin(own)?;
-    // Another listener stays that gets the same events, so that the hook stays on.
+    // Another listener for the same events stays, so that the hook stays enabled.
     let mut stays = Listener::open()?;
     stays.socket().set_rx_buf_sz(SMALL_BUFFER)?;
     stays.request(&[LISTEN, mask::COMM])?;
@@ -124,8 +124,8 @@ fn beside_events(function: impl FnOnce(&Other) -> TestResult) -> TestResult {
     })
 }
 
-/// A listener that delays each event, and then keeps so many bytes of it. Events go to the newest listener
-/// first, and have found the next one by then: they are on the way to that one for a while.
+/// A listener that delays each event, and then keeps this many bytes of it. Events go to the newest
+/// listener first. They have found the next one by then, so they are on the way to it for a while.
 fn slow(bytes: u32) -> Result<Listener, Failure> {
     let slow = Listener::open()?;
     keep_bytes_slowly(&slow, bytes)?;
@@ -133,16 +133,16 @@ fn slow(bytes: u32) -> Result<Listener, Failure> {
     Ok(slow)
 }
 
-/// A listener with these flags ends again and again. It reads nothing more than what was in its queue
-/// then.
+/// A listener with these flags ends again and again. Afterwards, it reads only what was in its queue
+/// when it ended.
 fn nothing_is_queued_after(flags: u32, end: End) -> TestResult {
     beside_events(|other| {
-        let (mut heard, mut later) = (0, Queued::default());
+        let (mut received, mut later) = (0, Queued::default());
         for _ in 0..ENDS {
             let mut listener = Listener::listen_with(mask::COMM | mask::SID, flags)?;
             let _slow = slow(0)?;
             other.settle()?;
-            heard += usize::from(drain(&mut listener)?.events > 0);
+            received += usize::from(drain(&mut listener)?.events > 0);
             end(&mut listener)?;
             drain(&mut listener)?;
             other.settle()?;
@@ -150,13 +150,13 @@ fn nothing_is_queued_after(flags: u32, end: End) -> TestResult {
             later.events += events;
             later.losses += losses;
         }
-        println!("{ENDS} listeners ended, {heard} of which had heard something");
-        expect_eq("what was queued after the end", later, Queued::default())?;
-        expect_eq("listeners that had heard something before", heard, ENDS)
+        println!("{ENDS} listeners ended, {received} of which had received events");
+        expect_eq("events and losses after the end", later, Queued::default())?;
+        expect_eq("listeners that had received events before", received, ENDS)
     })
 }
 
-/// Takes all events that have arrived; the time stamps.
+/// Takes all events that have arrived. Returns their timestamps.
 fn take_times(listener: &mut Listener) -> Result<Vec<u64>, Failure> {
     let messages = listener.take_queued()?;
     let events = messages
@@ -165,9 +165,9 @@ fn take_times(listener: &mut Listener) -> Result<Vec<u64>, Failure> {
     Ok(events.map(|received| received.timestamp_ns()).collect())
 }
 
-/// A listener ends again and again while events wait in its queue. None joins them. Each event is
-/// queued for another listener first, so that what that one has not got when the end has returned comes
-/// after it.
+/// A listener ends again and again while events wait in its queue. No event joins them afterwards. Each
+/// event is queued for another listener first. So an event that the other listener does not have when
+/// the end has returned comes after the end.
 fn nothing_joins_a_batch_after(end: End) -> TestResult {
     beside_events(|other| {
         let mut late = 0;
@@ -187,7 +187,8 @@ fn nothing_joins_a_batch_after(end: End) -> TestResult {
     })
 }
 
-/// What was on the way to a listener does not reach the next one that the socket is.
+/// Ends a listener, and begins a new one on the same socket. Events on the way to the first do not
+/// reach the new one.
 fn renew(listener: &mut Listener) -> Result<(), ListenerError> {
     ignore(listener)?;
     listener.request(&proc_listen(LISTEN, mask::SID, BATCH))

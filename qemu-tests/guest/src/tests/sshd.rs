@@ -27,7 +27,7 @@ pub const TESTS: &[Test] = &[
     test!(logins_survive_their_server[under_a_supervisor](MOUNT))
         .covers(&[Line::C11, Line::C17])
         .stock_fails(
-            "the supervisor finds that the kernel tells neither origin nor end of a session",
+            "the supervisor finds that the kernel reports neither origin nor end of a session",
         )
         .limit(LIMIT),
     test!(logins_survive_their_server[in_a_container](ALL | MOUNT))
@@ -50,7 +50,7 @@ const DIRECTORY: &str = "/run";
 /// The user that the server's unprivileged part runs as has to be mapped in a container, too.
 const PASSWD: &str = "root:x:0:0::/run:/bin/sh\nsshd:x:100:100::/run/sshd:/usr/sbin/nologin\n";
 
-/// Passwords that nobody can type, where the server would take none for a locked account.
+/// Passwords that cannot be typed. Without one, the server would consider the account locked.
 const SHADOW: &str = "root:x:::::::\nsshd:x:::::::\n";
 
 const CONFIG: &str = "
@@ -63,7 +63,8 @@ UsePAM no
 PidFile none
 ";
 
-/// Copies of programs, in a place that a container's root may enter. They go when this is dropped.
+/// Copies of programs, in a place that a container's root may enter. They are removed when this
+/// is dropped.
 struct Programs(Directory);
 
 impl Programs {
@@ -82,7 +83,7 @@ impl Programs {
         Ok(Self(directory))
     }
 
-    /// What the server's configuration says of the programs that it consists of.
+    /// The part of the server's configuration that names the programs of the server.
     fn config(&self) -> String {
         let parts = PARTS
             .iter()
@@ -94,7 +95,7 @@ impl Programs {
     }
 }
 
-/// Parts of newer servers, and the options that say where they are.
+/// Parts of newer servers, and the options that name their paths.
 const PARTS: [(&str, &str); 2] = [
     ("sshd-session", "SshdSessionPath"),
     ("sshd-auth", "SshdAuthPath"),
@@ -109,7 +110,7 @@ fn run(words: &[&str]) -> TestResult {
     )
 }
 
-/// Prepares a mount namespace for the server and its clients; the server's configuration file.
+/// Prepares a mount namespace for the server and its clients. Returns the server's configuration file.
 fn prepare(kinds: CloneFlags, programs: &Programs) -> Result<PathBuf, Failure> {
     let nothing: Option<&str> = None;
     let directory = Path::new(DIRECTORY);
@@ -141,42 +142,42 @@ fn prepare(kinds: CloneFlags, programs: &Programs) -> Result<PathBuf, Failure> {
     Ok(config)
 }
 
-/// Starts our supervisor with a service.
+/// Starts this program's supervisor with a service.
 fn supervise(service: &[&str]) -> Result<RunningProgram, Failure> {
     RunningProgram::start(&[&["/proc/self/exe", "supervise", "--"], service].concat())
 }
 
-/// The number of the service that a line of the supervisor says was started.
+/// The pid of the service, if a line of the supervisor reports that one was started.
 fn started(line: &str) -> Option<i32> {
     let number = line.strip_prefix("service ")?.strip_suffix(" started")?;
     number.parse().ok()
 }
 
-/// The number of the session that a line of the supervisor says came from another one.
+/// The session, if a line of the supervisor reports that one detached from `origin`.
 fn detached(line: &str, origin: i32) -> Option<i32> {
     let line = line.strip_prefix("session ")?;
     let number = line.strip_suffix(&format!(" detached from {origin}"))?;
     number.parse().ok()
 }
 
-/// Waits until the server is there; its number.
+/// Waits until the server listens. Returns its pid.
 fn await_server(supervisor: &mut RunningProgram) -> Result<i32, Failure> {
     let server = supervisor.wait_for_line("that a service was started", started)?;
     supervisor.wait_for("Server listening on")?;
     Ok(server)
 }
 
-/// A login that echoes what it is told.
+/// A login that echoes its input.
 struct Login {
     client: Child,
     input: ChildStdin,
     output: ChildStdout,
-    /// The session that the supervisor took it for.
+    /// The session that the supervisor reported for it.
     session: i32,
 }
 
 impl Login {
-    /// Logs in, and expects the supervisor to see a session detach from the server.
+    /// Logs in, and expects the supervisor to report that a session detached from the server.
     fn start(supervisor: &mut RunningProgram, server: i32) -> Result<Self, Failure> {
         let options = [
             "BatchMode=yes",
@@ -231,7 +232,7 @@ impl Login {
         expect_eq("answer of a login", answer, WORD.to_vec())
     }
 
-    /// Logs out, and expects the supervisor to see the end of that session.
+    /// Logs out, and expects the supervisor to report the end of that session.
     fn log_out(mut self, supervisor: &mut RunningProgram) -> TestResult {
         drop(self.input);
         let status = self.client.wait()?;
@@ -241,7 +242,7 @@ impl Login {
     }
 }
 
-/// Two logins, the server's death and its next life, and a logout after the other.
+/// Two logins, the death and the restart of the server, a third login, and one logout after the other.
 fn kill_the_server(kinds: CloneFlags, programs: &Programs) -> TestResult {
     let config = prepare(kinds, programs)?;
     let sshd = programs.0.path().join("sshd");
@@ -256,31 +257,32 @@ fn kill_the_server(kinds: CloneFlags, programs: &Programs) -> TestResult {
     first.expect_answer()?;
     second.expect_answer()?;
     let third = Login::start(&mut supervisor, successor)?;
-    let daemon = a_daemon_is_told_apart()?;
+    let daemon = run_daemon()?;
     let sessions = [first.session, second.session, third.session];
     first.log_out(&mut supervisor)?;
     second.expect_answer()?;
     second.log_out(&mut supervisor)?;
     third.log_out(&mut supervisor)?;
-    let heard: Vec<&str> = supervisor.output().lines().collect();
+    let lines: Vec<&str> = supervisor.output().lines().collect();
     let ends = |session: i32| {
         let begin = format!("session {session} ended");
-        heard.iter().filter(|line| line.starts_with(&begin)).count()
+        lines.iter().filter(|line| line.starts_with(&begin)).count()
     };
     expect_eq("ends of each login", sessions.map(ends), [1, 1, 1])?;
-    let services: Vec<_> = heard.iter().filter_map(|line| started(line)).collect();
+    let services: Vec<_> = lines.iter().filter_map(|line| started(line)).collect();
     expect_eq("services", services, vec![server, successor])?;
     let of_daemon = format!("session {daemon} ");
-    let foreign = heard.iter().find(|line| line.starts_with(&of_daemon));
+    let foreign = lines.iter().find(|line| line.starts_with(&of_daemon));
     expect_eq(
-        "what the server's supervisor says of a daemon",
+        "what the server's supervisor reports about a daemon",
         foreign,
         None,
     )
 }
 
-/// Has a daemon fork twice under a supervisor of its own; the session that it is in.
-fn a_daemon_is_told_apart() -> Result<i32, Failure> {
+/// Lets a daemon fork twice under a supervisor of its own, and expects this supervisor to distinguish
+/// it from the service. Returns the session that the daemon is in.
+fn run_daemon() -> Result<i32, Failure> {
     const PID_FILE: &str = "/run/daemon.pid";
     let mut supervisor = supervise(&[
         "start-stop-daemon",
@@ -314,8 +316,8 @@ fn a_daemon_is_told_apart() -> Result<i32, Failure> {
     Ok(session)
 }
 
-/// In these namespaces. What a container needs for the server: a range of ids, not only its root's own,
-/// because the server gives up root for another user before it trusts a client.
+/// The test runs in these namespaces. In a container, the server needs a range of ids, not only root's,
+/// because it changes from root to another user before it trusts a client.
 fn logins_survive_their_server(kinds: CloneFlags) -> TestResult {
     let programs = Programs::copy()?;
     Container::start(kinds, || kill_the_server(kinds, &programs))?.finish()

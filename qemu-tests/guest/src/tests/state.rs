@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What the state tells (C55): of each process who it is, and in which messages.
+//! The contents of the state (C55): the fields of each process, and the form of the messages.
 //!
-//! It is compared with what /proc and pidfds show, of processes that wait meanwhile.
+//! The tests compare them with what /proc and pidfds show of processes that wait meanwhile.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -91,7 +91,7 @@ fn the_parent_is_the_thread_that_forked() -> TestResult {
     let (made, end) = (Gate::new()?, Gate::new()?);
     thread::scope(|scope| {
         let thread = scope.spawn(|| -> Result<i32, Failure> {
-            // On its own copy of the stack, and it does nothing but to wait.
+            // The process has its own copy of the stack, and only waits.
             let process = child::clone_with(libc::SIGCHLD, || pause_for_ever())?;
             made.open(process.into_pid().as_raw())?;
             end.pass()?;
@@ -101,7 +101,7 @@ fn the_parent_is_the_thread_that_forked() -> TestResult {
         let before = state(&listener)?.event(pid)?;
         end.open(0)?;
         let tid = thread.join().expect("forking does not panic")?;
-        // Its children are given away before it is gone.
+        // The thread's children get another parent before the thread is gone.
         let task = Path::new("/proc/self/task").join(tid.to_string());
         poll_until_done(EVENT_LIMIT, || {
             Ok(task.exists().then(|| "the end of a thread".to_owned()))
@@ -120,7 +120,8 @@ fn the_parent_is_the_thread_that_forked() -> TestResult {
     })
 }
 
-/// In the initial namespaces, where there are kernel threads, and others come and go.
+/// The test runs in the initial namespaces, where there are kernel threads and other processes come and
+/// go.
 fn the_processes_are_those_that_proc_shows() -> TestResult {
     let listener = listen(mask::FORK, PROCESSES)?;
     let before = living_in_proc()?;
@@ -137,7 +138,7 @@ fn the_processes_are_those_that_proc_shows() -> TestResult {
             ..
         } = dump.event(*pid)?
         else {
-            return Err(Failure::new("a state tells of processes"));
+            return Err(Failure::new("a message of the state about no process"));
         };
         let got = (parent.tgid, session, process_group);
         let expected = (stat.parent, stat.session, stat.process_group);
@@ -148,8 +149,8 @@ fn the_processes_are_those_that_proc_shows() -> TestResult {
     let known: BTreeSet<_> = before.into_keys().chain(after.into_keys()).collect();
     let known: BTreeSet<_> = known.into_iter().chain(forked).collect();
     let strange = dump.pids().into_iter().find(|pid| !known.contains(pid));
-    expect_eq("somebody else", strange, None)?;
-    // The parent of all kernel threads, whose own is nobody.
+    expect_eq("unknown process", strange, None)?;
+    // kthreadd is the parent of all other kernel threads, and has no parent.
     const KTHREADD: i32 = 2;
     let kthreadd = Event::Process {
         task: Task::leader(KTHREADD),
@@ -182,14 +183,14 @@ fn the_answer_comes_last_and_counts_them() -> TestResult {
             start_many_idle(more)?;
             let dump = state(&listener)?;
             expect_eq("processes", dump.pids().len(), before + more)?;
-            let behind = listener.receive_datagram()?.map(|behind| behind.len());
-            expect_eq("messages behind the answer", behind, None)?;
+            let after = listener.receive_datagram()?.map(|after| after.len());
+            expect_eq("messages after the answer", after, None)?;
         }
         Ok(())
     })
 }
 
-/// The walk looks at some ids at a time, and at threads' ids, too, which are in no message.
+/// The walk looks at some ids at a time. These include the ids of threads, which are in no message.
 fn a_process_of_many_threads_does_not_end_a_state() -> TestResult {
     in_container(|| {
         start_idle(|| {
@@ -259,13 +260,13 @@ fn an_identity_has_the_cgroup_that_the_process_is_in() -> TestResult {
     let procs = group.directory().join("cgroup.procs");
     fs::write(procs, mover.to_string())?;
     let inside = cgroups()?;
-    // Back, so that the group is empty.
+    // The process moves back, so that the group is empty.
     fs::write(root_of(&group), mover.to_string())?;
     expect_eq("cgroups", inside, [Some(group.id()?), Some(outside)])?;
     expect_eq("cgroups", cgroups()?, [Some(outside); 2])
 }
 
-/// In a time namespace whose clock is ahead.
+/// The test runs in a time namespace whose clock is ahead.
 fn the_start_is_by_the_clock_of_the_listener() -> TestResult {
     let look = || {
         let dump = state(&listen(RARE, IDENTITY)?)?;
@@ -284,7 +285,7 @@ fn a_listener_that_did_not_ask_for_identities_gets_none() -> TestResult {
         let without = state(&listen(RARE, 0)?)?;
         expect_eq("processes", without.events(), with.events())?;
         let has = |received: &Received| received.identity.is_some();
-        expect(with.messages().all(has), "an identity of each")?;
+        expect(with.messages().all(has), "an identity for each process")?;
         expect(!without.messages().any(has), "no identity")
     })
 }
@@ -318,7 +319,7 @@ fn events_in_between_have_datagrams_of_their_own() -> TestResult {
             let mut dump = StateDump::default();
             let mut marks = 0;
             ask(&listener)?;
-            // Reading refuses a datagram that has parts of the state and events.
+            // `StateDump::read` fails if a datagram has both parts of the state and events.
             loop {
                 mark("in between")?;
                 mark("and another")?;
@@ -348,19 +349,19 @@ fn with_a_filter_each_process_has_a_datagram() -> TestResult {
             let dump = state(&listener)?;
             expect_eq("processes", dump.events(), expected)?;
             let alone = dump.datagrams.iter().all(|datagram| datagram.len() == 1);
-            expect(alone, "one process a datagram")?;
+            expect(alone, "one process per datagram")?;
         }
         Ok(())
     })
 }
 
-/// Reads a state into a buffer of this size; how many messages each datagram had.
+/// Reads a state into a buffer of this size. Returns how many messages each datagram had.
 fn lengths(listener: &Listener, room: usize) -> Result<Vec<usize>, Failure> {
     let mut bytes = vec![0; room];
     let mut lengths = Vec::new();
     ask(listener)?;
     loop {
-        // The length of the datagram, also where it is more than the buffer's.
+        // This is the length of the datagram, even if the buffer is shorter.
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC;
         let length = recv(listener.as_fd().as_raw_fd(), &mut bytes, flags)?;
         expect(
@@ -370,7 +371,7 @@ fn lengths(listener: &Listener, room: usize) -> Result<Vec<usize>, Failure> {
         let messages = Received::decode_all(&bytes[..length], (0, CN_PROC));
         let messages = messages.map_err(Failure::new)?;
         if messages.iter().any(is_answer) {
-            expect_eq("messages beside the answer", messages.len(), 1)?;
+            expect_eq("messages in the datagram of the answer", messages.len(), 1)?;
             return Ok(lengths);
         }
         lengths.push(messages.len());
@@ -378,14 +379,14 @@ fn lengths(listener: &Listener, room: usize) -> Result<Vec<usize>, Failure> {
 }
 
 fn datagrams_are_full_and_fit_into_the_buffer_of_a_batch() -> TestResult {
-    /// How many messages a datagram has at least, if there are more.
+    /// How many messages a datagram has at least, unless it is the last.
     const FULL: [(u32, usize); 2] = [(0, 40), (IDENTITY, 25)];
     in_container(|| {
         start_many_idle(MANY_IDLE)?;
         for (flags, full) in FULL {
             for room in [BATCH_SIZE, 1 << 15, 1 << 17] {
                 let listener = listen(RARE, flags)?;
-                // The kernel makes datagrams by what it was read with before.
+                // The size of the datagrams depends on the buffers of earlier reads.
                 for _ in 0..2 {
                     let lengths = lengths(&listener, room)?;
                     let what = format!("processes read with {room} bytes");

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The state (C55) where something is wrong or comes to an end: bad requests, a listener, a reader or a
-//! namespace that goes in the middle, one that never reads, and no memory. Nobody else waits, and
-//! nothing is left.
+//! The state (C55) when something fails or ends: bad requests, a listener, a reader or a namespace
+//! that ends in the middle, a listener that never reads, and no memory. No other listener waits, and
+//! nothing is left behind.
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
@@ -75,7 +75,7 @@ pub const TESTS: &[Test] = &Declaration::new()
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Sends a request, and takes its answer, which is there: the errno.
+/// Sends a request, and takes its answer, which has to be there. Returns the errno.
 #[track_caller]
 fn answer(listener: &Listener, data: &[u8]) -> Result<u32, Failure> {
     const OTHER_SEQ: u32 = 7;
@@ -96,8 +96,8 @@ fn expect_refused(listener: &Listener, data: &[u8], expected: Errno) -> TestResu
     expect_eq(&what, answer(listener, data)?, expected as u32)
 }
 
-/// Expects this data to ask for the state.
-fn expect_told(listener: &Listener, data: &[u8]) -> TestResult {
+/// Expects a request with this data to be answered with the state.
+fn expect_state(listener: &Listener, data: &[u8]) -> TestResult {
     listener.send(data, SEQ, ACK)?;
     let dump = StateDump::default().finish(listener)?;
     expect_eq("err", dump.err(), Some(0))?;
@@ -112,7 +112,7 @@ fn a_request_has_4_bytes_or_24_and_more() -> TestResult {
             let mut data = request.as_bytes().to_vec();
             data.resize(length, 0);
             match length {
-                4 | 24.. => expect_told(&listener, &data)?,
+                4 | 24.. => expect_state(&listener, &data)?,
                 _ => expect_refused(&listener, &data, Errno::EINVAL)?,
             }
         }
@@ -143,7 +143,7 @@ fn unknown_values_in_a_request_are_refused() -> TestResult {
         longer[length - 1] = 1;
         requests.push(longer);
     }
-    // Whether anybody listens, or not.
+    // On a socket that listens, and on one that does not.
     for listener in [listen(RARE, 0)?, container::open()?] {
         for data in &requests {
             expect_refused(&listener, data, Errno::EINVAL)?;
@@ -160,15 +160,15 @@ fn other_fields_of_a_request_have_no_effect() -> TestResult {
             for flags in (0..16).filter(|flags| flags & !known_flags() == 0) {
                 let cgroup_id = match flags & CGROUP {
                     0 => 0,
-                    // There is none with this id.
+                    // No cgroup has this id.
                     _ => u64::MAX,
                 };
                 let request = proc_listen_in(STATE, mask, flags, cgroup_id);
-                expect_told(&listener, request.as_bytes())?;
+                expect_state(&listener, request.as_bytes())?;
             }
         }
-        // It listens for what it did, and in the same form.
-        mark("not heard")?;
+        // The mask and the form of messages stay the same.
+        mark("not received")?;
         let messages = listener.receive_datagram()?.map(|datagram| datagram.len());
         expect_eq("messages", messages, None)
     })?
@@ -205,7 +205,7 @@ fn a_second_request_is_refused_until_the_answer() -> TestResult {
         listener.ask_for_state(1)?;
         let mut dump = StateDump::default();
         dump.read(&listener)?;
-        // Also by somebody else who has the socket.
+        // A request of another process with the same socket is also refused.
         succeed(child::fork(|| status(|| Ok(listener.ask_for_state(2)?)))?)?;
         let dump = dump.finish(&listener)?;
         expect_eq("err", dump.err(), Some(0))?;
@@ -233,7 +233,7 @@ fn begin(listener: &Listener) -> Result<StateDump, Failure> {
     Ok(dump)
 }
 
-/// Reads on to the end of a state that was cut off.
+/// Reads the rest of a state that was cut off.
 #[track_caller]
 fn finish_cut_off(dump: StateDump, listener: &Listener) -> Result<StateDump, Failure> {
     let dump = dump.finish(listener)?;
@@ -251,9 +251,9 @@ fn a_listener_that_ends_in_the_middle_cuts_it_off() -> TestResult {
         end(&mut listener)?;
         expect_count(0)?;
         let dump = finish_cut_off(dump, &listener)?;
-        // That of IGNORE, perhaps.
+        // There may be an answer to IGNORE.
         let done = |other: &Received| other.event == Event::Ack { err: 0 };
-        expect(dump.others.iter().all(done), "no answer but success")?;
+        expect(dump.others.iter().all(done), "only answers of success")?;
         expect_refused(&listener, STATE.as_bytes(), Errno::ENOTCONN)?;
     }
     Ok(())
@@ -266,7 +266,7 @@ fn a_listener_that_begins_anew_gets_a_state_of_its_own() -> TestResult {
         let dump = begin(&listener)?;
         listener.ignore()?;
         listener.request(&proc_listen(LISTEN, RARE, flags))?;
-        // The other one has not come to its end.
+        // The first state has not ended.
         listener.ask_for_state(1)?;
         let dump = finish_cut_off(dump, &listener)?;
         let answers: Vec<_> = dump.others.iter().map(|other| other.event).collect();
@@ -306,16 +306,16 @@ fn a_state_keeps_the_module_until_its_answer_or_the_close() -> TestResult {
     expect_references(2)?;
     dump.finish(&listener)?;
     expect_references(1)?;
-    // The listener ends, and the state waits to be read.
+    // The listener ends while the state waits to be read.
     begin(&listener)?;
     listener.ignore()?;
     expect_references(1)?;
     let refused = ModuleGuard::unloaded().is_err();
-    expect(refused, "unloading to be refused while a state is told")?;
+    expect(refused, "unloading to be refused while a state is sent")?;
     drop(listener);
     expect_references(0)?;
     drop(ModuleGuard::unloaded()?);
-    // And one whose listener goes with it.
+    // The state and its listener end together.
     let listener = listen(RARE, 0)?;
     begin(&listener)?;
     expect_references(2)?;
@@ -334,7 +334,7 @@ fn a_reader_that_is_killed_leaves_nothing() -> TestResult {
                 let listener = listen(RARE, BATCH)?;
                 let mut dump = begin(&listener)?;
                 begun.open(0)?;
-                // Busy reading, and asking for more.
+                // It keeps reading states and requesting more.
                 loop {
                     dump.finish(&listener)?;
                     dump = begin(&listener)?;
@@ -352,7 +352,7 @@ fn a_reader_that_is_killed_leaves_nothing() -> TestResult {
     Ok(())
 }
 
-/// What a socket has in its receive buffer, in bytes with all that the kernel needs for it.
+/// How many bytes a socket has in its receive buffer, with the kernel's overhead.
 fn taken(port_id: u32) -> Result<usize, Failure> {
     const FILE: &str = "/proc/net/netlink";
     let text = fs::read_to_string(FILE)?;
@@ -382,14 +382,14 @@ fn a_listener_that_never_reads_delays_no_other() -> TestResult {
         for _ in 0..ROUNDS {
             let dump = state(&other)?;
             expect_eq("processes", dump.pids().len(), MANY_IDLE + 1)?;
-            mark("heard by both")?;
+            mark("for both")?;
             succeed(child::fork(|| i32::from(setsid().is_err()))?)?;
             expect_eq("events", other.take_queued()?.len(), 2)?;
             drop(listen(RARE, 0)?);
         }
         println!("{ROUNDS} rounds in {:?}", started.elapsed());
         expect_references(3)?;
-        // It goes on where it was.
+        // The state of the other listener goes on where it was.
         let mut dump = StateDump::default().finish(&stuck)?;
         expect_eq("processes", dump.pids().len(), MANY_IDLE + 1)?;
         while let Some(datagram) = stuck.receive_datagram()? {
@@ -406,7 +406,7 @@ fn a_reader_that_peeks_loses_nothing() -> TestResult {
         ask(&listener)?;
         let mut dump = StateDump::default();
         loop {
-            // Each look may have another piece made.
+            // Each look may make the kernel queue another piece.
             let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC | MsgFlags::MSG_DONTWAIT;
             let socket = listener.as_fd().as_raw_fd();
             let length = recv(socket, &mut [0; 16], flags)?;
@@ -445,7 +445,7 @@ impl UserContainer {
     fn new(user: &NamespaceUser) -> Result<Self, Failure> {
         let (begun, leave, handover) = (Gate::new()?, Gate::new()?, Handover::new()?);
         let maker = user.spawn(|| {
-            // What is counted has to be made here.
+            // The namespaces that are counted have to be made in this process.
             unshare(USER)?;
             let container = Container::start(PID | NET, || {
                 start_many_idle(MANY_IDLE)?;
@@ -495,7 +495,7 @@ fn states_that_were_given_up_leave_no_namespace() -> TestResult {
     let user = NamespaceUser::new()?;
     for round in 0..ROUNDS {
         let user_container = UserContainer::new(&user)?;
-        // The listener goes before the namespace, or the socket goes with it, or after it.
+        // The listener ends before the namespace, or the socket is closed with it or after it.
         if round % 3 == 0 {
             user_container.listener.ignore()?;
         }
@@ -509,8 +509,7 @@ fn states_that_were_given_up_leave_no_namespace() -> TestResult {
     user.expect_nothing_left()
 }
 
-/// Reads a state as a socket does that is told who messages are from, and expects all of them to be
-/// from this sender.
+/// Reads a state from a socket with `SO_PASSCRED`, and expects all messages to be from this sender.
 #[track_caller]
 fn expect_all_from(listener: &Listener, expected: Sender) -> TestResult {
     let mut datagrams = 0;
@@ -542,8 +541,8 @@ fn it_is_from_root_of_the_listeners_users() -> TestResult {
     expect_all_from(&dump()?, ROOT)
 }
 
-/// Lets one allocation after the other fail when the state is asked for: there has to be something to be
-/// read then, or nothing was sent.
+/// Lets each allocation fail in turn while the state is requested. Either sending the request fails, or
+/// there is something to read.
 fn a_request_without_memory_gets_an_answer_or_an_error() -> TestResult {
     let faults = FailNth::of_slabs()?;
     let (mut failures, mut answers) = (0, 0);
@@ -553,12 +552,12 @@ fn a_request_without_memory_gets_an_answer_or_an_error() -> TestResult {
         expect(sent || failed, "a request to be sent")?;
         if sent {
             // An answer, a piece, or an error.
-            let is_told = match listener.receive_datagram() {
+            let has_result = match listener.receive_datagram() {
                 Ok(datagram) => datagram.is_some(),
                 Err(error) => failed && is_without_memory(&error),
             };
-            let what = format!("what became of a request to be told, with failure {nth}");
-            expect(is_told, what)?;
+            let what = format!("an answer, a piece or an error, with failure {nth}");
+            expect(has_result, what)?;
             answers += usize::from(failed);
         }
         drop(listener);

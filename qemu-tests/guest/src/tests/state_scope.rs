@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Whom the state tells of (C55): the processes that live and that a listener can see, whatever becomes
-//! of their threads; in a cgroup, those in it and below.
+//! Which processes the state reports (C55): all that live and that the listener can see, whatever happens
+//! to their threads. For a listener in a cgroup, these are the processes in the cgroup and below.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -55,19 +55,19 @@ fn the_processes_of_a_cgroup_and_below_are_reported() -> TestResult {
     );
     let procs = group.directory().join("cgroup.procs");
     let listener = listen_in(RARE, CGROUP, group.id()?)?;
-    let is_told = || -> Result<Vec<i32>, Failure> { Ok(state(&listener)?.pids()) };
-    let mut seen = vec![is_told()?];
+    let reported = || -> Result<Vec<i32>, Failure> { Ok(state(&listener)?.pids()) };
+    let mut seen = vec![reported()?];
     fs::write(&procs, inside.to_string())?;
     below.add(deep)?;
-    seen.push(is_told()?);
-    // What counts is where they are when it is told.
+    seen.push(reported()?);
+    // What counts is the cgroup of a process when the state is sent.
     fs::write(&procs, outside.to_string())?;
     fs::write(root_of(&group), inside.to_string())?;
-    seen.push(is_told()?);
+    seen.push(reported()?);
     for pid in [deep, outside] {
         fs::write(root_of(&group), pid.to_string())?;
     }
-    seen.push(is_told()?);
+    seen.push(reported()?);
     let mut expected = vec![vec![], vec![inside, deep], vec![deep, outside], vec![]];
     expected.iter_mut().for_each(|pids| pids.sort_unstable());
     expect_eq("processes of the cgroup", seen, expected)
@@ -75,7 +75,7 @@ fn the_processes_of_a_cgroup_and_below_are_reported() -> TestResult {
 
 fn a_container_gets_its_own_processes_alone() -> TestResult {
     let (ready, go, visiting) = (Gate::new()?, Gate::new()?, Gate::new()?);
-    // More than are in the container.
+    // There are more processes outside than in the container.
     start_many_idle(20)?;
     let container = Container::start(PID | CloneFlags::CLONE_NEWNS, || {
         keep_mounts()?;
@@ -156,7 +156,7 @@ fn the_numbers_are_the_listeners_if_another_process_asks() -> TestResult {
     })
 }
 
-/// Waits until all of a child has ended, and leaves it unreaped.
+/// Waits until all threads of a child have ended, and does not reap it.
 fn await_end(pid: i32) -> TestResult {
     let end = pidfd(Pid::from_raw(pid))?;
     let ended = child::has_ended(&end, timeouts::scaled(EVENT_LIMIT))?;
@@ -177,11 +177,11 @@ fn a_process_that_ended_is_not_reported_and_its_parent_is() -> TestResult {
     go.open(0)?;
     await_end(pid)?;
     let dump = state(&listener)?;
-    expect(!dump.has(pid), "a zombie not to be told")?;
-    expect(dump.has(parent), "its parent to be told")?;
+    expect(!dump.has(pid), "no zombie in the state")?;
+    expect(dump.has(parent), "its parent in the state")?;
     kill(Pid::from_raw(parent), Signal::SIGKILL)?;
     await_end(parent)?;
-    expect(!state(&listener)?.has(parent), "no zombie of our own")
+    expect(!state(&listener)?.has(parent), "no zombie child")
 }
 
 fn threads_are_not_reported() -> TestResult {
@@ -203,11 +203,11 @@ fn threads_are_not_reported() -> TestResult {
     let dump = state(&listener)?;
     expect(dump.has(pid), "the process")?;
     let thread = tids.into_iter().find(|tid| dump.has(*tid));
-    expect_eq("threads that are told", thread, None)
+    expect_eq("reported thread", thread, None)
 }
 
-/// A process whose first thread has ended, and another one that ends when it may: its number, and that
-/// of the thread.
+/// Starts a process whose first thread has ended, and whose other thread ends when the gate opens.
+/// Returns the pids of the process and of the other thread.
 fn start_without_first_thread(go: &Gate) -> Result<(i32, i32), Failure> {
     let ready = Gate::new()?;
     let process = without_first_thread(0, || {
@@ -247,16 +247,16 @@ fn a_process_with_a_traced_thread_is_reported_until_that_is_reaped() -> TestResu
     expect(!state(&listener)?.has(pid), "no process that has ended")
 }
 
-/// Processes that run a program by another thread than the first, all at once.
+/// How many processes run a program at the same time, each by a thread other than the first.
 const RUNNERS: usize = 6;
 
 /// How often they do.
 const ROUNDS: usize = 150;
 
-/// When no more rounds are begun.
+/// The time after which no more rounds are begun.
 const TIME: Duration = Duration::from_secs(25);
 
-/// None of them ends meanwhile, so that each state has to have all.
+/// None of these processes ends meanwhile, so each state has to contain all of them.
 fn a_process_that_execs_by_a_thread_is_in_each_state() -> TestResult {
     in_container(|| {
         let listener = listen(mask::EXEC, 0)?;
@@ -272,8 +272,8 @@ fn a_process_that_execs_by_a_thread_is_in_each_state() -> TestResult {
     })
 }
 
-/// Starts processes, each of which runs a program by a thread, and asks for the state until all of
-/// them have done so; how often.
+/// Starts processes, each of which runs a program by a thread, and requests the state until all of
+/// them have done so. Returns the number of states.
 fn states_while_running(listener: &Listener) -> Result<usize, Failure> {
     let go = Gate::new()?;
     let mut runners = Vec::new();
@@ -287,7 +287,7 @@ fn states_while_running(listener: &Listener) -> Result<usize, Failure> {
         let dump = state(listener)?;
         for pid in &runners {
             let Event::Process { parent, .. } = dump.event(pid.as_raw())? else {
-                return Err(Failure::new("a state tells of processes"));
+                return Err(Failure::new("a message of the state about no process"));
             };
             expect_eq("parent", parent, own_task())?;
         }
@@ -302,7 +302,7 @@ fn states_while_running(listener: &Listener) -> Result<usize, Failure> {
     Ok(states)
 }
 
-/// A process that runs a program by its second thread as soon as it may.
+/// Starts a process whose second thread runs a program when the gate opens.
 fn start_runner(go: &Gate) -> Result<Pid, Failure> {
     let ready = Gate::new()?;
     let process = child::fork(|| {

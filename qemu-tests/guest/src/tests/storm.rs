@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Storms of events before readers of every pace; see the `storm` command.
+//! Storms of events with readers of every speed: see the `storm` command.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::loads::storm::{self, Options, Work};
 use crate::test;
 
 pub const TESTS: &[Test] = &Declaration::new()
-    .not_on_stock("there are no accounts, and nobody hears anything in a pid namespace")
+    .not_on_stock("there are no accounts, and a listener in a pid namespace gets no events")
     .limit(Duration::from_secs(60))
     .covers(&[
         Line::C5,
@@ -31,7 +31,7 @@ pub const TESTS: &[Test] = &Declaration::new()
         test!(each_event_is_read_or_counted_as_lost[churn](true)).covers(&[Line::C18, Line::C27]),
     ]);
 
-/// Other listeners may come and go meanwhile.
+/// With `churn`, other listeners come and go meanwhile.
 fn each_event_is_read_or_counted_as_lost(churn: bool) -> TestResult {
     let work = Work::value_variants().to_vec();
     storm::run(&Options {

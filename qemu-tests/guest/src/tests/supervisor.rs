@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Our supervisor where pids come back at once: it must not take one process for another that had
-//! its pid before (C17, C52). And where it did not hear what happened: it has to find out by the state,
-//! without /proc (C55).
+//! This program's supervisor where pids are reused immediately: it must not mistake one process for
+//! another that had its pid before (C17, C52). If it missed events, it has to find out from the state
+//! what happened, without /proc (C55).
 //!
-//! What a pid names when an event is read is not what it named when the event was reported. So the
-//! supervisor is stopped, a session's number becomes free with an event of that session unread, and
-//! the next service gets the number. A supervisor that compares pids takes the event for one of that
-//! service: in the first test it takes a stranger's end for the service's, kills the service, and
-//! ends. In the second, it takes a login of the service before for one of this service. The other way
-//! round, an event of the process that has a number now is not taken for one of an earlier session: the end of
-//! that is queued before its number is free. The whole of what the supervisor says shows that, too.
+//! When an event is read, its pid may belong to another process than when the event was reported. So
+//! the tests stop the supervisor. A session's pid becomes free while an event of that session is
+//! unread, and the next service gets the pid. A supervisor that compares pids takes the event for one
+//! of that service. In the first test, it takes a stranger's end for the service's, kills the service,
+//! and ends. In the second, it takes a login of the previous service for one of this service.
+//! Conversely, an event of the process that has a pid now is not taken for one of an earlier session:
+//! the end of that session is queued before its pid is free. The complete output of the supervisor
+//! shows that, too.
 //!
-//! A pid namespace of its own may have few numbers, so that a number is given again when it is wanted.
+//! A pid namespace can be limited to few pids, so that a pid is reused when a test needs it.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -56,19 +57,19 @@ const NO_ANSWER: &str = "LISTEN from another pid namespace is not answered";
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// How long a process may take to end that was killed.
+/// How long a killed process may take to end.
 const END_LIMIT: Duration = Duration::from_secs(10);
 
-/// The lowest number that is given to another process again, `RESERVED_PIDS`.
+/// The lowest pid that is reused, `RESERVED_PIDS`.
 const LOWEST: i32 = 300;
 
-/// Leaves this pid namespace the numbers from the lowest one to this one. They are given in turn.
+/// Leaves this pid namespace the pids from the lowest one to this one. They are assigned in turn.
 fn leave_numbers_to(last: i32) -> TestResult {
     fs::write("/proc/sys/kernel/pid_max", (last + 1).to_string())?;
     use_up_to(last)
 }
 
-/// Uses numbers up to the last one: the next is the lowest that is free.
+/// Uses pids up to the last one: the next is the lowest that is free.
 fn use_up_to(last: i32) -> TestResult {
     for _ in 0..=last {
         let process = child::fork(|| 0)?;
@@ -81,7 +82,7 @@ fn use_up_to(last: i32) -> TestResult {
     Err(Failure::new(format!("no process got number {last}")))
 }
 
-/// The supervisor, and what its service says.
+/// The supervisor and its service.
 struct Supervised {
     program: RunningProgram,
 }
@@ -92,7 +93,7 @@ impl Supervised {
         Self::start_as("/proc/self/exe", &[], script, &[argument])
     }
 
-    /// Starts it as this program, and with options.
+    /// Starts it from this program file, with options.
     fn start_as(
         program: &str,
         options: &[&str],
@@ -106,7 +107,7 @@ impl Supervised {
         })
     }
 
-    /// Waits until a service says that it is ready, and its numbers.
+    /// Waits until a service reports that it is ready. Returns its pids.
     #[track_caller]
     fn service<const N: usize>(&mut self) -> Result<[i32; N], Failure> {
         self.program.wait_for_line("that it is ready", |line| {
@@ -121,13 +122,13 @@ impl Supervised {
         self.program.wait_for(&format!("{line}\n"))
     }
 
-    /// Lets a child of the service detach, and waits until it says so.
+    /// Lets a child of the service detach, and waits until the supervisor reports it.
     fn detach(&mut self, pipe: &Pipe, child: i32, service: i32) -> TestResult {
         pipe.open()?;
         self.expect(&format!("session {child} detached from {service}"))
     }
 
-    /// Kills it, and leaves all others alone.
+    /// Kills only the supervisor.
     fn kill(&self) -> TestResult {
         let pid = Pid::from_raw(self.program.pid());
         kill(pid, Signal::SIGKILL)?;
@@ -135,20 +136,21 @@ impl Supervised {
         Ok(())
     }
 
-    /// Waits until it has said the last of these, and expects it to have said these and nothing else.
+    /// Waits for the last of these lines, and expects the supervisor to report these and no others.
     fn expect_all(mut self, expected: &[String]) -> TestResult {
         if let Some(last) = expected.last() {
             self.expect(last)?;
         }
-        let is_its = |line: &&str| line.starts_with("service ") || line.starts_with("session ");
-        let said: Vec<_> = self.program.output().lines().filter(is_its).collect();
+        let is_report = |line: &&str| line.starts_with("service ") || line.starts_with("session ");
+        let lines = self.program.output().lines();
+        let reported: Vec<_> = lines.filter(is_report).collect();
         let expected = expected.iter().map(String::as_str).collect();
-        expect_eq("what the supervisor said", said, expected)
+        expect_eq("what the supervisor reported", reported, expected)
     }
 }
 
-/// Kills the leader of a session whose parent does not reap it now. The session's end is queued when
-/// this returns.
+/// Kills a session leader whose parent does not reap it now. The session's end is queued when this
+/// returns.
 fn kill_unreaped(pid: i32) -> TestResult {
     let pid = Pid::from_raw(pid);
     let pidfd = child::pidfd(pid)?;
@@ -161,14 +163,14 @@ fn a_strangers_end_is_not_that_of_the_service_with_its_number() -> TestResult {
     Container::start(PID, || {
         let mut supervised = Supervised::start("echo ready $$; exec sleep infinity", "")?;
         let [first] = supervised.service()?;
-        // There is one number left.
+        // There is one pid left.
         leave_numbers_to(LOWEST)?;
         let supervisor = supervised.program.pause()?;
         kill_unreaped(first)?;
         let stranger = child::fork(|| i32::from(setsid().is_err()))?;
         let number = stranger.pid().as_raw();
         succeed(stranger)?;
-        // Two ends wait to be read: that of the service, and that of the stranger.
+        // Two ends are unread: that of the service, and that of the stranger.
         kill(supervisor, Signal::SIGCONT)?;
         let [second] = supervised.service()?;
         expect_eq("number of the next service", second, number)?;
@@ -187,14 +189,14 @@ fn a_strangers_end_is_not_that_of_the_service_with_its_number() -> TestResult {
     .finish()
 }
 
-/// A service with a child that detaches when it is told to by the pipe $0, and then lives on.
+/// A service with a child that detaches when it reads from the pipe $0, and then lives on.
 const SERVICE: &str = "
 (read -r go <$0; exec setsid sh -c 'echo detached; exec sleep infinity') &
 echo ready $$ $!
 wait
 ";
 
-/// A pipe with a name, which goes when this is dropped.
+/// A named pipe, which is removed when this is dropped.
 struct Pipe(PathBuf);
 
 impl Pipe {
@@ -212,14 +214,14 @@ impl Pipe {
         Ok(fs::write(&self.0, "go\n")?)
     }
 
-    /// The same, and waits until it has.
+    /// The same, and waits until the child has detached.
     fn detach(&self, supervised: &mut Supervised) -> TestResult {
         self.open()?;
         supervised.expect("detached")
     }
 
-    /// The same, while nobody hears it.
-    fn detach_unheard(&self, child: i32) -> TestResult {
+    /// The same, while the supervisor reads no events.
+    fn detach_unread(&self, child: i32) -> TestResult {
         self.open()?;
         let child = Pid::from_raw(child);
         poll_until_done(END_LIMIT, || {
@@ -231,7 +233,7 @@ impl Pipe {
 
 impl Drop for Pipe {
     fn drop(&mut self) {
-        // What is left is in the guest alone, which ends soon.
+        // If it is left, it is only in the guest, which ends soon.
         let _ = fs::remove_file(&self.0);
     }
 }
@@ -250,12 +252,12 @@ fn log_in_twice(pipe: &Pipe) -> TestResult {
     leave_numbers_to(last)?;
     kill(Pid::from_raw(first), Signal::SIGKILL)?;
     let [second, old_login] = supervised.service()?;
-    // The supervisor has killed what the first one left, and that is ours to reap: nobody else reads
-    // from the pipe.
+    // The supervisor has killed the child that the first service left. Once this process has reaped it,
+    // only the second service's child reads from the pipe.
     waitpid(Pid::from_raw(child), None)?;
     let supervisor = supervised.program.pause()?;
     kill_unreaped(second)?;
-    // The last one leaves the session of a service that has ended.
+    // The old login leaves the session of a service that has ended.
     pipe.detach(&mut supervised)?;
     use_up_to(last)?;
     kill(supervisor, Signal::SIGCONT)?;
@@ -276,7 +278,7 @@ fn log_in_twice(pipe: &Pipe) -> TestResult {
     ])
 }
 
-/// A service with a child for each argument, which detaches when it is told to by the pipe of that
+/// A service with a child for each argument. The child detaches when it reads from the pipe of that
 /// name, and then lives on.
 const SERVICE_OF_MANY: &str = "
 for pipe in \"$0\" \"$@\"; do
@@ -287,10 +289,10 @@ echo ready $$ $children
 wait
 ";
 
-/// A place in which a container's root may write, and which goes with its mount namespace.
+/// A directory in which a container's root may write. Its files are gone with the mount namespace.
 const DIRECTORY: &str = "/run";
 
-/// Runs a function without /proc, with our program's path and pipes in a place of its own.
+/// Calls a function without /proc, with this program's path, and with pipes in a new file system.
 fn with_pipes<const N: usize>(
     kinds: CloneFlags,
     function: impl FnOnce(&str, [Pipe; N]) -> TestResult,
@@ -306,7 +308,7 @@ fn with_pipes<const N: usize>(
     })
 }
 
-/// As the service's arguments.
+/// The paths of pipes, as the service's arguments.
 fn paths(pipes: &[Pipe]) -> Vec<&str> {
     pipes.iter().filter_map(|pipe| pipe.0.to_str()).collect()
 }
@@ -323,9 +325,10 @@ fn start_again(program: &str, pipes: [Pipe; 3]) -> TestResult {
     before.detach(&pipes[0], login, service)?;
     before.detach(&pipes[1], short, service)?;
     before.kill()?;
-    // Nobody hears this. The record names one that ends, and not the one that begins.
+    // No supervisor reads these events. The record names the session that ends, and not the one that
+    // begins.
     kill_unreaped(short)?;
-    pipes[2].detach_unheard(late)?;
+    pipes[2].detach_unread(late)?;
 
     let mut after = start()?;
     after.expect(&format!("session {late} detached from {service}"))?;
@@ -343,7 +346,7 @@ fn start_again(program: &str, pipes: [Pipe; 3]) -> TestResult {
     ])
 }
 
-/// More sessions than it holds the events of.
+/// More sessions than the supervisor's receive buffer has room for.
 const MANY: usize = 100;
 
 fn overrun() -> TestResult {
@@ -354,7 +357,7 @@ fn overrun() -> TestResult {
 }
 
 fn after_a_loss_it_finds_out_what_became_of_its_sessions() -> TestResult {
-    // Root of a user namespace alone has no more room than this.
+    // Root of a user namespace that is not the initial one cannot have a larger buffer than this.
     let _little = Setting::little_room()?;
     with_pipes(ALL, lose)
 }
@@ -367,7 +370,7 @@ fn lose(program: &str, pipes: [Pipe; 2]) -> TestResult {
     let supervisor = supervised.program.pause()?;
     overrun()?;
     kill_unreaped(short)?;
-    pipes[1].detach_unheard(late)?;
+    pipes[1].detach_unread(late)?;
     kill(supervisor, Signal::SIGCONT)?;
     supervised.expect("events were lost")?;
     supervised.expect(&format!("session {late} detached from {first}"))?;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What a listener saves that gets events in batches, beside listeners that get them one by one.
+//! The costs of listeners that get events in batches, beside listeners that get them one by one.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use super::kernels::BenchKernel;
 use super::table::{Section, number, with_spread};
 use crate::pages::number::grouped;
 
-/// Who gets events, and how.
+/// The columns: the kernel, and how its listeners get events.
 const COLUMNS: [(&str, BenchKernel, Situation); 4] = [
     ("stock", BenchKernel::Stock, Situation::Everything),
     ("ours", BenchKernel::Ours, Situation::Everything),
@@ -57,14 +57,14 @@ pub fn section(figures: &Figures) -> Section {
              divided\namong these. Reading: the instructions that read all unread events, until there \
              are no more, divided by their number. End to\nend: both together, with {MOST_UNREAD} \
              unread events ({SOME_UNREAD} with eBPF). Burst: how many events are kept before the first \
-             loss, if nobody reads."
+             loss, if no listener reads."
         ),
         head: ["case".to_owned()].into_iter().chain(heads).collect(),
         rows,
     }
 }
 
-/// What is read, and how many events a datagram has then.
+/// The case of reading so many events, and how many of them a datagram has.
 fn reading_case(figures: &Figures, unread: u32) -> String {
     let case = format!("reading an event, {unread} unread");
     match figures.reading(BenchKernel::Ours, Situation::Batch, unread) {
@@ -76,7 +76,7 @@ fn reading_case(figures: &Figures, unread: u32) -> String {
     }
 }
 
-/// Instructions of each of so many events. Of eBPF's records there are always the same number.
+/// Instructions to read each of so many events. The number of eBPF's records is always the same.
 fn read(figures: &Figures, kernel: BenchKernel, situation: Situation, unread: u32) -> Option<f64> {
     match situation {
         Situation::Ebpf if unread == SOME_UNREAD => {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The chart: what a COMM event costs with more and more listeners.
+//! The chart: what a COMM event costs with increasing numbers of listeners.
 
 use std::path::Path;
 
@@ -13,10 +13,10 @@ use super::kernels::BenchKernel;
 const SIZE: (u32, u32) = (800, 480);
 const FONT: &str = "sans-serif";
 
-/// The axis has no 0: what costs less than this is drawn here.
+/// The axis has no 0: lower costs are drawn at this value.
 const LEAST: f64 = 1.0;
 
-/// Draws it.
+/// Draws the chart.
 pub fn write(file: &Path, figures: &Figures) -> Result<()> {
     draw(file, figures).map_err(|error| anyhow!("cannot draw {}: {error}", file.display()))
 }
@@ -25,7 +25,10 @@ fn draw(file: &Path, figures: &Figures) -> Result<(), Box<dyn std::error::Error>
     let area = SVGBackend::new(file, SIZE).into_drawing_area();
     area.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&area)
-        .caption("Instructions of a COMM event, above none", (FONT, 20))
+        .caption(
+            "Instructions of a COMM event, above those without listeners",
+            (FONT, 20),
+        )
         .margin(12)
         .x_label_area_size(44)
         .y_label_area_size(72)
@@ -33,7 +36,7 @@ fn draw(file: &Path, figures: &Figures) -> Result<(), Box<dyn std::error::Error>
     chart
         .configure_mesh()
         .x_desc("listeners")
-        .y_desc("instructions (none: 1)")
+        .y_desc("instructions (0 is drawn at 1)")
         .x_label_formatter(&|count| format!("{count:.0}"))
         .y_label_formatter(&|value| format!("{value:.0}"))
         .light_line_style(WHITE.mix(0.0))

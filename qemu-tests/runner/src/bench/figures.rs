@@ -26,7 +26,7 @@ pub struct Figures {
 }
 
 impl Figures {
-    /// Adds what the benchmark said on one kernel.
+    /// Adds what the benchmark reported on one kernel.
     pub fn add(&mut self, kernel: BenchKernel, lines: Vec<BenchRecord>) {
         for line in lines {
             match line {
@@ -85,8 +85,8 @@ impl Figures {
         self.figures.get(&(kernel, operation, situation, listeners))
     }
 
-    /// Instructions of an operation, all of them: the median, or of what is done to processes what
-    /// the cheapest tenth took.
+    /// All instructions of an operation: the median, or what the cheapest tenth took if the operation
+    /// is one on processes.
     pub fn whole(
         &self,
         kernel: BenchKernel,
@@ -102,18 +102,18 @@ impl Figures {
         })
     }
 
-    /// Instructions of an operation with nobody listening.
+    /// Instructions of an operation without listeners.
     pub fn alone(&self, kernel: BenchKernel, operation: Operation) -> Option<f64> {
         self.whole(kernel, operation, Situation::Nobody, 0)
     }
 
-    /// What the cheapest tenth took with nobody listening.
+    /// What the cheapest tenth took without listeners.
     pub fn low_alone(&self, kernel: BenchKernel, operation: Operation) -> Option<f64> {
         Some(self.find(kernel, operation, Situation::Nobody, 0)?.low)
     }
 
-    /// Instructions above those of the same operation with nobody listening: as measured in turn
-    /// with it, if so it was.
+    /// Instructions above those of the same operation without listeners: those that were measured in
+    /// turn, if there are any.
     pub fn cost(
         &self,
         kernel: BenchKernel,
@@ -132,7 +132,7 @@ impl Figures {
         Some(whole - alone)
     }
 
-    /// The same with how far apart the rounds were; `None` if it was not measured in rounds.
+    /// The same, with the spread of the rounds; `None` if it was not measured in rounds.
     pub fn in_turn(
         &self,
         kernel: BenchKernel,
@@ -143,7 +143,8 @@ impl Figures {
         self.find(kernel, operation, situation, listeners)?.cost
     }
 
-    /// What it is above the same with listeners that do not ask for IDENTITY, measured in turn.
+    /// Instructions above those of the same operation with listeners that do not ask for IDENTITY,
+    /// measured in turn.
     pub fn added(
         &self,
         kernel: BenchKernel,
@@ -154,7 +155,7 @@ impl Figures {
         self.find(kernel, operation, situation, listeners)?.added
     }
 
-    /// What it takes to read so many events that wait.
+    /// What it takes to read so many unread events.
     pub fn reading(
         &self,
         kernel: BenchKernel,
@@ -164,13 +165,13 @@ impl Figures {
         self.readings.get(&(kernel, situation, unread))
     }
 
-    /// All of these.
+    /// All readings.
     pub fn readings(&self) -> impl Iterator<Item = (BenchKernel, &Reading)> {
         let entries = self.readings.iter();
         entries.map(|((kernel, ..), reading)| (*kernel, reading))
     }
 
-    /// Instructions that it takes to learn of one of so many processes that it is there.
+    /// Instructions for each of so many processes, to learn which there are.
     pub fn picture(
         &self,
         kernel: BenchKernel,
@@ -184,14 +185,14 @@ impl Figures {
         )
     }
 
-    /// All of these.
+    /// All pictures.
     pub fn pictures(&self) -> impl Iterator<Item = (BenchKernel, &Picture)> {
         let entries = self.pictures.iter();
         entries.map(|((kernel, ..), picture)| (*kernel, picture))
     }
 
-    /// Instructions of a COMM event for who raises it above those with nobody listening, and for its
-    /// one reader, who reads when many are there.
+    /// Instructions of a COMM event: those of the process that raises it, above those without
+    /// listeners, and those of its only reader, which reads when many are unread.
     pub fn end_to_end(&self, kernel: BenchKernel, situation: Situation) -> Option<f64> {
         let raised = self.cost(kernel, Operation::Comm, situation, 1)?;
         let read = match situation {
@@ -221,7 +222,7 @@ impl Figures {
         median(latencies.map(|latency| latency.nanoseconds))
     }
 
-    /// Seconds until many listeners have sent LISTEN, and until the process has ended that had them:
+    /// Seconds until many listeners have sent LISTEN, and until the process that has them has ended:
     /// the medians of the rounds.
     pub fn many(&self, kernel: BenchKernel) -> Option<Many> {
         let many = self.many.get(&kernel)?.iter();
@@ -242,7 +243,7 @@ fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
 pub mod tests {
     use super::*;
 
-    /// A figure as the guest tells it.
+    /// A figure as the guest reports it.
     pub fn line(
         operation: Operation,
         situation: Situation,
@@ -261,7 +262,7 @@ pub mod tests {
         })
     }
 
-    /// The same figure, measured in turn with nobody listening.
+    /// The same figure, measured in turn with no listeners.
     pub fn with_cost(line: BenchRecord, instructions: f64) -> BenchRecord {
         changed(line, |figure| figure.cost = Some(cost(instructions, 2.0)))
     }
@@ -307,7 +308,7 @@ pub mod tests {
         })
     }
 
-    /// A process's share of what it takes to learn which of so many there are.
+    /// A process's share of the instructions that it takes to learn which of so many there are.
     pub fn picture(situation: Situation, processes: u32, instructions: f64) -> BenchRecord {
         BenchRecord::Picture(Picture {
             situation,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What the flags cost that only our kernel has, but for batches: IDENTITY, CGROUP and PROCESSES.
+//! The costs of the flags that only our kernel has, except BATCH: IDENTITY, CGROUP and PROCESSES.
 
 use protocol::bench::{Operation, Situation, WITH_FLAGS};
 
@@ -8,7 +8,7 @@ use super::kernels::BenchKernel;
 use super::table::{Section, with_spread};
 use crate::pages::number::grouped;
 
-/// How those listeners get events that ask for IDENTITY.
+/// How listeners that ask for IDENTITY get events.
 const FORMS: [Situation; 2] = [Situation::Identity, Situation::IdentityBatch];
 
 /// The table.
@@ -70,7 +70,7 @@ pub fn section(figures: &Figures) -> Section {
     }
 }
 
-/// How many there are, in words.
+/// The number of listeners, in words.
 pub fn listeners(count: u32) -> String {
     match count {
         1 => "1 listener".to_owned(),
@@ -83,7 +83,7 @@ pub fn outside(count: u32) -> String {
     format!("COMM outside of the cgroup of {}", listeners(count))
 }
 
-/// What IDENTITY adds to an event, whoever gets it, and for each listener.
+/// What IDENTITY adds for the event itself, and for each listener.
 fn parts(figures: &Figures, form: Situation) -> Option<[f64; 2]> {
     let added = |count| {
         let added = figures.added(BenchKernel::Ours, Operation::Comm, form, count)?;

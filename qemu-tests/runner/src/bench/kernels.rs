@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::machine::kernel::Kernel;
 
-/// Which kernel a figure is of.
+/// The kernel that a figure is for.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum BenchKernel {
     /// Patched, without process events.
@@ -40,6 +40,6 @@ pub struct BenchKernels {
     pub floor: Kernel,
     /// The patched one with cn_proc instead of a handler.
     pub mainline: Kernel,
-    /// The program that lets eBPF programs record events.
+    /// The program that records events with eBPF programs.
     pub peer: Option<PathBuf>,
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The series without its handler, beside the unpatched kernel: what it costs if the configuration has no
+//! The series without its handler, beside the unpatched kernel: its cost if the configuration has no
 //! handler.
 
 use protocol::bench::{BESIDE, LISTENER_COUNTS, Operation, SOME_UNREAD, Situation};
@@ -10,14 +10,14 @@ use super::table::{Section, number};
 use super::target::{Limit, Target};
 use crate::pages::number::grouped;
 
-/// How many instructions more than on the unpatched kernel an event may take, and reading one.
+/// How many more instructions than on the unpatched kernel an event may take, or reading one.
 const MORE: f64 = 2.0;
 
 /// The same for a request and for the end of a listener: the connector looks up the network namespace,
-/// and netlink whether the protocol's owner wants to know of it.
+/// and netlink checks whether the protocol's owner has to be notified.
 const MORE_FOR_A_REQUEST: f64 = 15.0;
 
-/// A case, and what it takes on both kernels.
+/// A case, and its instructions on both kernels.
 struct Case {
     name: String,
     stock: Option<f64>,
@@ -38,8 +38,8 @@ impl Case {
     }
 }
 
-/// Events, what the cheapest tenth took: on both kernels, the memory for many messages takes more now
-/// and then.
+/// What the cheapest tenth of the events took: on both kernels, allocating memory for many messages
+/// takes more now and then.
 fn events(figures: &Figures) -> Vec<Case> {
     let mut cases = Vec::new();
     for operation in Operation::KINDS.into_iter().chain([Operation::SystemCall]) {
@@ -66,7 +66,7 @@ fn events(figures: &Figures) -> Vec<Case> {
     cases
 }
 
-/// Requests and the ends of listeners, what the cheapest tenth took.
+/// What the cheapest tenth of the requests and of the ends of listeners took.
 fn requests(figures: &Figures) -> Vec<Case> {
     let mut cases = Vec::new();
     for operation in Operation::REQUESTS {
@@ -115,7 +115,7 @@ pub fn section(figures: &Figures) -> Section {
         title: "The series without its handler",
         about: format!(
             "The patched kernel with cn_proc, which is the default, beside the stock kernel. The \
-             figures are instructions of whole operations,\nwhat the cheapest tenth took. An event may \
+             figures are instructions of whole operations,\nin the cheapest tenth. An event may \
              take at most {MORE} instructions more, and a request at most {MORE_FOR_A_REQUEST}."
         ),
         head: ["case", "stock", "patched, cn_proc", "more"]

@@ -4,7 +4,7 @@
 //!
 //! Each kernel is booted on one emulated CPU whose clock counts instructions, so that a figure is
 //! the same on any machine. What takes two CPUs is measured in another virtual machine, in the time
-//! of this one, and only as ratios of any worth.
+//! of the host, so that only the ratios mean anything.
 
 use std::path::Path;
 use std::sync::mpsc;
@@ -41,10 +41,10 @@ mod table;
 mod target;
 mod targets;
 
-/// How long it may take until the next figure: those of so many listeners come at once.
+/// How long it may take until the next figure: figures that are measured in turn come together.
 const FIGURE_LIMIT: Duration = Duration::from_secs(600);
 
-/// How often the progress is told.
+/// How often the progress is reported.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Where the results go, besides the terminal.
@@ -55,7 +55,7 @@ pub struct Files<'a> {
     pub output: Option<&'a Path>,
 }
 
-/// Measures and reports. With `check`, 1 if a target is missed or was not measured; else 0.
+/// Measures and reports. Returns 1 with `check` if a target is missed or was not measured, else 0.
 pub fn run(
     settings: &Settings,
     kernels: &BenchKernels,
@@ -96,8 +96,8 @@ pub fn run(
     Ok(u8::from(check && failed > 0))
 }
 
-/// What each kernel's benchmark says on a CPU that counts instructions. All run at once: how fast they
-/// do makes no difference to what they count.
+/// The figures of each kernel's benchmark on a CPU that counts instructions. All run at the same time:
+/// their speed makes no difference to what they count.
 fn count_all(
     settings: &Settings,
     kernels: &BenchKernels,
@@ -125,12 +125,12 @@ fn count_all(
         let (settings, kernel, sender) = (settings.clone(), kernel.clone(), sender.clone());
         thread::spawn(move || {
             let lines = measure(&settings, &kernel, Accelerator::Counting, options);
-            // After another one's failure, nobody listens any more.
+            // After the failure of another one, the receiver is gone.
             let _ = sender.send((id, lines));
         });
     }
     drop(sender);
-    // The first failure ends this program, and so the other virtual machines.
+    // The first failure ends this program, and with it the other virtual machines.
     let counted = results
         .iter()
         .map(|(id, lines)| Ok((id, lines?)))
@@ -139,7 +139,7 @@ fn count_all(
     Ok(counted)
 }
 
-/// Lets the guest's benchmark run, and takes its lines.
+/// Runs the guest's benchmark, and returns its records.
 fn measure(
     settings: &Settings,
     kernel: &Kernel,
@@ -167,7 +167,7 @@ fn measure(
             }
             Some(FromGuest::Exited(status)) => break status,
             Some(FromGuest::ModuleLoaded(_)) => {}
-            Some(message) => return Err(vm.failure(format!("the agent said {message:?}"))),
+            Some(message) => return Err(vm.failure(format!("the agent sent {message:?}"))),
             None => {
                 let limit = FIGURE_LIMIT.as_secs();
                 return Err(vm.failure(format!("a figure took more than {limit} s")));
@@ -222,7 +222,7 @@ impl<'a> Output<'a> {
             let elapsed = self.started.elapsed();
             let (name, done, total) = (self.name, self.done, self.total);
             let mut text = format!("{name}: {done} of {total} figures, {} s", elapsed.as_secs());
-            // The first figures take longer than most, and would give far too long a time.
+            // The first figures take longer than most, and would make the estimate far too long.
             if done >= total / 10 {
                 let left = elapsed.mul_f64(f64::from(total - done) / f64::from(done));
                 text += &format!(", about {} s left", left.as_secs());

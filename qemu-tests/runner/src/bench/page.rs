@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What a run found: tables, a page, JSON.
+//! The results of a run: tables, a page, JSON.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -34,7 +34,7 @@ pub const CHART: &str = "benchmark.svg";
 pub fn sections(figures: &Figures, targets: &[Target], parallel: Accelerator) -> Vec<Section> {
     let mut sections = vec![
         met(targets),
-        nobody(figures),
+        without_listeners(figures),
         by_listener_count(
             figures,
             "Delivered",
@@ -100,7 +100,7 @@ fn met(targets: &[Target]) -> Section {
     }
 }
 
-fn nobody(figures: &Figures) -> Section {
+fn without_listeners(figures: &Figures) -> Section {
     let rows = Operation::KINDS
         .into_iter()
         .chain([Operation::SystemCall])
@@ -126,7 +126,7 @@ fn nobody(figures: &Figures) -> Section {
             "Instructions of whole operations. Here and below, fork, exec, coredump and exit are \
              those of a task that shares its parent's\nmemory, so that no memory is copied or freed. \
              Their figures are what the cheapest tenth took. The floor is the kernel with\n\
-             CONFIG_PROC_EVENTS=n. By the cheapest tenth, a hook may cost {HOOK} instructions more. \
+             CONFIG_PROC_EVENTS=n. In the cheapest tenth, a hook may cost {HOOK} instructions more. \
              Some operations pass several hooks: setsid and exit\nhave one that takes the ids before \
              they are lost, exit has one for the end of a session, and uid, gid and exec compare\nboth \
              user and group ids."
@@ -185,7 +185,7 @@ fn by_listener_count(
     }
 }
 
-/// What is done to processes as programs do it.
+/// Operations on processes, as programs perform them.
 fn processes(figures: &Figures) -> Section {
     let rows = Operation::WHOLE.into_iter().map(|operation| {
         let alone = |kernel| number(figures.alone(kernel, operation));
@@ -348,7 +348,7 @@ fn in_parallel(figures: &Figures, parallel: Accelerator) -> Option<Section> {
                 many(ours).map(|many| 1000.0 * many.listen),
             ),
             row(
-                "milliseconds until a process has ended that has them",
+                "milliseconds until the process that has them has ended",
                 many(stock).map(|many| 1000.0 * many.exit),
                 many(ours).map(|many| 1000.0 * many.exit),
             ),

@@ -13,25 +13,25 @@ use crate::machine::accelerator::Accelerator;
 use crate::machine::kernel::Kernel;
 use crate::machine::settings::Settings;
 
-/// Where the figures of a run are from.
+/// What the figures of a run were made from.
 #[derive(Serialize)]
 pub struct Provenance {
     /// The commit, the command and the kernels.
     #[serde(flatten)]
     pub run: results::Provenance,
-    /// The compiler of both.
+    /// The compiler of both kernels.
     pub compiler: String,
     /// Options that matter, as they are in both configurations.
     pub options: Vec<String>,
     /// QEMU's version.
     pub qemu: String,
-    /// How what takes two CPUs was run.
+    /// How the measurements with two CPUs were run.
     pub parallel: String,
     /// How long all of it took.
     pub seconds: u64,
 }
 
-/// What changes a figure.
+/// Options that change figures.
 const OPTIONS: [&str; 7] = [
     "CONFIG_CC_OPTIMIZE_FOR_PERFORMANCE",
     "CONFIG_SLUB_TINY",
@@ -43,7 +43,7 @@ const OPTIONS: [&str; 7] = [
 ];
 
 impl Provenance {
-    /// Looks it up. Fails if the kernels cannot be compared.
+    /// Collects all of it. Fails if the kernels cannot be compared.
     pub fn new(
         settings: &Settings,
         kernels: &BenchKernels,

@@ -8,7 +8,7 @@ use super::kernels::BenchKernel;
 use super::table::{Section, number, ratio};
 use crate::pages::number::grouped;
 
-/// Who is asked, and on which kernel.
+/// The kernel, and the source on it.
 const COLUMNS: [(&str, BenchKernel, Situation); 4] = [
     ("stock: /proc", BenchKernel::Stock, Situation::Nobody),
     ("ours: /proc", BenchKernel::Ours, Situation::Nobody),
@@ -20,7 +20,7 @@ const COLUMNS: [(&str, BenchKernel, Situation); 4] = [
     ),
 ];
 
-/// How many ids are looked at in one RCU read-side critical section, at most.
+/// How many ids are looked at in one RCU read-side critical section at most.
 const IDS_AT_ONCE: u32 = 64;
 
 /// The table.

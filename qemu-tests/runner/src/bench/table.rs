@@ -8,13 +8,13 @@ use protocol::bench::Cost;
 use super::provenance::Provenance;
 use crate::pages::number::grouped;
 
-/// A table with a title and some words about it.
+/// A table with a title and a description.
 pub struct Section {
     /// The title.
     pub title: &'static str,
     /// What it shows.
     pub about: String,
-    /// The columns' heads; the first is of words, the others are of numbers.
+    /// The columns' heads. The first column has words, the others have numbers.
     pub head: Vec<String>,
     /// The cells.
     pub rows: Vec<Vec<String>>,
@@ -97,7 +97,7 @@ pub fn number(value: Option<f64>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| grouped(value, 0))
 }
 
-/// How many times as much ours is as stock.
+/// Ours as a multiple of stock.
 pub fn ratio(ours: Option<f64>, stock: Option<f64>) -> String {
     match (ours, stock) {
         (Some(ours), Some(stock)) if stock >= 1.0 => grouped(ours / stock, 2),
@@ -105,9 +105,9 @@ pub fn ratio(ours: Option<f64>, stock: Option<f64>) -> String {
     }
 }
 
-/// What a cost was in the rounds, and how far they were apart where that is more than a trifle.
+/// A cost, and the spread of its rounds if that is more than a trifle.
 pub fn with_spread(cost: Option<Cost>) -> String {
-    /// Instructions, and a part of the cost, that are not worth a mention.
+    /// A spread that is not worth mentioning, in instructions and as a part of the cost.
     const TRIFLE: (f64, f64) = (2.0, 0.05);
     match cost {
         None => "-".to_owned(),
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn markdown_has_a_rule_of_each_column() {
+    fn markdown_has_a_rule_for_each_column() {
         let section = Section {
             title: "T",
             about: "About.".into(),

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A target: how much a figure of ours may be.
+//! A target: a limit for a figure of our kernel.
 
 use protocol::results::Outcome;
 use serde::Serialize;
 
-/// How much ours may be.
+/// The limit for our kernel's figure.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Limit {
@@ -14,7 +14,7 @@ pub enum Limit {
     AtLeast(f64),
 }
 
-/// What a figure has to be.
+/// A figure, and the limit that it has to meet.
 #[derive(Debug, Serialize)]
 pub struct Target {
     /// What is measured.
@@ -23,15 +23,15 @@ pub struct Target {
     pub stock: Option<f64>,
     /// On ours.
     pub ours: Option<f64>,
-    /// How much ours may be.
+    /// The limit for our kernel's figure.
     #[serde(flatten)]
     pub limit: Limit,
-    /// Digits behind the point that count.
+    /// Digits after the decimal point that count.
     pub digits: usize,
 }
 
 impl Target {
-    /// Whether ours is as it has to be, as far as the digits tell; `None` if it is not known.
+    /// Whether our figure meets the limit, rounded to these digits; `None` if it is not known.
     pub fn is_met(&self) -> Option<bool> {
         let unit = 10f64.powi(self.digits as i32);
         let round = |value: f64| (value * unit).round();

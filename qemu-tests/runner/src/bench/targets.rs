@@ -13,22 +13,23 @@ use super::mainline;
 use super::target::{Limit, Target};
 use crate::pages::number::grouped;
 
-/// What a hook that nobody uses may cost.
+/// How much a hook may cost if no listener asked for its events.
 pub const HOOK: f64 = 2.0;
 
-/// What an event in one of many listening containers may cost, as a multiple of one in a single one.
+/// How much an event in one of many listening containers may cost, as a multiple of one in the only
+/// listening container.
 const CONTAINERS: f64 = 1.05;
 
-/// What a process may cost in the state, as a multiple of what it costs in /proc.
+/// How much a process may cost in the state, as a multiple of its cost in /proc.
 const STATE: f64 = 0.1;
 
-/// What a process may cost where there are many, as a multiple of one where there are fewer.
+/// How much a process may cost if there are many, as a multiple of its cost if there are fewer.
 const POPULATION: f64 = 1.1;
 
 /// How many events a datagram is to have when many are unread.
 const IN_A_DATAGRAM: f64 = 40.0;
 
-/// All lines.
+/// All targets.
 pub fn all(figures: &Figures) -> Vec<Target> {
     let comm = |case: &str, situation, listeners, at_most| {
         let cost = |kernel| figures.cost(kernel, Operation::Comm, situation, listeners);
@@ -78,7 +79,7 @@ pub fn all(figures: &Figures) -> Vec<Target> {
     targets
 }
 
-/// A process in the state, as a multiple of what stock's /proc takes for one.
+/// The cost of a process in the state, as a multiple of its cost in stock's /proc.
 fn state(figures: &Figures, processes: u32) -> Target {
     let proc = figures.picture(BenchKernel::Stock, Situation::Nobody, processes);
     let state = figures.picture(BenchKernel::Ours, Situation::State, processes);
@@ -92,8 +93,8 @@ fn state(figures: &Figures, processes: u32) -> Target {
     }
 }
 
-/// A process in the state of many, as a multiple of one in the state of fewer. Of stock, the same in
-/// /proc.
+/// The cost of a process in the state of many, as a multiple of one in the state of fewer. For stock,
+/// the same in /proc.
 fn populations(figures: &Figures) -> Target {
     let [few, many] = POPULATIONS;
     let ratio = |kernel, situation| {
@@ -110,7 +111,7 @@ fn populations(figures: &Figures) -> Target {
     }
 }
 
-/// What listeners save that get events in batches. What stock does, it does with single events.
+/// Events for listeners that get them in batches. Stock sends single events.
 fn batches(figures: &Figures) -> Vec<Target> {
     let (single, batch) = (Situation::Everything, Situation::Batch);
     let mut targets = Vec::new();
@@ -168,7 +169,7 @@ fn in_a_datagram(reading: &Reading) -> f64 {
     f64::from(reading.unread) / f64::from(reading.datagrams)
 }
 
-/// What IDENTITY adds to an event, and that for each listener. Stock has no such flag.
+/// What IDENTITY adds to the cost of an event, with a part for each listener. Stock has no such flag.
 fn identity(figures: &Figures) -> Vec<Target> {
     const EVENT: f64 = 40.0;
     const LISTENER: f64 = 15.0;
@@ -195,7 +196,7 @@ fn identity(figures: &Figures) -> Vec<Target> {
     targets
 }
 
-/// What an event costs in another cgroup than the listeners'. Stock has no such flag.
+/// What an event outside of the listeners' cgroup costs. Stock has no such flag.
 fn other_cgroup(figures: &Figures) -> [Target; WITH_FLAGS.len()] {
     const FIRST: f64 = 230.0;
     const FURTHER: f64 = 15.0;
@@ -212,7 +213,7 @@ fn other_cgroup(figures: &Figures) -> [Target; WITH_FLAGS.len()] {
     })
 }
 
-/// A request, its sender's own instructions.
+/// The sender's instructions of a request.
 fn request(figures: &Figures, operation: Operation, others: u32, at_most: f64) -> Target {
     let whole = |kernel| figures.whole(kernel, operation, Situation::Everything, others);
     Target {
@@ -224,7 +225,7 @@ fn request(figures: &Figures, operation: Operation, others: u32, at_most: f64) -
     }
 }
 
-/// The end of a listener, as a multiple of one beside nobody.
+/// The end of a listener, as a multiple of the end of the only listener.
 fn close(figures: &Figures, others: u32) -> Target {
     let ratio = |kernel| {
         let whole = |others| figures.whole(kernel, Operation::Close, Situation::Everything, others);
@@ -239,7 +240,7 @@ fn close(figures: &Figures, others: u32) -> Target {
     }
 }
 
-/// What takes time, as multiples of the unpatched kernel's.
+/// Times, as multiples of those of the unpatched kernel.
 fn many(figures: &Figures) -> [Target; 2] {
     let (stock, ours) = (
         figures.many(BenchKernel::Stock),
@@ -268,7 +269,7 @@ fn many(figures: &Figures) -> [Target; 2] {
     ]
 }
 
-/// The hook that costs most, of all kinds of events.
+/// The most expensive hook of all kinds of events.
 fn no_listener(figures: &Figures) -> Target {
     let costs: Option<Vec<f64>> = Operation::KINDS
         .into_iter()
@@ -284,8 +285,8 @@ fn no_listener(figures: &Figures) -> Target {
     }
 }
 
-/// What each hook of an operation costs on our kernel when nobody listens. The cheapest tenths are
-/// compared: a hook is passed each time, and what else differs between two times is left out.
+/// What each hook of an operation costs on our kernel without listeners. The cheapest tenths are
+/// compared: a hook is passed each time, and all other differences between two times are left out.
 pub fn hook(figures: &Figures, operation: Operation) -> Option<f64> {
     let ours = figures.low_alone(BenchKernel::Ours, operation)?;
     let floor = figures.low_alone(BenchKernel::Floor, operation)?;
@@ -433,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_are_told_by_name() {
+    fn limits_are_written_by_name() {
         let mut figures = Figures::default();
         figures.add(BenchKernel::Ours, vec![burst(Situation::Batch, 1)]);
         let targets = serde_json::to_string(&all(&figures)).unwrap();
@@ -443,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn the_state_is_to_cost_less_than_proc_however_many_there_are() {
+    fn the_state_is_to_cost_less_than_proc_for_few_and_many_processes() {
         let [few, many] = POPULATIONS;
         for (of_few, of_many, verdicts) in [
             (700.0, 770.0, [Some(true), Some(true), Some(true)]),
@@ -459,9 +460,9 @@ mod tests {
             ];
             let cases = cases.map(|case| format!("learning of each of {case}"));
             assert_eq!(verdict(&figures, &cases[0]), None);
-            let told = [(few, of_few), (many, of_many)];
-            let told = told.map(|(processes, each)| picture(Situation::State, processes, each));
-            figures.add(BenchKernel::Ours, told.to_vec());
+            let state = [(few, of_few), (many, of_many)];
+            let state = state.map(|(processes, each)| picture(Situation::State, processes, each));
+            figures.add(BenchKernel::Ours, state.to_vec());
             let growth = "learning of each of 10,000 processes by STATE, against each";
             let found = [&cases[0], &cases[1], growth].map(|case| verdict(&figures, case));
             assert_eq!(found, verdicts);

@@ -4,10 +4,10 @@
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-/// What the user asks for.
+/// The user's choice.
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
 pub enum Choice {
-    /// KVM where it works.
+    /// KVM if it works, else emulation.
     Auto,
     /// KVM.
     Kvm,
@@ -30,7 +30,7 @@ pub enum Accelerator {
 }
 
 impl Accelerator {
-    /// The name as QEMU has it.
+    /// QEMU's name for it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Kvm => "kvm",
@@ -39,7 +39,7 @@ impl Accelerator {
         }
     }
 
-    /// What time limits in the guest are multiplied with.
+    /// The factor for time limits in the guest.
     pub fn time_factor(self) -> u32 {
         match self {
             Self::Kvm => 1,

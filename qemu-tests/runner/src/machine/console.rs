@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The guest's console: kept in a log file and watched for the kernel's complaints.
 //!
-//! Results never come from here. What the kernel says shows only when something failed.
+//! Results are never read from the console. Its lines are shown only if something failed.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -17,13 +17,13 @@ use protocol::complaints::{LogLine, Reader};
 /// Lines of the console that a failure shows.
 const TAIL_LINES: usize = 40;
 
-/// How many of them were there before the kernel's first complaint.
+/// How many of them came before the kernel's first complaint.
 const LINES_BEFORE: usize = 5;
 
 /// The console of a running guest.
 pub struct Console {
     state: Arc<Mutex<State>>,
-    /// Tells that there is more in the state.
+    /// Signals that the state has grown.
     grown: Arc<Condvar>,
     reader: JoinHandle<()>,
     log: PathBuf,
@@ -32,7 +32,7 @@ pub struct Console {
 #[derive(Default)]
 struct State {
     reader: Reader,
-    /// The last lines until the first complaint, and what follows that.
+    /// The last lines until the first complaint, and the lines after it.
     excerpt: VecDeque<String>,
     complaints: Vec<LogLine>,
     /// The lines of dumps that the kernel was asked for.
@@ -49,7 +49,7 @@ impl State {
         }
     }
 
-    /// What the kernel complained about first, and in which tests' time it complained at all.
+    /// The kernel's first complaint, and the names of all tests during which it complained.
     fn verdict(&self) -> Option<String> {
         let first = self.complaints.first()?;
         let mut tests: Vec<&str> = Vec::new();
@@ -66,7 +66,7 @@ impl State {
         Some(format!("the kernel complained{place}: {}", first.text))
     }
 
-    /// The line by which QEMU said that it aborted, if it is among those that are kept.
+    /// The line in which QEMU reported that it aborted, if it is among those that are kept.
     fn assertion(&self) -> Option<String> {
         let is_assertion =
             |line: &&String| line.starts_with("qemu-system-") && line.contains(": Assertion `");
@@ -122,19 +122,19 @@ impl Console {
         })
     }
 
-    /// Where all of it is.
+    /// The path of the complete log.
     pub fn log(&self) -> &Path {
         &self.log
     }
 
-    /// Takes what comes from now on for a dump that the kernel was asked for.
+    /// Treats all lines from now on as a dump that the kernel was asked for.
     pub fn dump_begins(&self) {
         let mut state = lock(&self.state);
         state.reader.dump_begins();
         state.dump.clear();
     }
 
-    /// Waits until a dump's lines are as wanted; false when they are not in time.
+    /// Waits until a dump's lines are as wanted. Returns false if they are not in time.
     pub fn dump_has(&self, wanted: impl Fn(&[String]) -> bool, limit: Duration) -> bool {
         let state = lock(&self.state);
         let missing = |state: &mut State| !wanted(&state.dump);
@@ -145,7 +145,7 @@ impl Console {
         !result.timed_out()
     }
 
-    /// Waits for the console's end, which comes with QEMU's. Only then is all of it known.
+    /// Waits for the end of the console, when QEMU ends. Only then is the console complete.
     pub fn end(self) -> Transcript {
         // A panic of the reader would have been reported when it happened.
         let _ = self.reader.join();
@@ -156,19 +156,19 @@ impl Console {
     }
 }
 
-/// What was said on the console of a guest that is no more.
+/// The console of a guest that has ended.
 pub struct Transcript {
     state: Arc<Mutex<State>>,
     log: PathBuf,
 }
 
 impl Transcript {
-    /// What the kernel complained about first, and in which tests' time it complained at all.
+    /// The kernel's first complaint, and the names of all tests during which it complained.
     pub fn verdict(&self) -> Option<String> {
         lock(&self.state).verdict()
     }
 
-    /// The line by which QEMU said that it aborted, if it did.
+    /// The line in which QEMU reported that it aborted, if it did.
     pub fn assertion(&self) -> Option<String> {
         lock(&self.state).assertion()
     }
@@ -189,7 +189,7 @@ impl Transcript {
         }
     }
 
-    /// The lines around the first complaint, or the last ones; and where all of them are.
+    /// The lines around the first complaint, or the last ones, and the path of the complete log.
     pub fn excerpt(&self) -> String {
         let state = lock(&self.state);
         let lines = match state.complaints.is_empty() {
@@ -203,7 +203,7 @@ impl Transcript {
         text
     }
 
-    /// Removes the log, which is of no interest.
+    /// Removes the log, which is not needed.
     pub fn remove_log(self) {
         remove(&self.log);
     }
@@ -232,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_said_last_is_known_at_the_end() {
+    fn the_last_line_is_known_at_the_end() {
         let (reader, mut writer) = UnixStream::pair().unwrap();
         let log = std::env::temp_dir().join(format!("console-test-{}.log", std::process::id()));
         let console = Console::follow(reader, log.clone()).unwrap();
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn an_abort_of_qemu_is_told_from_a_failure_of_the_kernel() {
+    fn an_abort_of_qemu_is_no_failure_of_the_kernel() {
         let abort =
             "qemu-system-x86_64: hw/pci/msix.c:228: msix_table_mmio_write: Assertion `a' failed.";
         let mut state = State::default();
@@ -311,8 +311,8 @@ mod tests {
         }
     }
 
-    /// A log in the directory beside this file: a whole report, recorded, or as the kernel's source
-    /// writes it.
+    /// A log in the directory beside this file: a whole report, either recorded, or written by hand
+    /// from the kernel's source.
     macro_rules! log {
         ($name:literal) => {
             include_str!(concat!("console/", $name, ".txt"))
@@ -354,14 +354,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_ordinary_is_no_trouble() {
+    fn ordinary_logs_are_no_trouble() {
         for log in [log!("clean"), log!("kcsan-of-others"), log!("dump")] {
             assert_eq!(state_after(log).verdict(), None);
         }
     }
 
     #[test]
-    fn all_tests_in_whose_time_the_kernel_complained_are_named() {
+    fn all_tests_during_which_the_kernel_complained_are_named() {
         let logs = [log!("ubsan"), log!("clean"), log!("kmemleak")];
         let verdict = state_after(&logs.concat()).verdict().unwrap();
         let tests = "filters::a_mask_selects, leaks::nothing_leaks";

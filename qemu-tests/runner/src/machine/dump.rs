@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What a machine that hangs was doing.
+//! Finds out what a machine was doing when it hung.
 //!
-//! The agent may be stuck with everybody else, so QEMU is asked: for the CPUs' registers, which need
-//! nothing of the guest, and to press keys, by which the kernel dumps what its tasks wait for. The
-//! kernel needs one CPU for that which takes interrupts.
+//! The agent may be stuck like all other processes, so QEMU is asked. It returns the registers of
+//! the CPUs, which needs no help from the guest. It also presses keys, and the kernel then dumps what
+//! its tasks wait for. For this, the kernel needs one CPU that takes interrupts.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -14,25 +14,25 @@ use serde_json::{Value, json};
 
 use super::console::Console;
 
-/// How long QEMU may take for an answer.
+/// How long QEMU may take to answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long the kernel may take for a key, on a fast machine. It waits ten seconds itself for CPUs
-/// that don't answer.
+/// How long the kernel may take to answer a key, on a fast machine. The kernel itself waits ten
+/// seconds for CPUs that don't answer.
 const KEY_LIMIT: Duration = Duration::from_secs(15);
 
-/// What the kernel writes when it knows no such key, which [`LAST_KEY`] never is.
+/// What the kernel writes for a key that it does not know. It never knows [`LAST_KEY`].
 const HELP: &str = "sysrq: HELP";
 
-/// Keys behind Alt and SysRq, and what the kernel writes first: blocked tasks, the locks that are
-/// held, the backtraces of all CPUs.
+/// Keys to press with Alt and SysRq, and the first line that the kernel writes for each: blocked
+/// tasks, the locks that are held, the backtraces of all CPUs.
 const KEYS: [(char, &str); 3] = [
     ('w', "sysrq: Show Blocked State"),
     ('d', "sysrq: Show Locks Held"),
     ('l', "sysrq: Show backtrace of all active CPUs"),
 ];
 
-/// What follows the help when the dump is over.
+/// The last key to press. The help that the kernel writes for it shows that the dump is over.
 const LAST_KEY: char = 'h';
 
 /// QEMU's monitor, which speaks JSON.
@@ -41,7 +41,7 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// Of a QEMU that has connected.
+    /// The monitor of a QEMU that has connected.
     pub fn new(stream: UnixStream) -> Result<Self> {
         stream.set_read_timeout(Some(ANSWER_LIMIT))?;
         stream.set_write_timeout(Some(ANSWER_LIMIT))?;
@@ -49,9 +49,9 @@ impl Monitor {
         Ok(Self { stream })
     }
 
-    /// What the machine does, as far as it can be learnt; it is of no use afterwards.
+    /// Finds out what the machine does, as far as possible. The machine is of no use afterwards.
     ///
-    /// `factor` is what the kernel's limits are multiplied with.
+    /// The kernel's limits are multiplied by `factor`.
     pub fn dump(&mut self, console: &Console, has_keyboard: bool, factor: u32) -> Dump {
         let registers = self.registers();
         let keys = match &registers {
@@ -63,11 +63,11 @@ impl Monitor {
     }
 
     fn registers(&mut self) -> Result<String> {
-        // Nothing else is answered before that.
+        // QEMU answers no other command before this one.
         self.execute("qmp_capabilities", json!({}))?;
         let arguments = json!({"command-line": "info registers -a"});
         let text = self.execute("human-monitor-command", arguments)?;
-        let text = text.as_str().context("QEMU told no registers")?;
+        let text = text.as_str().context("QEMU returned no registers")?;
         Ok(text.replace('\r', ""))
     }
 
@@ -100,7 +100,7 @@ impl Monitor {
         self.execute("send-key", json!({"keys": keys})).map(|_| ())
     }
 
-    /// Has a command executed, and returns what came of it.
+    /// Makes QEMU execute a command, and returns the result.
     fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
         let mut request = json!({"execute": command, "arguments": arguments}).to_string();
         request.push('\n');
@@ -113,7 +113,7 @@ impl Monitor {
             }
             let mut answer: Value = serde_json::from_str(&line)?;
             if let Some(error) = answer.get("error") {
-                bail!("QEMU did not do {command}: {error}");
+                bail!("QEMU did not execute {command}: {error}");
             }
             // Greetings and events come in between.
             if let Some(result) = answer.get_mut("return") {
@@ -123,22 +123,24 @@ impl Monitor {
     }
 }
 
-/// What was learnt of a machine.
+/// What was found out about a machine.
 pub struct Dump {
     registers: Result<String>,
     keys: Result<()>,
 }
 
 impl Dump {
-    /// What is to be added to the console's log.
+    /// The text to add to the console's log.
     pub fn text(&self) -> String {
         match &self.registers {
-            Ok(registers) => format!("proc-events: the CPUs when it was given up:\n{registers}"),
+            Ok(registers) => {
+                format!("proc-events: the CPUs when the machine was given up:\n{registers}")
+            }
             Err(_) => String::new(),
         }
     }
 
-    /// Where it is, for people.
+    /// A text for people that says where the dump is.
     pub fn summary(&self) -> String {
         match (&self.registers, &self.keys) {
             (Ok(_), Ok(())) => format!(
@@ -165,15 +167,15 @@ mod tests {
     /// A QEMU whose kernel writes these lines when these keys are pressed.
     fn qemu(stream: UnixStream, mut console: impl Write, answers: &[(&str, &str)]) {
         let mut stream = BufReader::new(stream);
-        let say = |stream: &mut BufReader<UnixStream>, what: Value| {
+        let send = |stream: &mut BufReader<UnixStream>, what: Value| {
             writeln!(stream.get_mut(), "{what}").unwrap();
         };
-        say(&mut stream, json!({"QMP": {}}));
+        send(&mut stream, json!({"QMP": {}}));
         let mut line = String::new();
         while stream.read_line(&mut line).unwrap() > 0 {
             let request: Value = serde_json::from_str(&line).unwrap();
             line.clear();
-            say(&mut stream, json!({"event": "RESET"}));
+            send(&mut stream, json!({"event": "RESET"}));
             let result = match request["execute"].as_str().unwrap() {
                 "send-key" => {
                     let key = request["arguments"]["keys"][2]["data"].as_str().unwrap();
@@ -186,11 +188,11 @@ mod tests {
                 "human-monitor-command" => json!("CPU#0\r\nRIP=1\r\n"),
                 _ => json!({}),
             };
-            say(&mut stream, json!({"return": result}));
+            send(&mut stream, json!({"return": result}));
         }
     }
 
-    /// What comes of it.
+    /// The dump of such a machine, and the console's log.
     fn dump_of(name: &str, answers: &'static [(&str, &str)], factor: u32) -> (Dump, String) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let (reader, writer) = pipe().unwrap();
@@ -211,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_that_answers_tells_what_its_tasks_do() {
+    fn a_machine_that_answers_shows_what_its_tasks_do() {
         let answers = &[
             ("w", "[    1.0] sysrq: Show Blocked State\nCall Trace:"),
             ("d", "[    1.0] sysrq: HELP : no lockdep here"),

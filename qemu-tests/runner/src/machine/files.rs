@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// Places that are not the host's in the guest: its init mounts file systems of its own there.
+/// Places where the guest does not have the host's files: its init mounts other file systems there.
 const HIDDEN: [&str; 10] = [
     "/dev",
     "/lib/modules",

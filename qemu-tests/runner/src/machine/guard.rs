@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::getpgrp;
 
-/// Runs the command in this process group; its status.
+/// Runs the command in this process group. Returns its status.
 pub fn run(command: &[String]) -> Result<u8> {
     let [program, arguments @ ..] = command else {
         bail!("nothing to guard");
@@ -24,9 +24,9 @@ pub fn run(command: &[String]) -> Result<u8> {
         .spawn()
         .with_context(|| format!("cannot start {program}"))?;
     thread::spawn(|| {
-        // An error ends the input just as well.
+        // An error means the end of the input, too.
         let _ = io::stdin().read_to_end(&mut Vec::new());
-        // Kills this process too; there is nothing to do when it cannot.
+        // Kills this process, too. If this fails, nothing can be done about it.
         let _ = killpg(getpgrp(), Signal::SIGKILL);
     });
     let status = child

@@ -16,7 +16,7 @@ const CHECKERS: [&str; 4] = [
     "CONFIG_PROVE_LOCKING=y",
 ];
 
-/// The option by which a kernel has the handler built in.
+/// The option that builds the handler into a kernel.
 const BUILT_IN: &str = "CONFIG_PROC_EVENTS_RUST=y";
 
 /// The processors that a kernel can be for.
@@ -54,7 +54,7 @@ impl Architecture {
         }
     }
 
-    /// What to do when the emulator is missing.
+    /// What to do if the emulator is missing.
     pub fn set_up(self) -> &'static str {
         match self {
             Self::X86_64 => "run scripts/setup, or install qemu-system-x86",
@@ -66,7 +66,7 @@ impl Architecture {
 /// A kernel to boot.
 #[derive(Clone)]
 pub struct Kernel {
-    /// What it is called in messages.
+    /// Its name in messages.
     pub name: String,
     /// Its build directory.
     pub directory: PathBuf,
@@ -78,12 +78,12 @@ pub struct Kernel {
     pub has_built_in: bool,
     /// Whether it was built with checkers that slow it down.
     pub checks_itself: bool,
-    /// How much memory its machine has, as QEMU has it.
+    /// The memory of its machine, in QEMU's format.
     pub memory: String,
 }
 
 impl Kernel {
-    /// Checks that there is a kernel in the build directory, and the module.
+    /// Checks that the build directory has a kernel, and that the module exists.
     pub fn new(name: String, directory: PathBuf, module: Option<PathBuf>) -> Result<Self> {
         let options = file(
             &directory.join(".config"),
@@ -120,7 +120,7 @@ impl Kernel {
         })
     }
 
-    /// Its release, as uname(2) tells it.
+    /// Its release, as uname(2) returns it.
     pub fn release(&self) -> Result<String> {
         let file = self.directory.join("include/config/kernel.release");
         let release = fs::read_to_string(&file);
@@ -128,7 +128,7 @@ impl Kernel {
         Ok(release.trim_end().to_owned())
     }
 
-    /// What time limits are multiplied with.
+    /// The factor for time limits.
     pub fn time_factor(&self) -> u32 {
         if self.checks_itself { 8 } else { 1 }
     }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Chooses the accelerator: hardware virtualization where it really boots a guest, emulation otherwise.
+//! Chooses the accelerator: hardware virtualization if it really boots a guest, else emulation.
 //!
-//! /dev/kvm may exist and open, and yet no guest gets past its first instructions (in a container
-//! without nested virtualization). So the very kernel is booted once with a short limit, and the
+//! Even if /dev/kvm can be opened, guests may not get past their first instructions (in a container
+//! without nested virtualization). So the kernel itself is booted once with a short limit, and the
 //! verdict is kept until the host boots again or QEMU changes.
 
 use std::fs::{self, OpenOptions};
@@ -18,10 +18,10 @@ use super::kernel::{Architecture, Kernel};
 use super::settings::Settings;
 use super::vm::{self, MachineFailure, Vm};
 
-/// How long a guest may take to boot under KVM, where it takes one or two seconds.
+/// How long a guest may take to boot under KVM. It usually takes one or two seconds.
 const PROBE_LIMIT: Duration = Duration::from_secs(20);
 
-/// A verdict, and what it holds for.
+/// A verdict, and the QEMU and the boot of the host that it holds for.
 #[derive(Deserialize, Serialize)]
 struct Verdict {
     qemu_version: String,
@@ -30,13 +30,13 @@ struct Verdict {
     reason: String,
 }
 
-/// Finds the accelerator to use and says on stderr which one, and why.
+/// Finds the accelerator to use, and prints its name and the reason on standard error.
 pub fn choose_accelerator(settings: &Settings, kernel: &Kernel) -> Result<Accelerator> {
     let foreign = kernel.architecture != Architecture::X86_64;
     let (accelerator, reason) = match settings.accelerator {
         Choice::Tcg => (Accelerator::Tcg, "asked for".to_owned()),
         Choice::Counting => (Accelerator::Counting, "asked for".to_owned()),
-        Choice::Kvm if foreign => bail!("KVM runs this machine's kernels alone: use tcg"),
+        Choice::Kvm if foreign => bail!("KVM runs only kernels for this machine: use tcg"),
         Choice::Auto if foreign => (Accelerator::Tcg, "another processor's kernel".to_owned()),
         Choice::Kvm => {
             let kvm = OpenOptions::new().read(true).write(true).open("/dev/kvm");
@@ -93,14 +93,14 @@ fn find(settings: &Settings, kernel: &Kernel) -> Result<(Accelerator, String)> {
     Ok((accelerator, verdict.reason))
 }
 
-/// A verdict that still holds. A damaged file is as good as none.
+/// A verdict that still holds. A damaged file counts as no verdict.
 fn known(file: &PathBuf, qemu_version: &str, host_boot: &str) -> Option<Verdict> {
     let verdict: Verdict = serde_json::from_slice(&fs::read(file).ok()?).ok()?;
     let holds = verdict.qemu_version == qemu_version && verdict.host_boot == host_boot;
     holds.then_some(verdict)
 }
 
-/// Boots the kernel under KVM and runs the shortest of commands.
+/// Boots the kernel under KVM and runs a very short command.
 fn probe(settings: &Settings, kernel: &Kernel) -> Result<()> {
     let name = "kvm-probe".to_owned();
     let kernel = Kernel {
@@ -114,7 +114,7 @@ fn probe(settings: &Settings, kernel: &Kernel) -> Result<()> {
     let message = vm.next()?;
     ensure!(
         message == FromGuest::Exited(0),
-        "the guest said {message:?}"
+        "the guest sent {message:?}"
     );
     vm.finish()
 }

@@ -22,7 +22,7 @@ pub struct HostOptions {
     /// virtme-ng; by default the one in the cache.
     #[arg(long, value_name = "FILE", env = "PROC_EVENTS_VNG")]
     vng: Option<PathBuf>,
-    /// Root of the guest of another machine, which is not the host's.
+    /// Root directory of the guest, if the guest is another machine than the host.
     #[arg(long, value_name = "DIR", env = "PROC_EVENTS_ROOT")]
     root: Option<PathBuf>,
     /// Parameters to boot the kernel with, in addition to those that the machine needs.
@@ -40,7 +40,7 @@ pub struct HostOptions {
     origin: Origin,
 }
 
-/// Programs and places, all known to exist.
+/// Programs and directories, all known to exist.
 #[derive(Clone)]
 pub struct Settings {
     /// virtme-ng.
@@ -49,7 +49,7 @@ pub struct Settings {
     pub qemu_version: String,
     /// The program that runs in the guest.
     pub guest: PathBuf,
-    /// The same program for this machine, which knows the tests as well.
+    /// The same program for this machine, which can list the tests, too.
     pub lister: PathBuf,
     /// The guest's root, if that is not the host's.
     pub root: Option<PathBuf>,
@@ -64,7 +64,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Checks what the user gave, to boot kernels for this machine.
+    /// Checks the user's options, to boot kernels for this architecture.
     pub fn new(options: &HostOptions, architecture: Architecture) -> Result<Self> {
         let cache = cache_directory()?;
         let beside = env::current_exe()

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What virtme-ng is called with; it runs in the kernel's build directory.
+//! The arguments of virtme-ng, which runs in the kernel's build directory.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};
@@ -12,15 +12,17 @@ use super::files::text;
 use super::kernel::{Architecture, Kernel};
 use super::settings::Settings;
 
-/// Each instruction takes a nanosecond of the guest's time. When the guest sleeps, it is awake at
-/// once, at the time of its next timer.
+/// Each instruction takes a nanosecond of the guest's time. When the guest sleeps, its clock jumps
+/// to the time of its next timer immediately.
 const COUNTING_OPTIONS: &str = " -icount shift=0,sleep=off";
 
-/// All that arm64's emulated CPU can do, but for what is slow: to sign pointers, and vectors of any
-/// length, which are saved at each switch. In the newest machine its counter counts nanoseconds.
+/// All features of arm64's emulated CPU except slow ones: pointer authentication, and scalable
+/// vectors, which are saved at each context switch. In the newest machine its counter counts
+/// nanoseconds.
 const ARM64_CPU: &str = " -cpu max,pauth=off,sve=off,sme=off";
 
-/// Where the root is not the host's, virtme-ng mounts what is shared read-only.
+/// Makes shared directories copy on write. If the root is not the host's, virtme-ng mounts them
+/// read-only.
 const COPY_ON_WRITE: &str = "grep ^virtme.initmount /proc/mounts | while read -r name place rest; do \
     mkdir -p /run/$name/u /run/$name/w; mount -t overlay -o \
     lowerdir=$place,upperdir=/run/$name/u,workdir=/run/$name/w overlay $place; done; ";
@@ -66,16 +68,17 @@ pub fn arguments(
     arguments.extend([
         "--exec".to_owned(),
         format!("{prepare}exec '{}' agent", agent.replace('\'', r"'\''")),
-        // Without a panic's end QEMU would stay; with --verbose the console reaches us.
+        // Without panic=-1, QEMU would not end after a panic. With --verbose, the runner gets the
+        // console.
         "--append=panic=-1 oops=panic".to_owned(),
-        // KCOV subtracts the random offset of the kernel from addresses, /proc/kallsyms has it.
+        // KCOV subtracts the random offset of the kernel from addresses, /proc/kallsyms does not.
         "--append=nokaslr".to_owned(),
         "--verbose".to_owned(),
     ]);
     arguments.extend(parameters(settings));
     if kernel.checks_itself && kernel.architecture == Architecture::X86_64 {
-        // While the kernel finds out what the first CPU is, it forgets for a moment that page tables
-        // have five levels. An interrupt then touches addresses that KASAN takes for wild.
+        // While the kernel identifies the first CPU, it forgets for a moment that page tables have
+        // five levels. An interrupt then accesses addresses that KASAN takes for wild ones.
         arguments.push("--append=no5lvl".to_owned());
     }
     Ok(arguments)
@@ -111,8 +114,8 @@ fn machine_arguments(kernel: &Kernel, accelerator: Accelerator) -> Vec<String> {
     arguments.into_iter().map(String::from).collect()
 }
 
-/// What of the host a guest with another root sees, under the same names: the programs, the kernel, the
-/// working directory.
+/// The directories of the host that a guest with another root sees, under the same names: those of
+/// the programs and the kernel, and the working directory.
 fn shared(settings: &Settings, kernel: &Kernel) -> Result<Vec<PathBuf>> {
     let working = env::current_dir().context("cannot find the working directory")?;
     let directory_of = |file: &Path| file.parent().map(Path::to_owned);
@@ -122,10 +125,10 @@ fn shared(settings: &Settings, kernel: &Kernel) -> Result<Vec<PathBuf>> {
     Ok(outermost(all))
 }
 
-/// Leaves out what is inside of another one.
+/// Leaves out paths that are inside of other ones.
 fn outermost(mut paths: Vec<PathBuf>) -> Vec<PathBuf> {
     paths.sort();
-    // What is inside comes after what it is in.
+    // A directory comes before the paths inside of it.
     let mut kept: Vec<PathBuf> = Vec::new();
     for path in paths {
         if !kept.iter().any(|outer| path.starts_with(outer)) {
@@ -135,7 +138,7 @@ fn outermost(mut paths: Vec<PathBuf>) -> Vec<PathBuf> {
     kept
 }
 
-/// Another root than the host's, every directory of it copy on write, and places of the host in it.
+/// Another root than the host's, with every directory copy on write, and places of the host in it.
 fn foreign_root_arguments(root: &Path, shared: &[PathBuf]) -> Result<Vec<String>> {
     let mut arguments = ["--force-9p", "--root"].map(str::to_owned).to_vec();
     arguments.extend([text(root)?, "--overlay-rwdir".into(), "/root".into()]);
@@ -144,7 +147,7 @@ fn foreign_root_arguments(root: &Path, shared: &[PathBuf]) -> Result<Vec<String>
         fs::create_dir_all(&inside)
             .with_context(|| format!("cannot make {} to mount at", inside.display()))?;
         let place = text(place)?;
-        // virtme-ng hands the names to a shell, and takes what is around an equals sign apart.
+        // virtme-ng passes the names to a shell, and splits them at an equals sign.
         ensure!(
             place
                 .chars()
@@ -156,9 +159,9 @@ fn foreign_root_arguments(root: &Path, shared: &[PathBuf]) -> Result<Vec<String>
     Ok(arguments)
 }
 
-/// The host's file system as the guest's root, every directory of it copy on write.
+/// The host's file system as the guest's root, with every directory copy on write.
 fn root_arguments() -> Result<Vec<String>> {
-    /// The guest has its own ones, or virtme-ng makes them copy on write by itself.
+    /// The guest has its own, or virtme-ng already makes them copy on write.
     const LEFT_OUT: [&str; 13] = [
         "dev",
         "etc",
@@ -180,7 +183,7 @@ fn root_arguments() -> Result<Vec<String>> {
         let Some(name) = entry.file_name().to_str().map(str::to_owned) else {
             continue;
         };
-        // virtme-ng hands the names to a shell.
+        // virtme-ng passes the names to a shell.
         let plain = name
             .chars()
             .all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
@@ -204,11 +207,11 @@ fn device_options(sockets: &str) -> String {
 
 /// The CPU whose instructions are counted.
 ///
-/// A string instruction counts as often as it repeats itself. QEMU's CPU claims to be fast with
-/// those that move single bytes: the kernel would copy to user space, and clear pages, with eight
-/// times as many as it takes with whole words. From version 8.1 on it also claims to be fast where
-/// there are few bytes, which the kernel would copy and clear with one instruction that is counted
-/// as dozens. Older ones have no such claims to take back.
+/// A string instruction is counted once for each repetition. QEMU's CPU claims that string
+/// instructions on single bytes are fast: the kernel would copy to user space, and clear pages, in
+/// eight times as many instructions as with whole words. From version 8.1 on, it also claims that
+/// they are fast for few bytes: the kernel would copy and clear these with one instruction that is
+/// counted as dozens. Older versions do not have these flags.
 fn counting_cpu(qemu_version: &str) -> &'static str {
     if is_at_least_8_1(qemu_version) {
         " -cpu max,-erms,-fsrm,-fsrs,-fzrm"
@@ -219,9 +222,10 @@ fn counting_cpu(qemu_version: &str) -> &'static str {
 
 /// How many threads emulate the CPUs.
 ///
-/// Until version 8.1 QEMU translates code while another CPU may be writing to it, and keeps what is
-/// out of date by then. A kernel patches its code when a hook is switched, and dies of the INT3 that
-/// it had there for a moment. In one thread no CPU writes while another one's code is translated.
+/// Before version 8.1, QEMU translates code while another CPU may be writing to it, and keeps a
+/// translation that is already out of date. A kernel patches its code when a hook is switched, and
+/// crashes at the INT3 that was there for a moment. In one thread, no CPU writes to code while the
+/// code of another CPU is translated.
 fn emulation_options(qemu_version: &str) -> &'static str {
     if is_at_least_8_1(qemu_version) {
         ""
@@ -230,12 +234,12 @@ fn emulation_options(qemu_version: &str) -> &'static str {
     }
 }
 
-/// Whether QEMU says that it is of version 8.1 or newer.
+/// Whether QEMU's version is 8.1 or newer.
 fn is_at_least_8_1(text: &str) -> bool {
     version(text).is_some_and(|version| version >= (8, 1))
 }
 
-/// Major and minor number in what QEMU says about its version.
+/// Major and minor number in QEMU's text about its version.
 fn version(text: &str) -> Option<(u32, u32)> {
     let number = text.split_whitespace().find(|word| word.contains('.'))?;
     let mut parts = number.split('.').map(|part| part.parse().ok());

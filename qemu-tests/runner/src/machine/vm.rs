@@ -33,14 +33,14 @@ use super::kernel::{Architecture, Kernel};
 use super::settings::Settings;
 use super::virtme::{self, AGENT_SOCKET, MONITOR_SOCKET};
 
-/// From QEMU's start to the agent's first word.
+/// From QEMU's start to the agent's first message.
 pub const BOOT_LIMIT: Duration = Duration::from_secs(180);
 
 /// From the start of virtme-ng to QEMU's connection.
 const QEMU_START_LIMIT: Duration = Duration::from_secs(60);
 
-/// The agent gives a sign of life every few seconds, so this much silence is a hang. In a kernel
-/// that checks itself, it is longer.
+/// The agent sends a heartbeat every few seconds, so a silence of this length is a hang. For a
+/// kernel that checks itself, the limit is longer.
 const SILENCE_LIMIT: Duration = Duration::from_secs(60);
 
 /// A clock that counts instructions is slow when the guest is busy.
@@ -52,10 +52,10 @@ const POWER_OFF_LIMIT: Duration = Duration::from_secs(60);
 /// How long a failure's console log is kept.
 const LOG_AGE_LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How often a wait looks whether QEMU still lives.
+/// How often a wait checks whether QEMU still runs.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// How often a long wait says that it goes on.
+/// How often the progress of a long wait is reported.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How many virtual machines this process has started.
@@ -64,9 +64,9 @@ static MACHINES: AtomicUsize = AtomicUsize::new(0);
 /// What went wrong with a virtual machine.
 #[derive(Debug)]
 pub struct MachineFailure {
-    /// In a line: the machine, the reason, and what the kernel complained about.
+    /// In one line: the machine, the reason, and the kernel's first complaint.
     pub summary: String,
-    /// The line by which QEMU said that it aborted, if it did.
+    /// The line in which QEMU reported that it aborted, if it did.
     assertion: Option<String>,
     /// The end of the console.
     excerpt: String,
@@ -93,30 +93,30 @@ impl std::error::Error for MachineFailure {}
 /// A running virtual machine. Dropping it kills it.
 pub struct Vm {
     name: String,
-    /// Holds the pipe whose end makes the guard kill QEMU.
+    /// Holds the pipe that makes the guard kill QEMU when it is closed.
     guard: Child,
     port: UnixStream,
     messages: Receiver<io::Result<FromGuest>>,
     console: Option<Console>,
     monitor: Monitor,
-    /// Whether the machine has one whose keys the kernel takes.
+    /// Whether the machine has a keyboard that the kernel reads.
     has_keyboard: bool,
     /// See [`Kernel::time_factor`].
     time_factor: u32,
-    last_heard: Instant,
+    last_message: Instant,
     /// See [`SILENCE_LIMIT`].
     silence_limit: Duration,
-    /// From the start of virtme-ng to the agent's first word.
+    /// From the start of virtme-ng to the agent's first message.
     pub boot_time: Duration,
 }
 
 impl Vm {
     /// Boots the kernel and waits for the agent.
     ///
-    /// An emulator that aborts by an assertion of its own before the guest is up says nothing of the
-    /// kernel: it is told, and started once more. (Seen now and then while the kernel finds its
-    /// devices, on all kernels: `msix_table_mmio_write: Assertion ... failed`.) KVM is only probed,
-    /// where an abort is an answer.
+    /// If QEMU aborts at one of its assertions before the guest is up, this says nothing about the
+    /// kernel. The abort is reported, and QEMU is started once more. (Seen now and then while the
+    /// kernel finds its devices, on all kernels: `msix_table_mmio_write: Assertion ... failed`.) This
+    /// is not done under KVM: there, an abort is the answer to the probe.
     pub fn boot(
         settings: &Settings,
         kernel: &Kernel,
@@ -149,11 +149,11 @@ impl Vm {
         let sockets = Sockets::new(&kernel.name)?;
         remove_old_logs(&settings.cache);
         let (console, console_writer) = pipe2(OFlag::O_CLOEXEC)?;
-        // Each machine has its own, so that a failure's log is there while the next one runs.
+        // Each machine has its own log, so that the log of a failure stays while the next one runs.
         let number = MACHINES.fetch_add(1, Ordering::Relaxed);
         let log = format!("console-{}-{}-{number}.log", kernel.name, process::id());
         let log = settings.cache.join(log);
-        // The program itself, even if its file was replaced since it was started.
+        // This program itself, even if its file was replaced since it was started.
         let mut guard = Command::new("/proc/self/exe")
             .arg("guard")
             .arg("--")
@@ -209,7 +209,7 @@ impl Vm {
             monitor: Monitor::new(monitor)?,
             has_keyboard: kernel.architecture == Architecture::X86_64,
             time_factor: kernel.time_factor() * accelerator.time_factor(),
-            last_heard: Instant::now(),
+            last_message: Instant::now(),
             silence_limit: kernel.time_factor()
                 * match accelerator {
                     Accelerator::Kvm | Accelerator::Tcg => SILENCE_LIMIT,
@@ -227,10 +227,12 @@ impl Vm {
         loop {
             match self.messages.recv_timeout(POLL_INTERVAL) {
                 Ok(Ok(FromGuest::Hello)) => {
-                    self.last_heard = Instant::now();
+                    self.last_message = Instant::now();
                     return Ok(());
                 }
-                Ok(Ok(message)) => return Err(self.failure(format!("it began with {message:?}"))),
+                Ok(Ok(message)) => {
+                    return Err(self.failure(format!("its first message was {message:?}")));
+                }
                 Ok(Err(error)) => return Err(self.failure(error)),
                 Err(RecvTimeoutError::Disconnected) => {
                     return Err(self.failure("QEMU ended before the guest was up"));
@@ -249,28 +251,28 @@ impl Vm {
         }
     }
 
-    /// Hands over the agent's job.
+    /// Sends the agent its job.
     pub fn start(&mut self, job: Job) -> Result<()> {
-        self.last_heard = Instant::now();
+        self.last_message = Instant::now();
         ToGuest::Job(job)
             .write_to(&self.port)
             .map_err(|error| self.failure(error))
     }
 
-    /// A second handle on the port, for what the user types.
+    /// A second handle to the port, for the user's input.
     pub fn input(&self) -> Result<UnixStream> {
         Ok(self.port.try_clone()?)
     }
 
-    /// The next message of the agent that is not just a sign of life; `None` when there is none
-    /// before the deadline.
+    /// The next message of the agent that is not a heartbeat; `None` if there is none before the
+    /// deadline.
     pub fn next_until(&mut self, deadline: Instant) -> Result<Option<FromGuest>> {
         loop {
             match self.messages.recv_timeout(POLL_INTERVAL) {
-                Ok(Ok(FromGuest::Heartbeat)) => self.last_heard = Instant::now(),
+                Ok(Ok(FromGuest::Heartbeat)) => self.last_message = Instant::now(),
                 Ok(Ok(FromGuest::Failed(reason))) => return Err(self.failure(reason)),
                 Ok(Ok(message)) => {
-                    self.last_heard = Instant::now();
+                    self.last_message = Instant::now();
                     return Ok(Some(message));
                 }
                 Ok(Err(error)) => return Err(self.failure(error)),
@@ -278,7 +280,7 @@ impl Vm {
                     return Err(self.failure("QEMU ended before the guest's command did"));
                 }
                 Err(RecvTimeoutError::Timeout)
-                    if self.last_heard.elapsed() > self.silence_limit =>
+                    if self.last_message.elapsed() > self.silence_limit =>
                 {
                     let limit = self.silence_limit.as_secs();
                     return Err(self.stuck(format!("the guest was silent for {limit} s")));
@@ -289,7 +291,7 @@ impl Vm {
         }
     }
 
-    /// The next message of the agent, as long as the guest gives signs of life.
+    /// The next message of the agent. It waits as long as the agent sends heartbeats.
     pub fn next(&mut self) -> Result<FromGuest> {
         loop {
             if let Some(message) = self.next_until(Instant::now() + SILENCE_LIMIT)? {
@@ -298,8 +300,8 @@ impl Vm {
         }
     }
 
-    /// Waits for the power-off after the agent's last word. What the kernel complained about is
-    /// an error.
+    /// Waits for the power-off after the agent's last message. A complaint of the kernel is an
+    /// error.
     pub fn finish(mut self) -> Result<()> {
         let deadline = Instant::now() + POWER_OFF_LIMIT;
         while self.guard.try_wait()?.is_none() {
@@ -315,7 +317,7 @@ impl Vm {
         let transcript = console.end();
         match transcript.verdict() {
             None => {
-                // A test that hung points to its dump.
+                // The result of a test that hung names the log with its dump.
                 if !transcript.has_dump() {
                     transcript.remove_log();
                 }
@@ -328,12 +330,12 @@ impl Vm {
         }
     }
 
-    /// Where the console's log is, while there is a machine.
+    /// The path of the console's log, while there is a machine.
     pub fn console_log(&self) -> Option<&Path> {
         self.console.as_ref().map(Console::log)
     }
 
-    /// Ends a machine that hangs, and tells why, with what it was doing.
+    /// Ends a machine that hangs. The error has the reason, and says what the machine was doing.
     pub fn stuck(&mut self, reason: impl std::fmt::Display) -> anyhow::Error {
         let (factor, monitor) = (self.time_factor, &mut self.monitor);
         let console = self.console.as_ref();
@@ -341,7 +343,7 @@ impl Vm {
         self.end_for(reason, dump)
     }
 
-    /// Ends the machine and tells why, with the end of the console.
+    /// Ends the machine. The error has the reason and the end of the console.
     pub fn failure(&mut self, reason: impl std::fmt::Display) -> anyhow::Error {
         self.end_for(reason, None)
     }
@@ -350,7 +352,7 @@ impl Vm {
         end(&mut self.guard);
         let name = &self.name;
         let Some(console) = self.console.take() else {
-            // It ended before, and the reason is what was told then.
+            // It has already ended, and the reason is the error that was returned then.
             return anyhow!("{reason}");
         };
         let transcript = console.end();
@@ -375,14 +377,14 @@ impl Drop for Vm {
 /// Makes the guard kill QEMU, and waits for that.
 fn end(guard: &mut Child) {
     drop(guard.stdin.take());
-    // It ends by its own SIGKILL, so waiting is short, and there is nothing to do on an error.
+    // The guard's SIGKILL ends the guard, too, so the wait is short. On an error, nothing can be done.
     let _ = guard.wait();
 }
 
-/// Removes console logs that were kept because of a failure, and that nobody came back for.
+/// Removes old console logs, which were kept because of a failure.
 fn remove_old_logs(cache: &Path) {
     let is_log = |name: &str| name.starts_with("console-") && name.ends_with(".log");
-    // What cannot be listed or removed now stays until the next time.
+    // A log that cannot be listed or removed now stays until the next time.
     for entry in fs::read_dir(cache).into_iter().flatten().flatten() {
         let modified = entry.metadata().and_then(|metadata| metadata.modified());
         let age = modified
@@ -395,7 +397,7 @@ fn remove_old_logs(cache: &Path) {
     }
 }
 
-/// A job with what commands in the guest expect around them.
+/// A job with the environment that commands in the guest expect.
 pub fn job(kernel: &Kernel, command: Vec<String>) -> Result<Job> {
     let mut environment = vec![("PATH".to_owned(), path_in_guest(kernel.architecture))];
     for name in ["HOME", "LANG", "TERM", "USER"] {
@@ -426,8 +428,8 @@ pub fn job(kernel: &Kernel, command: Vec<String>) -> Result<Job> {
     })
 }
 
-/// The user's search path, unless what is found there is another machine's; the administrator's
-/// programs are found as well.
+/// The user's search path, unless the programs in it are for another machine, followed by the
+/// directories with the administrator's programs.
 fn path_in_guest(architecture: Architecture) -> String {
     let system = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
     match env::var("PATH") {
@@ -447,8 +449,8 @@ fn path_with(directory: Option<&Path>) -> Result<OsString> {
     env::join_paths(directories).context("virtme-ng's directory cannot be put into PATH")
 }
 
-/// The sockets that QEMU connects the agent's port and its monitor to, in a directory that only we
-/// can enter.
+/// The sockets that QEMU connects the agent's port and its monitor to, in a directory that no
+/// other user can enter.
 struct Sockets {
     directory: PathBuf,
     agent: UnixListener,
@@ -456,7 +458,7 @@ struct Sockets {
 }
 
 impl Sockets {
-    /// For the virtual machine of this name, of which this process has one at a time.
+    /// The sockets for the virtual machine of this name. This process has only one at a time.
     fn new(name: &str) -> Result<Self> {
         let directory = env::temp_dir().join(format!("proc-events-vm.{}.{name}", process::id()));
         let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
@@ -467,7 +469,7 @@ impl Sockets {
             "{} has characters that QEMU's options cannot have: set TMPDIR",
             directory.display()
         );
-        // Left by a killed process that had the same id.
+        // A killed process that had the same pid may have left it.
         let _ = fs::remove_dir_all(&directory);
         DirBuilder::new()
             .mode(0o700)
@@ -485,7 +487,7 @@ impl Sockets {
         })
     }
 
-    /// Waits for QEMU, as long as it may still come: the agent's port, and the monitor.
+    /// Waits for QEMU as long as it may still connect. Returns the agent's port and the monitor.
     fn accept(&self, guard: &mut Child) -> Result<(UnixStream, UnixStream)> {
         let deadline = Instant::now() + QEMU_START_LIMIT;
         Ok((

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The table that says which lines of the contract a test run proved.
+//! The table that shows which lines of the contract a test run proved.
 
 use std::fmt::Write;
 
@@ -13,7 +13,7 @@ use super::number::shown;
 pub struct Cells<'a> {
     /// The test's full name.
     pub name: &'a str,
-    /// Which lines of the contract it covers.
+    /// The lines of the contract that it covers.
     pub covers: &'a [Line],
     /// On the patched kernel.
     pub ours: String,
@@ -23,7 +23,7 @@ pub struct Cells<'a> {
     pub figures: &'a [Figure],
 }
 
-/// The table, in Markdown, with the lines that nothing shows, and what tests measured.
+/// The table, in Markdown, with the lines that nothing shows, and the figures of tests.
 pub fn table(tests: &[Cells<'_>], head: &str) -> Result<String> {
     let mut text = format!("# The contract, line by line\n\n{head}\n");
     let mut uncovered = Vec::new();
@@ -50,10 +50,7 @@ pub fn table(tests: &[Cells<'_>], head: &str) -> Result<String> {
     }
     if !uncovered.is_empty() {
         let uncovered = uncovered.join(", ");
-        write!(
-            text,
-            "\nOf this run, no test declares to cover: {uncovered}.\n"
-        )?;
+        write!(text, "\nNo test of this run covers: {uncovered}.\n")?;
     }
     if tests.iter().any(|test| !test.figures.is_empty()) {
         text.push_str("\n## Figures\n\nWhat tests counted or measured on the patched kernel.\n\n");
@@ -98,7 +95,10 @@ mod tests {
     #[test]
     fn a_line_without_a_test_is_named() {
         let text = table(&cells(&Line::ALL[1..]), "head").unwrap();
-        assert!(text.ends_with("no test declares to cover: C1.\n"), "{text}");
+        assert!(
+            text.ends_with("No test of this run covers: C1.\n"),
+            "{text}"
+        );
         assert!(!text.contains("## C1\n"));
     }
 
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn figures_stand_at_the_end() {
+    fn figures_are_at_the_end() {
         let (name, value) = ("events lost".to_owned(), 1234.0);
         let figures = [Figure { name, value }];
         let mut cells = cells(&[]);

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
-//! `count`: how many trials passed and failed, by the files of their results.
+//! `count`: how many trials passed and failed, counted from the files of their results.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use protocol::results::{Count, Entry, Outcome};
 
-/// Prints it; 1 if anything failed or nothing passed.
-pub fn run(files: &[PathBuf], failed_alone: bool) -> u8 {
+/// Prints the count. Returns 1 if anything failed, or nothing passed.
+pub fn run(files: &[PathBuf], only_failed: bool) -> u8 {
     let outcomes: Vec<_> = files.iter().flat_map(|file| outcomes(file)).collect();
     let Count { passed, failed, .. } = Count::of(&outcomes);
-    if failed_alone {
+    if only_failed {
         println!("{failed}");
     } else {
         println!("{passed} passed, {failed} failed");
@@ -32,7 +32,7 @@ fn outcomes(file: &Path) -> Vec<Outcome> {
     }
 }
 
-/// What is to be counted of an entry: a run that ended early is a failure.
+/// What an entry counts as: a run that ended early is a failure.
 fn outcome(entry: Entry) -> Option<Outcome> {
     match entry {
         Entry::Trial(trial) => Some(trial.verdict),

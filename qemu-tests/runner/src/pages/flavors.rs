@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The page of the flavors: what the tests' results are on each kernel, and those of loads beside them.
+//! The page of the flavors: the results of the tests on each kernel, and those of loads beside them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -36,13 +36,13 @@ impl FromStr for Source {
 
 /// The results of the tests on one kernel.
 struct Flavor {
-    /// What each file of them was made from.
+    /// What each file of results was made from.
     provenance: Vec<Provenance>,
     accelerator: String,
     tests: Vec<TestRecord>,
     /// How many tests have no result: their machine failed.
     missing: usize,
-    /// Whether the kernel had nothing to complain about; none if its machine did not come so far.
+    /// Whether the kernel did not complain; none if its machine did not get that far.
     is_clean: Option<bool>,
     /// Whether the run ended before all tests had.
     ended_early: bool,
@@ -91,7 +91,7 @@ impl Flavor {
             .reduce(|sum, value| sum + value)
     }
 
-    /// How the tests of one suite, or of all, ended, as a cell of the table.
+    /// The results of the tests of one suite, or of all tests, as a cell of the table.
     fn counted(&self, wanted: &dyn Fn(&TestRecord) -> bool) -> String {
         let tests = self.tests.iter().filter(|test| wanted(test));
         let outcomes: Vec<_> = tests.map(TestRecord::overall).collect();
@@ -211,7 +211,7 @@ fn origins(flavors: &[(&str, &Flavor)]) -> String {
     text
 }
 
-/// What single tests and loads measured, of which sums would say nothing.
+/// The figures of single tests and loads, whose sums would mean nothing.
 fn figures(flavors: &[(&str, &Flavor)]) -> String {
     let mut rows = BTreeMap::<(&str, &str), Vec<String>>::new();
     for (index, (_, flavor)) in flavors.iter().enumerate() {
@@ -350,8 +350,12 @@ mod tests {
         ] {
             assert!(text.lines().any(|own| own == line), "{line} in {text}");
         }
-        let alone = page(&flavors, &Flavor::new(Vec::new()));
-        assert!(alone.lines().any(|own| own == "| sid | 1 | 0 |"), "{alone}");
+        let without_loads = page(&flavors, &Flavor::new(Vec::new()));
+        let expected = "| sid | 1 | 0 |";
+        assert!(
+            without_loads.lines().any(|own| own == expected),
+            "{without_loads}"
+        );
     }
 
     #[test]

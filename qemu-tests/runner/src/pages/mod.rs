@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What is made of results: tables and counts for people, and pages in Markdown.
+//! Presents results: tables and counts for people, and pages in Markdown.
 
 mod contract;
 pub mod count;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Numbers for people, with their thousands apart.
+//! Numbers for people, with their digits in groups of three.
 
-/// A number with that many digits behind the point.
+/// A number with this many digits after the decimal point.
 pub fn grouped(value: f64, digits: usize) -> String {
     let plain = format!("{:.digits$}", value.abs());
     let (whole, fraction) = plain.split_at(plain.find('.').unwrap_or(plain.len()));
@@ -17,7 +17,7 @@ pub fn grouped(value: f64, digits: usize) -> String {
     format!("{sign}{grouped}{fraction}")
 }
 
-/// A number with two digits behind the point, if it is no whole one.
+/// A number with two digits after the decimal point, unless it is an integer.
 pub fn shown(value: f64) -> String {
     grouped(value, if value.fract() == 0.0 { 0 } else { 2 })
 }
@@ -27,7 +27,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn thousands_are_apart() {
+    fn thousands_are_separated() {
         assert_eq!(grouped(1234567.4, 0), "1,234,567");
         assert_eq!(grouped(999.0, 0), "999");
         assert_eq!(grouped(-1000.0, 0), "-1,000");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The results of a test run: a file for programs, as they come; a table for people, and the page of
-//! the contract.
+//! The results of a test run: a file for programs, which gets each result as it comes, a table for
+//! people, and the page of the contract.
 
 use std::fs::{self};
 use std::io::{self, Write};
@@ -46,9 +46,9 @@ impl Report {
         })
     }
 
-    /// Adds what came of a trial.
+    /// Adds the result of a trial.
     pub fn add(&mut self, trial: Trial) -> Result<()> {
-        // What cannot be written still counts.
+        // A result that cannot be written still counts.
         self.trials.push(trial.clone());
         match &mut self.file {
             Some(file) => file.add(&Entry::Trial(trial)),
@@ -84,7 +84,7 @@ impl Report {
         for [name, ours, stock] in &rows {
             writeln!(output, "{name:first$} | {ours:second$} | {stock}")?;
         }
-        // The table may be long, so that nobody has to look for them above it.
+        // The table may be long, so the failures are listed again below it.
         for trial in &self.trials {
             if let (Outcome::Failed(_), Some(kernel)) = (&trial.verdict, trial.kernel) {
                 writeln!(output, "\nFAILED [{}] {}", kernel.name(), trial.name)?;
@@ -123,7 +123,7 @@ impl Report {
         self.trial(kernel, name)?.result.as_ref()
     }
 
-    /// What the guest said of a test.
+    /// The guest's result for a test.
     fn cell(&self, kernel: KernelUnderTest, test: &TestDescription) -> String {
         let Some(trial) = self.trial(kernel, &test.name) else {
             return "-".to_owned();
@@ -151,7 +151,7 @@ impl Report {
         }
     }
 
-    /// Writes the page of what the contract promises and what the tests say.
+    /// Writes the page with the contract's promises and the tests' results.
     pub fn write_table(&self, file: &Path) -> Result<()> {
         let tests: Vec<_> = self
             .shown()

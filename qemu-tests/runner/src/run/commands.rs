@@ -22,13 +22,13 @@ struct Timing {
     power_off: Duration,
 }
 
-/// What became of a job.
+/// The result of a job.
 struct Executed {
     status: u8,
     timing: Timing,
 }
 
-/// Runs a command line, or a shell without one; its status.
+/// Runs a command line, or a shell without one. Returns its status.
 pub fn boot(settings: &Settings, kernel: &Kernel, command: &[String]) -> Result<u8> {
     let interactive = command.is_empty();
     let terminal = if interactive {
@@ -49,7 +49,7 @@ pub fn boot(settings: &Settings, kernel: &Kernel, command: &[String]) -> Result<
     Ok(execute(vm, job)?.status)
 }
 
-/// Runs the demonstration and tells how long everything took.
+/// Runs the demonstration, and prints how long everything took.
 pub fn run(settings: &Settings, kernel: &Kernel) -> Result<u8> {
     let accelerator = probe::choose_accelerator(settings, kernel)?;
     eprintln!("booting the {} kernel", kernel.name);
@@ -71,7 +71,7 @@ pub fn run(settings: &Settings, kernel: &Kernel) -> Result<u8> {
     Ok(status)
 }
 
-/// Runs one job and shows what it says.
+/// Runs one job, and shows its output.
 fn execute(mut vm: Vm, job: Job) -> Result<Executed> {
     let raw = job
         .terminal
@@ -92,7 +92,7 @@ fn execute(mut vm: Vm, job: Job) -> Result<Executed> {
             }
             FromGuest::Errors(bytes) => show(io::stderr(), &bytes)?,
             FromGuest::Exited(status) => break status,
-            message => return Err(vm.failure(format!("the agent said {message:?}"))),
+            message => return Err(vm.failure(format!("the agent sent {message:?}"))),
         }
     };
     drop(raw);
@@ -106,7 +106,7 @@ fn execute(mut vm: Vm, job: Job) -> Result<Executed> {
     })
 }
 
-/// Shows what the guest wrote, at once.
+/// Shows output of the guest immediately.
 pub fn show(mut stream: impl Write, bytes: &[u8]) -> io::Result<()> {
     stream.write_all(bytes)?;
     stream.flush()

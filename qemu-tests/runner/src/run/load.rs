@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! `load`: a load of the guest program, which the guest runs and reports as a test.
+//! `load`: a load of the guest program, which the guest runs and reports like a test.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -16,7 +16,7 @@ use crate::machine::settings::Settings;
 use crate::pages::report::Report;
 use crate::results_file::KERNEL_LOG;
 
-/// Runs a load with these options; 1 when it failed. Its results are added to a file.
+/// Runs a load with these options, and adds its results to a file. Returns 1 if it failed.
 pub fn run(
     settings: &Settings,
     kernel: &Kernel,
@@ -45,7 +45,7 @@ pub fn run(
     Ok(u8::from(report.count().failed > 0))
 }
 
-/// Asks the guest program about a load, which it can tell on the host too. Wrong options are an error
+/// Asks the guest program, on the host, for the description of a load. Wrong options are an error
 /// before anything is booted.
 fn describe(guest: &Path, arguments: &[String]) -> Result<TestDescription> {
     let mut command = Command::new(guest);
@@ -54,7 +54,7 @@ fn describe(guest: &Path, arguments: &[String]) -> Result<TestDescription> {
     let output = output.with_context(|| format!("cannot run {}", guest.display()))?;
     let words = arguments.join(" ");
     ensure!(output.status.success(), "{words:?} is no load: see above");
-    // Without a description, it is what --help says.
+    // If this is not a description, it is the text of --help.
     serde_json::from_slice(&output.stdout)
         .with_context(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }

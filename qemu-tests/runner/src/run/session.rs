@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The tests of one kernel, in one virtual machine after the other; or a load, in one.
+//! The tests of one kernel, in one virtual machine after the other, or a load, in one.
 //!
-//! All of them run in the first, unless a test crashes it, or has to be killed: then what that test
-//! changed may still be changed, and the tests after it get a new one.
+//! All tests run in the first machine, unless a test crashes it, or has to be killed. What such a
+//! test changed may still be changed, so the tests after it get a new machine.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -18,15 +18,15 @@ use crate::machine::kernel::Kernel;
 use crate::machine::settings::Settings;
 use crate::machine::vm::{self, BOOT_LIMIT, Vm};
 
-/// What a result may come later than the test's own limit: the guest's clean-up after a time-out.
-/// Multiplied on slow machines, as the limit is.
+/// How much later than the test's own limit a result may come: the guest cleans up after a timeout.
+/// It is multiplied on slow machines, like the limit.
 const RESULT_GRACE: Duration = Duration::from_secs(30);
 
-/// How many virtual machines the tests of a kernel may take. One that fails in every test would
-/// take hours, and tell nothing new.
+/// How many virtual machines the tests of a kernel may use. If the machine failed in every test, the
+/// run would take hours, and show nothing new.
 const MACHINES: usize = 4;
 
-/// [`TEST_KILLED`], as the agent tells it.
+/// [`TEST_KILLED`], as the agent reports it.
 const KILLED: i32 = TEST_KILLED as i32;
 
 /// Why there is no result of a test.
@@ -47,15 +47,15 @@ pub enum Work {
 }
 
 impl Work {
-    /// The guest program's arguments for what is left when all before this test is done; and how many
-    /// results there will be.
+    /// The guest program's arguments for this test and all tests after it, and how many results there
+    /// will be.
     fn arguments(&self, first: &str) -> Result<(Vec<String>, usize)> {
         match self {
             Self::Load(arguments) => Ok((arguments.clone(), 1)),
             Self::Tests(names) => {
                 let index = names.iter().position(|known| known == first);
-                let names =
-                    &names[index.with_context(|| format!("{first} was not to be run"))?..];
+                let names = &names
+                    [index.with_context(|| format!("{first} is not among the tests to run"))?..];
                 let test = ["test".to_owned()].into_iter();
                 Ok((test.chain(names.iter().cloned()).collect(), names.len()))
             }
@@ -68,14 +68,14 @@ pub struct Session {
     settings: Settings,
     kernel: Kernel,
     accelerator: Accelerator,
-    /// What the guest's limits are multiplied with.
+    /// The factor for the guest's limits.
     factor: u32,
     work: Work,
-    /// Gone after a failure, and after the end.
+    /// `None` after a failure, and after the end.
     machine: Option<Machine>,
-    /// How many were booted.
+    /// How many machines were booted.
     machines: usize,
-    /// The first thing that was wrong with a machine before this one.
+    /// The first failure of a machine before this one.
     wrong: Option<anyhow::Error>,
 }
 
@@ -99,7 +99,7 @@ impl Session {
         let (arguments, results) = self.work.arguments(name)?;
         self.machines += 1;
         if self.machines > 1 {
-            // The line has begun with the test's name.
+            // The test's name is on this line already.
             eprintln!();
         }
         let what = match &self.work {
@@ -171,7 +171,7 @@ impl Session {
         })
     }
 
-    /// Waits for the end of the guest; a failure when anything is or was wrong with one.
+    /// Waits for the end of the guest. The outcome is a failure if any machine failed.
     pub fn finish(&mut self) -> Outcome {
         let end = self.machine.take().map_or(Ok(()), Machine::finish);
         match self.wrong.take().map_or(end, Err) {
@@ -186,10 +186,10 @@ struct Machine {
     vm: Vm,
     /// How many results are to come.
     planned: Option<usize>,
-    /// How many came.
+    /// How many have come.
     came: usize,
-    /// What the test program itself wrote, unless that is shown at once.
-    said: String,
+    /// The output of the test program itself, unless it is shown immediately.
+    output: String,
     is_shown: bool,
     status: Option<i32>,
 }
@@ -200,7 +200,7 @@ impl Machine {
             vm,
             planned: None,
             came: 0,
-            said: String::new(),
+            output: String::new(),
             is_shown,
             status: None,
         }
@@ -223,13 +223,13 @@ impl Machine {
         }
     }
 
-    /// Takes a message of the guest; a test's end, if it is one.
+    /// Receives a message of the guest. Returns a test's result, if it is one.
     fn receive(&mut self, deadline: Instant) -> Result<Option<TestRecord>> {
         match self.vm.next_until(deadline)? {
             Some(FromGuest::Output(bytes)) if self.is_shown => show(io::stdout(), &bytes)?,
             Some(FromGuest::Errors(bytes)) if self.is_shown => show(io::stderr(), &bytes)?,
             Some(FromGuest::Output(bytes) | FromGuest::Errors(bytes)) => {
-                self.said += &String::from_utf8_lossy(&bytes);
+                self.output += &String::from_utf8_lossy(&bytes);
             }
             Some(FromGuest::Record(Record::Plan(tests))) => self.planned = Some(tests),
             Some(FromGuest::Record(Record::Test(record))) => {
@@ -238,26 +238,26 @@ impl Machine {
             }
             Some(FromGuest::Exited(status)) => self.status = Some(status),
             Some(FromGuest::ModuleLoaded(_)) => {}
-            Some(message) => bail!("the agent said {message:?}"),
+            Some(message) => bail!("the agent sent {message:?}"),
             None => bail!(self.vm.stuck("no result came in time")),
         }
         Ok(None)
     }
 
-    /// Says where the dump is, if the kernel was asked for one.
+    /// Adds where the dump is, if the kernel was asked for one.
     fn with_dump(&self, mut record: TestRecord) -> TestRecord {
         if let (true, Some(log)) = (record.dumped, self.vm.console_log()) {
             record.kernel.push(format!(
-                "what all tasks and CPUs did then is in {}, from '{DUMP_BEGINS}' on",
+                "what all tasks and CPUs were doing is in {}, from '{DUMP_BEGINS}' on",
                 log.display()
             ));
         }
         record
     }
 
-    /// Why it failed, as far as anybody knows.
+    /// Why it failed, as far as that is known.
     fn failure(mut self, reason: &anyhow::Error) -> String {
-        format!("{}{}", self.vm.failure(format!("{reason:#}")), self.said)
+        format!("{}{}", self.vm.failure(format!("{reason:#}")), self.output)
     }
 
     /// Waits for the end of the tests and of the guest.
@@ -272,8 +272,8 @@ impl Machine {
         ensure!(self.planned == Some(self.came), "results are missing");
         ensure!(
             matches!(self.status, Some(0 | 1 | KILLED)),
-            "the test program said: {}",
-            self.said
+            "the test program printed: {}",
+            self.output
         );
         Ok(())
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The user's terminal, handed through to a shell in the guest.
+//! The user's terminal, passed through to a shell in the guest.
 
 use std::io::{self, IsTerminal, Read};
 use std::os::fd::AsRawFd;
@@ -21,7 +21,8 @@ pub struct RawTerminal {
 }
 
 impl RawTerminal {
-    /// Switches the terminal to raw mode and sends what is typed, and its size, to the guest.
+    /// Switches the terminal to raw mode, and sends the user's input and the terminal's size to the
+    /// guest.
     pub fn hand_over(port: UnixStream) -> Result<Self> {
         let before = tcgetattr(io::stdin()).context("cannot read the terminal's mode")?;
         let mut raw = before.clone();
@@ -52,13 +53,13 @@ impl RawTerminal {
 
 impl Drop for RawTerminal {
     fn drop(&mut self) {
-        // When the terminal is gone there is nothing to restore.
+        // If the terminal is gone, there is nothing to restore.
         let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, &self.before);
     }
 }
 
-/// Checks that there is a terminal. To be called before any thread is started: a change of its
-/// size is a signal that only the thread that waits for it may get.
+/// Checks that there is a terminal. It has to be called before any thread is started: a change of
+/// the size sends a signal, which only the thread that waits for it may get.
 pub fn prepare() -> Result<TerminalSize> {
     ensure!(
         io::stdin().is_terminal() && io::stdout().is_terminal(),

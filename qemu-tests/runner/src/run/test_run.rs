@@ -2,7 +2,7 @@
 //! `test`: each guest test on our kernel and on the stock one.
 //!
 //! The guest runs the selected tests in their order, and the results come in the same order. What a
-//! test declares about the stock kernel is a claim that its stock trial checks.
+//! test declares about the stock kernel is a claim, and the trial on that kernel checks it.
 
 use std::io::Write;
 use std::path::Path;
@@ -31,7 +31,7 @@ pub struct Selection {
     /// Only the test with exactly this name.
     #[arg(long)]
     exact: bool,
-    /// Not the tests that have this in their names.
+    /// Leave out the tests that have this in their names.
     #[arg(long, value_name = "FILTER")]
     skip: Vec<String>,
     /// List the tests, and run none.
@@ -57,7 +57,7 @@ pub struct Files<'a> {
     pub table: Option<&'a Path>,
 }
 
-/// Runs the selected tests; 0 when none failed, 1 otherwise.
+/// Runs the selected tests. Returns 0 if none failed, 1 otherwise.
 pub fn run(
     settings: &Settings,
     ours: Option<&Kernel>,
@@ -108,7 +108,7 @@ pub fn run(
     Ok(u8::from(report.count().failed > 0))
 }
 
-/// Asks the guest program for its tests, which it can tell on the host too.
+/// Asks the guest program, on the host, for its tests.
 fn list(guest: &Path) -> Result<Vec<TestDescription>> {
     let output = Command::new(guest).args(["list", "--json"]).output();
     let output = output.with_context(|| format!("cannot run {}", guest.display()))?;
@@ -191,7 +191,7 @@ fn run_on(
     Ok(())
 }
 
-/// The verdict on what came of a test, and the record, if there is one.
+/// The verdict on the result of a test, and the record, if there is one.
 pub fn judged(
     result: std::result::Result<TestRecord, NoResult>,
     expectation: &StockExpectation,
@@ -199,15 +199,15 @@ pub fn judged(
     match result {
         Ok(record) => (judge(&record, expectation), Some(record)),
         Err(NoResult::Failure(reason)) => (Outcome::Failed(reason), None),
-        // The run is red already; the reason stands with the test that broke it.
+        // The run has failed already, and the reason is shown with an earlier test.
         Err(NoResult::TooLate) => {
-            let reason = "not run: too many virtual machines failed in tests before";
+            let reason = "not run: too many virtual machines failed in earlier tests";
             (Outcome::Skipped(reason.to_owned()), None)
         }
     }
 }
 
-/// Shows a verdict on the terminal, and what belongs to a failure.
+/// Shows a verdict on the terminal, and the details of a failure.
 pub fn show(verdict: &Outcome, record: Option<&TestRecord>) {
     const GREEN: Style = AnsiColor::Green.on_default();
     const YELLOW: Style = AnsiColor::Yellow.on_default();
@@ -225,8 +225,8 @@ pub fn show(verdict: &Outcome, record: Option<&TestRecord>) {
     }
 }
 
-/// Compares a result with what is expected. What is declared to fail is the test itself: a hang, a
-/// leak or a complaint of the kernel is trouble on each kernel.
+/// Compares a result with what is expected. Only the test itself can be declared to fail: a hang, a
+/// leak or a complaint of the kernel is trouble on every kernel.
 fn judge(record: &TestRecord, expectation: &StockExpectation) -> Outcome {
     match (record.overall(), expectation) {
         (Outcome::Passed, StockExpectation::Fails(reason)) => Outcome::Failed(format!(
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn trouble_is_a_failure_whatever_is_declared() {
+    fn trouble_is_a_failure_with_any_declaration() {
         let declared = [
             StockExpectation::Passes,
             StockExpectation::Fails("no such event".to_owned()),
