@@ -147,7 +147,8 @@ impl Connector {
         meant: impl Fn(&Subscriber) -> bool,
         event: impl Fn(wire::Ids, &View) -> Event,
     ) {
-        let Some(thread) = subject.ids.thread else {
+        // The task may be released between the loads of its two ids.
+        let (Some(thread), Some(_)) = (subject.ids.thread, subject.ids.group) else {
             return;
         };
         let cpu = section.cpu();
@@ -166,7 +167,7 @@ impl Connector {
             encoder.encoding = Encoding::NONE;
             let mut left = SUBSCRIBERS_AT_ONCE;
 
-            for subscriber in subscribers.to(kind).filter(|subscriber| meant(subscriber)) {
+            for subscriber in subscribers.to(kind) {
                 left -= 1;
                 if left == 0 {
                     left = SUBSCRIBERS_AT_ONCE;
@@ -174,7 +175,7 @@ impl Connector {
                 }
 
                 let rcu = section.rcu();
-                if !subscriber.scope.has(encoder.place) {
+                if !meant(subscriber) || !subscriber.scope.has(encoder.place) {
                     continue;
                 }
                 encoder.encode(subscriber, subject, pid, &event, rcu);
