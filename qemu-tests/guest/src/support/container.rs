@@ -17,6 +17,7 @@ use nix::unistd::{Gid, Pid, Uid, setgroups, setresgid, setresuid};
 
 use super::descriptors::{receive_descriptor, send_descriptors};
 use super::process::{pause_for_ever, status, succeed};
+use super::sessions::status_of;
 use crate::child::{self, Child, Gate};
 use crate::harness::{Failure, TestResult, expect_eq};
 use crate::listener::{EVENT_LIMIT, Listener};
@@ -191,6 +192,12 @@ impl Container {
             Some(init) => succeed(init),
             None => Ok(()),
         }
+    }
+
+    /// Waits for the end of the first process. Returns its status, as wait(2) encodes it.
+    pub fn wait(mut self) -> Result<u32, Failure> {
+        let init = self.init.take();
+        status_of(init.ok_or_else(|| Failure::new("a first process that was not waited for"))?)
     }
 
     /// Kills the first process, and with it all others of its pid namespace.

@@ -8,6 +8,8 @@ use std::os::fd::{AsFd, AsRawFd};
 use nix::errno::Errno;
 use nix::libc;
 
+use crate::wire::{ConnectorHeader, NetlinkHeader};
+
 /// The longest program that the kernel takes: `BPF_MAXINSNS`.
 const LONGEST: usize = 4096;
 
@@ -28,7 +30,25 @@ pub fn keep_bytes(socket: &impl AsFd, bytes: u32) -> io::Result<()> {
     )
 }
 
-/// The same, by a program that takes long.
+/// Keeps the events of one kind. The program loads the kind at its place in the message, by an offset
+/// from `base`: 0, or `SKF_NET_OFF` or `SKF_LL_OFF` of linux/filter.h.
+pub fn keep_kind(socket: &impl AsFd, base: i32, bit: u32) -> io::Result<()> {
+    const KIND: u32 = (size_of::<NetlinkHeader>() + size_of::<ConnectorHeader>()) as u32;
+    let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+    let compare = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    let end = libc::BPF_RET | libc::BPF_K;
+    let mut program = [
+        instruction(load, (base as u32).wrapping_add(KIND)),
+        // Numbers are loaded in network byte order.
+        instruction(compare, bit.to_be()),
+        instruction(end, u32::MAX),
+        instruction(end, 0),
+    ];
+    program[1].jf = 1;
+    attach(socket, &mut program)
+}
+
+/// The same as [`keep_bytes`], by a program that takes long.
 pub fn keep_bytes_slowly(socket: &impl AsFd, bytes: u32) -> io::Result<()> {
     let mut program = vec![instruction(libc::BPF_LD | libc::BPF_IMM, 0); LONGEST];
     program[LONGEST - 1] = instruction(libc::BPF_RET | libc::BPF_K, bytes);

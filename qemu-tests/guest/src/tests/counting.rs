@@ -34,9 +34,12 @@ pub const TESTS: &[Test] = &Declaration::new()
         test!(killing_the_process_ends_a_listener),
         test!(a_listener_ends_by[leaving_the_group](leave)),
         test!(binding_without_the_group_ends_a_listener),
-        test!(a_bind_that_fails_ends_no_listener)
+        test!(a_bind_that_fails_ends_no_listener[in_the_group](CN_PROC))
             .stock_passes()
             .covers(&[Line::C19]),
+        test!(a_bind_that_fails_ends_no_listener[outside_of_the_group](0))
+            .not_on_stock("only members of the group get events"),
+        test!(joining_twice_is_left_once).not_on_stock(NO_COUNT),
         test!(a_socket_passed_on_listens_until_its_last_holder_closes_it),
         test!(a_socket_in_flight_listens_until_its_message_is_dropped),
         test!(a_socket_shared_by_fork_listens_until_both_close_it),
@@ -97,11 +100,13 @@ fn binding_without_the_group_ends_a_listener() -> TestResult {
 }
 
 /// The connector refuses the second group to a user, after it has accepted the first one.
-fn a_bind_that_fails_ends_no_listener() -> TestResult {
+fn a_bind_that_fails_ends_no_listener(group: u32) -> TestResult {
     const USER: Uid = Uid::from_raw(1000);
     succeed(child::fork(|| {
         status(|| {
-            let mut listener = Listener::open()?;
+            let mut listener = Listener::open_unbound()?;
+            listener.enlarge_buffer()?;
+            listener.socket().bind(&SocketAddr::new(0, group))?;
             setresuid(USER, USER, USER)?;
             listener.request(&[LISTEN])?;
             let groups = SocketAddr::new(listener.port_id()?, CN_PROC | CN_PROC << 1);
@@ -325,6 +330,18 @@ fn joining_the_group_again_is_no_request() -> TestResult {
     listener.request(&[LISTEN])?;
     expect_count(1)?;
     expect_own_events(&mut listener)
+}
+
+/// By both system calls.
+fn joining_twice_is_left_once() -> TestResult {
+    let mut listener = Listener::listen_all()?;
+    listener.socket().add_membership(CN_PROC)?;
+    let address = SocketAddr::new(listener.port_id()?, CN_PROC);
+    listener.socket().bind(&address)?;
+    expect_count(1)?;
+    expect_own_events(&mut listener)?;
+    listener.socket().drop_membership(CN_PROC)?;
+    expect_count(0)
 }
 
 fn leaving_another_group_ends_no_listener() -> TestResult {

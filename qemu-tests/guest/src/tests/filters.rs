@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Event masks, both forms of a request, and changes of a subscription (C16, C18).
 
+use nix::libc;
 use nix::unistd::setsid;
 
 use crate::child;
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::{Listener, ListenerError};
+use crate::support::process::succeed;
 use crate::support::scenario::{
-    events_about, every_kind, in_child, in_self, is_exit, mark, own_task, take_through_exit,
+    events, events_about, every_kind, in_child, in_self, is_exit, mark, own_task, take_through_exit,
 };
+use crate::support::socket_filter::keep_kind;
 use crate::test;
 use crate::wire::{Event, IGNORE, LISTEN, Received, mask};
 
@@ -37,6 +40,11 @@ pub const TESTS: &[Test] = &[
         .stock_fails("a bound socket gets every event as soon as there is a listener")
         .covers(&[Line::C24]),
     test!(a_socket_gets_nothing[unbound](unbound)).covers(&[Line::C24]),
+    test!(a_program_of_the_socket_selects_a_kind[of_the_message](0)),
+    test!(a_program_of_the_socket_selects_a_kind[from_the_network_header](libc::SKF_NET_OFF)),
+    test!(a_program_of_the_socket_selects_a_kind[from_the_link_layer](
+        libc::SKF_LL_OFF
+    )),
 ];
 
 /// Everything that has arrived, without acknowledgements.
@@ -252,4 +260,15 @@ fn unbound() -> Result<Listener, Failure> {
     let mut socket = Listener::open_unbound()?;
     socket.socket().bind_auto()?;
     Ok(socket)
+}
+
+fn a_program_of_the_socket_selects_a_kind(base: i32) -> TestResult {
+    let mut listener = Listener::listen_all()?;
+    keep_kind(&listener, base, mask::COMM)?;
+    listener.take_queued()?;
+    succeed(child::fork(|| i32::from(mark("in the child").is_err()))?)?;
+    mark("after it")?;
+    let mut kinds: Vec<_> = events(&mut listener)?.iter().map(Event::kind).collect();
+    kinds.dedup();
+    expect_eq("kinds", kinds, vec!["comm"])
 }

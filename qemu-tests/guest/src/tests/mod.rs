@@ -5,6 +5,7 @@ use crate::harness::Test;
 
 mod acks;
 mod attribution;
+mod audit;
 mod batches;
 mod cgroup_filter;
 mod cgroup_paths;
@@ -108,6 +109,7 @@ pub fn all() -> Vec<Test> {
         parameters::TESTS,
         loading::TESTS,
         connector::TESTS,
+        audit::TESTS,
         faults::TESTS,
         silence::TESTS,
         namespaces::TESTS,

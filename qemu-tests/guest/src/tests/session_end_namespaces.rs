@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::signal::Signal;
 use nix::unistd::setsid;
 
@@ -12,12 +13,12 @@ use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
 use crate::support::container::{ALL, Container, Handover, NET, PID, numbers_at};
 use crate::support::process::{pause_for_ever, succeed};
-use crate::support::scenario::{events, expect_exactly};
+use crate::support::scenario::{events, expect_exactly, own_task, take_through_exit};
 use crate::support::sessions::{SESSIONS, end, lead, status_of};
 use crate::support::stock::{NO_NETWORK_NAMESPACES, NO_SESSION_END};
 use crate::support::threads::{await_end_of_thread, end_thread_as};
 use crate::test;
-use crate::wire::{Event, LISTEN, Left, Task};
+use crate::wire::{Event, LISTEN, Left, Task, mask};
 
 pub const TESTS: &[Test] = &Declaration::new()
     .stock_fails(NO_NETWORK_NAMESPACES)
@@ -32,6 +33,17 @@ pub const TESTS: &[Test] = &Declaration::new()
             .covers(&[Line::C22]),
         test!(a_namespace_ends_with_the_last_thread_of_its_first_process)
             .stock_fails(NO_SESSION_END),
+        test!(a_first_process_has_the_status_of_its_reboot[restart](
+            RebootMode::RB_AUTOBOOT,
+            Signal::SIGHUP
+        ))
+        .stock_fails(NO_SESSION_END),
+        test!(a_first_process_has_the_status_of_its_reboot[power_off](
+            RebootMode::RB_POWER_OFF,
+            Signal::SIGINT
+        ))
+        .stock_fails(NO_SESSION_END),
+        test!(a_first_process_has_the_status_of_a_reboot_by_a_child).stock_fails(NO_SESSION_END),
     ]);
 
 /// Whether an event is about one of these processes.
@@ -166,4 +178,47 @@ fn a_namespace_ends_with_the_last_thread_of_its_first_process() -> TestResult {
     };
     expect_eq("inside", ends(&mut inside)?, vec![end(1, 0)])?;
     expect_eq("outside", ends(&mut outside)?, vec![end(pid, 0)])
+}
+
+/// Expects the end of a session, and of its leader, to have the status that reboot(2) gives to the first
+/// process of a pid namespace. It is known only after the process was killed.
+fn expect_reboot(container: Container, listener: &mut Listener, signal: Signal) -> TestResult {
+    let pid = container.task().pid;
+    let code = container.wait()?;
+    expect_eq("status", code, signal as u32)?;
+    let ends: Vec<_> = take_through_exit(listener, pid)?
+        .into_iter()
+        .map(|received| received.event)
+        .filter(|event| event.subject().pid == pid && event.kind() != "sid")
+        .collect();
+    let exit = Event::Exit {
+        task: Task::leader(pid),
+        code,
+        signal: Signal::SIGCHLD as u32,
+        parent: own_task(),
+    };
+    expect_eq("ends", ends, vec![end(pid, code), exit])
+}
+
+fn a_first_process_has_the_status_of_its_reboot(mode: RebootMode, signal: Signal) -> TestResult {
+    let mut listener = Listener::listen(SESSIONS | mask::EXIT)?;
+    let container = Container::start(PID, || {
+        setsid()?;
+        match reboot(mode)? {}
+    })?;
+    expect_reboot(container, &mut listener, signal)
+}
+
+fn a_first_process_has_the_status_of_a_reboot_by_a_child() -> TestResult {
+    let mut listener = Listener::listen(SESSIONS | mask::EXIT)?;
+    let container = Container::start(PID, || {
+        setsid()?;
+        let _ = child::fork(|| match reboot(RebootMode::RB_AUTOBOOT) {
+            Ok(never) => match never {},
+            Err(_) => 1,
+        })?
+        .into_pid();
+        pause_for_ever()
+    })?;
+    expect_reboot(container, &mut listener, Signal::SIGHUP)
 }
