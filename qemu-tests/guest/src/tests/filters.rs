@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Event masks, both forms of a request, and changes of a subscription (C16, C18).
+//! Event masks, both forms of a request, changes of a subscription, and programs that a socket's owner
+//! attaches to it (C16, C18, C64).
 
 use nix::libc;
 use nix::unistd::setsid;
@@ -40,11 +41,13 @@ pub const TESTS: &[Test] = &[
         .stock_fails("a bound socket gets every event as soon as there is a listener")
         .covers(&[Line::C24]),
     test!(a_socket_gets_nothing[unbound](unbound)).covers(&[Line::C24]),
-    test!(a_program_of_the_socket_selects_a_kind[of_the_message](0)),
-    test!(a_program_of_the_socket_selects_a_kind[from_the_network_header](libc::SKF_NET_OFF)),
+    test!(a_program_of_the_socket_selects_a_kind[of_the_message](0)).covers(&[Line::C64]),
+    test!(a_program_of_the_socket_selects_a_kind[from_the_network_header](libc::SKF_NET_OFF))
+        .covers(&[Line::C64]),
     test!(a_program_of_the_socket_selects_a_kind[from_the_link_layer](
         libc::SKF_LL_OFF
-    )),
+    ))
+    .covers(&[Line::C64]),
 ];
 
 /// Everything that has arrived, without acknowledgements.
