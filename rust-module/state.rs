@@ -41,13 +41,7 @@ use kernel::{
         has_ended,
         Request, //
     },
-    sync::{
-        barrier::{
-            smp_mb,
-            Read, //
-        },
-        rcu, //
-    },
+    sync::rcu,
     task::{
         might_sleep,
         Task, //
@@ -229,15 +223,8 @@ impl<'a> Process<'a> {
                 });
             }
             // The leader was just released, together with the process or alone. In the latter
-            // case, a thread that called exec has taken its place. This read has to find that
-            // thread, since one above found the ids of the leader gone. `de_thread()` made both
-            // changes in this order, with `tasklist_lock` released and taken in between.
-            smp_mb(Read);
-            let successor = id.group_leader(rcu)?;
-            if core::ptr::eq(successor, leader) {
-                return None;
-            }
-            leader = successor;
+            // case, a thread that called exec has taken its place.
+            leader = id.next_group_leader(leader, rcu)?;
         }
     }
 }
