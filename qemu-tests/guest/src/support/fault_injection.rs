@@ -50,7 +50,7 @@ impl Setting {
         Ok(Self { file, before })
     }
 
-    /// Leaves later listeners so little room that they overrun.
+    /// Gives new listeners so little room that they overrun, until this is dropped.
     pub fn little_room() -> io::Result<Self> {
         Self::change("/proc/sys/net/core", "rmem_default", "16384")
     }

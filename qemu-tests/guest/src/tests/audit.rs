@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Another user of netlink: the audit subsystem logs when a socket joins or leaves its multicast group.
-//! Core netlink tells it that by the calls that the connector also gets (`bind()` and `unbind()`).
+//! Core netlink reports it by the calls that the connector also gets (`bind()` and `unbind()`).
 
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use netlink_sys::{Socket, SocketAddr};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, poll};
-use zerocopy::IntoBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 use crate::child;
 use crate::harness::{Failure, Line, Test, TestResult, expect_eq};
@@ -77,8 +77,8 @@ impl Drop for Enabled {
     }
 }
 
-/// The operations, "connect" or "disconnect", that audit logs for processes other than this one.
-/// Ends with the first one of the process `last`.
+/// The processes and the operations, "connect" or "disconnect", that audit logs. Ends before the first
+/// one of the process `last`.
 fn operations(socket: &Socket, last: i32) -> Result<Vec<(i32, String)>, Failure> {
     let deadline = timeouts::deadline(RECORD_LIMIT);
     let mut operations = Vec::new();
@@ -88,11 +88,13 @@ fn operations(socket: &Socket, last: i32) -> Result<Vec<(i32, String)>, Failure>
             break;
         }
         let (record, _) = socket.recv_from_full()?;
-        let kind = record.get(4..6).map(|kind| [kind[0], kind[1]]);
-        if kind.map(u16::from_ne_bytes) != Some(EVENT_LISTENER) {
+        let Ok((header, text)) = NetlinkHeader::read_from_prefix(&record) else {
+            return Err(Failure::new(format!("a netlink message, got {record:?}")));
+        };
+        if header.kind != EVENT_LISTENER {
             continue;
         }
-        let text = String::from_utf8_lossy(&record[size_of::<NetlinkHeader>()..]);
+        let text = String::from_utf8_lossy(text);
         let field = |name: &str| {
             text.split_whitespace()
                 .find_map(|word| word.strip_prefix(name))

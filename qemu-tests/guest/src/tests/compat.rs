@@ -16,6 +16,7 @@ use super::examples::{self, Example};
 use super::others::about;
 use crate::child::{self, own_pid};
 use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect_eq};
+use crate::support::fault_injection::Setting;
 use crate::support::program::RunningProgram;
 use crate::test;
 
@@ -127,6 +128,6 @@ fn the_example_follows_sessions_as_a_32_bit_program() -> TestResult {
 
 fn the_example_recovers_from_a_loss_as_a_32_bit_program() -> TestResult {
     program(EXAMPLE)?;
-    let _little = examples::give_little_room()?;
+    let _little = Setting::little_room()?;
     Example::named(EXAMPLE)?.recovers_from_a_loss()
 }

@@ -57,18 +57,6 @@ fn needs_no_proc(name: &str) -> TestResult {
     without_proc(PID, || example.recovers_from_a_loss())
 }
 
-/// Gives new listeners so little room that they overrun, until this is dropped.
-pub(super) fn give_little_room() -> Result<Setting, Failure> {
-    Ok(Setting::change(
-        "/proc/sys/net/core",
-        "rmem_default",
-        LITTLE,
-    )?)
-}
-
-/// The room of a listener that is to overrun, in bytes.
-const LITTLE: &str = "16384";
-
 /// More sessions than this room has space for.
 const MANY: usize = 400;
 

@@ -17,7 +17,7 @@ use serde_json::json;
 
 use crate::child::{self, Gate};
 use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
-use crate::support::container::{ALL, Container};
+use crate::support::container::{ALL, Container, NOBODY};
 use crate::support::directory::Directory;
 use crate::support::process::{status, succeed};
 use crate::support::stock::NO_NETWORK_NAMESPACES;
@@ -33,9 +33,6 @@ pub const TESTS: &[Test] = &Declaration::new()
         test!(a_supervisor_works_in_a_bubblewrap_container).covers(&[Line::C11, Line::C17]),
         test!(a_supervisor_works_in_an_oci_container).covers(&[Line::C11, Line::C17]),
     ]);
-
-/// An unprivileged user.
-const NOBODY: u32 = 1000;
 
 /// The script that runs in a container: forkstat, and the process that forkstat has to follow. The
 /// script prints forkstat's pid, the pid of the process that the events are about, and that of the
