@@ -15,7 +15,7 @@
 #: make storm               minutes of events, each accounted for
 #: make cycles              load, unload and kill listeners, thousands of times
 #: make execs               ten thousand storms of execs by threads, each compared with /proc
-#: make pictures            a thousand pictures of all processes, begun under load, and a thousand
+#: make tables              a thousand tables of all processes, begun under load, and a thousand
 #:                          losses, each compared with /proc
 #: make trees               ten thousand trees of processes, each process with one FORK and one EXIT
 #: make containers          ten thousand containers, each with a listener
@@ -33,9 +33,9 @@
 #: RESULTS=FILE             make test writes its results there, a line of JSON each
 #: OUT=DIR                  make bench writes a page and a chart there
 #: CHECK=1                  make bench fails if a target is missed, or was not measured
-#: ARGS='...'               options of fuzz, storm, cycles, execs, pictures, trees and containers, as in
+#: ARGS='...'               options of fuzz, storm, cycles, execs, tables, trees and containers, as in
 #:                          ARGS='--seed 1'
-#: MEMORY=SIZE              the memory of the VM, as in MEMORY=8G (boot, fuzz, storm, cycles, execs, pictures,
+#: MEMORY=SIZE              the memory of the VM, as in MEMORY=8G (boot, fuzz, storm, cycles, execs, tables,
 #:                          trees, containers)
 #: SERIES=7.2               another kernel than Linux 7.3: 7.2
 #: KDIR=DIR                 your own source tree, a git tree, clean or already patched
@@ -52,12 +52,12 @@ FLAVOR ?= release
 override CMD := $(value CMD)
 export ARCH ARGS CHECK CMD CONTINUE FLAVOR FLAVORS JOBS KDIR KDIR_STOCK MEMORY OUT RESULTS SERIES STOCK T TABLE V
 
-.PHONY: module run boot fuzz storm cycles execs pictures trees containers test test-all check bench clean help
+.PHONY: module run boot fuzz storm cycles execs tables trees containers test test-all check bench clean help
 
 module:
 	@scripts/kernel module --flavor "$$FLAVOR"
 
-run boot fuzz storm cycles execs pictures trees containers:
+run boot fuzz storm cycles execs tables trees containers:
 	@scripts/vm $@
 
 test test-all check bench clean:

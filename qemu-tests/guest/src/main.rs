@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use commands::{demo, listen, supervisor};
 use harness::{Case, Conclusion, Reporter, TestResult};
-use loads::{containers, cycles, execs, pictures, storm, trees};
+use loads::{containers, cycles, execs, storm, tables, trees};
 use protocol::TEST_KILLED;
 use reporter::{Ktap, Records};
 
@@ -27,8 +27,8 @@ mod identities;
 mod kernel;
 mod listener;
 mod loads;
-mod picture;
 mod proc_stat;
+mod process_table;
 mod reporter;
 mod results;
 mod support;
@@ -80,8 +80,8 @@ enum Command {
     Cycles(cycles::Options),
     /// Execute programs from threads, and track the pids that are in use.
     Execs(execs::Options),
-    /// Begin pictures of all processes under load, lose events, and compare with /proc.
-    Pictures(pictures::Options),
+    /// Begin tables of all processes under load, lose events, and compare with /proc.
+    Tables(tables::Options),
     /// Make trees of processes, and check that each process begins and ends once.
     Trees(trees::Options),
     /// Let thousands of containers listen, each for its own events.
@@ -153,9 +153,9 @@ impl Command {
                 load("cycles", &parts, options, cycles::run)
             }
             Self::Execs(options) => load("execs", &[(options.rounds, 100)], options, execs::run),
-            Self::Pictures(options) => {
+            Self::Tables(options) => {
                 let parts = [(options.starts, 500), (options.losses, 500)];
-                load("pictures", &parts, options, pictures::run)
+                load("tables", &parts, options, tables::run)
             }
             Self::Trees(options) => load("trees", &[(options.trees, 100)], options, trees::run),
             Self::Containers(options) => load(
@@ -253,7 +253,7 @@ mod unit {
         };
         assert_eq!(limit(&["storm", "--seconds", "7200"]), 7800);
         assert_eq!(limit(&["cycles", "--reloads", "0", "--kills", "100"]), 605);
-        for load in ["fuzz", "execs", "pictures", "trees", "containers"] {
+        for load in ["fuzz", "execs", "tables", "trees", "containers"] {
             assert!((900..7200).contains(&limit(&[load])), "{load}");
         }
     }

@@ -173,7 +173,7 @@ pub const POPULATIONS: [u32; 2] = [1_000, 10_000];
 #[serde(rename_all = "snake_case")]
 pub enum Situation {
     /// No listeners.
-    Nobody,
+    NoListener,
     /// Listeners for everything, which are read between the measurements.
     Everything,
     /// Listeners for everything that get events in batches, which only our kernel has.
@@ -205,6 +205,27 @@ pub enum Situation {
 }
 
 impl Situation {
+    /// The listeners, as a page names them.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NoListener => "no listener",
+            Self::Everything => "listeners",
+            Self::Batch => "listeners with BATCH",
+            Self::Identity => "listeners with IDENTITY",
+            Self::IdentityBatch => "listeners with IDENTITY and BATCH",
+            Self::OtherCgroup => "listeners for a cgroup",
+            Self::Processes => "listeners with PROCESSES",
+            Self::State => "STATE",
+            Self::IdentityState => "STATE with IDENTITY",
+            Self::Filtered => "listeners for another kind of event",
+            Self::NeverListened => "sockets that never sent LISTEN",
+            Self::Dead => "a closed listener",
+            Self::NeverReads => "a listener that never reads",
+            Self::Containers => "listeners in containers",
+            Self::Ebpf => "eBPF",
+        }
+    }
+
     /// The same listeners without IDENTITY; `None` if they do not ask for it.
     pub fn without_identity(self) -> Option<Self> {
         match self {
@@ -277,7 +298,7 @@ pub enum BenchRecord {
     /// Requests and ends of many listeners.
     Many(Many),
     /// Which processes there are.
-    Picture(Picture),
+    Enumeration(Enumeration),
 }
 
 /// An answer of the program that records events with eBPF programs.
@@ -313,9 +334,9 @@ pub struct Reading {
 
 /// What it takes to learn which processes there are.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
-pub struct Picture {
+pub struct Enumeration {
     /// The source: the kernel's state with [`Situation::State`] or [`Situation::IdentityState`],
-    /// /proc with [`Situation::Nobody`].
+    /// /proc with [`Situation::NoListener`].
     pub situation: Situation,
     /// How many there are, apart from a few others.
     pub processes: u32,

@@ -99,7 +99,8 @@ pub struct Reader {
     is_provoked: bool,
     /// The report of one of [`CHECKERS`] that is being read.
     report: Option<Vec<String>>,
-    has_foreign_reports: bool,
+    /// Whether a checker reported something during this test, and during the one before it.
+    has_reports: [bool; 2],
 }
 
 impl Reader {
@@ -110,6 +111,7 @@ impl Reader {
             self.test = Some(test.to_owned());
             // A test that was killed did not write PROVOKED_ENDED.
             self.is_provoked = false;
+            self.has_reports = [false, self.has_reports[0]];
         } else if text.contains(TESTS_ENDED) {
             self.test = None;
         } else if text.contains(DUMP_BEGINS) {
@@ -136,15 +138,16 @@ impl Reader {
         self.in_dump
     }
 
-    /// Whether there was a report of a checker, which may have been about other code. The kernel
-    /// counts such a report as a warning.
+    /// Whether there was a report of a checker, which may have been about other code, during this
+    /// test or the one before it. The kernel counts such a report as a warning, after it wrote the
+    /// report, so that the next test may find the higher count.
     pub fn has_foreign_reports(&self) -> bool {
-        self.has_foreign_reports
+        self.has_reports.contains(&true)
     }
 
     fn take_of_kernel(&mut self, text: &str) -> Vec<LogLine> {
         if CHECKERS.iter().any(|checker| text.contains(checker)) {
-            self.has_foreign_reports = true;
+            self.has_reports[0] = true;
             self.report = Some(vec![text.to_owned()]);
             return Vec::new();
         }
@@ -252,6 +255,19 @@ mod tests {
                 .all(|line| line.test.as_deref() == Some("a::b"))
         );
         assert!(reader.has_foreign_reports());
+    }
+
+    #[test]
+    fn a_report_is_known_until_the_next_test_has_ended() {
+        let mut reader = Reader::default();
+        let mut known_in = |line: &str| {
+            reader.take(&format!("{TEST_BEGINS}a::b"));
+            reader.take(line);
+            reader.has_foreign_reports()
+        };
+        assert!(known_in("BUG: KCSAN: data-race in vfs_read / vfs_write"));
+        assert!(known_in(FRAME));
+        assert!(!known_in("all is well"));
     }
 
     #[test]

@@ -69,7 +69,8 @@ lines! {
          module go first.";
     C26 "/proc/net/connector lists cn_proc in every network namespace.";
     C27 "The count is the number of listening sockets, however they started or stopped listening.";
-    C28 "A hook for events that no listener asked for is a branch that is patched out."
+    C28 "A hook for events that no listener asked for is a branch that is patched out; setsid() and \
+         exit also store a pointer and look at it."
         by "make bench";
     C29 "The cost of an event grows with the number of listeners that get it."
         by "make bench";
@@ -115,12 +116,20 @@ lines! {
          fail.";
     C58 "A listener's memory is charged to its creator's cgroup, and a listener counts for its creator \
          along the user namespaces.";
+    C60 "Without the new handler, process events are those of the stock kernel, at its costs."
+        by "make test-all", "make bench";
+    C61 "The last patch adds the module to the kernel's source; it works the same when it is built in."
+        by "make test-all", "make check";
+    C62 "Everything works on arm64 as on x86-64."
+        by "make test-all";
     C63 "Everything works with a distribution's configuration, within what its security modules \
          allow, and for 32-bit programs."
         by "make test-all";
     C64 "Clients of other projects work unchanged, on the host and in a container.";
     C65 "Every line of the contract has a test that declares it, or a command that shows it."
         by "make check";
+    C66 "Each page of results names the commit and the command that made it, and the kernels."
+        by "make test-all", "make bench";
 }
 
 impl Display for Line {

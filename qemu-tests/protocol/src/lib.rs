@@ -11,14 +11,15 @@ pub mod bench;
 pub mod clock;
 pub mod complaints;
 pub mod contract;
+mod json;
 pub mod results;
 
 use std::io::{self, ErrorKind, Read, Write};
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use contract::Line;
+use json::{from_json, json};
 use results::Record;
 
 /// Name of the virtio-serial port, as found in `/sys/class/virtio-ports/*/name`.
@@ -214,14 +215,6 @@ pub enum StockExpectation {
     Fails(String),
     /// The test makes no sense there, for this reason.
     NotApplicable(String),
-}
-
-fn json(value: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(value).expect("numbers, strings and lists of them can always be encoded")
-}
-
-fn from_json<T: DeserializeOwned>(payload: &[u8]) -> io::Result<T> {
-    serde_json::from_slice(payload).map_err(io::Error::from)
 }
 
 fn invalid(what: String) -> io::Error {

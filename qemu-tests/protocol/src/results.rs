@@ -14,6 +14,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::bench;
+use crate::json::json;
 
 /// How a test, a load or a check ended.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -27,34 +28,13 @@ pub enum Outcome {
     Skipped(String),
 }
 
-/// A value that is added up over tests, or that was measured.
+/// A value that was counted or measured.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Figure {
     /// What it is, with its unit.
     pub name: String,
     /// How much, or how many.
     pub value: f64,
-}
-
-/// Names of the figures that the page of the flavors adds up.
-pub mod names {
-    /// Allocations that were made to fail.
-    pub const FAULTS: &str = "faults injected";
-    /// Messages that the fuzzer sent.
-    pub const MESSAGES: &str = "messages fuzzed";
-    /// Events, each counted once for each listener that it was for.
-    pub const GENERATED: &str = "events generated";
-    /// Those that were delivered.
-    pub const DELIVERED: &str = "events delivered";
-    /// Those that were lost. The kernel has to have counted them.
-    pub const LOST: &str = "events lost";
-    /// Listening processes that were killed.
-    pub const KILLS: &str = "listeners killed";
-    /// How often the module was loaded and unloaded.
-    pub const LOADS: &str = "loads and unloads";
-
-    /// All of them, in the page's order.
-    pub const ADDED_UP: [&str; 7] = [FAULTS, MESSAGES, GENERATED, DELIVERED, LOST, KILLS, LOADS];
 }
 
 /// What went wrong around a test, independent of the test's own result. No test can declare it.
@@ -294,7 +274,7 @@ impl Count {
 }
 
 fn line(value: &impl Serialize) -> Vec<u8> {
-    let mut line = crate::json(value);
+    let mut line = json(value);
     line.push(b'\n');
     line
 }

@@ -17,7 +17,6 @@ use run::{commands, load, test_run};
 
 mod bench;
 mod machine;
-mod origin;
 mod pages;
 mod results_file;
 mod run;
@@ -71,7 +70,7 @@ enum Command {
         #[arg(last = true, value_name = "CMD")]
         command: Vec<String>,
     },
-    /// Run a load of the guest program: fuzz, storm, cycles, execs, pictures, trees or containers.
+    /// Run a load of the guest program: fuzz, storm, cycles, execs, tables, trees or containers.
     Load {
         #[command(flatten)]
         machine: OneMachine,

@@ -37,7 +37,9 @@ pub fn run() -> Result<()> {
                 }
                 Err(failure) => {
                     let left = LISTENER_COUNTS.len() - index + 1;
-                    return missing(left, Situation::Containers, failure.to_string());
+                    eprintln!("bench: listening in a container: {failure}");
+                    let reason = "no process in a container can listen".to_owned();
+                    return missing(left, Situation::Containers, reason);
                 }
             }
         }

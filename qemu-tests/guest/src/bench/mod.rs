@@ -68,7 +68,7 @@ pub struct Options {
     peer: Option<PathBuf>,
     /// Measure only the cost of each operation without listeners.
     #[arg(long)]
-    nobody: bool,
+    without_listeners: bool,
     /// Measure, in time, what needs two CPUs: one that raises events and one that reads them.
     #[arg(long)]
     parallel: bool,
@@ -86,7 +86,7 @@ pub fn run(options: &Options) -> Result<()> {
     report_line(&BenchRecord::Total(total(options)))?;
     let mut worker = Worker::start()?;
     measure_baseline(&mut worker)?;
-    if options.nobody {
+    if options.without_listeners {
         return Ok(());
     }
     for others in BESIDE {
@@ -150,7 +150,7 @@ fn in_parallel() -> Result<()> {
 /// How many figures there will be.
 fn total(options: &Options) -> u32 {
     let baseline = baseline().count();
-    if options.nobody {
+    if options.without_listeners {
         return baseline as u32;
     }
     let many_listeners = 2 * LISTENER_COUNTS.len() * Operation::KINDS.len();
@@ -194,7 +194,7 @@ fn measure_baseline(worker: &mut Worker) -> Result<()> {
         }
     }
     for (operation, times) in times {
-        report_figure(operation, Situation::Nobody, 0, times.measured())?;
+        report_figure(operation, Situation::NoListener, 0, times.measured())?;
     }
     Ok(())
 }
@@ -277,7 +277,7 @@ fn listener_that_never_reads(worker: &mut Worker) -> Result<()> {
 fn dead_listener(worker: &mut Worker) -> Result<()> {
     let mut rounds = Rounds::default();
     for operation in AFTER_DEATH {
-        rounds.measure(worker, operation, Situation::Nobody, &mut |_| Ok(()))?;
+        rounds.measure(worker, operation, Situation::NoListener, &mut |_| Ok(()))?;
     }
     drop(Listener::listen(mask::SID)?);
     thread::sleep(LINGER);

@@ -32,7 +32,7 @@ pub fn run(worker: &mut Worker, program: &Path) -> Result<()> {
     let mut rounds = Rounds::default();
     for operation in RECORDED {
         for _ in 0..ROUNDS {
-            rounds.measure(worker, operation, Situation::Nobody, &mut |_| Ok(()))?;
+            rounds.measure(worker, operation, Situation::NoListener, &mut |_| Ok(()))?;
             let mut peer = match Peer::start(program, &[operation]) {
                 Ok(peer) => peer,
                 Err(error) => return missing(left, Situation::Ebpf, format!("{error:#}")),
@@ -55,7 +55,9 @@ pub fn run(worker: &mut Worker, program: &Path) -> Result<()> {
     report_figure(Operation::Read, Situation::Ebpf, 1, measured)?;
     peer.end()?;
     for _ in 0..ROUNDS {
-        rounds.measure(worker, Operation::Storm, Situation::Nobody, &mut |_| Ok(()))?;
+        rounds.measure(worker, Operation::Storm, Situation::NoListener, &mut |_| {
+            Ok(())
+        })?;
         let mut peer = Peer::start(program, &RECORDED)?;
         rounds.measure(worker, Operation::Storm, Situation::Ebpf, &mut |times| {
             peer.drain(4 * times)

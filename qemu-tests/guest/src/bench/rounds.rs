@@ -44,7 +44,7 @@ impl Rounds {
         let mut rounds = Self::default();
         for _ in 0..ROUNDS {
             for operation in operations {
-                rounds.measure(worker, *operation, Situation::Nobody, &mut |_| {
+                rounds.measure(worker, *operation, Situation::NoListener, &mut |_| {
                     set.expect_nothing()
                 })?;
             }
@@ -104,7 +104,7 @@ impl Rounds {
             let rounds = self.0.get(&(operation, situation));
             rounds.with_context(|| format!("{} was not measured", operation.name()))
         };
-        let (with, baseline) = (of(situation)?, of(Situation::Nobody)?);
+        let (with, baseline) = (of(situation)?, of(Situation::NoListener)?);
         let plain = situation.without_identity().map(of).transpose()?;
         let all = Measured::of_rounds(with);
         report_line(&BenchRecord::Measurement(Measurement {

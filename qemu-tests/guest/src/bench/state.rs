@@ -10,7 +10,7 @@ use std::thread;
 
 use anyhow::{Result, anyhow, ensure};
 use nix::sched::{CloneFlags, unshare};
-use protocol::bench::{BenchRecord, POPULATIONS, Picture, Situation};
+use protocol::bench::{BenchRecord, Enumeration, POPULATIONS, Situation};
 
 use super::clock::instructions;
 use super::containers::run_in;
@@ -49,9 +49,9 @@ pub fn run() -> Result<()> {
             .map_err(|failure| anyhow!("cannot make {count} processes: {failure}"))?;
         // Until each has started, and does nothing more.
         thread::sleep(LINGER);
-        let pictures = run_in(&container, move || pictures(count, has_state))?;
-        for picture in pictures {
-            report_line(&BenchRecord::Picture(picture))?;
+        let enumerations = run_in(&container, move || enumerations(count, has_state))?;
+        for enumeration in enumerations {
+            report_line(&BenchRecord::Enumeration(enumeration))?;
         }
     }
     if has_state {
@@ -70,13 +70,13 @@ fn populate(count: u32) -> TestResult {
 }
 
 /// Lists the processes in all ways. `made` is the number of processes that were made for this.
-fn pictures(made: u32, has_state: bool) -> Result<Vec<Picture>> {
+fn enumerations(made: u32, has_state: bool) -> Result<Vec<Enumeration>> {
     unshare(CloneFlags::CLONE_NEWNS)?;
     keep_mounts()?;
     mount_own_proc()?;
-    let mut pictures = vec![picture(Situation::Nobody, made, &mut read_proc)?];
+    let mut enumerations = vec![enumeration(Situation::NoListener, made, &mut read_proc)?];
     if !has_state {
-        return Ok(pictures);
+        return Ok(enumerations);
     }
     let listener = Listener::open()?;
     let mut reader = Reader::default();
@@ -85,18 +85,18 @@ fn pictures(made: u32, has_state: bool) -> Result<Vec<Picture>> {
         listener.request(&request(form, mask::SID))?;
         reader.read_all(&listener, 0)?;
         let mut list = || ask(&listener, &mut reader);
-        pictures.push(picture(form, made, &mut list)?);
+        enumerations.push(enumeration(form, made, &mut list)?);
     }
-    Ok(pictures)
+    Ok(enumerations)
 }
 
 /// Lists the processes in one way: those that were made, the first process of the namespace, and this
 /// one.
-fn picture(
+fn enumeration(
     situation: Situation,
     made: u32,
     list: &mut dyn FnMut() -> Result<u64>,
-) -> Result<Picture> {
+) -> Result<Enumeration> {
     let all = u64::from(made) + 2;
     let mut operation = repeated(|| {
         let started = instructions();
@@ -113,7 +113,7 @@ fn picture(
     let mut times = Times::default();
     times.take_of(TIMES, 1, &mut operation, &mut |_| Ok(()))?;
     let measured = times.measured().of_each(all);
-    Ok(Picture {
+    Ok(Enumeration {
         situation,
         processes: made,
         instructions: measured.median,

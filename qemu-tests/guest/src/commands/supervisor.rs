@@ -41,16 +41,16 @@ use crate::child;
 use crate::describe::ending;
 use crate::identities;
 use crate::listener::Listener;
-use crate::picture::{self, Picture};
+use crate::process_table::{self, ProcessTable};
 use crate::wire::{
     Event, FEATURE_STATE, Identity, LISTEN, Left, PROCESSES, Received, mask, proc_listen,
 };
 
 /// `PROC_CN_FEATURE_SID_ORIGIN`, `PROC_CN_FEATURE_SESSION_END`, `PROC_CN_FEATURE_PROCESSES`, and the
-/// features that the picture needs.
+/// features that the table needs.
 const FEATURES: u32 = 0x8 | 0x10 | 0x20 | identities::FEATURE | FEATURE_STATE;
 
-/// The events that the supervisor listens for. Without forks, the only later processes in the picture
+/// The events that the supervisor listens for. Without forks, the only later processes in the table
 /// are session leaders, and the supervisor needs no others.
 const MASK: u32 = mask::SID | mask::SESSION_END | mask::EXIT;
 
@@ -83,19 +83,19 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         .map(|word| CString::new(word.as_str()));
     let words = words.collect::<Result<Vec<_>, _>>()?;
     let mut listener = listen()?;
-    let mut picture = Picture::default();
+    let mut table = ProcessTable::default();
     let mut supervisor = Supervisor::start(words, options.record.clone())?;
     let (mut losses, mut states) = (0, 0);
     loop {
-        let Some(received) = picture.read(&mut listener, Instant::now() + WAIT)? else {
+        let Some(received) = table.read(&mut listener, Instant::now() + WAIT)? else {
             continue;
         };
-        if mem::replace(&mut losses, picture.losses()) != picture.losses() {
+        if mem::replace(&mut losses, table.losses()) != table.losses() {
             say("events were lost")?;
         }
         let mut is_over = supervisor.handle(&received)?;
-        if picture.is_exact() && mem::replace(&mut states, picture.states()) != picture.states() {
-            is_over |= supervisor.settle(&leaders(&picture))?;
+        if table.is_exact() && mem::replace(&mut states, table.states()) != table.states() {
+            is_over |= supervisor.settle(&leaders(&table))?;
         }
         supervisor.write()?;
         if is_over {
@@ -115,15 +115,15 @@ fn listen() -> Result<Listener> {
          is too old"
     );
     // The ends of threads are of no interest.
-    listener.request(&proc_listen(LISTEN, MASK, picture::FLAGS | PROCESSES))?;
+    listener.request(&proc_listen(LISTEN, MASK, process_table::FLAGS | PROCESSES))?;
     Ok(listener)
 }
 
 /// The leaders of sessions, by the numbers in their identities: the pid and the identity of each.
 type Leaders = BTreeMap<u64, (i32, Identity)>;
 
-fn leaders(picture: &Picture) -> Leaders {
-    let living = picture.living().iter();
+fn leaders(table: &ProcessTable) -> Leaders {
+    let living = table.living().iter();
     living
         .filter(|(_, process)| process.leads)
         .map(|(number, process)| (*number, (process.pid, process.identity)))

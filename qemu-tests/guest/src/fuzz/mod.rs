@@ -33,7 +33,6 @@ use corpus::Corpus;
 use coverage::{Coverage, Functions, Kcov};
 use environment::Environment;
 use program::Program;
-use protocol::results::names;
 use tally::Tally;
 
 mod cgroups;
@@ -228,7 +227,7 @@ pub fn run(options: &Options) -> TestResult {
 }
 
 fn report_messages(tally: &Tally) {
-    results::figure(names::MESSAGES, tally.messages as f64);
+    results::figure("messages", tally.messages as f64);
 }
 
 /// The namespaces of half of the workers, on a kernel that lacks some.

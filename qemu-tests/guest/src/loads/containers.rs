@@ -6,14 +6,13 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use nix::sys::sysinfo::sysinfo;
 
 use crate::child::{self, Gate, allow_descriptors, own_pid};
 use crate::debugfs::Listing;
 use crate::harness::{Failure, TestResult, expect_eq};
 use crate::listener::Listener;
 use crate::results;
-use crate::support::container::{Container, NET, PID, open};
+use crate::support::container::{Container, NET, PID, is_room, open};
 use crate::support::fault_injection::Setting;
 use crate::support::namespace_user::NamespaceUser;
 use crate::support::process::succeed;
@@ -32,9 +31,6 @@ pub struct Options {
     pub count: usize,
 }
 
-/// One in this many bytes of the memory has to be free for another container.
-const RESERVE: u64 = 8;
-
 /// Processes that each container makes.
 const FORKS: i32 = 5;
 
@@ -42,7 +38,7 @@ const FORKS: i32 = 5;
 const PROGRESS: usize = 1000;
 
 /// How long [`CONTAINERS`] containers may take for a step.
-pub const ALL_LIMIT: Duration = Duration::from_secs(60);
+const ALL_LIMIT: Duration = Duration::from_secs(60);
 
 /// The handshakes between the containers and the test.
 struct Handshakes {
@@ -122,12 +118,6 @@ fn raise_limits(count: usize) -> Result<Vec<Setting>, Failure> {
         Setting::change(directory, name, &value)
     });
     Ok(raised.into_iter().collect::<Result<_, _>>()?)
-}
-
-/// Whether there is memory for another container.
-pub fn is_room() -> nix::Result<bool> {
-    let info = sysinfo()?;
-    Ok(info.ram_unused() > info.ram_total() / RESERVE)
 }
 
 /// Starts up to `most` containers, each of which listens and raises events. Expects each listener to

@@ -11,7 +11,6 @@ use crate::listener::Listener;
 use crate::results;
 use crate::support::sequence_numbers::SequenceNumbers;
 use crate::timeouts;
-use protocol::results::names;
 
 /// A listener, and what it has read.
 pub struct CountedListener {
@@ -109,9 +108,9 @@ impl Comparison {
             lost,
         } = self.totals;
         for (name, value) in [
-            (names::GENERATED, generated),
-            (names::DELIVERED, Some(delivered)),
-            (names::LOST, Some(lost)),
+            ("events generated", generated),
+            ("events delivered", Some(delivered)),
+            ("events lost", Some(lost)),
         ] {
             if let Some(value) = value {
                 results::figure(name, value as f64);

@@ -2,7 +2,6 @@
 //! The module is loaded and unloaded, and listeners are killed, again and again. No listener is counted
 //! at the end, and the kernel's memory is as before.
 
-use std::fs;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -11,12 +10,11 @@ use nix::sys::wait::WaitStatus;
 
 use super::victim;
 use crate::debugfs::Listing;
-use crate::harness::{Failure, TestResult, expect_eq};
-use crate::results;
+use crate::harness::{TestResult, expect_eq};
+use crate::support::memory::used_kb;
 use crate::support::module;
 use crate::support::polling::poll_until_done;
 use crate::wire::mask;
-use protocol::results::names;
 
 /// How much to do.
 #[derive(Args)]
@@ -44,8 +42,12 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(15);
 
 /// Runs the cycles, and prints the figures.
 pub fn run(options: &Options) -> TestResult {
-    repeat(names::LOADS, options.reloads, module::reload_under_load)?;
-    repeat(names::KILLS, options.kills, kill_listeners)
+    repeat(
+        "loads and unloads",
+        options.reloads,
+        module::reload_under_load,
+    )?;
+    repeat("listeners killed", options.kills, kill_listeners)
 }
 
 /// Runs a function this many times, and expects neither listeners nor memory to be left.
@@ -72,31 +74,7 @@ pub fn repeat(what: &str, times: usize, run: fn(usize) -> TestResult) -> TestRes
     Ok(())
 }
 
-/// The memory that the kernel uses and can't reclaim: slabs that can't be reclaimed, stacks, page
-/// tables, and what modules and per-CPU counters take.
-fn used_kb() -> Result<i64, Failure> {
-    const FIELDS: [&str; 5] = [
-        "SUnreclaim:",
-        "KernelStack:",
-        "PageTables:",
-        "VmallocUsed:",
-        "Percpu:",
-    ];
-    let text = fs::read_to_string("/proc/meminfo")?;
-    let mut used = 0;
-    for line in text.lines() {
-        let mut words = line.split_whitespace();
-        if let (Some(name), Some(number)) = (words.next(), words.next()) {
-            if FIELDS.contains(&name) {
-                used += number.parse::<i64>()?;
-            }
-        }
-    }
-    Ok(used)
-}
-
-/// Kills this many listening processes, some at a time, each at any point of its requests. Reports how
-/// many it killed.
+/// Kills this many listening processes, some at a time, each at any point of its requests.
 pub fn kill_listeners(times: usize) -> TestResult {
     let mut killed = 0;
     while killed < times {
@@ -115,6 +93,5 @@ pub fn kill_listeners(times: usize) -> TestResult {
             killed += 1;
         }
     }
-    results::figure(names::KILLS, killed as f64);
     Ok(())
 }

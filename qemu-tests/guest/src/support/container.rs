@@ -13,6 +13,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::sys::sysinfo::sysinfo;
 use nix::unistd::{Gid, Pid, Uid, setgroups, setresgid, setresuid};
 
 use super::descriptors::{receive_descriptor, send_descriptors};
@@ -43,6 +44,15 @@ pub const USER: CloneFlags = CloneFlags::CLONE_NEWUSER;
 
 /// The namespaces that a container usually has.
 pub const ALL: CloneFlags = PID.union(NET).union(USER);
+
+/// One in this many bytes of the memory has to be free for another container.
+const RESERVE: u64 = 8;
+
+/// Whether there is memory for another container.
+pub fn is_room() -> nix::Result<bool> {
+    let info = sysinfo()?;
+    Ok(info.ram_unused() > info.ram_total() / RESERVE)
+}
 
 /// The kinds of namespaces among these that the kernel lacks, each with its option.
 fn lacks(kinds: CloneFlags) -> impl Iterator<Item = (CloneFlags, &'static str)> {
@@ -249,17 +259,17 @@ fn become_root(kinds: CloneFlags) -> nix::Result<()> {
 }
 
 /// A user without rights.
-pub const NOBODY: u32 = 1000;
+pub const UNPRIVILEGED: u32 = 1000;
 
 /// Becomes a user without rights, makes namespaces, one of them a user namespace, and becomes root in
 /// them. In a new pid namespace, the next child is the first process.
-pub fn become_nobody_in(kinds: CloneFlags) -> TestResult {
-    let (user, group) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+pub fn become_unprivileged_in(kinds: CloneFlags) -> TestResult {
+    let (user, group) = (Uid::from_raw(UNPRIVILEGED), Gid::from_raw(UNPRIVILEGED));
     setgroups(&[])?;
     setresgid(group, group, group)?;
     setresuid(user, user, user)?;
     unshare(kinds)?;
-    become_root_as(NOBODY)
+    become_root_as(UNPRIVILEGED)
 }
 
 /// Maps root to this id outside, in a user namespace that this process has just made.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A listener with its picture, and what /proc and pidfds show of the same processes.
+//! A listener with its table, and what /proc and pidfds show of the same processes.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -12,32 +12,32 @@ use super::state_dump::listen;
 use crate::harness::{Failure, TestResult, expect};
 use crate::identities;
 use crate::listener::Listener;
-use crate::picture::{FLAGS, MASK, Picture};
+use crate::process_table::{FLAGS, MASK, ProcessTable};
 use crate::timeouts;
 use crate::wire::{IGNORE, LISTEN, proc_listen};
 
-/// How long a picture may take to be exact, beside any load.
+/// How long a table may take to be exact, beside any load.
 pub const EXACT_LIMIT: Duration = Duration::from_secs(20);
 
 /// The living processes: the number in pidfs, the pid, and whether it leads a session.
 pub type Living = BTreeSet<(u64, i32, bool)>;
 
-/// A listener and its picture.
+/// A listener and its table.
 pub struct Follower {
     /// The listener.
     pub listener: Listener,
     /// What the listener knows from the state and the events.
-    pub picture: Picture,
-    /// Flags of the listener, beside those that the picture needs.
+    pub table: ProcessTable,
+    /// Flags of the listener, beside those that the table needs.
     flags: u32,
 }
 
 impl Follower {
-    /// Begins to listen, with an empty picture.
+    /// Begins to listen, with an empty table.
     pub fn new(flags: u32) -> Result<Self, Failure> {
         Ok(Self {
             listener: listen(MASK, FLAGS | flags)?,
-            picture: Picture::default(),
+            table: ProcessTable::default(),
             flags,
         })
     }
@@ -49,22 +49,22 @@ impl Follower {
         Ok(follower)
     }
 
-    /// Ends the listener and makes it one again, with an empty picture.
+    /// Ends the listener and makes it one again, with an empty table.
     pub fn begin_anew(&mut self) -> TestResult {
         self.listener.request(&[IGNORE])?;
         self.listener.take_queued()?;
         self.listener
             .request(&proc_listen(LISTEN, MASK, FLAGS | self.flags))?;
-        self.picture = Picture::default();
+        self.table = ProcessTable::default();
         Ok(())
     }
 
-    /// Reads until the picture is exact.
+    /// Reads until the table is exact.
     #[track_caller]
     pub fn complete(&mut self) -> TestResult {
         let limit = timeouts::deadline(EXACT_LIMIT);
-        let is_exact = self.picture.complete(&mut self.listener, limit)?;
-        expect(is_exact, "an exact picture")
+        let is_exact = self.table.complete(&mut self.listener, limit)?;
+        expect(is_exact, "an exact table")
     }
 
     /// Reads this many messages.
@@ -72,22 +72,22 @@ impl Follower {
     pub fn read(&mut self, count: usize) -> TestResult {
         let limit = timeouts::deadline(EXACT_LIMIT);
         for _ in 0..count {
-            let received = self.picture.read(&mut self.listener, limit)?;
+            let received = self.table.read(&mut self.listener, limit)?;
             expect(received.is_some(), "events of the load")?;
         }
         Ok(())
     }
 
-    /// Expects the picture to be the kernel's own, while nothing happens.
+    /// Expects the table to be the kernel's own, while nothing happens.
     ///
     /// The end of a process may be reported a moment after it was waited for, and /proc may show the
-    /// process until then. A picture that is wrong stays wrong.
+    /// process until then. A table that is wrong stays wrong.
     #[track_caller]
     pub fn expect_exact(&mut self) -> TestResult {
         let limit = timeouts::deadline(EXACT_LIMIT);
         loop {
-            let is_exact = self.picture.catch_up(&mut self.listener, limit)?;
-            expect(is_exact, "an exact picture")?;
+            let is_exact = self.table.catch_up(&mut self.listener, limit)?;
+            expect(is_exact, "an exact table")?;
             let (living, by_proc) = (self.living(), living_by_proc()?);
             if living == by_proc {
                 return Ok(());
@@ -100,9 +100,9 @@ impl Follower {
         }
     }
 
-    /// The processes that live in the picture.
+    /// The processes that live in the table.
     pub fn living(&self) -> Living {
-        let living = self.picture.living().iter();
+        let living = self.table.living().iter();
         living
             .map(|(number, process)| (*number, process.pid, process.leads))
             .collect()

@@ -10,7 +10,6 @@ use nix::kmod::{DeleteModuleFlags, ModuleInitFlags, delete_module, finit_module}
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::WaitStatus;
 use protocol::MODULE_VARIABLE;
-use protocol::results::names;
 
 use super::scenario::{expect_own_events, mark};
 use crate::child::{self, Gate};
@@ -18,7 +17,6 @@ use crate::cpus::{cpus, pin};
 use crate::debugfs;
 use crate::harness::{Failure, TestResult, expect, expect_eq};
 use crate::listener::Listener;
-use crate::results;
 
 /// Skips a test of the module if the handler is not a module.
 #[track_caller]
@@ -115,7 +113,7 @@ pub fn reload() -> TestResult {
 }
 
 /// Unloads and loads the module this many times while other processes fork, rename and exit on all
-/// CPUs. Reports how often it did.
+/// CPUs.
 pub fn reload_under_load(rounds: usize) -> TestResult {
     needed()?;
     let mut busy = Vec::new();
@@ -124,13 +122,11 @@ pub fn reload_under_load(rounds: usize) -> TestResult {
         busy.push(child::fork(|| raise_events(cpu, &started))?);
         started.pass()?;
     }
-    let mut reloads = 0;
     for _ in 0..rounds {
         let listener = Listener::listen_all()?;
         expect_unload_refused()?;
         drop(listener);
         reload()?;
-        reloads += 1;
     }
     for child in busy {
         let pid = child.pid();
@@ -138,7 +134,6 @@ pub fn reload_under_load(rounds: usize) -> TestResult {
         let killed = WaitStatus::Signaled(pid, Signal::SIGKILL, false);
         expect_eq("the end of a busy process", child.wait()?, killed)?;
     }
-    results::figure(names::LOADS, f64::from(reloads));
     Ok(())
 }
 

@@ -34,6 +34,14 @@ pub fn in_path(name: &str) -> Result<PathBuf, Failure> {
         .ok_or_else(|| Failure::new(format!("there is no {name} in PATH: run scripts/setup")))
 }
 
+/// A program of this name that `scripts/setup --clients` provides, or that is already installed.
+pub fn provided(name: &str) -> Result<PathBuf, Failure> {
+    if cfg!(not(target_arch = "x86_64")) {
+        return Err(Failure::skip("set-up provides it for x86-64 only"));
+    }
+    in_path(name)
+}
+
 /// A running program, with its output and errors as one text.
 pub struct RunningProgram {
     name: String,

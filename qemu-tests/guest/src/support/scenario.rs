@@ -21,7 +21,7 @@ use crate::cpus::{cpus, pin};
 use crate::debugfs::{self, Listing};
 use crate::harness::{Failure, TestResult, expect, expect_eq};
 use crate::listener::Listener;
-use crate::wire::{Comm, Event, EventBody, Received, Task};
+use crate::wire::{Comm, Event, EventBody, LISTEN, Received, Task, mask};
 
 /// Names of the marks around what is tested.
 const BEGIN: &str = "test begins";
@@ -244,6 +244,19 @@ pub fn ask(
         Event::Ack { err } => Ok(err),
         event => Err(Failure::new(format!("an answer, got {event:?}"))),
     }
+}
+
+/// Opens a socket without a listener's large buffer, and sends LISTEN for COMM. Returns the socket and
+/// the answer's errno.
+pub fn try_to_listen() -> Result<(Listener, u32), Failure> {
+    let mut listener = Listener::open_unprivileged()?;
+    let err = ask_for_comm(&mut listener)?;
+    Ok((listener, err))
+}
+
+/// Sends LISTEN for COMM. Returns the answer's errno.
+pub fn ask_for_comm(listener: &mut Listener) -> Result<u32, Failure> {
+    ask(listener, &[LISTEN, mask::COMM])
 }
 
 /// Sends a request, and expects it to be answered once, with this errno.

@@ -25,7 +25,7 @@ pub const ROOT: Sender = (0, 0, 0);
 pub const OUTER_ROOT: Sender = (0, FIRST_ID, FIRST_ID);
 
 /// A sender whose ids are not mapped in the reader's user namespace.
-pub const NOBODY_KNOWN: Sender = (0, OVERFLOW_ID, OVERFLOW_ID);
+pub const UNMAPPED: Sender = (0, OVERFLOW_ID, OVERFLOW_ID);
 
 /// Reads the next datagram, if there is one, into a buffer of this size. Returns its bytes and its sender.
 pub fn receive(socket: &Listener, room: usize) -> Result<Option<(Vec<u8>, Sender)>, Failure> {

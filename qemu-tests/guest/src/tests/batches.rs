@@ -24,7 +24,7 @@ use crate::support::container::{self, Container, FIRST_ID, PID, map, unmapped};
 use crate::support::process::status;
 use crate::support::process::succeed;
 use crate::support::scenario::{every_kind, mark};
-use crate::support::sender::{NOBODY_KNOWN, OVERFLOW_ID, ROOT, Sender, receive};
+use crate::support::sender::{OVERFLOW_ID, ROOT, Sender, UNMAPPED, receive};
 use crate::support::sequence_numbers::{SequenceNumbers, cpu_and_seq};
 use crate::support::socket_filter::keep_bytes;
 use crate::support::stock::NO_FLAGS;
@@ -357,7 +357,7 @@ fn each_datagram_names_its_sender() -> TestResult {
 /// new sender.
 fn events_from_two_senders_share_no_datagram() -> TestResult {
     const EVENTS: usize = 20;
-    const SENDERS: [Sender; 3] = [NOBODY_KNOWN, (0, 0, OVERFLOW_ID), ROOT];
+    const SENDERS: [Sender; 3] = [UNMAPPED, (0, 0, OVERFLOW_ID), ROOT];
     let (raised, mapped) = (Gate::new()?, Gate::new()?);
     let process = unmapped(|| {
         let (listener, first) = listen(container::open()?)?;

@@ -12,11 +12,11 @@ use nix::libc;
 use nix::sys::signal::Signal;
 use nix::unistd::setsid;
 
-use super::examples::{self, Example};
-use super::others::about;
 use crate::child::{self, own_pid};
 use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect_eq};
+use crate::support::example::{Example, NEEDS};
 use crate::support::fault_injection::Setting;
+use crate::support::proc_filter::about;
 use crate::support::program::RunningProgram;
 use crate::test;
 
@@ -30,10 +30,10 @@ pub const TESTS: &[Test] = &Declaration::new().limit(LIMIT).covers(&[Line::C63])
     ]),
     test!(a_32_bit_program_gets_failures_alone).covers(&[Line::C16, Line::C18]),
     test!(the_example_follows_sessions_as_a_32_bit_program)
-        .not_on_stock(examples::NEEDS)
+        .not_on_stock(NEEDS)
         .covers(&[Line::C19, Line::C50, Line::C52, Line::C55]),
     test!(the_example_recovers_from_a_loss_as_a_32_bit_program)
-        .not_on_stock(examples::NEEDS)
+        .not_on_stock(NEEDS)
         .covers(&[Line::C5, Line::C6, Line::C54, Line::C55]),
 ]);
 

@@ -5,8 +5,6 @@
 use nix::errno::Errno;
 use nix::libc;
 
-use super::others::provided;
-use super::parameters::listen;
 use crate::child;
 use crate::debugfs;
 use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect_eq};
@@ -14,7 +12,8 @@ use crate::listener::{Listener, ListenerError};
 use crate::support::apparmor::{self, Profiles};
 use crate::support::module::ModuleGuard;
 use crate::support::process::{status, succeed};
-use crate::support::scenario::{expect_count, mark, own_task, take_through_mark};
+use crate::support::program::provided;
+use crate::support::scenario::{expect_count, mark, own_task, take_through_mark, try_to_listen};
 use crate::support::selinux::{self, Policy};
 use crate::support::stock::NO_MODULE;
 use crate::test;
@@ -207,7 +206,7 @@ fn apparmor_can_take_the_capability_to_listen() -> TestResult {
     ] {
         in_process(|| {
             apparmor::confine(profile)?;
-            let (_listener, answer) = listen()?;
+            let (_listener, answer) = try_to_listen()?;
             expect_eq(profile, answer, expected)
         })?;
     }

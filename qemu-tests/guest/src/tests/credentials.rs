@@ -10,12 +10,13 @@ use crate::child::{self, Gate};
 use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
 use crate::support::container::{
-    ALL, Container, FIRST_ID, Handover, NET, USER, become_nobody_in, map, open, require, unmapped,
+    ALL, Container, FIRST_ID, Handover, NET, USER, become_unprivileged_in, map, open, require,
+    unmapped,
 };
 use crate::support::module::ModuleGuard;
 use crate::support::process::{status, succeed};
 use crate::support::scenario::mark;
-use crate::support::sender::{NOBODY_KNOWN, OUTER_ROOT, OVERFLOW_ID, ROOT, Sender, receive};
+use crate::support::sender::{OUTER_ROOT, OVERFLOW_ID, ROOT, Sender, UNMAPPED, receive};
 use crate::test;
 use crate::wire::{Event, IGNORE, LISTEN, MESSAGE_SIZE, Received, mask};
 
@@ -139,9 +140,9 @@ fn messages_where_0_is_not_mapped_are_from_the_overflow_id() -> TestResult {
         setresgid(group, group, group)?;
         setresuid(user, user, user)?;
         let socket = socket_with_senders()?;
-        expect_answers(&socket, NOBODY_KNOWN)?;
+        expect_answers(&socket, UNMAPPED)?;
         listen_and_mark(&socket)?;
-        expect_answer_and_event(&socket, NOBODY_KNOWN)?;
+        expect_answer_and_event(&socket, UNMAPPED)?;
         socket.ignore()?;
         read(&socket)?;
         listen_and_mark(&socket)?;
@@ -160,7 +161,7 @@ fn messages_are_from_root_as_soon_as_it_is_mapped() -> TestResult {
     let (asked, mapped) = (Gate::new()?, Gate::new()?);
     let process = unmapped(|| {
         let socket = socket_with_senders()?;
-        for (index, sender) in [NOBODY_KNOWN, (0, 0, OVERFLOW_ID), ROOT]
+        for (index, sender) in [UNMAPPED, (0, 0, OVERFLOW_ID), ROOT]
             .into_iter()
             .enumerate()
         {
@@ -221,7 +222,7 @@ fn messages_in_a_user_namespace_alone_are_from_its_root() -> TestResult {
     require(USER)?;
     succeed(child::fork(|| {
         status(|| {
-            become_nobody_in(USER)?;
+            become_unprivileged_in(USER)?;
             let socket = socket_with_senders()?;
             expect_answers(&socket, ROOT)?;
             listen_and_mark(&socket)?;
@@ -234,7 +235,7 @@ fn a_refusal_in_a_sandbox_is_from_its_root() -> TestResult {
     require(USER | NET)?;
     succeed(child::fork(|| {
         status(|| {
-            become_nobody_in(USER | NET)?;
+            become_unprivileged_in(USER | NET)?;
             expect_answer(
                 &socket_with_senders()?,
                 &[LISTEN],

@@ -6,7 +6,6 @@ use std::time::Duration;
 use crate::harness::{Line, Test, TestResult};
 use crate::loads::cycles::{kill_listeners, repeat};
 use crate::test;
-use protocol::results::names;
 
 pub const TESTS: &[Test] = &[test!(killed_listeners_leave_nothing)
     .not_on_stock("its count is not reported, and never goes down")
@@ -14,5 +13,5 @@ pub const TESTS: &[Test] = &[test!(killed_listeners_leave_nothing)
     .covers(&[Line::C27])];
 
 fn killed_listeners_leave_nothing() -> TestResult {
-    repeat(names::KILLS, 200, kill_listeners)
+    repeat("listeners killed", 200, kill_listeners)
 }

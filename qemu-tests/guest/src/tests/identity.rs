@@ -23,11 +23,12 @@ use crate::child::{self, Child, Gate, allow_descriptors, own_pid, own_tid, pidfd
 use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::identities;
 use crate::listener::{EVENT_LIMIT, Listener};
-use crate::loads::containers::{ALL_LIMIT, is_room};
 use crate::proc_stat::{Stat, TICK};
 use crate::support::cgroup::{Cgroup, Group};
 use crate::support::clone3::{CLONE_INTO_CGROUP, arguments, clone3};
-use crate::support::container::{Container, Handover, PID, SECONDS_AHEAD, open, with_other_clock};
+use crate::support::container::{
+    Container, Handover, PID, SECONDS_AHEAD, is_room, open, with_other_clock,
+};
 use crate::support::polling::poll_until_done;
 use crate::support::process::{ignore_children, status, succeed};
 use crate::support::procfs::cgroup_of;
@@ -902,6 +903,9 @@ const CONTAINERS: usize = 200;
 /// How many processes each of them makes.
 const FORKS: usize = 5;
 
+/// How long a container may wait until all of them are there.
+const BEGIN_LIMIT: Duration = Duration::from_secs(60);
+
 /// What was reported about a container: which processes were forked, and which ended.
 #[derive(Default)]
 struct Share {
@@ -926,7 +930,7 @@ fn two_hundred_containers_are_told_apart_by_their_cgroups() -> TestResult {
         let container = Container::start(PID, || {
             cgroup.add(0)?;
             ready.open(0)?;
-            begin.pass_within(timeouts::scaled(ALL_LIMIT))?;
+            begin.pass_within(timeouts::scaled(BEGIN_LIMIT))?;
             (0..FORKS).try_for_each(|_| succeed(child::fork(|| 0)?))
         })?;
         ready.pass()?;

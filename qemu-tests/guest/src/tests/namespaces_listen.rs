@@ -11,7 +11,7 @@ use crate::child::{self, Gate};
 use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
 use crate::support::container::{
-    ALL, Container, Handover, NET, PID, USER, become_nobody_in, lacking, open, require,
+    ALL, Container, Handover, NET, PID, USER, become_unprivileged_in, lacking, open, require,
 };
 use crate::support::process::{status, succeed};
 use crate::support::scenario::{
@@ -120,7 +120,7 @@ fn a_container_of_a_user_gets_its_own_events_alone(children: i32) -> TestResult 
     let (listening, go_on) = (Gate::new()?, Gate::new()?);
     let user = child::fork(|| {
         status(|| {
-            become_nobody_in(ALL)?;
+            become_unprivileged_in(ALL)?;
             let first = child::fork(|| {
                 status(|| {
                     let mut listener = open()?;

@@ -19,7 +19,8 @@ use nix::unistd::setsid;
 use crate::child::{self, own_pid};
 use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::support::container::{ALL, Container, keep_mounts, mount_own_proc};
-use crate::support::program::{RunningProgram, in_path, run};
+use crate::support::proc_filter::about;
+use crate::support::program::{RunningProgram, provided, run};
 use crate::support::stock::NO_NETWORK_NAMESPACES;
 use crate::test;
 use crate::timeouts;
@@ -66,14 +67,6 @@ const OWN_LIMIT: Duration = Duration::from_secs(30);
 
 /// Where a container finds a program: root of the container may not enter the host root's directories.
 const PLACE: &str = "/run/proc-events-client";
-
-/// A program of this name that `scripts/setup --clients` provides, or that is already installed.
-pub(super) fn provided(name: &str) -> Result<PathBuf, Failure> {
-    if cfg!(not(target_arch = "x86_64")) {
-        return Err(Failure::skip("set-up provides it for x86-64 only"));
-    }
-    in_path(name)
-}
 
 /// A selftest of the kernel. scripts/selftests puts it where the harness is built.
 fn selftest(name: &str) -> Result<PathBuf, Failure> {
@@ -233,12 +226,6 @@ fn start_proc_filter(words: &[&str]) -> Result<RunningProgram, Failure> {
     let program = RunningProgram::start(&[&["stdbuf", "-oL"], words].concat())?;
     program.wait_until_it_listens()?;
     Ok(program)
-}
-
-/// The lines that proc_filter prints about a process.
-pub(super) fn about(said: &str, pid: i32) -> Vec<&str> {
-    let word = format!("process {pid} (tgid {pid})");
-    said.lines().filter(|line| line.contains(&word)).collect()
 }
 
 fn shows_what_it_asked_for(program: &Path) -> TestResult {

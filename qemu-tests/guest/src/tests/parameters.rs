@@ -18,7 +18,9 @@ use crate::support::container::{ALL, Container, require};
 use crate::support::fault_injection::Setting;
 use crate::support::module::ModuleGuard;
 use crate::support::process::{status, succeed};
-use crate::support::scenario::{ask, expect_count, expect_own_events, mark};
+use crate::support::scenario::{
+    ask_for_comm, expect_count, expect_own_events, mark, try_to_listen,
+};
 use crate::test;
 use crate::wire::{LISTEN, mask};
 
@@ -78,22 +80,11 @@ fn limit(listeners: u32) -> Result<Setting, Failure> {
     Ok(Setting::change(LIMITS, LIMIT, &listeners.to_string())?)
 }
 
-/// Opens a socket and sends LISTEN. Returns the socket and the answer's errno.
-pub(super) fn listen() -> Result<(Listener, u32), Failure> {
-    let mut listener = Listener::open_unprivileged()?;
-    let err = listen_on(&mut listener)?;
-    Ok((listener, err))
-}
-
-fn listen_on(listener: &mut Listener) -> Result<u32, Failure> {
-    ask(listener, &[LISTEN, mask::COMM])
-}
-
 /// Sends LISTEN on one new socket after another, and expects these answers.
 fn expect_answers(errs: &[u32]) -> Result<Vec<Listener>, Failure> {
     let mut listeners = Vec::new();
     for (index, expected) in errs.iter().enumerate() {
-        let (listener, err) = listen()?;
+        let (listener, err) = try_to_listen()?;
         expect_eq(&format!("answer {index}"), err, *expected)?;
         listeners.push(listener);
     }
@@ -114,9 +105,9 @@ fn every_user_may_listen_by_default() -> TestResult {
 fn unprivileged_zero_refuses_users() -> TestResult {
     let _changed = ModuleGuard::with(c"unprivileged=0")?;
     as_user(USER, || {
-        let (mut refused, err) = listen()?;
+        let (mut refused, err) = try_to_listen()?;
         expect_eq("answer", err, EPERM)?;
-        expect_eq("answer to trying again", listen_on(&mut refused)?, EPERM)?;
+        expect_eq("answer to trying again", ask_for_comm(&mut refused)?, EPERM)?;
         mark("not received")?;
         expect_eq("messages", refused.take_queued()?.len(), 0)
     })?;
@@ -125,7 +116,7 @@ fn unprivileged_zero_refuses_users() -> TestResult {
 
 fn unprivileged_zero_does_not_refuse_root() -> TestResult {
     let _changed = ModuleGuard::with(c"unprivileged=0")?;
-    let (mut listener, err) = listen()?;
+    let (mut listener, err) = try_to_listen()?;
     expect_eq("answer", err, 0)?;
     expect_own_events(&mut listener)
 }
@@ -136,7 +127,7 @@ fn a_user_has_no_more_listeners_than_the_limit() -> TestResult {
         let mut listeners = expect_answers(&[0, 0, EUSERS, EUSERS])?;
         for listener in &mut listeners[..2] {
             // A listener may change its mask.
-            expect_eq("answer to listening again", listen_on(listener)?, 0)?;
+            expect_eq("answer to listening again", ask_for_comm(listener)?, 0)?;
             expect_own_events(listener)?;
         }
         mark("not received")?;
@@ -144,10 +135,10 @@ fn a_user_has_no_more_listeners_than_the_limit() -> TestResult {
         // Both close(2) and IGNORE make room.
         drop(listeners.remove(0));
         let mut refused = listeners.remove(1);
-        expect_eq("answer after a close", listen_on(&mut refused)?, 0)?;
-        expect_eq("answer to one too many", listen()?.1, EUSERS)?;
+        expect_eq("answer after a close", ask_for_comm(&mut refused)?, 0)?;
+        expect_eq("answer to one too many", try_to_listen()?.1, EUSERS)?;
         refused.ignore()?;
-        expect_eq("answer after IGNORE", listen()?.1, 0)
+        expect_eq("answer after IGNORE", try_to_listen()?.1, 0)
     })?;
     expect_count(0)
 }
@@ -205,7 +196,7 @@ fn a_users_own_namespaces_share_the_limit() -> TestResult {
     second.run(|| {
         let mut listeners = expect_answers(&[0, EUSERS])?;
         // Nothing else changed.
-        expect_eq("listening again", listen_on(&mut listeners[0])?, 0)?;
+        expect_eq("listening again", ask_for_comm(&mut listeners[0])?, 0)?;
         expect_own_events(&mut listeners[0])?;
         mark("not received")?;
         expect_eq("messages", listeners[1].take_queued()?.len(), 0)

@@ -17,7 +17,7 @@ use serde_json::json;
 
 use crate::child::{self, Gate};
 use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
-use crate::support::container::{ALL, Container, NOBODY};
+use crate::support::container::{ALL, Container, UNPRIVILEGED};
 use crate::support::directory::Directory;
 use crate::support::process::{status, succeed};
 use crate::support::stock::NO_NETWORK_NAMESPACES;
@@ -62,8 +62,8 @@ impl Running {
     fn start(mut command: Command) -> Result<Self, Failure> {
         let name = command.get_program().to_string_lossy().into_owned();
         let mut process = command
-            .uid(NOBODY)
-            .gid(NOBODY)
+            .uid(UNPRIVILEGED)
+            .gid(UNPRIVILEGED)
             .env_clear()
             .env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin")
             .stdin(Stdio::piped())
@@ -175,7 +175,7 @@ fn own_directory(name: &str) -> Result<Directory, Failure> {
 
 /// Gives a directory to the user.
 fn give(directory: &Path) -> TestResult {
-    chown(directory, Some(NOBODY), Some(NOBODY))?;
+    chown(directory, Some(UNPRIVILEGED), Some(UNPRIVILEGED))?;
     Ok(fs::set_permissions(
         directory,
         fs::Permissions::from_mode(0o755),
@@ -250,8 +250,8 @@ fn configuration(words: &[&str]) -> String {
         ],
         "linux": {
             "namespaces": namespaces.map(|kind| json!({"type": kind})),
-            "uidMappings": [{"containerID": 0, "hostID": NOBODY, "size": 1}],
-            "gidMappings": [{"containerID": 0, "hostID": NOBODY, "size": 1}],
+            "uidMappings": [{"containerID": 0, "hostID": UNPRIVILEGED, "size": 1}],
+            "gidMappings": [{"containerID": 0, "hostID": UNPRIVILEGED, "size": 1}],
         },
     });
     config.to_string()

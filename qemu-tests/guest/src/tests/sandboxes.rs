@@ -15,7 +15,7 @@ use crate::debugfs::{self, Listing};
 use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
 use crate::support::container::{
-    ALL, Container, Handover, NET, PID, USER, become_nobody_in, become_root_as, open, require,
+    ALL, Container, Handover, NET, PID, USER, become_root_as, become_unprivileged_in, open, require,
 };
 use crate::support::process::{pause_for_ever, status, succeed};
 use crate::support::scenario::{ask, comm, events, expect_count, expect_exactly, mark, own_task};
@@ -90,7 +90,7 @@ fn a_sandbox_that_root_made_is_refused() -> TestResult {
 
 fn a_sandbox_that_a_user_made_is_refused() -> TestResult {
     require(SANDBOX)?;
-    expect_refusal(|| become_nobody_in(SANDBOX))
+    expect_refusal(|| become_unprivileged_in(SANDBOX))
 }
 
 fn a_sandbox_within_a_container_is_refused() -> TestResult {
@@ -133,7 +133,7 @@ fn the_maker_of_a_pid_namespace_is_refused_and_a_process_in_it_is_not() -> TestR
     require(ALL)?;
     let handover = Handover::new()?;
     in_child(|| {
-        become_nobody_in(ALL)?;
+        become_unprivileged_in(ALL)?;
         // Its children will be in the new pid namespace. The process itself is not.
         try_to_listen(&handover)?;
         in_child(|| expect_to_listen_as(1))
@@ -145,7 +145,7 @@ fn pid_namespaces_nested_in_a_users_container_listen() -> TestResult {
     require(ALL)?;
     for nested in [PID, USER | PID, ALL] {
         in_child(|| {
-            become_nobody_in(ALL)?;
+            become_unprivileged_in(ALL)?;
             in_child(|| {
                 expect_to_listen_as(1)?;
                 unshare(nested)?;
@@ -205,7 +205,7 @@ fn a_process_that_joins_a_container_below_from_a_sandbox_listens() -> TestResult
     require(ALL)?;
     let handover = Handover::new()?;
     in_child(|| {
-        become_nobody_in(SANDBOX)?;
+        become_unprivileged_in(SANDBOX)?;
         try_to_listen(&handover)?;
         // The sandbox's user namespace is above the one that owns the pid namespace.
         Below::new()?.run(|| expect_to_listen_as(2))
@@ -218,7 +218,7 @@ fn a_process_that_joins_a_container_below_from_a_sandbox_listens() -> TestResult
 fn a_process_that_joins_a_container_below_with_another_network_listens() -> TestResult {
     require(ALL)?;
     in_child(|| {
-        become_nobody_in(SANDBOX)?;
+        become_unprivileged_in(SANDBOX)?;
         let network = start_below(NET)?;
         Below::new()?.run(|| {
             setns(&network, NET)?;
@@ -244,7 +244,7 @@ fn a_listener_changes_its_mask_from_a_sandbox() -> TestResult {
     require(ALL)?;
     let listing = debugfs::is_there().then(debugfs::open).transpose()?;
     in_child(|| {
-        become_nobody_in(SANDBOX)?;
+        become_unprivileged_in(SANDBOX)?;
         let mut socket = open()?;
         expect_eq("answer", ask(&mut socket, &[LISTEN])?, EPERM)?;
         let below = Below::new()?;
@@ -276,7 +276,7 @@ fn a_listener_changes_its_mask_from_a_sandbox() -> TestResult {
 fn a_user_namespace_in_the_hosts_network_listens() -> TestResult {
     require(USER)?;
     // It shares the host's network namespace. In one of its own, it would be refused.
-    for enter in [|| become_nobody_in(USER), || Ok(unshare(USER)?)] {
+    for enter in [|| become_unprivileged_in(USER), || Ok(unshare(USER)?)] {
         in_child(|| {
             enter()?;
             let mut socket = open()?;

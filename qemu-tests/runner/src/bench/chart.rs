@@ -124,7 +124,7 @@ mod tests {
         let mut figures = Figures::default();
         let comm = Operation::Comm;
         let lines = [
-            (Situation::Nobody, 0, 400.0),
+            (Situation::NoListener, 0, 400.0),
             (Situation::Everything, 1, 1400.0),
             (Situation::Everything, 256, 90_000.0),
             (Situation::Batch, 1, 600.0),

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use protocol::bench::{
-    BenchRecord, Burst, Cost, Flood, Latency, MOST_UNREAD, Many, Measurement, Operation, Picture,
-    Reading, Situation,
+    BenchRecord, Burst, Cost, Enumeration, Flood, Latency, MOST_UNREAD, Many, Measurement,
+    Operation, Reading, Situation,
 };
 
 use super::kernels::BenchKernel;
@@ -22,7 +22,7 @@ pub struct Figures {
     floods: BTreeMap<(BenchKernel, Situation), Vec<Flood>>,
     latencies: BTreeMap<BenchKernel, Vec<Latency>>,
     many: BTreeMap<BenchKernel, Vec<Many>>,
-    pictures: BTreeMap<(BenchKernel, Situation, u32), Picture>,
+    enumerations: BTreeMap<(BenchKernel, Situation, u32), Enumeration>,
 }
 
 impl Figures {
@@ -53,9 +53,9 @@ impl Figures {
                     self.latencies.entry(kernel).or_default().push(latency)
                 }
                 BenchRecord::Many(many) => self.many.entry(kernel).or_default().push(many),
-                BenchRecord::Picture(picture) => {
-                    let key = (kernel, picture.situation, picture.processes);
-                    self.pictures.insert(key, picture);
+                BenchRecord::Enumeration(enumeration) => {
+                    let key = (kernel, enumeration.situation, enumeration.processes);
+                    self.enumerations.insert(key, enumeration);
                 }
             }
         }
@@ -104,12 +104,12 @@ impl Figures {
 
     /// Instructions of an operation without listeners.
     pub fn alone(&self, kernel: BenchKernel, operation: Operation) -> Option<f64> {
-        self.whole(kernel, operation, Situation::Nobody, 0)
+        self.whole(kernel, operation, Situation::NoListener, 0)
     }
 
     /// What the cheapest tenth took without listeners.
     pub fn low_alone(&self, kernel: BenchKernel, operation: Operation) -> Option<f64> {
-        Some(self.find(kernel, operation, Situation::Nobody, 0)?.low)
+        Some(self.find(kernel, operation, Situation::NoListener, 0)?.low)
     }
 
     /// Instructions above those of the same operation without listeners: those that were measured in
@@ -172,23 +172,23 @@ impl Figures {
     }
 
     /// Instructions for each of so many processes, to learn which there are.
-    pub fn picture(
+    pub fn enumeration(
         &self,
         kernel: BenchKernel,
         situation: Situation,
         processes: u32,
     ) -> Option<f64> {
         Some(
-            self.pictures
+            self.enumerations
                 .get(&(kernel, situation, processes))?
                 .instructions,
         )
     }
 
-    /// All pictures.
-    pub fn pictures(&self) -> impl Iterator<Item = (BenchKernel, &Picture)> {
-        let entries = self.pictures.iter();
-        entries.map(|((kernel, ..), picture)| (*kernel, picture))
+    /// All enumerations.
+    pub fn enumerations(&self) -> impl Iterator<Item = (BenchKernel, &Enumeration)> {
+        let entries = self.enumerations.iter();
+        entries.map(|((kernel, ..), enumeration)| (*kernel, enumeration))
     }
 
     /// Instructions of a COMM event: those of the process that raises it, above those without
@@ -309,8 +309,8 @@ pub mod tests {
     }
 
     /// A process's share of the instructions that it takes to learn which of so many there are.
-    pub fn picture(situation: Situation, processes: u32, instructions: f64) -> BenchRecord {
-        BenchRecord::Picture(Picture {
+    pub fn enumeration(situation: Situation, processes: u32, instructions: f64) -> BenchRecord {
+        BenchRecord::Enumeration(Enumeration {
             situation,
             processes,
             instructions,
@@ -322,7 +322,7 @@ pub mod tests {
     fn raising_and_reading_are_added() {
         let mut figures = Figures::default();
         let lines = vec![
-            line(Operation::Comm, Situation::Nobody, 0, 400.0),
+            line(Operation::Comm, Situation::NoListener, 0, 400.0),
             line(Operation::Comm, Situation::Everything, 1, 1200.0),
             line(Operation::Comm, Situation::Batch, 1, 650.0),
             line(Operation::Comm, Situation::Batch, 8, 1650.0),
@@ -348,7 +348,7 @@ pub mod tests {
         figures.add(
             BenchKernel::Ours,
             vec![
-                line(comm, Situation::Nobody, 0, 400.0),
+                line(comm, Situation::NoListener, 0, 400.0),
                 line(comm, Situation::Everything, 8, 1400.0),
                 line(comm, Situation::Containers, 0, 410.0),
                 line(comm, Situation::Containers, 8, 1010.0),
@@ -369,7 +369,7 @@ pub mod tests {
         let mut figures = Figures::default();
         let with = line(Operation::ShortFork, Situation::Filtered, 1, 20_600.0);
         let with = with_cost(with, 1.0);
-        let alone = line(Operation::ShortFork, Situation::Nobody, 0, 20_000.0);
+        let alone = line(Operation::ShortFork, Situation::NoListener, 0, 20_000.0);
         figures.add(BenchKernel::Ours, vec![alone, with]);
         let cost = figures.cost(
             BenchKernel::Ours,

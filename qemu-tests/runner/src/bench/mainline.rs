@@ -135,7 +135,7 @@ mod tests {
     fn lines(more: f64, more_for_a_request: f64) -> Vec<BenchRecord> {
         let alone = Operation::KINDS.into_iter().chain([Operation::SystemCall]);
         let mut lines: Vec<_> = alone
-            .map(|operation| line(operation, Situation::Nobody, 0, 400.0))
+            .map(|operation| line(operation, Situation::NoListener, 0, 400.0))
             .collect();
         for count in LISTENER_COUNTS {
             for situation in [Situation::Everything, Situation::Filtered] {

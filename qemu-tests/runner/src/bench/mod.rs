@@ -106,7 +106,7 @@ fn count_all(
         (
             BenchKernel::Floor,
             &kernels.floor,
-            vec!["--nobody".to_owned()],
+            vec!["--without-listeners".to_owned()],
         ),
         (BenchKernel::Stock, &kernels.stock, Vec::new()),
         (BenchKernel::Mainline, &kernels.mainline, Vec::new()),
@@ -241,7 +241,7 @@ impl<'a> Output<'a> {
             | BenchRecord::Flood(_)
             | BenchRecord::Latency(_)
             | BenchRecord::Many(_)
-            | BenchRecord::Picture(_) => self.done += 1,
+            | BenchRecord::Enumeration(_) => self.done += 1,
             BenchRecord::Missing { figures, .. } => self.done += figures,
         }
         if self.done > self.total {

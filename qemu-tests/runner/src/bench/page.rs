@@ -282,8 +282,9 @@ fn others(figures: &Figures) -> Section {
             .to_owned();
     for (kernel, situation, reason) in figures.missing() {
         about += &format!(
-            "\nNot measured on {}: {situation:?} ({reason}).",
-            kernel.name()
+            "\nNot measured on {}: {} ({reason}).",
+            kernel.name(),
+            situation.name()
         );
     }
     Section {
@@ -385,9 +386,9 @@ pub fn write_json(
         .readings()
         .map(|(kernel, reading)| json!({ "kernel": kernel.name(), "reading": reading }))
         .collect();
-    let pictures: Vec<_> = figures
-        .pictures()
-        .map(|(kernel, picture)| json!({ "kernel": kernel.name(), "picture": picture }))
+    let enumerations: Vec<_> = figures
+        .enumerations()
+        .map(|(kernel, enumeration)| json!({ "kernel": kernel.name(), "enumeration": enumeration }))
         .collect();
     let targets: Vec<_> = targets
         .iter()
@@ -404,7 +405,7 @@ pub fn write_json(
         "targets": targets,
         "figures": all,
         "readings": readings,
-        "pictures": pictures,
+        "enumerations": enumerations,
         "end_to_end_instructions": batches::by_column(|kernel, situation| {
             figures.end_to_end(kernel, situation)
         }),
@@ -432,7 +433,7 @@ mod tests {
         let mut figures = Figures::default();
         let comm = Operation::Comm;
         let lines = [
-            (Situation::Nobody, 0, 400.0),
+            (Situation::NoListener, 0, 400.0),
             (Situation::Everything, 1, 2400.0),
         ]
         .map(|(situation, count, value)| line(comm, situation, count, value));

@@ -19,9 +19,9 @@ pub struct Provenance {
     /// The commit, the command and the kernels.
     #[serde(flatten)]
     pub run: results::Provenance,
-    /// The compiler of both kernels.
+    /// The compiler of the kernels.
     pub compiler: String,
-    /// Options that matter, as they are in both configurations.
+    /// Options that matter, as they are in all configurations.
     pub options: Vec<String>,
     /// QEMU's version.
     pub qemu: String,
@@ -51,16 +51,25 @@ impl Provenance {
         elapsed: Duration,
     ) -> Result<Self> {
         let config = configuration(&kernels.ours)?;
-        let stock_config = configuration(&kernels.stock)?;
         let options = OPTIONS.map(|name| option(&config, name));
-        ensure!(
-            options == OPTIONS.map(|name| option(&stock_config, name)),
-            "the two kernels are configured in different ways: build both with the flavor bench"
-        );
+        let BenchKernels {
+            ours,
+            stock,
+            floor,
+            mainline,
+            ..
+        } = kernels;
+        for other in [stock, floor, mainline] {
+            let other_config = configuration(other)?;
+            ensure!(
+                options == OPTIONS.map(|name| option(&other_config, name)),
+                "{} and {} are configured in different ways: run scripts/bench",
+                ours.directory.display(),
+                other.directory.display()
+            );
+        }
         Ok(Self {
-            run: settings
-                .origin
-                .provenance(&[&kernels.ours, &kernels.stock])?,
+            run: settings.origin.provenance(&[ours, stock])?,
             compiler: value(&config, "CONFIG_CC_VERSION_TEXT").unwrap_or_default(),
             options: options.to_vec(),
             qemu: settings.qemu_version.clone(),

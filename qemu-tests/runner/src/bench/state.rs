@@ -10,8 +10,8 @@ use crate::pages::number::grouped;
 
 /// The kernel, and the source on it.
 const COLUMNS: [(&str, BenchKernel, Situation); 4] = [
-    ("stock: /proc", BenchKernel::Stock, Situation::Nobody),
-    ("ours: /proc", BenchKernel::Ours, Situation::Nobody),
+    ("stock: /proc", BenchKernel::Stock, Situation::NoListener),
+    ("ours: /proc", BenchKernel::Ours, Situation::NoListener),
     ("ours: STATE", BenchKernel::Ours, Situation::State),
     (
         "ours: STATE with IDENTITY",
@@ -29,15 +29,15 @@ pub fn section(figures: &Figures) -> Section {
     for processes in POPULATIONS {
         let many = grouped(processes.into(), 0);
         let instructions =
-            COLUMNS.map(|(_, kernel, situation)| figures.picture(kernel, situation, processes));
+            COLUMNS.map(|(_, kernel, situation)| figures.enumeration(kernel, situation, processes));
         let [proc, .., state, _] = instructions;
         let mut row = vec![format!("a process of {many}")];
         row.extend(instructions.map(number));
         row.push(ratio(state, proc));
         rows.push(row);
         let sections = COLUMNS.map(|(_, kernel, situation)| match situation {
-            Situation::Nobody => None,
-            _ => figures.picture(kernel, situation, processes),
+            Situation::NoListener => None,
+            _ => figures.enumeration(kernel, situation, processes),
         });
         let mut row = vec![format!("{IDS_AT_ONCE} of {many}: more than an RCU section")];
         row.extend(sections.map(|each| number(each.map(|each| f64::from(IDS_AT_ONCE) * each))));
@@ -65,21 +65,21 @@ pub fn section(figures: &Figures) -> Section {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::figures::tests::picture;
+    use crate::bench::figures::tests::enumeration;
 
     #[test]
     fn each_way_to_learn_it_has_its_column() {
         let mut figures = Figures::default();
         figures.add(
             BenchKernel::Stock,
-            vec![picture(Situation::Nobody, 1_000, 12_000.0)],
+            vec![enumeration(Situation::NoListener, 1_000, 12_000.0)],
         );
         figures.add(
             BenchKernel::Ours,
             vec![
-                picture(Situation::Nobody, 1_000, 12_100.0),
-                picture(Situation::State, 1_000, 600.0),
-                picture(Situation::IdentityState, 1_000, 700.0),
+                enumeration(Situation::NoListener, 1_000, 12_100.0),
+                enumeration(Situation::State, 1_000, 600.0),
+                enumeration(Situation::IdentityState, 1_000, 700.0),
             ],
         );
         let Section { head, rows, .. } = section(&figures);

@@ -81,8 +81,8 @@ pub fn all(figures: &Figures) -> Vec<Target> {
 
 /// The cost of a process in the state, as a multiple of its cost in stock's /proc.
 fn state(figures: &Figures, processes: u32) -> Target {
-    let proc = figures.picture(BenchKernel::Stock, Situation::Nobody, processes);
-    let state = figures.picture(BenchKernel::Ours, Situation::State, processes);
+    let proc = figures.enumeration(BenchKernel::Stock, Situation::NoListener, processes);
+    let state = figures.enumeration(BenchKernel::Ours, Situation::State, processes);
     let many = grouped(processes.into(), 0);
     Target {
         case: format!("learning of each of {many} processes by STATE, against stock's /proc"),
@@ -98,13 +98,13 @@ fn state(figures: &Figures, processes: u32) -> Target {
 fn populations(figures: &Figures) -> Target {
     let [few, many] = POPULATIONS;
     let ratio = |kernel, situation| {
-        let picture = |processes| figures.picture(kernel, situation, processes);
-        Some(picture(many)? / picture(few)?)
+        let enumeration = |processes| figures.enumeration(kernel, situation, processes);
+        Some(enumeration(many)? / enumeration(few)?)
     };
     let [few, many] = [few, many].map(|processes| grouped(processes.into(), 0));
     Target {
         case: format!("learning of each of {many} processes by STATE, against each of {few}"),
-        stock: ratio(BenchKernel::Stock, Situation::Nobody),
+        stock: ratio(BenchKernel::Stock, Situation::NoListener),
         ours: ratio(BenchKernel::Ours, Situation::State),
         limit: Limit::AtMost(POPULATION),
         digits: 2,
@@ -310,7 +310,7 @@ mod tests {
     use protocol::results::{Count, Outcome};
 
     use super::*;
-    use crate::bench::figures::tests::{burst, line, picture, reading, with_added, with_cost};
+    use crate::bench::figures::tests::{burst, enumeration, line, reading, with_added, with_cost};
 
     fn figures(ours: f64) -> Figures {
         let mut figures = Figures::default();
@@ -318,7 +318,7 @@ mod tests {
         figures.add(
             BenchKernel::Ours,
             vec![
-                line(comm, Situation::Nobody, 0, 400.0),
+                line(comm, Situation::NoListener, 0, 400.0),
                 line(comm, Situation::Everything, 1, 400.0 + ours),
                 line(comm, Situation::Containers, 0, 400.0),
                 line(comm, Situation::Containers, 1, 1400.0),
@@ -452,7 +452,8 @@ mod tests {
             (1_100.0, 1_000.0, [Some(false), Some(true), Some(true)]),
         ] {
             let mut figures = Figures::default();
-            let read = POPULATIONS.map(|processes| picture(Situation::Nobody, processes, 1e4));
+            let read =
+                POPULATIONS.map(|processes| enumeration(Situation::NoListener, processes, 1e4));
             figures.add(BenchKernel::Stock, read.to_vec());
             let cases = [
                 "1,000 processes",
@@ -461,7 +462,8 @@ mod tests {
             let cases = cases.map(|case| format!("learning of each of {case}"));
             assert_eq!(verdict(&figures, &cases[0]), None);
             let state = [(few, of_few), (many, of_many)];
-            let state = state.map(|(processes, each)| picture(Situation::State, processes, each));
+            let state =
+                state.map(|(processes, each)| enumeration(Situation::State, processes, each));
             figures.add(BenchKernel::Ours, state.to_vec());
             let growth = "learning of each of 10,000 processes by STATE, against each";
             let found = [&cases[0], &cases[1], growth].map(|case| verdict(&figures, case));
@@ -474,7 +476,7 @@ mod tests {
         let mut figures = Figures::default();
         for (kernel, extra) in [(BenchKernel::Floor, 0.0), (BenchKernel::Ours, 6.0)] {
             let lines = Operation::KINDS
-                .map(|operation| line(operation, Situation::Nobody, 0, 400.0 + extra));
+                .map(|operation| line(operation, Situation::NoListener, 0, 400.0 + extra));
             figures.add(kernel, lines.to_vec());
         }
         assert_eq!(hook(&figures, Operation::ShortExit), Some(1.5));

@@ -7,6 +7,7 @@ mod dump;
 pub mod files;
 pub mod guard;
 pub mod kernel;
+mod origin;
 pub mod probe;
 pub mod settings;
 mod virtme;

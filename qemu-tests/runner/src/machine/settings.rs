@@ -11,7 +11,7 @@ use clap::Args;
 use super::accelerator::Choice;
 use super::files::{absolute, file, visible_in_guest};
 use super::kernel::Architecture;
-use crate::origin::Origin;
+use super::origin::Origin;
 
 /// What every virtual machine needs.
 #[derive(Args)]

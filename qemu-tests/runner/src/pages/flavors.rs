@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use anyhow::{Context, Error, Result, ensure};
 use protocol::results::{
-    Count, Entry, KernelUnderTest, Outcome, Provenance, TestRecord, Trial, names,
+    Count, Entry, Figure, KernelUnderTest, Outcome, Provenance, TestRecord, Trial,
 };
 
 use super::number::shown;
@@ -34,12 +34,18 @@ impl FromStr for Source {
     }
 }
 
+/// The result of a test, compared with what was expected.
+struct Test {
+    verdict: Outcome,
+    record: TestRecord,
+}
+
 /// The results of the tests on one kernel.
 struct Flavor {
     /// What each file of results was made from.
     provenance: Vec<Provenance>,
     accelerator: String,
-    tests: Vec<TestRecord>,
+    tests: Vec<Test>,
     /// How many tests have no result: their machine failed.
     missing: usize,
     /// Whether the kernel did not complain; none if its machine did not get that far.
@@ -50,6 +56,16 @@ struct Flavor {
 
 impl Flavor {
     fn new(entries: Vec<Entry>) -> Self {
+        // A flavor without the handler takes the place of the stock kernel. Each other flavor has
+        // results for our kernel.
+        let is_ours = |entry: &Entry| match entry {
+            Entry::Trial(trial) => trial.kernel == Some(KernelUnderTest::Ours),
+            _ => false,
+        };
+        let kernel = match entries.iter().any(is_ours) {
+            true => KernelUnderTest::Ours,
+            false => KernelUnderTest::Stock,
+        };
         let mut flavor = Self {
             provenance: Vec::new(),
             accelerator: "-".to_owned(),
@@ -63,13 +79,15 @@ impl Flavor {
                 Entry::Provenance(provenance) => flavor.provenance.push(provenance),
                 Entry::Machine { accelerator } => flavor.accelerator = accelerator,
                 Entry::EndedEarly(_) => flavor.ended_early = true,
-                Entry::Trial(trial) if trial.kernel != Some(KernelUnderTest::Ours) => {}
+                Entry::Trial(trial) if trial.kernel != Some(kernel) => {}
                 Entry::Trial(trial) if trial.name == KERNEL_LOG => {
                     let is_clean = trial.verdict == Outcome::Passed;
                     flavor.is_clean = Some(is_clean && flavor.is_clean != Some(false));
                 }
-                Entry::Trial(Trial { result, .. }) => match result {
-                    Some(record) => flavor.tests.push(record),
+                Entry::Trial(Trial {
+                    verdict, result, ..
+                }) => match result {
+                    Some(record) => flavor.tests.push(Test { verdict, record }),
                     None => flavor.missing += 1,
                 },
             }
@@ -77,25 +95,10 @@ impl Flavor {
         flavor
     }
 
-    fn passed(&self) -> impl Iterator<Item = &TestRecord> {
-        let passed = |test: &&TestRecord| test.overall() == Outcome::Passed;
-        self.tests.iter().filter(passed)
-    }
-
-    /// A figure of all tests together; none if no test reported it.
-    fn sum(&self, name: &str) -> Option<f64> {
-        let figures = self.passed().flat_map(|test| &test.figures);
-        let wanted = figures.filter(|figure| figure.name == name);
-        wanted
-            .map(|figure| figure.value)
-            .reduce(|sum, value| sum + value)
-    }
-
     /// The results of the tests of one suite, or of all tests, as a cell of the table.
-    fn counted(&self, wanted: &dyn Fn(&TestRecord) -> bool) -> String {
+    fn counted(&self, wanted: &dyn Fn(&Test) -> bool) -> String {
         let tests = self.tests.iter().filter(|test| wanted(test));
-        let outcomes: Vec<_> = tests.map(TestRecord::overall).collect();
-        let count = Count::of(&outcomes);
+        let count = Count::of(tests.map(|test| &test.verdict));
         let mut text = count.passed.to_string();
         for (count, what) in [(count.skipped, "skipped"), (count.failed, "**failed**")] {
             if count > 0 {
@@ -122,79 +125,84 @@ fn read(file: &Path) -> Result<Vec<Entry>> {
     Entry::read(file).with_context(|| format!("cannot read {}", file.display()))
 }
 
-fn suite(test: &TestRecord) -> &str {
-    test.name.split("::").next().unwrap_or_default()
+fn suite(test: &Test) -> &str {
+    test.record.name.split("::").next().unwrap_or_default()
 }
 
 fn page(flavors: &[(&str, Flavor)], loads: &Flavor) -> String {
     let mut text = String::from(
-        "# The flavors\n\nWritten by test runs (`make test-all TABLE=FILE`) on the patched kernel \
-         with the module. The tables show how many\ntests of each suite passed on each flavor, and \
-         what the tests did. An event counts once for each listener that it\nwas for.\n",
+        "# The flavors\n\nWritten by test runs (`make test-all TABLE=FILE`) on the patched kernel. The table shows \
+         how many tests of each\nsuite passed on each flavor. The flavor mainline has no handler: a test passes there \
+         if it ends as it does on the\nstock kernel.\n\n",
     );
-    let has_loads = !loads.tests.is_empty();
-    if has_loads {
-        let of_load = |load: &TestRecord| {
-            let how = match load.overall() {
-                Outcome::Passed => format!("{} s", shown(load.seconds.round())),
-                _ => "**failed**".to_owned(),
-            };
-            format!("`make {}` ({how})", load.name)
-        };
-        let names: Vec<_> = loads.tests.iter().map(of_load).collect();
-        text += &format!(
-            "The last column is what {} did on the release flavor.\n",
-            names.join(", ")
-        );
-    }
-    text.push('\n');
-    let row = |first: &str, cell: &dyn Fn(&Flavor) -> String, last: String| {
-        let mut cells: Vec<_> = flavors.iter().map(|(_, flavor)| cell(flavor)).collect();
-        if has_loads {
-            cells.push(last);
-        }
+    let row = |first: &str, cell: &dyn Fn(&Flavor) -> String| {
+        let cells: Vec<_> = flavors.iter().map(|(_, flavor)| cell(flavor)).collect();
         format!("| {first} | {} |\n", cells.join(" | "))
     };
 
-    let mut names: Vec<_> = flavors.iter().map(|(name, _)| *name).collect();
-    names.extend(has_loads.then_some("loads"));
+    let names: Vec<_> = flavors.iter().map(|(name, _)| *name).collect();
     text += &format!("| suite | {} |\n", names.join(" | "));
     text += &format!("|---|{}\n", "---|".repeat(names.len()));
     for name in suites(flavors) {
-        let of_suite = |test: &TestRecord| suite(test) == name;
-        text += &row(name, &|flavor| flavor.counted(&of_suite), String::new());
+        let of_suite = |test: &Test| suite(test) == name;
+        text += &row(name, &|flavor| flavor.counted(&of_suite));
     }
-    text += &row(
-        "**all**",
-        &|flavor| flavor.counted(&|_| true),
-        String::new(),
-    );
-    if loads.missing > 0 || flavors.iter().any(|(_, flavor)| flavor.missing > 0) {
-        let missing = |flavor: &Flavor| flavor.missing.to_string();
-        text += &row("without a result", &missing, missing(loads));
-    }
-    for name in names::ADDED_UP {
-        let cell = |flavor: &Flavor| flavor.sum(name).map_or_else(|| "-".to_owned(), shown);
-        text += &row(name, &cell, cell(loads));
+    text += &row("**all**", &|flavor| flavor.counted(&|_| true));
+    if flavors.iter().any(|(_, flavor)| flavor.missing > 0) {
+        text += &row("without a result", &|flavor| flavor.missing.to_string());
     }
     if flavors.iter().any(|(_, flavor)| flavor.ended_early) {
         let ended = |flavor: &Flavor| if flavor.ended_early { "**yes**" } else { "no" }.to_owned();
-        text += &row("ended early", &ended, String::new());
+        text += &row("ended early", &ended);
     }
-    let messages = |flavor: &Flavor| match flavor.is_clean {
+    text += &row("messages of the kernel", &messages);
+    text += &row("minutes", &|flavor| {
+        let seconds: f64 = flavor.tests.iter().map(|test| test.record.seconds).sum();
+        format!("{:.1}, {}", seconds / 60.0, flavor.accelerator)
+    });
+    let mut all: Vec<(&str, &Flavor)> = flavors.iter().map(|(name, own)| (*name, own)).collect();
+    text += &figures(&all);
+    if !loads.tests.is_empty() {
+        text += &loads_section(loads);
+        all.push(("loads", loads));
+    }
+    text + &origins(&all)
+}
+
+fn messages(flavor: &Flavor) -> String {
+    match flavor.is_clean {
         Some(true) => "none".to_owned(),
         Some(false) => "**some**".to_owned(),
         None => "-".to_owned(),
-    };
-    text += &row("messages of the kernel", &messages, messages(loads));
-    let minutes = |flavor: &Flavor| {
-        let seconds: f64 = flavor.tests.iter().map(|test| test.seconds).sum();
-        format!("{:.1}, {}", seconds / 60.0, flavor.accelerator)
-    };
-    text += &row("minutes", &minutes, String::new());
-    let mut all: Vec<(&str, &Flavor)> = flavors.iter().map(|(name, own)| (*name, own)).collect();
-    all.extend(has_loads.then_some(("loads", loads)));
-    text + &figures(&all) + &origins(&all)
+    }
+}
+
+/// The loads on the release flavor, with what they measured.
+fn loads_section(loads: &Flavor) -> String {
+    let mut text = format!(
+        "\n## Loads\n\nWhat loads did on the release flavor. Messages of the kernel: {}.\n\n\
+         | load | result | seconds | figures |\n|---|---|---:|---|\n",
+        messages(loads)
+    );
+    for Test { verdict, record } in &loads.tests {
+        let result = match verdict {
+            Outcome::Passed => "passed",
+            Outcome::Failed(_) => "**failed**",
+            Outcome::Skipped(_) => "skipped",
+        };
+        let figure = |figure: &Figure| format!("{} {}", shown(figure.value), figure.name);
+        let figures: Vec<_> = record.figures.iter().map(figure).collect();
+        let seconds = shown(record.seconds.round());
+        let figures = figures.join(", ");
+        text += &format!(
+            "| `make {}` | {result} | {seconds} | {figures} |\n",
+            record.name
+        );
+    }
+    if loads.missing > 0 {
+        text += &format!("\nLoads without a result: {}.\n", loads.missing);
+    }
+    text
 }
 
 /// What the results were made from.
@@ -211,14 +219,14 @@ fn origins(flavors: &[(&str, &Flavor)]) -> String {
     text
 }
 
-/// The figures of single tests and loads, whose sums would mean nothing.
+/// What the tests of the patched kernel with the handler measured.
 fn figures(flavors: &[(&str, &Flavor)]) -> String {
     let mut rows = BTreeMap::<(&str, &str), Vec<String>>::new();
     for (index, (_, flavor)) in flavors.iter().enumerate() {
-        for test in flavor.passed() {
-            let own = test.figures.iter();
-            for figure in own.filter(|figure| !names::ADDED_UP.contains(&figure.name.as_str())) {
-                let row = rows.entry((&test.name, &figure.name));
+        let passed = |test: &&Test| test.verdict == Outcome::Passed;
+        for Test { record, .. } in flavor.tests.iter().filter(passed) {
+            for figure in &record.figures {
+                let row = rows.entry((&record.name, &figure.name));
                 row.or_insert_with(|| vec!["-".to_owned(); flavors.len()])[index] =
                     shown(figure.value);
             }
@@ -229,7 +237,7 @@ fn figures(flavors: &[(&str, &Flavor)]) -> String {
     }
     let names: Vec<_> = flavors.iter().map(|(name, _)| *name).collect();
     let mut text = format!(
-        "\n## Figures\n\nWhat tests and loads that passed measured.\n\n| test | figure | {} |\n|---|---|{}\n",
+        "\n## Figures\n\nWhat tests that passed counted or measured.\n\n| test | figure | {} |\n|---|---|{}\n",
         names.join(" | "),
         "---:|".repeat(names.len())
     );
@@ -252,8 +260,6 @@ fn suites<'a>(flavors: &'a [(&str, Flavor)]) -> Vec<&'a str> {
 
 #[cfg(test)]
 mod tests {
-    use protocol::results::Figure;
-
     use super::*;
 
     fn test(name: &str, outcome: Outcome, figures: &[(&str, f64)]) -> Entry {
@@ -293,10 +299,10 @@ mod tests {
     #[test]
     fn counts_by_suite_and_flavor() {
         let (failed, skipped) = (Outcome::Failed("a".into()), Outcome::Skipped("b".into()));
-        let figures = [(names::FAULTS, 7.0), ("seconds", 1.5)];
+        let figures = [("seconds", 1.5)];
         let release = vec![
             test("fork::a", Outcome::Passed, &figures),
-            test("fork::b", Outcome::Passed, &[(names::FAULTS, 2.0)]),
+            test("fork::b", Outcome::Passed, &[("processes", 2.0)]),
             test("sid::a", Outcome::Passed, &[]),
             Entry::Provenance(Provenance {
                 commit: "abc".to_owned(),
@@ -315,7 +321,7 @@ mod tests {
             ("release", flavor(Outcome::Passed, release)),
             ("small", flavor(failed.clone(), small)),
         ];
-        let measured = [(names::MESSAGES, 1_234_567.0), ("inputs kept", 9.0)];
+        let measured = [("messages", 1_234_567.0), ("inputs kept", 9.0)];
         let fuzz = test("fuzz", Outcome::Passed, &measured);
         let log = |verdict| {
             let name = KERNEL_LOG.to_owned();
@@ -333,29 +339,38 @@ mod tests {
         let text = page(&flavors, &Flavor::new(loads));
 
         for line in [
-            "The last column is what `make fuzz` (30 s) did on the release flavor.",
-            "| suite | release | small | loads |",
-            "| fork | 2 | 0, 1 skipped, 1 **failed** |  |",
-            "| sid | 1 | 0 |  |",
-            "| **all** | 3 | 0, 1 skipped, 1 **failed** |  |",
-            "| faults injected | 9 | - | - |",
-            "| messages fuzzed | - | - | 1,234,567 |",
-            "| ended early | no | **yes** |  |",
-            "| messages of the kernel | none | **some** | **some** |",
-            "| minutes | 1.5, tcg | 1.0, tcg |  |",
-            "| `fork::a` | seconds | 1.50 | - | - |",
-            "| `fuzz` | inputs kept | - | - | 9 |",
+            "| suite | release | small |",
+            "| fork | 2 | 0, 1 skipped, 1 **failed** |",
+            "| sid | 1 | 0 |",
+            "| **all** | 3 | 0, 1 skipped, 1 **failed** |",
+            "| ended early | no | **yes** |",
+            "| messages of the kernel | none | **some** |",
+            "| minutes | 1.5, tcg | 1.0, tcg |",
+            "| `fork::a` | seconds | 1.50 | - |",
+            "| `fork::b` | processes | 2 | - |",
+            "What loads did on the release flavor. Messages of the kernel: **some**.",
+            "| `make fuzz` | passed | 30 | 1,234,567 messages, 9 inputs kept |",
             "- release: Made on 2026-11-30 by `make test` from commit abc, series 7.3: Linux 7.3.4.",
             "- small: not known",
         ] {
             assert!(text.lines().any(|own| own == line), "{line} in {text}");
         }
         let without_loads = page(&flavors, &Flavor::new(Vec::new()));
-        let expected = "| sid | 1 | 0 |";
-        assert!(
-            without_loads.lines().any(|own| own == expected),
-            "{without_loads}"
-        );
+        assert!(!without_loads.contains("## Loads"), "{without_loads}");
+    }
+
+    #[test]
+    fn a_flavor_without_the_handler_is_judged_as_stock() {
+        let entries = ["passes as declared", "fails as declared"].map(|name| {
+            let Entry::Trial(mut trial) = test(name, Outcome::Passed, &[]) else {
+                panic!("no trial")
+            };
+            trial.kernel = Some(KernelUnderTest::Stock);
+            let record = trial.result.as_mut().unwrap();
+            record.outcome = Some(Outcome::Failed("as declared".into()));
+            Entry::Trial(trial)
+        });
+        assert_eq!(Flavor::new(entries.into()).counted(&|_| true), "2");
     }
 
     #[test]

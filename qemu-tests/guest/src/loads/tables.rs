@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Pictures of the living processes, from state and events, beside a load on all CPUs. They are begun
-//! and given up again and again, and restored after losses. Whenever the load pauses, each picture has
+//! Tables of the living processes, from state and events, beside a load on all CPUs. They are begun
+//! and given up again and again, and restored after losses. Whenever the load pauses, each table has
 //! to match what the kernel shows in /proc and by pidfds.
 
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::wire::{BATCH, PROCESSES};
 /// How much to do.
 #[derive(Args)]
 pub struct Options {
-    /// How many rounds begin pictures.
+    /// How many rounds begin tables.
     #[arg(long, default_value_t = 1000)]
     pub starts: usize,
     /// In how many rounds listeners lose events.
@@ -34,7 +34,7 @@ pub fn run(options: &Options) -> TestResult {
     lose(options.losses, NO_LIMIT)
 }
 
-/// Begins pictures in this many rounds, but begins no round after this time. Each picture is begun
+/// Begins tables in this many rounds, but begins no round after this time. Each table is begun
 /// while the load runs. Some of them are given up, and one is kept through all pauses.
 pub fn begin(most: usize, time: Duration) -> TestResult {
     const FLAGS: [u32; 4] = [0, BATCH, PROCESSES, PROCESSES | BATCH];
@@ -43,7 +43,7 @@ pub fn begin(most: usize, time: Duration) -> TestResult {
         let mut again = Follower::new(BATCH)?;
         kept.complete()?;
         let starts = rounds(
-            ("pictures", "rounds that begin pictures"),
+            ("tables", "rounds that begin tables"),
             most,
             time,
             |round| {
@@ -60,21 +60,21 @@ pub fn begin(most: usize, time: Duration) -> TestResult {
                 load.pause()?;
                 for follower in [&mut begun, &mut again, &mut kept] {
                     follower.expect_exact()?;
-                    expect_eq("losses", follower.picture.losses(), 0)?;
-                    expect_eq("states", follower.picture.states(), 1)?;
+                    expect_eq("losses", follower.table.losses(), 0)?;
+                    expect_eq("states", follower.table.states(), 1)?;
                 }
                 load.resume()
             },
         )?;
         let living = kept.living().len();
-        results::figure("rounds that begin pictures", starts as f64);
-        println!("pictures: begun in {starts} rounds, {living} processes at last");
+        results::figure("rounds that begin tables", starts as f64);
+        println!("tables: begun in {starts} rounds, {living} processes at last");
         Ok(())
     })
 }
 
 /// Makes listeners lose events in this many rounds, but begins no round after this time. The listeners
-/// do not read while the load runs. Only the state restores their pictures.
+/// do not read while the load runs. Only the state restores their tables.
 pub fn lose(most: usize, time: Duration) -> TestResult {
     const ROOM: usize = 4096;
     beside_load(|load| {
@@ -84,15 +84,15 @@ pub fn lose(most: usize, time: Duration) -> TestResult {
             losers.push(Follower::with_little_room(flags, ROOM)?);
         }
         let mut losses = 0;
-        let rounds = rounds(("pictures", "rounds with losses"), most, time, |_| {
-            let before: Vec<_> = losers.iter().map(|loser| loser.picture.losses()).collect();
+        let rounds = rounds(("tables", "rounds with losses"), most, time, |_| {
+            let before: Vec<_> = losers.iter().map(|loser| loser.table.losses()).collect();
             // More events than fit, in any form.
             pace.read(10 * EVENTS)?;
             load.pause()?;
             pace.expect_exact()?;
             for (loser, before) in losers.iter_mut().zip(before) {
                 loser.expect_exact()?;
-                let lost = loser.picture.losses() - before;
+                let lost = loser.table.losses() - before;
                 expect(lost > 0, "a loss in each round")?;
                 losses += lost;
             }
@@ -100,7 +100,7 @@ pub fn lose(most: usize, time: Duration) -> TestResult {
         })?;
         results::figure("rounds with losses", rounds as f64);
         results::figure("losses", losses as f64);
-        println!("pictures: {losses} losses in {rounds} rounds");
+        println!("tables: {losses} losses in {rounds} rounds");
         Ok(())
     })
 }

@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::Args;
 use protocol::results::Provenance;
 
-use crate::machine::kernel::Kernel;
+use super::kernel::Kernel;
 
 /// What a run is made from, besides the kernels.
 #[derive(Args, Clone)]

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! State and events form one picture of the processes (C55). After any load and any loss, it is the same
-//! as the kernel's own, which the tests read by other means. See also the `pictures` command.
+//! State and events form one table of the processes (C55). After any load and any loss, it is the same
+//! as the kernel's own, which the tests read by other means. See also the `tables` command.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -14,9 +14,9 @@ use nix::unistd::{Pid, setsid};
 use crate::child::{self, Gate};
 use crate::harness::{Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::identities;
-use crate::loads::pictures::{self, EVENTS};
 use crate::loads::rounds::rounds;
-use crate::picture::{FLAGS, MASK, Picture};
+use crate::loads::tables::{self, EVENTS};
+use crate::process_table::{FLAGS, MASK, ProcessTable};
 use crate::results;
 use crate::support::background_load::{BackgroundLoad, beside_load};
 use crate::support::container::{ALL, Container, PID, without_proc};
@@ -25,7 +25,7 @@ use crate::support::follower::{EXACT_LIMIT, Follower};
 use crate::support::idle_processes::{MANY_IDLE, start_idle, start_many_idle, start_small};
 use crate::support::process::{pause_for_ever, status};
 use crate::support::procfs::{in_container, living_in_proc};
-use crate::support::state_dump::{RARE, is_without_memory, listen, listen_and_read_little, state};
+use crate::support::state_dump::{RARE, is_without_memory, listen, state};
 use crate::support::stock::NO_STATE;
 use crate::test;
 use crate::timeouts;
@@ -62,19 +62,19 @@ pub const TESTS: &[Test] = &[
 
 const LONG: Duration = Duration::from_secs(120);
 
-/// How often a picture is begun, unless that takes too long.
+/// How often a table is begun, unless that takes too long.
 const STARTS: usize = 1000;
 
 /// The time after which no more are begun.
 const TIME: Duration = Duration::from_secs(40);
 
 fn it_is_the_kernels_whenever_it_is_begun() -> TestResult {
-    pictures::begin(STARTS, TIME)
+    tables::begin(STARTS, TIME)
 }
 
 fn after_losses_the_state_alone_restores_it() -> TestResult {
     const ROUNDS: usize = 200;
-    pictures::lose(ROUNDS, TIME)
+    tables::lose(ROUNDS, TIME)
 }
 
 /// A listener with little room also loses events while the state is sent, and requests it again.
@@ -87,27 +87,32 @@ fn a_state_that_overruns_is_repeated() -> TestResult {
         for room in [4096, 32_768, 131_072] {
             readers.push(Follower::with_little_room(BATCH, room)?);
         }
-        let rounds = rounds(("picture", "rounds with little room"), ROUNDS, TIME, |_| {
-            for _ in 0..2 {
-                // The readers do not read until the smallest buffer overruns, even while a state is sent.
-                pace.read(10 * EVENTS)?;
-                for reader in &mut readers {
-                    for _ in 0..random.usize(0..5 * EVENTS) {
-                        let now = Instant::now();
-                        reader.picture.read(&mut reader.listener, now)?;
+        let rounds = rounds(
+            ("process table", "rounds with little room"),
+            ROUNDS,
+            TIME,
+            |_| {
+                for _ in 0..2 {
+                    // The readers do not read until the smallest buffer overruns, even while a state is sent.
+                    pace.read(10 * EVENTS)?;
+                    for reader in &mut readers {
+                        for _ in 0..random.usize(0..5 * EVENTS) {
+                            let now = Instant::now();
+                            reader.table.read(&mut reader.listener, now)?;
+                        }
                     }
                 }
-            }
-            load.pause()?;
-            pace.expect_exact()?;
-            readers.iter_mut().try_for_each(Follower::expect_exact)?;
-            load.resume()
-        })?;
+                load.pause()?;
+                pace.expect_exact()?;
+                readers.iter_mut().try_for_each(Follower::expect_exact)?;
+                load.resume()
+            },
+        )?;
         for reader in &readers {
-            let (losses, states) = (reader.picture.losses(), reader.picture.states());
-            println!("picture: {losses} losses and {states} states in {rounds} rounds");
+            let (losses, states) = (reader.table.losses(), reader.table.states());
+            println!("process table: {losses} losses and {states} states in {rounds} rounds");
         }
-        let least = &readers[0].picture;
+        let least = &readers[0].table;
         expect(least.losses() >= rounds as u64, "a loss in each round")?;
         expect(least.states() > 1, "states after losses")
     })
@@ -148,7 +153,7 @@ fn ten_thousand_processes_and_more_are_counted() -> TestResult {
         follower.complete()?;
         let pids = follower.living().into_iter().map(|(_, pid, _)| pid);
         let pids: BTreeSet<_> = pids.collect();
-        expect(pids.into_iter().eq(expected), "each of them in the picture")
+        expect(pids.into_iter().eq(expected), "each of them in the table")
     })?
     .finish()
 }
@@ -161,7 +166,7 @@ fn a_state_is_completed_while_processes_change() -> TestResult {
         let _load = BackgroundLoad::start()?;
         let (mut longest, mut changes) = (0, 0);
         let mut before = Vec::new();
-        let states = rounds(("picture", "states"), STATES, TIME, |_| {
+        let states = rounds(("process table", "states"), STATES, TIME, |_| {
             let listener = listen(RARE, BATCH)?;
             let dump = state(&listener)?;
             let pids: BTreeSet<_> = dump.pids().into_iter().collect();
@@ -195,7 +200,7 @@ fn a_supervisor_that_restarts_finds_the_sessions_without_proc() -> TestResult {
     })
 }
 
-/// Lets a process complete a picture that has to contain these session leaders, and kills the process.
+/// Lets a process complete a table that has to contain these session leaders, and kills the process.
 fn supervise_until_killed(leaders: &BTreeMap<i32, u64>) -> TestResult {
     let found = Gate::new()?;
     let supervisor = child::fork(|| {
@@ -216,7 +221,7 @@ fn supervise_until_killed(leaders: &BTreeMap<i32, u64>) -> TestResult {
     Ok(())
 }
 
-/// Lets each allocation fail in turn that is made while a picture is begun and completed.
+/// Lets each allocation fail in turn that is made while a table is begun and completed.
 fn it_is_completed_after_allocations_failed() -> TestResult {
     start_many_idle(MANY_IDLE)?;
     // The first time is without a failure, so that this process has the memory that it needs.
@@ -224,23 +229,23 @@ fn it_is_completed_after_allocations_failed() -> TestResult {
     let faults = FailNth::of_slabs()?;
     let (mut failures, mut refusals) = (0, 0);
     for nth in 1.. {
-        let mut listener = listen_and_read_little(MASK, FLAGS)?;
-        let mut picture = Picture::default();
+        let mut listener = listen(MASK, FLAGS)?;
+        let mut table = ProcessTable::default();
         let limit = timeouts::deadline(EXACT_LIMIT);
-        let (first, failed) = faults.run(nth, || picture.complete(&mut listener, limit))?;
+        let (first, failed) = faults.run(nth, || table.complete(&mut listener, limit))?;
         let is_exact = match first {
             Err(error) if failed && is_without_memory(&error) => {
                 refusals += 1;
-                picture.complete(&mut listener, limit)?
+                table.complete(&mut listener, limit)?
             }
             first => first?,
         };
-        expect(is_exact, format!("an exact picture, with failure {nth}"))?;
+        expect(is_exact, format!("an exact table, with failure {nth}"))?;
         let own = child::own_pid();
-        let mut living = picture.living().values();
+        let mut living = table.living().values();
         let has_own = living.any(|process| process.pid == own);
         expect(has_own, "this process in it")?;
-        let count = picture.living().len();
+        let count = table.living().len();
         expect(count > MANY_IDLE, format!("all in it, got {count}"))?;
         if !failed {
             break;

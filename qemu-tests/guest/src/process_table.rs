@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The picture: the processes that live. Its only sources are the state that the kernel reports and
+//! The table: the processes that live. Its only sources are the state that the kernel reports and
 //! the events after it.
 //!
 //! Processes are known by their identities (`PROC_CN_LISTEN_IDENTITY`), which are never reused.
@@ -8,7 +8,7 @@
 //! session leader always stays one.
 //!
 //! After a loss, the kernel drops all events until the reader has emptied the queue, and no further
-//! error reports that. So the picture requests the state when nothing is left to be read. It requests
+//! error reports that. So the table requests the state when nothing is left to be read. It requests
 //! the state again if there is a loss before the state is complete.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,11 +18,11 @@ use std::time::Instant;
 use crate::listener::{Listener, ListenerError};
 use crate::wire::{Event, IDENTITY, Identity, Received, mask};
 
-/// The events that the picture is made of. [`mask::SID`] may be left out. Then the picture misses
+/// The events that the table is made of. [`mask::SID`] may be left out. Then the table misses
 /// processes that become session leaders after the state was reported.
 pub const MASK: u32 = mask::FORK | mask::EXIT | mask::SID;
 
-/// The flags that a listener needs for the picture. It may have others, too.
+/// The flags that a listener needs for the table. It may have others, too.
 pub const FLAGS: u32 = IDENTITY;
 
 /// A process that lives.
@@ -49,7 +49,7 @@ struct PendingState {
     has_losses: bool,
 }
 
-/// Whether the picture is valid.
+/// Whether the table is valid.
 #[derive(Debug)]
 enum Validity {
     /// It is not: no state was requested.
@@ -64,7 +64,7 @@ enum Validity {
 
 /// The processes that live, of those that a listener can see.
 #[derive(Debug)]
-pub struct Picture {
+pub struct ProcessTable {
     living: BTreeMap<u64, Process>,
     validity: Validity,
     /// The sequence number of the last request.
@@ -73,7 +73,7 @@ pub struct Picture {
     states: u64,
 }
 
-impl Default for Picture {
+impl Default for ProcessTable {
     fn default() -> Self {
         Self {
             living: BTreeMap::new(),
@@ -85,7 +85,7 @@ impl Default for Picture {
     }
 }
 
-impl Picture {
+impl ProcessTable {
     /// The processes, by the inode numbers of their pidfds.
     pub fn living(&self) -> &BTreeMap<u64, Process> {
         &self.living
@@ -106,7 +106,7 @@ impl Picture {
         self.states
     }
 
-    /// Reads the next message of a listener, and adds it to the picture. Returns [`None`] if no message
+    /// Reads the next message of a listener, and adds it to the table. Returns [`None`] if no message
     /// arrives before the deadline. Requests the state whenever that is needed: at first, and after a
     /// loss.
     ///
@@ -156,7 +156,7 @@ impl Picture {
         }
     }
 
-    /// Reads until the picture is exact. Returns whether it is exact before the deadline.
+    /// Reads until the table is exact. Returns whether it is exact before the deadline.
     pub fn complete(
         &mut self,
         listener: &mut Listener,
@@ -168,7 +168,7 @@ impl Picture {
         Ok(self.is_exact())
     }
 
-    /// Reads until the picture is exact and nothing is left to be read. Returns whether this is so before
+    /// Reads until the table is exact and nothing is left to be read. Returns whether this is so before
     /// the deadline.
     pub fn catch_up(
         &mut self,
@@ -303,9 +303,9 @@ mod tests {
         }
     }
 
-    /// A picture that is fed by hand. A process's number is 100 more than its pid.
+    /// A table that is fed by hand. A process's number is 100 more than its pid.
     #[derive(Default)]
-    struct Fed(Picture);
+    struct Fed(ProcessTable);
 
     impl Fed {
         fn begun(seq: u32) -> Self {
