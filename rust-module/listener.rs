@@ -358,7 +358,9 @@ fn answer(
     let message = Message::answer(numbers, cpu, now_ns(), Event::ack(errno, 0, HAS_CGROUPS));
 
     // If the answer is lost, reading the socket fails with `ENOBUFS`.
-    let _ = request.socket.deliver(sender, message.bytes(), flags);
+    let _ = request
+        .socket
+        .deliver_answer(sender, message.bytes(), flags);
 }
 
 /// Returns the time stamp for a message: `CLOCK_MONOTONIC`, in nanoseconds.

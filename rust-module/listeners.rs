@@ -275,8 +275,8 @@ const KINDS: [(Kind, u32); 10] = [
 ///
 /// # Context
 ///
-/// The task that sent the request, without the mutex. May sleep, and patches code if nobody else
-/// has asked for a kind of event.
+/// The task that sent the request, without the mutex. May sleep, and patches code if no other
+/// listener has asked for a kind of event.
 fn prepare(
     request: &Request<'_, Connector>,
     listener: Arc<Listener>,

@@ -178,6 +178,12 @@ impl Listener {
 
     /// Sends a request. It has taken effect when this returns: the kernel handles it in sendto(2).
     pub fn send(&self, data: &[u8], seq: u32, ack: u32) -> Result<(), ListenerError> {
+        self.send_datagram(&Self::request_datagram(data, seq, ack))
+            .map_err(|error| ListenerError::System("sendto", error))
+    }
+
+    /// The bytes of a request.
+    pub fn request_datagram(data: &[u8], seq: u32, ack: u32) -> Vec<u8> {
         let length = size_of::<RequestHeader>() + data.len();
         let netlink = NetlinkHeader {
             length: length as u32,
@@ -195,9 +201,7 @@ impl Listener {
             length,
             flags: 0,
         };
-        let request = [RequestHeader { netlink, connector }.as_bytes(), data].concat();
-        self.send_datagram(&request)
-            .map_err(|error| ListenerError::System("sendto", error))
+        [RequestHeader { netlink, connector }.as_bytes(), data].concat()
     }
 
     /// Sends arbitrary bytes to the kernel.

@@ -2,11 +2,9 @@
 //! The dump of the state, as a listener reads it datagram by datagram, with checks of what all dumps have
 //! in common.
 
-use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recv};
 use zerocopy::IntoBytes;
 
 use super::container;
@@ -18,7 +16,7 @@ use crate::timeouts;
 use crate::wire::{
     CN_PROC, Event, FEATURE_STATE, IDENTITY_MESSAGE_SIZE, Identity, LISTEN, MESSAGE_SIZE, Message,
     NLM_F_MULTI, NLMSG_DONE, NLMSG_EVENT, NO_CPU, PROCESS, Received, STATE, Task, mask,
-    proc_listen, proc_listen_in,
+    proc_listen_in,
 };
 
 /// How long a state may take.
@@ -223,21 +221,6 @@ pub fn state(listener: &Listener) -> Result<StateDump, Failure> {
     let dump = StateDump::default().finish(listener)?;
     expect_eq("err", dump.err(), Some(0))?;
     Ok(dump)
-}
-
-/// A listener whose answer was read with a buffer that is just large enough, so that the kernel makes no
-/// larger datagrams.
-pub fn listen_and_read_little(mask: u32, flags: u32) -> Result<Listener, Failure> {
-    let listener = container::open()?;
-    listener.request(&proc_listen(LISTEN, mask, flags))?;
-    let mut bytes = [0; MESSAGE_SIZE];
-    let length = recv(
-        listener.as_fd().as_raw_fd(),
-        &mut bytes,
-        MsgFlags::MSG_DONTWAIT,
-    )?;
-    expect_eq("bytes of an answer", length, MESSAGE_SIZE)?;
-    Ok(listener)
 }
 
 /// Whether a request was refused, or not even sent, for want of memory.

@@ -2,7 +2,7 @@
 //! Allocation failures (C20): each allocation fails once. Nothing is left half done, miscounted or
 //! unreported.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use nix::errno::Errno;
 use nix::kmod::{ModuleInitFlags, finit_module};
+use nix::sched::unshare;
 use nix::sys::socket::{MsgFlags, recv};
 use zerocopy::IntoBytes;
 
@@ -17,6 +18,7 @@ use crate::cpus::{cpus, pin};
 use crate::debugfs::{self, Listing};
 use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
 use crate::listener::Listener;
+use crate::support::container::{NET, require};
 use crate::support::ends::{End, bind, leave};
 use crate::support::fault_injection::{
     FailNth, NoPages, QuietConsole, has_checkers, report_failures,
@@ -66,6 +68,9 @@ pub const TESTS: &[Test] = &Declaration::new().not_on_stock(NO_LISTING).of([
         Line::C30,
         Line::C54,
     ]),
+    test!(a_network_namespace_without_memory_is_whole_or_not_made)
+        .limit(Duration::from_secs(120))
+        .covers(&[Line::C26]),
     // It waits for several grace periods for each of a hundred allocations.
     test!(loading_without_memory_leaves_nothing)
         .limit(Duration::from_secs(120))
@@ -303,6 +308,31 @@ fn an_end_takes_no_memory(end: Option<End>) -> TestResult {
         expect(!failed || has_checkers(), "an end that allocates nothing")?;
         Ok((DONE, failed))
     })
+}
+
+/// Each allocation for a new network namespace fails in turn.
+fn a_network_namespace_without_memory_is_whole_or_not_made() -> TestResult {
+    require(NET)?;
+    let faults = FailNth::of_slabs()?;
+    let mut refused = 0;
+    for nth in 1.. {
+        let (made, failed) = faults.run(nth, || unshare(NET))?;
+        match made {
+            Ok(()) => {
+                let callbacks = fs::read_to_string("/proc/self/net/connector")?;
+                expect(
+                    callbacks.contains("cn_proc"),
+                    format!("cn_proc, got {callbacks}"),
+                )?;
+            }
+            // Some subsystems have another error for it than ENOMEM.
+            Err(_) => refused += 1,
+        }
+        if !failed {
+            break;
+        }
+    }
+    expect(refused > 0, "a namespace that was not made")
 }
 
 /// A small datagram waits already, so the next event would begin a page of events. Each allocation

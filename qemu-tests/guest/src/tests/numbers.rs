@@ -17,7 +17,7 @@ use crate::support::scenario::{mark_on, mark_on_each_cpu};
 use crate::support::sequence_numbers::{SequenceNumbers, cpu_and_seq};
 use crate::support::socket_filter::keep_bytes;
 use crate::test;
-use crate::wire::{LISTEN, NO_CPU, mask};
+use crate::wire::{Event, IGNORE, LISTEN, NO_CPU, Received, mask};
 
 pub const TESTS: &[Test] = &[
     test!(each_listener_and_cpu_counts_on_its_own)
@@ -47,6 +47,12 @@ pub const TESTS: &[Test] = &[
         .covers(&[Line::C5]),
     test!(an_answer_that_finds_no_room_is_reported_by_enobufs)
         .not_on_stock("there are no accounts")
+        .covers(&[Line::C6, Line::C19]),
+    test!(requests_are_answered_after_a_loss)
+        .stock_fails("a socket takes no message after a loss, until it was read empty")
+        .covers(&[Line::C6, Line::C19]),
+    test!(an_answer_that_is_lost_after_a_loss_is_reported_by_enobufs)
+        .stock_fails("ENOBUFS is reported once until the socket was read empty")
         .covers(&[Line::C6, Line::C19]),
 ];
 
@@ -267,6 +273,45 @@ fn an_answer_that_finds_no_room_is_reported_by_enobufs() -> TestResult {
     expect(answers.messages.len() < MANY, "lost answers")?;
     let after = Listing::of(listener.port_id()?)?;
     expect_eq("the account", after, before)
+}
+
+/// A listener that lost events and has read `ENOBUFS`, while its queue is full.
+fn listener_after_a_loss() -> Result<Listener, Failure> {
+    let mut listener = listener_with_little_room()?;
+    listen_and_begin(&mut listener)?;
+    mark_on_each_cpu(MANY)?;
+    match listener.receive_datagram() {
+        Err(error) if error.is_overrun() => Ok(listener),
+        other => Err(Failure::new(format!("ENOBUFS, got {other:?}"))),
+    }
+}
+
+fn requests_are_answered_after_a_loss() -> TestResult {
+    const UNKNOWN: u32 = 99;
+    let requests: [&[u32]; 4] = [&[LISTEN, mask::SID], &[UNKNOWN], &[IGNORE], &[LISTEN]];
+    for words in requests {
+        let mut listener = listener_after_a_loss()?;
+        // There is room again, and the queue is not empty.
+        expect(listener.receive_datagram()?.is_some(), "an event")?;
+        listener.request(words)?;
+        let drained = listener.drain()?;
+        let is_answer = |received: &&Received| matches!(received.event, Event::Ack { .. });
+        let answers = drained.messages.iter().filter(is_answer).count();
+        expect_eq(&format!("answers to {words:?}"), answers, 1)?;
+        expect(
+            drained.messages.len() > 1,
+            "unread events before the answer",
+        )?;
+        expect_eq("number of ENOBUFS", drained.enobufs, 0)?;
+    }
+    Ok(())
+}
+
+fn an_answer_that_is_lost_after_a_loss_is_reported_by_enobufs() -> TestResult {
+    let mut listener = listener_after_a_loss()?;
+    listener.request(&[LISTEN, mask::SID])?;
+    let drained = listener.drain()?;
+    expect_eq("number of ENOBUFS", drained.enobufs, 1)
 }
 
 fn an_event_that_its_own_filter_drops_takes_no_number() -> TestResult {

@@ -24,15 +24,14 @@ use crate::support::container::{self, ALL, Container, Handover, NET, PID, USER};
 use crate::support::ends::ENDS;
 use crate::support::fault_injection::FailNth;
 use crate::support::idle_processes::{MANY_IDLE, start_many_idle};
+use crate::support::memory::used_kb;
 use crate::support::module::{self, ModuleGuard, expect_references};
 use crate::support::namespace_user::NamespaceUser;
 use crate::support::process::{pause_for_ever, status, succeed};
 use crate::support::procfs::in_container;
 use crate::support::scenario::{ACK, SEQ, expect_count, mark};
 use crate::support::sender::{OUTER_ROOT, ROOT, Sender, receive};
-use crate::support::state_dump::{
-    RARE, StateDump, ask, is_without_memory, listen, listen_and_read_little, state,
-};
+use crate::support::state_dump::{RARE, StateDump, ask, is_without_memory, listen, state};
 use crate::support::stock::NO_STATE;
 use crate::test;
 use crate::wire::{
@@ -61,6 +60,8 @@ pub const TESTS: &[Test] = &Declaration::new()
         test!(a_listener_that_never_reads_delays_no_other)
             .limit(LIMIT)
             .covers(&[Line::C57]),
+        test!(a_state_keeps_little_of_its_request).covers(&[Line::C58]),
+        test!(events_have_room_beside_a_state).covers(&[Line::C6]),
         test!(a_reader_that_peeks_loses_nothing),
         test!(the_smallest_buffer_has_room_for_it),
         test!(a_namespace_that_ends_in_the_middle_ends_it)
@@ -399,6 +400,58 @@ fn a_listener_that_never_reads_delays_no_other() -> TestResult {
     })
 }
 
+fn a_state_keeps_little_of_its_request() -> TestResult {
+    const SOCKETS: usize = 64;
+    /// Less than the default send buffer.
+    const DATAGRAM: usize = 160 << 10;
+    in_container(|| {
+        start_many_idle(MANY_IDLE)?;
+        let mut request = Listener::request_datagram(STATE.as_bytes(), SEQ, ACK);
+        request.resize(DATAGRAM, 0);
+        let before = used_kb()?;
+        let mut listeners = Vec::new();
+        for _ in 0..SOCKETS {
+            let listener = listen(RARE, 0)?;
+            listener.send_datagram(&request)?;
+            listeners.push(listener);
+        }
+        let growth = used_kb()? - before;
+        let most = (SOCKETS * (DATAGRAM >> 10) / 4) as i64;
+        expect(growth < most, format!("less than {most} kB, got {growth}"))?;
+        for listener in listeners {
+            let dump = StateDump::default().finish(&listener)?;
+            expect_eq("processes", dump.pids().len(), MANY_IDLE + 1)?;
+        }
+        Ok(())
+    })
+}
+
+fn events_have_room_beside_a_state() -> TestResult {
+    /// What the answer is read into, more than a datagram of a state.
+    const LARGE: usize = 64 << 10;
+    /// Room for two datagrams of a state and for the events.
+    const ROOM: usize = 12 << 10;
+    const EVENTS: usize = 4;
+    in_container(|| {
+        start_many_idle(MANY_IDLE)?;
+        let listener = container::open()?;
+        listener.request(&proc_listen(LISTEN, mask::COMM, BATCH))?;
+        let flags = MsgFlags::MSG_DONTWAIT;
+        recv(listener.as_fd().as_raw_fd(), &mut [0; LARGE], flags)?;
+        setsockopt(&listener, sockopt::RcvBuf, &(ROOM / 2))?;
+        let mut dump = begin(&listener)?;
+        let mut marks = 0;
+        while !dump.read(&listener)? {
+            for _ in 0..EVENTS {
+                mark("beside a state")?;
+                marks += 1;
+            }
+        }
+        let rest = listener.take_datagrams()?.concat();
+        expect_eq("events", dump.others.len() + rest.len(), marks)
+    })
+}
+
 fn a_reader_that_peeks_loses_nothing() -> TestResult {
     in_container(|| {
         start_many_idle(MANY_IDLE)?;
@@ -547,7 +600,7 @@ fn a_request_without_memory_gets_an_answer_or_an_error() -> TestResult {
     let faults = FailNth::of_slabs()?;
     let (mut failures, mut answers) = (0, 0);
     for nth in 1.. {
-        let listener = listen_and_read_little(RARE, 0)?;
+        let listener = listen(RARE, 0)?;
         let (sent, failed) = faults.run(nth, || ask(&listener).is_ok())?;
         expect(sent || failed, "a request to be sent")?;
         if sent {
