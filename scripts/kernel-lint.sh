@@ -96,20 +96,61 @@ document_kernel() {
 
 	long_step "rustdoc of the kernel" far_unknown "$log" kernel_make rustdoc ||
 		explain_failure "$log" "rustdoc"
-	! touched_files '\.rs$' | sed 's/^/--> (..\/)?/' | grep -B1 -E -f - "$log" >&2 ||
-		die "rustdoc complains about the abstractions: see $log"
+	no_complaints_about_series "$log" rustdoc
+}
+
+# Usage: compile_like DIR OBJECT INPUT PROGRAM ARGUMENT...
+# Runs PROGRAM in DIR with the arguments that rustc had for OBJECT, except INPUT, a
+# regular expression, and those for its output. The kernel's make has no rule for that.
+compile_like() {
+	local directory=$1 object=$2 input=$3 program=$4 command
+	shift 4
+
+	command=$(sed -n 's/^savedcmd_[^ ]* := //p' "$directory/${object%/*}/.${object##*/}.cmd" |
+		sed -E "s|; .*||; s|^(.*) $RUSTC |\1 $program |; s/--(remap-path-scope|emit|crate-type)[= ][^ ]*//g; s/ (-o|--out-dir) [^ ]+//g; s# $input( |\$)# #")
+	(cd "$directory" && RUSTC_BOOTSTRAP=1 bash -c "$command \"\$@\"" bash "$@")
 }
 
 # Usage: compile_like_module PROGRAM ARGUMENT...
-# Runs PROGRAM with the arguments that rustc had for the module, except those for its
-# input and its output. The kernel's make has no rule for that.
 compile_like_module() {
-	local out=${BUILD%/*}/module-$NAME program=$1 command
-	shift
+	compile_like "${BUILD%/*}/module-$NAME" rust-module/proc_events_main.o '[^ ]*/proc_events_main\.rs' "$@"
+}
 
-	command=$(sed -n 's/^savedcmd_[^ ]* := //p' "$out/rust-module/.proc_events_main.o.cmd" |
-		sed -E "s|; .*||; s|^(.*) $RUSTC |\1 $program |; s/--(remap-path-scope|emit|crate-type)[= ][^ ]*//g; s/ (-o|--out-dir) [^ ]+//g; s| [^ ]*/proc_events_main\.rs *$||")
-	(cd "$out" && RUSTC_BOOTSTRAP=1 bash -c "$command \"\$@\"" bash "$@")
+# Fails if there is a message about a file that the series touches. The log is of the
+# kernel's crates.
+no_complaints_about_series() {
+	! touched_files '\.rs$' | sed 's/^/--> (..\/)?/' | grep -B1 -E -f - "$1" >&2 ||
+		die "$2 complains about the abstractions: see $1"
+}
+
+# With make CLIPPY=1, the crate would be compiled in the place of the one that rustc
+# compiled, and again for the next build.
+clippy_kernel() {
+	local log=$BUILD.clippy.log out=${BUILD%/*}/clippy-kernel-$NAME
+
+	mkdir -p "$out"
+	CLIPPY_CONF_DIR=$SOURCE compile_like "$BUILD" rust/kernel.o '[^ ]*/kernel/lib\.rs' \
+		"${CLIPPY_DRIVER:-/usr/bin/clippy-driver}" "$SOURCE/rust/kernel/lib.rs" \
+		--crate-type rlib --emit metadata --out-dir "$out" >"$log" 2>&1 ||
+		explain_failure "$log" "clippy of the abstractions"
+	rm -r "$out"
+	no_complaints_about_series "$log" clippy
+}
+
+rustfmt_kernel() {
+	local file files
+
+	mapfile -t files < <(touched_files '\.rs$')
+	for file in "${files[@]}"; do
+		"${RUSTFMT:-/usr/bin/rustfmt}" --check --edition 2021 --config-path "$SOURCE/.rustfmt.toml" "$SOURCE/$file" >&2 ||
+			die "rustfmt would change $file"
+	done
+}
+
+style() {
+	build
+	rustfmt_kernel
+	once "$BUILD/.proc-events-clippy" clippy_kernel
 }
 
 document_module() {
