@@ -50,6 +50,7 @@ OTHERS = [
     r"Since 2005",
     r"Debian 12 or 13", r"about 8 GB",
     r"32-bit programs",
+    r"``nlmsg_len`` is more than 16,384",  # CONNECTOR_MAX_MSG_SIZE
     # The memory that the kernel counts in a receive buffer, as measured.
     r"On x86-64 these are 256 and 704 bytes, together 960",
     r"960 bytes on x86-64",
@@ -64,7 +65,6 @@ OTHERS = [
     r"default receive buffer then holds about 1,500 events of a burst",
     r"With an identity, these are 221 and about 1,500",
     # Twice the largest buffer of netlink for a datagram of a dump, and the kernel's own memory.
-    r"receive buffer,? of less than 80 KiB",
     r"On 32-bit machines", r"on 32-bit machines",
     r"16 for each possible CPU",        # of the module's own memory, by the threat model
     r"after each 64 of them",           # ids that are looked at without a pause

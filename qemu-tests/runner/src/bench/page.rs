@@ -454,7 +454,7 @@ mod tests {
             "{text}"
         );
         assert!(
-            text.contains("Not measured on stock: Containers (refused)."),
+            text.contains("Not measured on stock: listeners in containers (refused)."),
             "{text}"
         );
         assert!(!text.contains("A flood"), "{text}");
