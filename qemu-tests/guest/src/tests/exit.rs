@@ -6,13 +6,14 @@
 use std::thread;
 
 use nix::libc;
+use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
 use crate::child::{self, Child, Gate, own_tid};
 use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
-use crate::support::process::ignore_children;
+use crate::support::process::{ignore_children, status, succeed};
 use crate::support::scenario::{in_child, is_exit, own_task};
 use crate::test;
 use crate::wire::{Event, Task, mask};
@@ -27,6 +28,7 @@ pub const TESTS: &[Test] = &Declaration::new().covers(&[Line::C15]).of([
     test!(names_the_parent_of_an_auto_reaped_child)
         .stock_fails("the parent of a child that is reaped immediately is reported as 0"),
     test!(comes_once_for_each_thread_of_a_killed_process).covers(&[Line::C45]),
+    test!(comes_before_a_parent_can_reap_what_another_traces).covers(&[Line::C49, Line::C51]),
 ]);
 
 const SIGCHLD: u32 = Signal::SIGCHLD as u32;
@@ -166,4 +168,34 @@ fn comes_once_for_each_thread_of_a_killed_process() -> TestResult {
     ended.sort_unstable();
     expected.sort_unstable();
     expect_eq("threads that ended", ended, expected)
+}
+
+/// The exception of ptrace(2): the parent can wait for a traced child only after the tracer has done so.
+fn comes_before_a_parent_can_reap_what_another_traces() -> TestResult {
+    let mut listener = Listener::listen(mask::EXIT)?;
+    let (attached, end, reap) = (Gate::new()?, Gate::new()?, Gate::new()?);
+    let child = child::fork(|| i32::from(end.pass().is_err()))?;
+    let pid = child.pid();
+    let tracer = child::fork(|| {
+        status(|| {
+            ptrace::seize(pid, Options::empty())?;
+            attached.open(0)?;
+            reap.pass()?;
+            let ended = waitpid(pid, None)?;
+            expect_eq("the tracee's end", ended, WaitStatus::Exited(pid, 0))
+        })
+    })?;
+    attached.pass()?;
+    end.open(0)?;
+    listener.wait_for("EXIT", |received| is_exit(received, pid.as_raw()))?;
+
+    let early = waitpid(pid, Some(WaitPidFlag::WNOHANG))?;
+    expect_eq(
+        "the end, before the tracer has waited",
+        early,
+        WaitStatus::StillAlive,
+    )?;
+    reap.open(0)?;
+    succeed(tracer)?;
+    succeed(child)
 }
