@@ -19,6 +19,7 @@ use crate::results;
 use crate::support::cgroup::Group;
 use crate::support::descriptors::{send_descriptors, unix_pair};
 use crate::support::fault_injection::has_checkers;
+use crate::support::memory;
 use crate::support::polling::poll_until_done;
 use crate::support::scenario::{expect_count, in_self, mark};
 use crate::test;
@@ -249,29 +250,18 @@ fn an_end_beside_many_costs_as_much_as_one_beside_none() -> TestResult {
     Ok(())
 }
 
-/// The bytes of free memory in /proc/meminfo.
-fn free_memory() -> Result<u64, Failure> {
-    let text = fs::read_to_string("/proc/meminfo")?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemFree:"));
-    let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
-    let kilobytes: u64 = kilobytes
-        .ok_or_else(|| Failure::new("MemFree in /proc/meminfo"))?
-        .parse()?;
-    Ok(kilobytes * 1024)
-}
-
 /// The most memory that a loop takes at any time, in bytes.
 fn memory_of_a_loop(
     rounds: usize,
     mut turn: impl FnMut() -> Result<(), Failure>,
 ) -> Result<u64, Failure> {
     const LOOK: usize = 200;
-    let before = free_memory()?;
+    let before = memory::free()?;
     let mut least = before;
     for round in 0..rounds {
         turn()?;
         if round % LOOK == 0 {
-            least = least.min(free_memory()?);
+            least = least.min(memory::free()?);
         }
     }
     Ok(before.saturating_sub(least))
