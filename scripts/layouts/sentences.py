@@ -64,7 +64,6 @@ OTHERS = [
     r"136 bytes for each of 32 events, or about 89 bytes for each of 49 without an identity",
     r"default receive buffer then holds about 1,500 events of a burst",
     r"With an identity, these are 221 and about 1,500",
-    # Twice the largest buffer of netlink for a datagram of a dump, and the kernel's own memory.
     r"On 32-bit machines", r"on 32-bit machines",
     r"16 for each possible CPU",        # of the module's own memory, by the threat model
     r"after each 64 of them",           # ids that are looked at without a pause
