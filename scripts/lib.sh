@@ -263,6 +263,20 @@ last_seconds() {
 	cat "$(seconds_file "$1")" 2>/dev/null
 }
 
+# How many minutes all tests of each flavor take when nothing is built, on two cores
+# without KVM.
+declare -A TEST_MINUTES=([release]=35 [debug]=60 [rt]=25 [kcsan]=40 [small]=25
+	[no-pid-ns]=15 [no-user-ns]=15 [no-net-ns]=15 [builtin]=20 [mainline]=20
+	[distro]=70 [selinux]=15 [arm64-release]=35 [arm64-debug]=80)
+
+# Usage: expected_seconds FLAVOR
+# Prints how many seconds all tests of a flavor will take: as many as the last time, if
+# they passed before. Fails if that is not known.
+expected_seconds() {
+	last_seconds "all tests, $1" ||
+		{ [[ -n ${TEST_MINUTES[$1]:-} ]] && echo $((TEST_MINUTES[$1] * 60)); }
+}
+
 # The progress of steps that do not know their progress.
 far_unknown() {
 	echo "running"
