@@ -74,7 +74,7 @@ unpack_packages() {
 make_stress_ng() {
 	local packages=$CLIENTS/packages libraries to=$CLIENTS/stress-ng
 
-	unpack_packages "$packages" stress-ng || return
+	unpack_packages "$packages" "${STRESS_NG_PACKAGES[@]}" || return
 	rm -rf "$to" && mkdir -p "$to/lib" || return
 	libraries=$(find "$packages/usr/lib" -name '*.so.*' -printf '%h\n' 2>/dev/null | sort -u | paste -sd:)
 	LD_LIBRARY_PATH=$libraries ldd "$packages/usr/bin/stress-ng" >"$to/libraries" || return
@@ -92,7 +92,7 @@ make_stress_ng() {
 make_netlink_go_test() {
 	local packages=$CLIENTS/packages to=$CLIENTS/netlink-go-test go library
 
-	unpack_packages "$packages" golang-go golang-github-vishvananda-netlink-dev || return
+	unpack_packages "$packages" "${NETLINK_GO_PACKAGES[@]}" || return
 	go=$packages/usr/lib/go
 	[[ -d $go ]] || go=$(go env GOROOT) || return
 	library=$packages/usr/share/gocode/src/github.com/vishvananda/netlink
@@ -139,11 +139,11 @@ make_from_package() {
 }
 
 make_apparmor_parser() {
-	make_from_package apparmor apparmor_parser
+	make_from_package "$APPARMOR_PACKAGE" apparmor_parser
 }
 
 make_checkpolicy() {
-	make_from_package checkpolicy checkpolicy
+	make_from_package "$SELINUX_PACKAGE" checkpolicy
 }
 
 # The C library and the files of gcc for 32-bit programs, without gcc-multilib, which
@@ -152,7 +152,7 @@ make_compat() {
 	local packages=$CLIENTS/packages version
 
 	version=$(gcc -dumpversion) && version=${version%%.*} || return
-	(unpack_alone "$packages" libc6-dev-i386 "lib32gcc-$version-dev") || return
+	(unpack_alone "$packages" "$COMPAT_PACKAGE" "lib32gcc-$version-dev") || return
 	rm -rf "$COMPAT" && mkdir -p "$COMPAT"/{lib,include} || return
 	cp "$packages"/usr/lib32/*.[oa] "$packages/usr/lib/gcc/x86_64-linux-gnu/$version/32"/*.[oa] "$COMPAT/lib/" &&
 		cp -r "$packages/usr/include/x86_64-linux-gnu/." "$COMPAT/include/" &&

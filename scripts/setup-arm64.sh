@@ -9,17 +9,6 @@
 # The measured size, with a margin.
 ARM64_MEGABYTES=1500
 
-# The packages that tests and commands in the guest use, and those that programs for the
-# guest are linked with. Their dependencies are added.
-ARM64_PACKAGES=(
-	base-files base-passwd bash coreutils dash findutils gawk grep hostname iproute2
-	kmod libc-bin login mount passwd perl-base procps sed sysvinit-utils util-linux
-	bubblewrap busybox-static cgroup-tools crun dpkg extrace forkstat keepalived
-	openssh-client openssh-server psmisc strace
-	libc6-dev libelf-dev zlib1g-dev linux-libc-dev
-)
-if debian_12; then ARM64_PACKAGES+=(libgcc-12-dev); else ARM64_PACKAGES+=(libgcc-14-dev); fi
-
 # Prints the path of a file whose name depends on the list of packages: if the list
 # changes, the root is made again.
 arm64_root_stamp() {
@@ -121,14 +110,9 @@ unpack_arm64_root() {
 		mv "$new" "$GUEST_ROOT"
 }
 
-# Prints the name of Debian's package with this machine's Rust.
-rust_package() {
-	if debian_12; then echo rustc-web; else echo rustc; fi
-}
-
 rust_version() {
 	# shellcheck disable=SC2016
-	dpkg-query -W -f '${Version}' "$(rust_package)" 2>/dev/null
+	dpkg-query -W -f '${Version}' "$RUST_PACKAGE" 2>/dev/null
 }
 
 # The library has to be of exactly the same version as the compiler.
@@ -137,14 +121,11 @@ arm64_rust_stamp() {
 }
 
 unpack_arm64_rust() {
-	local package=libstd-rust-dev
-
-	if debian_12; then package=libstd-rust-web-dev; fi
 	rm -rf "$ARM64_RUST.new" &&
 		cd "$APT/package" &&
-		arm64_apt download "$package=$(rust_version)" &&
+		arm64_apt download "$RUST_LIBRARY_PACKAGE=$(rust_version)" &&
 		mkdir "$ARM64_RUST.new" &&
-		dpkg-deb -x "$package"_*.deb "$ARM64_RUST.new" &&
+		dpkg-deb -x "$RUST_LIBRARY_PACKAGE"_*.deb "$ARM64_RUST.new" &&
 		touch "$ARM64_RUST.new/$(basename "$(arm64_rust_stamp)")" &&
 		rm -rf "$ARM64_RUST" &&
 		mv "$ARM64_RUST.new" "$ARM64_RUST"
@@ -157,9 +138,9 @@ unpack_arm64_qemu() {
 
 	rm -rf "$new" &&
 		cd "$APT/package" &&
-		private_apt download qemu-system-arm &&
+		private_apt download "$ARM64_QEMU_PACKAGE" &&
 		mkdir "$new" &&
-		dpkg-deb -x qemu-system-arm_*.deb "$new" &&
+		dpkg-deb -x "$ARM64_QEMU_PACKAGE"_*.deb "$new" &&
 		complete_qemu "$new" aarch64 "$ARM64_QEMU" &&
 		rm -rf "$ARM64_QEMU" &&
 		mv "$new" "$ARM64_QEMU"
@@ -178,7 +159,7 @@ arm64_is_missing() {
 install_arm64() {
 	arm64_is_missing || return 0
 	[[ -n $(rust_version) ]] ||
-		die "no Rust for arm64: Debian's package $(rust_package) is not installed, and only that has a library for arm64 to fetch; install it, or leave out ARCH=arm64"
+		die "no Rust for arm64: Debian's package $RUST_PACKAGE is not installed, and only that has a library for arm64 to fetch; install it, or leave out ARCH=arm64"
 	need_space "$ARM64_MEGABYTES" "setting up for arm64"
 	# The guest also has other users.
 	umask 022
@@ -186,7 +167,7 @@ install_arm64() {
 	if [[ ! -e $(arm64_root_stamp) || ! -e $(arm64_rust_stamp) ]]; then
 		open_arm64_apt
 		[[ -e $(arm64_rust_stamp) ]] ||
-			fetch_arm64 "Rust's library for arm64, of $(rust_package) $(rust_version); if Debian has a newer one, upgrade it" \
+			fetch_arm64 "Rust's library for arm64, of $RUST_PACKAGE $(rust_version); if Debian has a newer one, upgrade it" \
 				"$LOGS/arm64-rust.log" unpack_arm64_rust
 		[[ -e $(arm64_root_stamp) ]] ||
 			fetch_arm64 "the root of arm64 guests" "$LOGS/arm64-root.log" unpack_arm64_root
