@@ -123,16 +123,19 @@ record_result() {
 
 # Usage: export_origin TARGET VARIABLE...
 # Exports what the results of make TARGET are made from, for the pages of the runner. The
-# variables are shown if they are set.
+# variables are shown if they are set. A page that such a run wrote is no change of the
+# project.
 export_origin() {
-	local name
+	local name changes
 
 	PROC_EVENTS_COMMAND="make $1"
 	shift
 	for name; do
 		[[ -z ${!name:-} ]] || PROC_EVENTS_COMMAND+=" $name=$(printf %q "${!name}")"
 	done
-	PROC_EVENTS_COMMIT=$(git -C "$PROJECT" describe --always --dirty --abbrev=12 2>/dev/null) || PROC_EVENTS_COMMIT=unknown
+	PROC_EVENTS_COMMIT=$(git -C "$PROJECT" describe --always --abbrev=12 2>/dev/null) || PROC_EVENTS_COMMIT=unknown
+	changes=$(git -C "$PROJECT" status --porcelain --untracked-files=no -- . ':!Documentation/results' 2>/dev/null) || true
+	[[ -z $changes ]] || PROC_EVENTS_COMMIT+=-dirty
 	PROC_EVENTS_DATE=$(date -u +%F)
 	PROC_EVENTS_SERIES=$SERIES
 	export PROC_EVENTS_COMMAND PROC_EVENTS_COMMIT PROC_EVENTS_DATE PROC_EVENTS_SERIES
