@@ -361,7 +361,7 @@ fn in_parallel(figures: &Figures, parallel: Accelerator) -> Option<Section> {
 pub fn write_page(directory: &Path, provenance: &Provenance, sections: &[Section]) -> Result<()> {
     let text = format!(
         "# What events cost\n\nWritten by a run of the benchmark (`make bench`).\n{}\n\n\
-         A figure is the median of 15 batches, in three rounds, or what the cheapest tenth took; see \
+         A figure is the median of 15 batches or more, in three rounds, or what the cheapest tenth took; see \
          `qemu-tests/guest/src/bench/measure.rs`.\n\n![Instructions of a COMM event]({CHART})\n{}",
         origin(provenance),
         markdown(sections)
