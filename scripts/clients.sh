@@ -74,7 +74,7 @@ unpack_packages() {
 make_stress_ng() {
 	local packages=$CLIENTS/packages libraries to=$CLIENTS/stress-ng
 
-	unpack_packages "$packages" "${STRESS_NG_PACKAGES[@]}" || return
+	unpack_packages "$packages" "$STRESS_NG_PACKAGE" || return
 	rm -rf "$to" && mkdir -p "$to/lib" || return
 	libraries=$(find "$packages/usr/lib" -name '*.so.*' -printf '%h\n' 2>/dev/null | sort -u | paste -sd:)
 	LD_LIBRARY_PATH=$libraries ldd "$packages/usr/bin/stress-ng" >"$to/libraries" || return

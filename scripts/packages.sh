@@ -95,7 +95,7 @@ SSHD_PACKAGE=openssh-server
 QEMU_PACKAGES=(qemu-system-x86 qemu-system-data seabios)
 
 # What only the tests need: see scripts/clients.sh.
-STRESS_NG_PACKAGES=(stress-ng)
+STRESS_NG_PACKAGE=stress-ng
 NETLINK_GO_PACKAGES=(golang-go golang-github-vishvananda-netlink-dev)
 APPARMOR_PACKAGE=apparmor
 SELINUX_PACKAGE=checkpolicy
