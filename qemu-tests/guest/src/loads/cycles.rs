@@ -2,7 +2,7 @@
 //! The module is loaded and unloaded, and listeners are killed, again and again. No listener is counted
 //! at the end, and the kernel's memory is as before.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use clap::Args;
 use nix::sys::signal::{Signal, kill};
@@ -11,9 +11,8 @@ use nix::sys::wait::WaitStatus;
 use super::victim;
 use crate::debugfs::Listing;
 use crate::harness::{TestResult, expect_eq};
-use crate::support::memory::used_kb;
+use crate::support::memory::{expect_growth_below, used_kb};
 use crate::support::module;
-use crate::support::polling::poll_until_done;
 use crate::wire::mask;
 
 /// How much to do.
@@ -37,9 +36,6 @@ const WARM_UP: usize = 10;
 /// kernel. A leak of one kilobyte per cycle reaches about this after 1,000 cycles.
 const GROWTH_LIMIT_KB: i64 = 1024;
 
-/// How long the kernel may take to free what is freed after a grace period.
-const SETTLE_LIMIT: Duration = Duration::from_secs(15);
-
 /// Runs the cycles, and prints the figures.
 pub fn run(options: &Options) -> TestResult {
     repeat(
@@ -57,15 +53,7 @@ pub fn repeat(what: &str, times: usize, run: fn(usize) -> TestResult) -> TestRes
     let started = Instant::now();
     let before = used_kb()?;
     run(times - warm_up)?;
-    let mut growth = 0;
-    // Memory that is freed after a grace period may still be in use until then.
-    poll_until_done(SETTLE_LIMIT, || {
-        growth = used_kb()? - before;
-        let grows = growth >= GROWTH_LIMIT_KB;
-        Ok(grows.then(|| {
-            format!("less than {GROWTH_LIMIT_KB} kB more in use after {times} {what}, got {growth}")
-        }))
-    })?;
+    let growth = expect_growth_below(GROWTH_LIMIT_KB, before, &format!("after {times} {what}"))?;
     expect_eq("listeners at the end", Listing::read()?.count, 0)?;
     let seconds = started.elapsed().as_secs_f64();
     println!(

@@ -2,8 +2,13 @@
 //! How much memory the kernel uses, and how much is free, by /proc/meminfo.
 
 use std::fs;
+use std::time::Duration;
 
+use super::polling::poll_until_done;
 use crate::harness::Failure;
+
+/// How long the kernel may take to free what it frees after a grace period, or in a work queue.
+const SETTLE_LIMIT: Duration = Duration::from_secs(15);
 
 const MEMINFO: &str = "/proc/meminfo";
 
@@ -32,6 +37,19 @@ pub fn used_kb() -> Result<i64, Failure> {
         "Percpu",
     ];
     Ok(i64::try_from(sum_kb(&FIELDS)?)?)
+}
+
+/// Expects the kernel to use less than this much more memory than before, both in kilobytes, as soon as
+/// it has freed what it frees later. Returns how much more it uses. `when` tells what was done since.
+#[track_caller]
+pub fn expect_growth_below(limit: i64, before: i64, when: &str) -> Result<i64, Failure> {
+    let mut growth = 0;
+    poll_until_done(SETTLE_LIMIT, || {
+        growth = used_kb()? - before;
+        let grows = growth >= limit;
+        Ok(grows.then(|| format!("less than {limit} kB more in use {when}, got {growth}")))
+    })?;
+    Ok(growth)
 }
 
 /// The free memory, in bytes.

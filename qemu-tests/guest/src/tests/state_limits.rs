@@ -24,7 +24,7 @@ use crate::support::container::{self, ALL, Container, Handover, NET, PID, USER};
 use crate::support::ends::ENDS;
 use crate::support::fault_injection::FailNth;
 use crate::support::idle_processes::{MANY_IDLE, start_many_idle};
-use crate::support::memory::used_kb;
+use crate::support::memory::{expect_growth_below, used_kb};
 use crate::support::module::{self, ModuleGuard, expect_references};
 use crate::support::namespace_user::NamespaceUser;
 use crate::support::process::{pause_for_ever, status, succeed};
@@ -415,9 +415,10 @@ fn a_state_keeps_little_of_its_request() -> TestResult {
             listener.send_datagram(&request)?;
             listeners.push(listener);
         }
-        let growth = used_kb()? - before;
-        let most = (SOCKETS * (DATAGRAM >> 10) / 4) as i64;
-        expect(growth < most, format!("less than {most} kB, got {growth}"))?;
+        // The first datagrams of the answers take memory, too: 25 kB each on a kernel with KASAN.
+        let most = (SOCKETS * (DATAGRAM >> 10) / 2) as i64;
+        let growth = expect_growth_below(most, before, "after large requests")?;
+        println!("{growth} kB more in use");
         for listener in listeners {
             let dump = StateDump::default().finish(&listener)?;
             expect_eq("processes", dump.pids().len(), MANY_IDLE + 1)?;
