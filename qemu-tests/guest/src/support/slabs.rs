@@ -11,7 +11,7 @@ const SLABINFO: &str = "/proc/slabinfo";
 
 /// Caches of objects that belong to namespaces. A kernel may merge a cache with another one of the same
 /// object size. It never merges that of sockets, whose objects have a constructor.
-const CACHES: [&str; 4] = [
+const OF_NAMESPACES: [&str; 4] = [
     "sock_inode_cache",
     "net_namespace",
     "pid_namespace",
@@ -44,12 +44,23 @@ pub fn require() -> TestResult {
     Ok(())
 }
 
-/// How many objects are in use.
-pub fn objects() -> Result<Objects, Failure> {
+/// How many objects of namespaces are in use.
+pub fn of_namespaces() -> Result<Objects, Failure> {
+    objects(|cache| OF_NAMESPACES.contains(&cache))
+}
+
+/// How many objects that kmalloc() allocated are in use, by their size. They are those that can't be
+/// reclaimed: the others come and go with files and directories.
+pub fn of_kmalloc() -> Result<Objects, Failure> {
+    objects(|cache| cache.starts_with("kmalloc-") && !cache.starts_with("kmalloc-rcl-"))
+}
+
+/// How many objects of these caches are in use.
+fn objects(is_counted: impl Fn(&str) -> bool) -> Result<Objects, Failure> {
     let text = fs::read_to_string(SLABINFO)?;
     let objects = text.lines().filter_map(|line| {
         let mut words = line.split_whitespace();
-        let name = words.next().filter(|name| CACHES.contains(name))?;
+        let name = words.next().filter(|name| is_counted(name))?;
         Some((name.to_owned(), words.next()?.parse().ok()?))
     });
     Ok(Objects(objects.collect()))

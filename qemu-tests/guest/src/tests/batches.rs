@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Events that share a datagram (C54), if the listener asked for it, and while they wait to be read.
 
+use std::hint;
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd};
 use std::thread;
@@ -47,7 +48,12 @@ pub const TESTS: &[Test] = &Declaration::new()
         test!(an_overrun_is_a_gap[and_one_enobufs](false, 1)).covers(&[Line::C5, Line::C6]),
         test!(an_overrun_is_a_gap[without_enobufs](true, 0)).covers(&[Line::C5, Line::C6]),
         test!(a_datagram_that_was_peeked_at_stays_as_it_is),
-        test!(a_datagram_has_the_length_that_a_peek_returned),
+        test!(a_datagram_has_the_length_that_a_peek_returned[alone](
+            0,
+            MsgFlags::MSG_TRUNC
+        )),
+        test!(a_datagram_has_the_length_that_a_peek_returned
+            [with_its_data](BATCH_SIZE, MsgFlags::empty())),
         test!(a_buffer_that_is_too_small_is_reported),
         test!(with_a_filter_each_event_has_a_datagram),
         test!(an_event_that_a_filter_drops_takes_no_number).covers(&[Line::C5]),
@@ -227,10 +233,11 @@ fn an_overrun_is_a_gap(no_enobufs: bool, expected: usize) -> TestResult {
     expect_eq("all", line.delivered + line.lost, TOO_MANY as u64 + 3)
 }
 
-/// Peeks into a buffer of this size, in bytes. Returns the length of the whole datagram.
-fn peek(listener: &Listener, buffer: usize) -> nix::Result<usize> {
+/// Peeks into a buffer of this size, in bytes. With `MSG_TRUNC`, returns the length of the whole
+/// datagram, else that of what is in the buffer.
+fn peek(listener: &Listener, buffer: usize, flags: MsgFlags) -> nix::Result<usize> {
     let mut bytes = vec![0; buffer];
-    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC | MsgFlags::MSG_DONTWAIT;
+    let flags = flags | MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
     recv(listener.as_fd().as_raw_fd(), &mut bytes, flags)
 }
 
@@ -238,10 +245,11 @@ fn a_datagram_that_was_peeked_at_stays_as_it_is() -> TestResult {
     let (listener, first) = batches()?;
     rename(3)?;
     // This is how a program finds out which buffer size it needs.
-    let length = peek(&listener, 0)?;
+    let length = peek(&listener, 0, MsgFlags::MSG_TRUNC)?;
     expect_eq("bytes", length, 3 * MESSAGE_SIZE)?;
     rename(4)?;
-    expect_eq("bytes, again", peek(&listener, BATCH_SIZE)?, length)?;
+    let again = peek(&listener, BATCH_SIZE, MsgFlags::empty())?;
+    expect_eq("bytes, again", again, length)?;
     rename(5)?;
     let got = listener.take_datagrams()?;
     expect_eq("datagrams", lengths(&got), vec![3, 9])?;
@@ -454,8 +462,12 @@ fn a_reader_that_is_woken_once_gets_all_events() -> TestResult {
 
 /// One CPU raises events. On another CPU, a program peeks for the length of each datagram before it
 /// reads the datagram.
-fn a_datagram_has_the_length_that_a_peek_returned() -> TestResult {
+/// One CPU raises events while another one peeks, with a buffer of this size and these flags. Without
+/// pauses, it would always peek right after an event, and never during the next one.
+fn a_datagram_has_the_length_that_a_peek_returned(buffer: usize, flags: MsgFlags) -> TestResult {
     const EVENTS: usize = 20_000;
+    /// In microseconds: several events take as long.
+    const LONGEST_PAUSE: u64 = 100;
     let [writers, readers, ..] = cpus()?[..] else {
         return Err(Failure::skip("there is one CPU"));
     };
@@ -472,8 +484,15 @@ fn a_datagram_has_the_length_that_a_peek_returned() -> TestResult {
     gate.open(0)?;
     let deadline = timeouts::deadline(Duration::from_secs(40));
     let mut events = Vec::new();
-    while events.len() < EVENTS && Instant::now() < deadline {
-        match peek(&listener, 0) {
+    for pause in (0..LONGEST_PAUSE).cycle().map(Duration::from_micros) {
+        if events.len() >= EVENTS || Instant::now() > deadline {
+            break;
+        }
+        let begin = Instant::now();
+        while begin.elapsed() < pause {
+            hint::spin_loop();
+        }
+        match peek(&listener, buffer, flags) {
             Ok(length) => {
                 let datagram = listener.receive_datagram()?.unwrap_or_default();
                 expect_eq("bytes", datagram.len() * MESSAGE_SIZE, length)?;

@@ -16,7 +16,7 @@ use crate::support::namespace_user::{FREE_LIMIT, NamespaceUser};
 use crate::support::polling::poll_until_done;
 use crate::support::process::{pause_for_ever, status, succeed};
 use crate::support::scenario::expect_count;
-use crate::support::slabs;
+use crate::support::slabs::{self, Objects};
 use crate::support::stock::{NO_MODULE, NO_NETWORK_NAMESPACES};
 use crate::test;
 use crate::wire::{LISTEN, mask};
@@ -41,6 +41,9 @@ pub const TESTS: &[Test] = &Declaration::new()
         test!(namespaces_that_are_gone_left_no_sockets)
             .limit(Duration::from_secs(60))
             .covers(&[Line::C23]),
+        test!(namespaces_that_are_gone_left_no_lists)
+            .not_on_stock("namespaces have no lists of listeners")
+            .limit(Duration::from_secs(60)),
     ]);
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -177,24 +180,46 @@ fn the_module_stays_for_a_listener_whose_namespace_has_no_tasks() -> TestResult 
 /// sockets, and the objects of namespaces that such a socket would keep.
 fn namespaces_that_are_gone_left_no_sockets() -> TestResult {
     const NAMESPACES: u64 = 64;
-    slabs::require()?;
     let user = NamespaceUser::new()?;
-    let round = || {
+    expect_no_growth(NAMESPACES, slabs::of_namespaces, || {
         for _ in 0..NAMESPACES {
             UserContainer::new(&user, Owner::Container)?.0.end()?;
         }
         expect_count(0)?;
         user.expect_nothing_left()
-    };
+    })
+}
+
+/// A pid namespace has lists of its listeners, which are allocated for the first one.
+fn namespaces_that_are_gone_left_no_lists() -> TestResult {
+    /// Many, because each CPU keeps up to 60 free objects of a size, which count as in use.
+    const NAMESPACES: u64 = 512;
+    expect_no_growth(NAMESPACES, slabs::of_kmalloc, || {
+        for _ in 0..NAMESPACES {
+            Container::start(PID, || Ok(open()?.request(&[LISTEN, mask::EXIT])?))?.finish()?;
+        }
+        expect_count(0)
+    })
+}
+
+/// Makes this many namespaces, and later makes them again. Expects fewer further objects to be in use
+/// after the second time than half of that.
+#[track_caller]
+fn expect_no_growth(
+    namespaces: u64,
+    objects: fn() -> Result<Objects, Failure>,
+    make: impl Fn() -> TestResult,
+) -> TestResult {
+    slabs::require()?;
     // Fills the caches that keep free objects for the next allocation.
-    round()?;
-    let before = slabs::objects()?;
-    round()?;
-    // The user's count of namespaces decreases before all memory of a namespace is freed.
+    make()?;
+    let before = objects()?;
+    make()?;
+    // The memory of a namespace is freed after a grace period, and after it is counted as gone.
     poll_until_done(FREE_LIMIT, || {
-        let (name, more) = slabs::objects()?.most_more_than(&before);
-        let grows = more >= NAMESPACES / 2;
+        let (name, more) = objects()?.most_more_than(&before);
+        let grows = more >= namespaces / 2;
         Ok(grows
-            .then(|| format!("{name} not to grow with {NAMESPACES} namespaces, got {more} more")))
+            .then(|| format!("{name} not to grow with {namespaces} namespaces, got {more} more")))
     })
 }
