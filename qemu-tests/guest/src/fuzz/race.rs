@@ -22,7 +22,7 @@ use super::program::any_message;
 use super::requests::ExpectedAnswer;
 use super::tally::Tally;
 use crate::harness::{Failure, TestResult, expect, expect_eq};
-use crate::listener::{Listener, ListenerError};
+use crate::listener::Listener;
 use crate::support::container::{self, Handover};
 use crate::support::procfs::own_namespace;
 use crate::wire::{CGROUP, CN_PROC, Event, IDENTITY, Received};
@@ -250,14 +250,6 @@ fn check_answers(
     Ok(())
 }
 
-/// Whether reading failed because two threads were about to make the kernel send the next part of a
-/// state, and the first thread reached the end of the state. netlink reports this to the socket's next
-/// reader. Nothing is lost.
-fn is_of_two_readers(error: &ListenerError) -> bool {
-    matches!(error, ListenerError::System(_, error)
-        if error.raw_os_error() == Some(Errno::EINVAL as i32))
-}
-
 impl Racer<'_> {
     fn run(mut self, start: &Barrier) -> Result<Self, Failure> {
         let handover = Handover::new()?;
@@ -322,11 +314,8 @@ impl Racer<'_> {
             return Ok(());
         };
         loop {
-            let received = match handle.receive(Instant::now()) {
-                Ok(Some(received)) => received,
-                Ok(None) => return Ok(()),
-                Err(error) if is_of_two_readers(&error) => continue,
-                Err(error) => return Err(error.into()),
+            let Some(received) = handle.receive(Instant::now())? else {
+                return Ok(());
             };
             match received.event {
                 Event::Ack { .. } => self.answers.push((socket, received)),

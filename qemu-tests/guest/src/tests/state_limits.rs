@@ -5,6 +5,8 @@
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -34,6 +36,7 @@ use crate::support::sender::{OUTER_ROOT, ROOT, Sender, receive};
 use crate::support::state_dump::{RARE, StateDump, ask, is_without_memory, listen, state};
 use crate::support::stock::NO_STATE;
 use crate::test;
+use crate::timeouts;
 use crate::wire::{
     BATCH, BATCH_SIZE, CGROUP, CN_PROC, Event, IDENTITY, LISTEN, Received, STATE, mask,
     proc_listen, proc_listen_in,
@@ -60,6 +63,7 @@ pub const TESTS: &[Test] = &Declaration::new()
         test!(a_listener_that_never_reads_delays_no_other)
             .limit(LIMIT)
             .covers(&[Line::C57]),
+        test!(two_readers_share_a_state).limit(LIMIT),
         test!(a_state_keeps_little_of_its_request).covers(&[Line::C58]),
         test!(events_have_room_beside_a_state).covers(&[Line::C6]),
         test!(a_reader_that_peeks_loses_nothing),
@@ -397,6 +401,45 @@ fn a_listener_that_never_reads_delays_no_other() -> TestResult {
             dump.others.extend(datagram);
         }
         expect_eq("events", dump.others.len(), ROUNDS)
+    })
+}
+
+/// One of the readers makes the kernel send the last part, and then the other one finds nothing to do.
+fn two_readers_share_a_state() -> TestResult {
+    const ROUNDS: usize = 100;
+    in_container(|| {
+        start_many_idle(MANY_IDLE)?;
+        let listener = listen(RARE, 0)?;
+        for _ in 0..ROUNDS {
+            let deadline = timeouts::deadline(LIMIT);
+            let is_over = AtomicBool::new(false);
+            let read = || -> Result<Vec<Received>, Failure> {
+                let mut messages = Vec::new();
+                while !is_over.load(Ordering::Relaxed) && Instant::now() < deadline {
+                    let datagram = listener.receive_datagram()?.unwrap_or_default();
+                    let has_answer = datagram
+                        .iter()
+                        .any(|one| one.event == Event::Ack { err: 0 });
+                    is_over.fetch_or(has_answer, Ordering::Relaxed);
+                    messages.extend(datagram);
+                }
+                Ok(messages)
+            };
+            listener.ask_for_state(0)?;
+            let mut messages = thread::scope(|scope| -> Result<_, Failure> {
+                let other = scope.spawn(read);
+                let mut messages = read()?;
+                messages.extend(other.join().expect("reading does not panic")?);
+                Ok(messages)
+            })?;
+            messages.retain(|one| matches!(one.event, Event::Process { .. }));
+            let mut pids: Vec<_> = messages.iter().map(|one| one.event.subject().pid).collect();
+            pids.sort_unstable();
+            pids.dedup();
+            expect_eq("processes", pids.len(), MANY_IDLE + 1)?;
+            expect_eq("messages about processes", messages.len(), pids.len())?;
+        }
+        Ok(())
     })
 }
 
