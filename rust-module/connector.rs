@@ -44,10 +44,7 @@ use kernel::{
         Section,
         SidIds, //
     },
-    sync::{
-        rcu,
-        Arc, //
-    },
+    sync::Arc,
     task::Task,
 };
 
@@ -70,7 +67,6 @@ impl Encoder<'_> {
         subject: &Subject<'_>,
         pid: i32,
         event: &impl Fn(wire::Ids, &View) -> Event,
-        rcu: &rcu::Guard,
     ) {
         if self.encoding == subscriber.encoding {
             return;
@@ -90,7 +86,7 @@ impl Encoder<'_> {
         self.message.set_form(subscriber.form);
         if subscriber.listen.flags.contain(Flags::IDENTITY) {
             self.message
-                .identify(subject.identity(self.place.id(), view, rcu));
+                .identify(subject.identity(self.place.id(), view));
         }
     }
 }
@@ -174,11 +170,10 @@ impl Connector {
                     section.run_softirqs();
                 }
 
-                let rcu = section.rcu();
                 if !meant(subscriber) || !subscriber.scope.has(encoder.place) {
                     continue;
                 }
-                encoder.encode(subscriber, subject, pid, &event, rcu);
+                encoder.encode(subscriber, subject, pid, &event);
                 subscriber.send(&mut encoder.message, cpu);
             }
         }
@@ -340,6 +335,7 @@ impl Handler for Connector {
                 group: info.thread_group(),
             },
             task: info.leader(),
+            leader: info.leader(),
             other: Ids {
                 thread: info.parent(),
                 group: info.parent_group(),

@@ -161,9 +161,10 @@ impl State {
                     group: Some(group),
                 },
                 task: leader,
+                leader,
                 other: parent,
             };
-            message.identify(subject.identity(place.id(), view, rcu));
+            message.identify(subject.identity(place.id(), view));
         }
         Some(message)
     }

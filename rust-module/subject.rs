@@ -68,17 +68,31 @@ pub(crate) struct Subject<'a> {
     pub(crate) ids: Ids<'a>,
     /// The task itself.
     pub(crate) task: &'a Task,
+    /// The leader of its thread group.
+    pub(crate) leader: &'a Task,
     /// The ids of the parent or tracer, if the event names one.
     pub(crate) other: Ids<'a>,
 }
 
 impl<'a> Subject<'a> {
-    /// Returns the subject of an event that names no parent and no tracer.
+    /// Returns the subject of an event that names no parent and no tracer. It has no ids if the
+    /// task was released.
     #[inline]
     pub(crate) fn new(task: &'a Task, rcu: &'a rcu::Guard) -> Self {
+        let ids = Ids::of(task, rcu);
+        // A leader may have been released, if its process has ended. Then `group_leader()` returns
+        // nothing, but the leader still has its own start time.
+        let leader = if ids.are_of_leader() {
+            Some(task)
+        } else {
+            task.group_leader(rcu)
+        };
+
         Self {
-            ids: Ids::of(task, rcu),
+            // Another thread may have been released since its ids were loaded.
+            ids: leader.map_or(Ids::default(), |_| ids),
             task,
+            leader: leader.unwrap_or(task),
             other: Ids::default(),
         }
     }
@@ -92,15 +106,13 @@ impl<'a> Subject<'a> {
     /// Returns the identity of the process for receivers with this view. `cgroup` is the id of the
     /// task's cgroup.
     #[inline]
-    pub(crate) fn identity(&self, cgroup: u64, view: &View, rcu: &rcu::Guard) -> Identity {
+    pub(crate) fn identity(&self, cgroup: u64, view: &View) -> Identity {
         let number = |id: Option<&Pid>| id.map_or(0, Pid::inode_number);
         let process = number(self.ids.group);
-        // A leader may have been released, if its process has ended. Then `group_leader()` returns
-        // nothing, but the leader still has its own start time.
-        let (thread, leader) = if self.ids.are_of_leader() {
-            (process, Some(self.task))
+        let thread = if self.ids.are_of_leader() {
+            process
         } else {
-            (number(self.ids.thread), self.task.group_leader(rcu))
+            number(self.ids.thread)
         };
         // A parent or tracer that is not visible in the view has no number.
         let other = self.other.group.filter(|id| view.number(Some(id)) != 0);
@@ -110,7 +122,7 @@ impl<'a> Subject<'a> {
             thread,
             number(other),
             cgroup,
-            leader.map_or(0, |leader| view.boottime_ns(leader.start_boottime())),
+            view.boottime_ns(self.leader.start_boottime()),
         )
     }
 }

@@ -5,7 +5,12 @@
 //! The tests look at a process while it waits, so that its pid cannot name another process.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::hint;
+use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -70,6 +75,8 @@ pub const TESTS: &[Test] = &Declaration::new()
         test!(a_fork_into_a_cgroup_has_that_cgroup).covers(&[Line::C47]),
         test!(the_start_is_that_of_proc_stat),
         test!(a_thread_has_the_start_of_its_process),
+        test!(a_thread_that_ends_meanwhile_has_the_start_of_its_process)
+            .limit(Duration::from_secs(30)),
         test!(the_start_is_by_the_clock_of_the_listeners_time_namespace).covers(&[Line::C21]),
         test!(each_listener_gets_the_start_by_its_own_clock).covers(&[Line::C21]),
         test!(a_process_that_cannot_be_seen_has_no_number).covers(&[Line::C21]),
@@ -502,6 +509,51 @@ fn a_thread_has_the_start_of_its_process() -> TestResult {
         threads,
         vec!["fork", "comm", "exit"],
     )
+}
+
+/// Another thread renames the thread while it ends. The event is encoded anew for each listener, since
+/// each one asked for another form than the one before.
+fn a_thread_that_ends_meanwhile_has_the_start_of_its_process() -> TestResult {
+    const LISTENERS: usize = 32;
+    const THREADS: usize = 50;
+    let mut listeners = Vec::new();
+    for form in [IDENTITY, IDENTITY | BATCH]
+        .into_iter()
+        .cycle()
+        .take(LISTENERS)
+    {
+        let mut listener = Listener::listen_with(mask::COMM, form)?;
+        listener.take_answers()?;
+        listeners.push(listener);
+    }
+    let mut starts = BTreeSet::new();
+    for _ in 0..THREADS {
+        let (begun, may_end) = (mpsc::channel(), AtomicBool::new(false));
+        thread::scope(|scope| -> TestResult {
+            scope.spawn(|| {
+                let sent = begun.0.send(own_tid());
+                while !may_end.load(Ordering::Relaxed) && sent.is_ok() {
+                    hint::spin_loop();
+                }
+            });
+            let name = format!("/proc/self/task/{}/comm", begun.1.recv()?);
+            let mut name = File::options().write(true).open(name)?;
+            name.write_all(b"lives")?;
+            may_end.store(true, Ordering::Relaxed);
+            while name.write_all(b"ends").is_ok() {}
+            Ok(())
+        })?;
+        for listener in &mut listeners {
+            for received in listener.take_queued()? {
+                starts.insert(identity(&received)?.start_ns);
+            }
+        }
+    }
+    mark("the process")?;
+    let received = listeners[0].take_queued()?;
+    let expected = received.last().map(identity).transpose()?;
+    let expected = expected.map(|identity| identity.start_ns);
+    expect_eq("starts", starts, expected.into_iter().collect())
 }
 
 fn the_start_is_by_the_clock_of_the_listeners_time_namespace() -> TestResult {
