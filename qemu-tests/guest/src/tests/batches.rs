@@ -248,7 +248,7 @@ fn a_datagram_that_was_peeked_at_stays_as_it_is() -> TestResult {
     let length = peek(&listener, 0, MsgFlags::MSG_TRUNC)?;
     expect_eq("bytes", length, 3 * MESSAGE_SIZE)?;
     rename(4)?;
-    let again = peek(&listener, BATCH_SIZE, MsgFlags::empty())?;
+    let again = peek(&listener, BATCH_SIZE, MsgFlags::MSG_TRUNC)?;
     expect_eq("bytes, again", again, length)?;
     rename(5)?;
     let got = listener.take_datagrams()?;
@@ -460,10 +460,9 @@ fn a_reader_that_is_woken_once_gets_all_events() -> TestResult {
     Ok(())
 }
 
-/// One CPU raises events. On another CPU, a program peeks for the length of each datagram before it
-/// reads the datagram.
-/// One CPU raises events while another one peeks, with a buffer of this size and these flags. Without
-/// pauses, it would always peek right after an event, and never during the next one.
+/// One CPU raises events. On another CPU, a program peeks for the length of each datagram, with a buffer
+/// of this size and these flags, before it reads the datagram. Without pauses, it would always peek right
+/// after an event, and never during the next one.
 fn a_datagram_has_the_length_that_a_peek_returned(buffer: usize, flags: MsgFlags) -> TestResult {
     const EVENTS: usize = 20_000;
     /// In microseconds: several events take as long.
