@@ -88,11 +88,13 @@ impl<'a> Subject<'a> {
             task.group_leader(rcu)
         };
 
+        // Another thread may have been released since its ids were loaded.
+        let (ids, leader) = leader.map_or((Ids::default(), task), |leader| (ids, leader));
+
         Self {
-            // Another thread may have been released since its ids were loaded.
-            ids: leader.map_or(Ids::default(), |_| ids),
+            ids,
             task,
-            leader: leader.unwrap_or(task),
+            leader,
             other: Ids::default(),
         }
     }
