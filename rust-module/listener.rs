@@ -216,7 +216,7 @@ pub(crate) struct Listener {
     socket: ARef<Socket>,
     /// The view, which does not change.
     pub(crate) view: View,
-    /// The generation that the socket has until the listener ends.
+    /// The generation that the socket has from the listener's start to its end.
     generation: Generation,
     /// The sender of events as this view sees it; [`None`] if that may still change. It changes
     /// once, when the user namespace gets a root.
@@ -243,7 +243,7 @@ impl Listener {
     /// Process context. May sleep.
     pub(crate) fn new(request: &Request<'_, Connector>) -> Result<Self> {
         let view = View::current()?;
-        let generation = request.socket.generation();
+        let generation = request.socket.generation().next();
         let sender = match sender_for(view.users(), generation) {
             (sender, true) => Some(sender),
             (_, false) => None,
@@ -272,26 +272,34 @@ impl Listener {
         self.sender.unwrap_or_else(|| self.sender_now())
     }
 
-    /// Returns whether the socket still takes the events of this listener. It does not after the
-    /// listener has ended.
+    /// Returns whether the socket has not been a listener since this one was made.
+    pub(crate) fn is_next(&self) -> bool {
+        self.socket.generation().next() == self.generation
+    }
+
+    /// Returns whether the listener has started and not ended: the socket takes its events.
     pub(crate) fn is_current(&self) -> bool {
         self.socket.generation() == self.generation
     }
 
-    /// Answers the request that starts this listener. The numbers of the CPU on which this happens
-    /// continue after `seq` of the request, so that readers that look for gaps can count the answer
-    /// in.
+    /// Starts this listener with the answer to the request. Events that found the listener earlier
+    /// are dropped, and later ones come after the answer. The numbers of this CPU continue after
+    /// `seq` of the request, so that readers that look for gaps can count the answer in.
     ///
     /// # Context
     ///
-    /// Process context, not in a section, before events find the listener. The buffer of the answer
+    /// Process context, not in a section, when events find the listener. The buffer of the answer
     /// is allocated with `GFP_NOWAIT`.
-    pub(crate) fn acknowledge_start(&self, request: &Request<'_, Connector>) {
+    pub(crate) fn start(&self, request: &Request<'_, Connector>) {
         request.in_section(|section| {
             let cpu = section.cpu();
+            let answer = answer(request, cpu.as_u32(), 0);
 
             self.accounts.start_at(request.seq.wrapping_add(1), cpu);
-            answer(request, &self.sender(), cpu.as_u32(), 0, GFP_NOWAIT);
+            // If the answer is lost, reading the socket fails with `ENOBUFS`.
+            let _ = self
+                .socket
+                .deliver_start(&self.sender(), answer.bytes(), GFP_NOWAIT);
         });
     }
 }
@@ -341,26 +349,19 @@ pub(crate) const LISTING_HEAD: &str = concat!(
 pub(crate) fn acknowledge(request: &Request<'_, Connector>, errno: u32) {
     // The answer is queued in any generation of the socket, even if the listener ends meanwhile.
     let (sender, _) = sender_for(&UserNamespace::current(), Generation::ANY);
-
-    answer(request, &sender, NO_CPU, errno, GFP_KERNEL);
-}
-
-/// Sends an answer. `cpu` is the CPU whose numbers start with the answer, or [`NO_CPU`]. `flags`
-/// say how to allocate the buffer.
-fn answer(
-    request: &Request<'_, Connector>,
-    sender: &Sender,
-    cpu: u32,
-    errno: u32,
-    flags: kernel::alloc::Flags,
-) {
-    let numbers = (request.seq, request.ack);
-    let message = Message::answer(numbers, cpu, now_ns(), Event::ack(errno, 0, HAS_CGROUPS));
+    let answer = answer(request, NO_CPU, errno);
 
     // If the answer is lost, reading the socket fails with `ENOBUFS`.
     let _ = request
         .socket
-        .deliver_answer(sender, message.bytes(), flags);
+        .deliver_answer(&sender, answer.bytes(), GFP_KERNEL);
+}
+
+/// Returns an answer. `cpu` is the CPU whose numbers start with it, or [`NO_CPU`].
+fn answer(request: &Request<'_, Connector>, cpu: u32, errno: u32) -> Message {
+    let numbers = (request.seq, request.ack);
+
+    Message::answer(numbers, cpu, now_ns(), Event::ack(errno, 0, HAS_CGROUPS))
 }
 
 /// Returns the time stamp for a message: `CLOCK_MONOTONIC`, in nanoseconds.

@@ -148,6 +148,11 @@ impl Listeners {
         Some(Before::Listening)
     }
 
+    /// Returns whether a socket is a listener.
+    fn has(&self, socket: &Socket) -> bool {
+        self.inner.lock().by_socket.get(&key(socket)).is_some()
+    }
+
     /// Makes the socket a listener. Returns [`None`] if it became one meanwhile, even if that has
     /// ended.
     ///
@@ -158,7 +163,11 @@ impl Listeners {
         if !request.may_view() || !self.unprivileged && !request.is_from_net_admin() {
             return Err(EPERM);
         }
-        let charge = request.charge()?;
+        // A user without room for a listener does not get as far as patching code. But another
+        // request may have used the last room for this socket.
+        if !request.may_charge() && !self.has(request.socket) {
+            return Err(EUSERS);
+        }
         let listener = Arc::new(Listener::new(request)?, GFP_KERNEL_ACCOUNT)?;
         let node = RBTreeNodeReservation::new(GFP_KERNEL_ACCOUNT)?;
         let prepared = prepare(request, listener, listen)?;
@@ -169,15 +178,21 @@ impl Listeners {
             return Ok(None);
         };
         // The socket may also have been a listener that ended: then its generation has changed.
-        if !prepared.listener().listener.is_current() {
+        if !prepared.listener().listener.is_next() {
             return Ok(None);
         }
 
-        // The answer is queued before the first event can be sent.
-        prepared.listener().listener.acknowledge_start(request);
+        // This is done with the lock held, so that another request on this socket finds either the
+        // room or the listener. It takes no memory, since the counters of the current user exist as
+        // long as its credentials.
+        let charge = request.charge()?;
+        let subscription = prepared.start();
+
+        // Events find the listener now, but the socket takes none before the answer.
+        subscription.listener().listener.start(request);
 
         let listed = Listed {
-            subscription: prepared.start(),
+            subscription,
             _charge: charge,
         };
         place.insert(listed, node);

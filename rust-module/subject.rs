@@ -11,7 +11,13 @@ use crate::{
 };
 use kernel::{
     pid::Pid,
-    sync::rcu,
+    sync::{
+        barrier::{
+            smp_mb,
+            Read, //
+        },
+        rcu, //
+    },
     task::Task, //
 };
 
@@ -39,9 +45,17 @@ impl<'a> Ids<'a> {
     /// released.
     #[inline]
     pub(crate) fn of_parent(task: &Task, rcu: &'a rcu::Guard) -> Self {
-        match task.real_parent(rcu) {
-            Some(parent) => Self::of(parent, rcu),
-            None => Self::default(),
+        loop {
+            let Some(parent) = task.real_parent(rcu) else {
+                return Self::default();
+            };
+            let ids = Self::of(parent, rcu);
+            if ids.thread.is_some() && ids.group.is_some() {
+                return ids;
+            }
+            // The parent was released. The task got another one before that, which this barrier
+            // lets the next load see.
+            smp_mb(Read);
         }
     }
 

@@ -12,7 +12,10 @@ use zerocopy::IntoBytes;
 use crate::harness::{Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
 use crate::support::cgroup;
-use crate::support::scenario::{ACK, SEQ, expect_answer, in_child, in_self};
+use crate::support::scenario::{
+    ACK, SEQ, comm, events, expect_answer, in_child, in_self, mark, own_task,
+};
+use crate::support::scheduling::run_first;
 use crate::support::socket_filter::keep_bytes_slowly;
 use crate::test;
 use crate::wire::{Event, IGNORE, LISTEN, mask};
@@ -52,6 +55,7 @@ pub const TESTS: &[Test] = &[
         .stock_fails("IGNORE is not answered")
         .covers(&[Line::C19])
         .limit(Duration::from_secs(60)),
+    test!(whoever_reads_the_answer_gets_the_next_event).covers(&[Line::C19]),
     test!(carries_the_feature_word)
         .stock_fails("there is no feature word")
         .covers(&[Line::C20]),
@@ -211,6 +215,23 @@ fn threads_that_share_a_socket_get_all_their_answers() -> TestResult {
         expect_eq("requests that were answered", seqs, expected)?;
     }
     Ok(())
+}
+
+/// The reader runs as soon as the answer is queued, before the request has returned.
+fn whoever_reads_the_answer_gets_the_next_event() -> TestResult {
+    const NEXT: &str = "next";
+    let mut listener = Listener::open()?;
+    let requester = listener.duplicate()?;
+    run_first()?;
+    let request = thread::spawn(move || requester.request(&[LISTEN, mask::COMM]));
+    listener.answer()?;
+    mark(NEXT)?;
+    let event = Event::Comm {
+        task: own_task(),
+        comm: comm(NEXT),
+    };
+    expect_eq("events", events(&mut listener)?, vec![event])?;
+    Ok(request.join().expect("asking does not panic")?)
 }
 
 /// Listens for an event that no process raises, and stops, again and again. The sequence numbers of

@@ -17,9 +17,9 @@ use nix::libc;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, execv, pipe, setsid};
 
-use crate::child::{self, Gate};
+use crate::child::{self, Gate, own_tid};
 use crate::harness::{Declaration, Failure, Line, Test, TestResult, expect, expect_eq};
-use crate::listener::Listener;
+use crate::listener::{Listener, ListenerError};
 use crate::support::exec_variants::{self, Caller, ExecResult, FirstThread, Place, Variant};
 use crate::support::scenario::{
     events, events_about, mark, own_task, take_through_exit, take_through_mark,
@@ -45,6 +45,8 @@ pub const TESTS: &[Test] = &Declaration::new().covers(&[Line::C49]).of([
     test!(files_may_be_closed_before_the_end_of_a_session_is_reported)
         .stock_fails(NO_SESSION_END)
         .covers(&[Line::C17]),
+    test!(files_may_be_closed_before_the_end_of_a_process_is_reported),
+    test!(a_thread_may_be_joined_before_its_end_is_reported),
 ]);
 
 /// How many rounds a test of a promised order has.
@@ -54,6 +56,12 @@ const ROUNDS: usize = 30;
 fn kinds_of(messages: &[Received], tgid: i32) -> Vec<&'static str> {
     let events = events_about(messages, tgid);
     events.iter().map(Event::kind).collect()
+}
+
+/// Takes the messages that have arrived, and returns the events about a process. The kernel may start
+/// threads of its own at any time.
+fn taken_about(listener: &mut Listener, process: Pid) -> Result<Vec<Event>, ListenerError> {
+    Ok(events_about(&listener.take_queued()?, process.as_raw()))
 }
 
 /// Each new task may begin on any CPU, and raises an event immediately.
@@ -129,10 +137,10 @@ fn an_end_may_be_reported_when_the_number_is_used_again() -> TestResult {
         parent: own_task(),
         child: Task::leader(pid.as_raw()),
     };
-    expect_eq("events", events(&mut listener)?, vec![forked])?;
+    expect_eq("events", taken_about(&mut listener, pid)?, vec![forked])?;
     // Only this thread runs, and the number is free.
     fork_as(pid.as_raw(), timeouts::deadline(Duration::ZERO), || 4)?;
-    expect_eq("events", events(&mut listener)?, vec![forked])?;
+    expect_eq("events", taken_about(&mut listener, pid)?, vec![forked])?;
     expect_eq("wait", waitpid(pid, None)?, WaitStatus::Exited(pid, 4))?;
     let first = take_through_exit(&mut listener, pid.as_raw())?;
     let second = take_through_exit(&mut listener, pid.as_raw())?;
@@ -167,8 +175,10 @@ fn vfork_true() -> nix::Result<Pid> {
     Errno::result(result).map(Pid::from_raw)
 }
 
+/// The name that a test takes when it does not wait any more.
+const GOES_ON: &str = "goes on";
+
 fn the_parent_of_a_vfork_may_go_on_before_the_exec_is_reported() -> TestResult {
-    const GOES_ON: &str = "goes on";
     let mut listener = Listener::listen(mask::FORK | mask::EXEC | mask::COMM)?;
     run_first()?;
     let child = vfork_true()?;
@@ -183,16 +193,21 @@ fn the_parent_of_a_vfork_may_go_on_before_the_exec_is_reported() -> TestResult {
     Ok(())
 }
 
-/// Starts a session whose leader ends when the gate opens, and is the only process with a pipe's
-/// write end. Returns the leader and the read end.
-fn lead_with_pipe(go: &Gate) -> Result<(child::Child, OwnedFd), Failure> {
+/// Forks a child that calls a function, ends with its result, and is the only process with a pipe's write
+/// end. Returns the child and the read end.
+fn fork_with_pipe(run: impl FnOnce() -> i32) -> Result<(child::Child, OwnedFd), Failure> {
     let (reader, writer) = pipe()?;
-    let leader = child::fork(|| {
-        // It is closed when the leader ends, not before.
+    let child = child::fork(|| {
+        // It is closed when the child ends, not before.
         mem::forget(writer);
-        i32::from(setsid().is_err() || go.pass().is_err())
+        run()
     })?;
-    Ok((leader, reader))
+    Ok((child, reader))
+}
+
+/// Starts a session whose leader ends when the gate opens. The rest is as for [`fork_with_pipe`].
+fn lead_with_pipe(go: &Gate) -> Result<(child::Child, OwnedFd), Failure> {
+    fork_with_pipe(|| i32::from(setsid().is_err() || go.pass().is_err()))
 }
 
 fn the_end_of_a_session_is_reported_when_its_files_are_closed() -> TestResult {
@@ -227,4 +242,36 @@ fn files_may_be_closed_before_the_end_of_a_session_is_reported() -> TestResult {
     expect_eq("events", events(&mut listener)?, vec![])?;
     expect_eq("status", status_of(leader)?, 0)?;
     expect_eq("events", events(&mut listener)?, vec![end(pid, 0)])
+}
+
+fn files_may_be_closed_before_the_end_of_a_process_is_reported() -> TestResult {
+    let mut listener = Listener::listen(mask::EXIT)?;
+    run_first()?;
+    let (process, reader) = fork_with_pipe(|| 0)?;
+    let pid = process.pid();
+    expect_eq("bytes", File::from(reader).read(&mut [0])?, 0)?;
+    expect_eq("events", taken_about(&mut listener, pid)?, vec![])?;
+    let messages = take_through_exit(&mut listener, pid.as_raw())?;
+    expect_eq("events", kinds_of(&messages, pid.as_raw()), vec!["exit"])?;
+    expect_eq("status", status_of(process)?, 0)
+}
+
+fn a_thread_may_be_joined_before_its_end_is_reported() -> TestResult {
+    let mut listener = Listener::listen(mask::COMM | mask::EXIT)?;
+    run_first()?;
+    let tid = thread::spawn(own_tid)
+        .join()
+        .map_err(|_| Failure::new("the thread panicked"))?;
+    mark(GOES_ON)?;
+    let before = take_through_mark(&mut listener, own_task(), GOES_ON)?;
+    expect_eq(
+        "events before the join",
+        kinds_of(&before, own_task().tgid),
+        vec!["comm"],
+    )?;
+    listener.wait_for(
+        "EXIT of the thread",
+        |received| matches!(received.event, Event::Exit { task, .. } if task.pid == tid),
+    )?;
+    Ok(())
 }

@@ -5,6 +5,8 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::sync::Barrier;
+use std::thread;
 
 use nix::errno::Errno;
 use nix::sys::sysinfo::sysinfo;
@@ -22,7 +24,7 @@ use crate::support::scenario::{
     ask_for_comm, expect_count, expect_own_events, mark, try_to_listen,
 };
 use crate::test;
-use crate::wire::{LISTEN, mask};
+use crate::wire::{Event, LISTEN, mask};
 
 pub const TESTS: &[Test] = &Declaration::new().not_on_stock(NO_LIMIT).of([
     test!(every_user_may_listen_by_default)
@@ -35,6 +37,7 @@ pub const TESTS: &[Test] = &Declaration::new().not_on_stock(NO_LIMIT).of([
         .not_on_stock(NO_MODULE)
         .covers(&[Line::C31]),
     test!(a_user_has_no_more_listeners_than_the_limit).covers(&[Line::C31, Line::C58]),
+    test!(threads_that_share_a_socket_need_room_for_one_listener).covers(&[Line::C31, Line::C58]),
     test!(each_user_has_a_separate_limit).covers(&[Line::C31, Line::C58]),
     test!(root_has_no_limit).covers(&[Line::C31, Line::C58]),
     test!(a_users_own_namespaces_share_the_limit).covers(&[Line::C31, Line::C58]),
@@ -141,6 +144,34 @@ fn a_user_has_no_more_listeners_than_the_limit() -> TestResult {
         expect_eq("answer after IGNORE", try_to_listen()?.1, 0)
     })?;
     expect_count(0)
+}
+
+/// One of the requests makes the socket a listener, and the other one changes that listener.
+fn threads_that_share_a_socket_need_room_for_one_listener() -> TestResult {
+    const ROUNDS: usize = 1000;
+    let _limit = limit(1)?;
+    as_user(USER, || {
+        for _ in 0..ROUNDS {
+            let mut listener = Listener::open_unprivileged()?;
+            let begin = Barrier::new(2);
+            let ask = || {
+                begin.wait();
+                listener.request(&[LISTEN, mask::COMM])
+            };
+            thread::scope(|scope| {
+                let other = scope.spawn(ask);
+                ask()?;
+                other.join().expect("asking does not panic")
+            })?;
+            let answers: Vec<_> = listener
+                .take_answers()?
+                .iter()
+                .map(|answer| answer.event)
+                .collect();
+            expect_eq("answers", answers, vec![Event::Ack { err: 0 }; 2])?;
+        }
+        Ok(())
+    })
 }
 
 fn each_user_has_a_separate_limit() -> TestResult {
