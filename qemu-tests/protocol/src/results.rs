@@ -8,6 +8,7 @@
 use std::fmt::{self, Display};
 use std::fs;
 use std::io;
+use std::iter::Sum;
 use std::path::Path;
 use std::time::Duration;
 
@@ -248,7 +249,8 @@ impl Entry {
 }
 
 /// How many trials ended in which way. This is the only place where trials are counted.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct Count {
     /// Trials that passed.
     pub passed: usize,
@@ -263,13 +265,28 @@ impl Count {
     pub fn of<'a>(outcomes: impl IntoIterator<Item = &'a Outcome>) -> Self {
         let mut count = Self::default();
         for outcome in outcomes {
-            match outcome {
-                Outcome::Passed => count.passed += 1,
-                Outcome::Failed(_) => count.failed += 1,
-                Outcome::Skipped(_) => count.skipped += 1,
-            }
+            count.add(outcome);
         }
         count
+    }
+
+    /// Counts one more outcome.
+    pub fn add(&mut self, outcome: &Outcome) {
+        match outcome {
+            Outcome::Passed => self.passed += 1,
+            Outcome::Failed(_) => self.failed += 1,
+            Outcome::Skipped(_) => self.skipped += 1,
+        }
+    }
+}
+
+impl Sum for Count {
+    fn sum<I: Iterator<Item = Self>>(counts: I) -> Self {
+        counts.fold(Self::default(), |sum, count| Self {
+            passed: sum.passed + count.passed,
+            failed: sum.failed + count.failed,
+            skipped: sum.skipped + count.skipped,
+        })
     }
 }
 

@@ -1,18 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The page of the flavors: the results of the tests on each kernel, and those of loads beside them.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context, Error, Result, ensure};
-use protocol::results::{
-    Count, Entry, Figure, KernelUnderTest, Outcome, Provenance, TestRecord, Trial,
-};
+use protocol::results::Count;
 
 use super::number::shown;
-use crate::results_file::KERNEL_LOG;
+use super::summary::{self, Kind, Measured, Summary};
 
 /// A flavor's results, as `NAME=FILE`.
 #[derive(Clone)]
@@ -34,185 +31,118 @@ impl FromStr for Source {
     }
 }
 
-/// The result of a test, compared with what was expected.
-struct Test {
-    verdict: Outcome,
-    record: TestRecord,
-}
-
-/// The results of the tests on one kernel.
-struct Flavor {
-    /// What each file of results was made from.
-    provenance: Vec<Provenance>,
-    accelerator: String,
-    tests: Vec<Test>,
-    /// How many tests have no result: their machine failed.
-    missing: usize,
-    /// Whether the kernel did not complain; none if its machine did not get that far.
-    is_clean: Option<bool>,
-    /// Whether the run ended before all tests had.
-    ended_early: bool,
-}
-
-impl Flavor {
-    fn new(entries: Vec<Entry>) -> Self {
-        // A flavor without the handler takes the place of the stock kernel. Each other flavor has
-        // results for our kernel.
-        let is_ours = |entry: &Entry| match entry {
-            Entry::Trial(trial) => trial.kernel == Some(KernelUnderTest::Ours),
-            _ => false,
-        };
-        let kernel = match entries.iter().any(is_ours) {
-            true => KernelUnderTest::Ours,
-            false => KernelUnderTest::Stock,
-        };
-        let mut flavor = Self {
-            provenance: Vec::new(),
-            accelerator: "-".to_owned(),
-            tests: Vec::new(),
-            missing: 0,
-            is_clean: None,
-            ended_early: false,
-        };
-        for entry in entries {
-            match entry {
-                Entry::Provenance(provenance) => flavor.provenance.push(provenance),
-                Entry::Machine { accelerator } => flavor.accelerator = accelerator,
-                Entry::EndedEarly(_) => flavor.ended_early = true,
-                Entry::Trial(trial) if trial.kernel != Some(kernel) => {}
-                Entry::Trial(trial) if trial.name == KERNEL_LOG => {
-                    let is_clean = trial.verdict == Outcome::Passed;
-                    flavor.is_clean = Some(is_clean && flavor.is_clean != Some(false));
-                }
-                Entry::Trial(Trial {
-                    verdict, result, ..
-                }) => match result {
-                    Some(record) => flavor.tests.push(Test { verdict, record }),
-                    None => flavor.missing += 1,
-                },
-            }
-        }
-        flavor
+/// Writes the page of flavors, in Markdown, with the results of loads. What the page has of others stays,
+/// from a file beside it with the ending `.json`.
+pub fn write(sources: &[Source], loads: &[PathBuf], page_file: &Path) -> Result<()> {
+    let kept_file = page_file.with_extension("json");
+    let mut new = Vec::new();
+    for Source { name, file } in sources {
+        new.push(Summary::of_file(Kind::Flavor, name, file)?);
     }
-
-    /// The results of the tests of one suite, or of all tests, as a cell of the table.
-    fn counted(&self, wanted: &dyn Fn(&Test) -> bool) -> String {
-        let tests = self.tests.iter().filter(|test| wanted(test));
-        let count = Count::of(tests.map(|test| &test.verdict));
-        let mut text = count.passed.to_string();
-        for (count, what) in [(count.skipped, "skipped"), (count.failed, "**failed**")] {
-            if count > 0 {
-                text += &format!(", {count} {what}");
-            }
-        }
-        text
+    for file in loads {
+        new.push(Summary::of_load(file)?);
     }
+    let summaries = summary::merge(summary::read(&kept_file)?, new);
+    summary::write(&summaries, &kept_file)?;
+    fs::write(page_file, page(&summaries))
+        .with_context(|| format!("cannot write {}", page_file.display()))
 }
 
-/// Writes the page of these flavors, in Markdown, with the results of loads.
-pub fn write(sources: &[Source], loads: &[PathBuf], file: &Path) -> Result<()> {
-    let flavors = sources
-        .iter()
-        .map(|source| Ok((source.name.as_str(), Flavor::new(read(&source.file)?))))
-        .collect::<Result<Vec<_>>>()?;
-    let loads = loads.iter().map(|file| read(file));
-    let loads = Flavor::new(loads.collect::<Result<Vec<_>>>()?.concat());
-    fs::write(file, page(&flavors, &loads))
-        .with_context(|| format!("cannot write {}", file.display()))
+/// How tests ended, as a cell of the table.
+fn cell(count: Count) -> String {
+    let mut text = count.passed.to_string();
+    for (count, what) in [(count.skipped, "skipped"), (count.failed, "**failed**")] {
+        if count > 0 {
+            text += &format!(", {count} {what}");
+        }
+    }
+    text
 }
 
-fn read(file: &Path) -> Result<Vec<Entry>> {
-    Entry::read(file).with_context(|| format!("cannot read {}", file.display()))
-}
-
-fn suite(test: &Test) -> &str {
-    test.record.name.split("::").next().unwrap_or_default()
-}
-
-fn page(flavors: &[(&str, Flavor)], loads: &Flavor) -> String {
+fn page(summaries: &[Summary]) -> String {
+    let of = |kind| summaries.iter().filter(move |summary| summary.kind == kind);
+    let (flavors, loads): (Vec<_>, Vec<_>) = (of(Kind::Flavor).collect(), of(Kind::Load).collect());
     let mut text = String::from(
         "# The flavors\n\nWritten by test runs (`make test-all TABLE=FILE`) on the patched kernel. The table shows \
          how many tests of each\nsuite passed on each flavor. The flavor mainline has no handler: a test passes there \
-         if it ends as it does on the\nstock kernel.\n\n",
+         if it ends as it does on the\nstock kernel. A run replaces the columns of its flavors, and the others stay. \
+         The last section says what each was made from.\n\n",
     );
-    let row = |first: &str, cell: &dyn Fn(&Flavor) -> String| {
-        let cells: Vec<_> = flavors.iter().map(|(_, flavor)| cell(flavor)).collect();
+    let row = |first: &str, cell: &dyn Fn(&Summary) -> String| {
+        let cells: Vec<_> = flavors.iter().map(|flavor| cell(flavor)).collect();
         format!("| {first} | {} |\n", cells.join(" | "))
     };
 
-    let names: Vec<_> = flavors.iter().map(|(name, _)| *name).collect();
-    text += &format!("| suite | {} |\n", names.join(" | "));
-    text += &format!("|---|{}\n", "---|".repeat(names.len()));
-    for name in suites(flavors) {
-        let of_suite = |test: &Test| suite(test) == name;
-        text += &row(name, &|flavor| flavor.counted(&of_suite));
+    text += &row("suite", &|flavor| flavor.name.clone());
+    text += &format!("|---|{}\n", "---|".repeat(flavors.len()));
+    for name in suites(&flavors) {
+        text += &row(name, &|flavor| cell(flavor.count(name)));
     }
-    text += &row("**all**", &|flavor| flavor.counted(&|_| true));
-    if flavors.iter().any(|(_, flavor)| flavor.missing > 0) {
+    text += &row("**all**", &|flavor| cell(flavor.total()));
+    if flavors.iter().any(|flavor| flavor.missing > 0) {
         text += &row("without a result", &|flavor| flavor.missing.to_string());
     }
-    if flavors.iter().any(|(_, flavor)| flavor.ended_early) {
-        let ended = |flavor: &Flavor| if flavor.ended_early { "**yes**" } else { "no" }.to_owned();
+    if flavors.iter().any(|flavor| flavor.ended_early) {
+        let ended = |flavor: &Summary| if flavor.ended_early { "**yes**" } else { "no" }.to_owned();
         text += &row("ended early", &ended);
     }
-    text += &row("messages of the kernel", &messages);
-    text += &row("minutes", &|flavor| {
-        let seconds: f64 = flavor.tests.iter().map(|test| test.record.seconds).sum();
-        format!("{:.1}, {}", seconds / 60.0, flavor.accelerator)
+    text += &row("messages of the kernel", &|flavor| {
+        messages(flavor).to_owned()
     });
-    let mut all: Vec<(&str, &Flavor)> = flavors.iter().map(|(name, own)| (*name, own)).collect();
-    text += &figures(&all);
-    if !loads.tests.is_empty() {
-        text += &loads_section(loads);
-        all.push(("loads", loads));
+    text += &row("minutes", &|flavor| {
+        format!("{:.1}, {}", flavor.seconds() / 60.0, flavor.accelerator)
+    });
+    text += &figures(&flavors);
+    if !loads.is_empty() {
+        text += &loads_section(&loads);
     }
-    text + &origins(&all)
+    text + &origins(summaries)
 }
 
-fn messages(flavor: &Flavor) -> String {
-    match flavor.is_clean {
-        Some(true) => "none".to_owned(),
-        Some(false) => "**some**".to_owned(),
-        None => "-".to_owned(),
+fn messages(summary: &Summary) -> &'static str {
+    match summary.is_clean {
+        Some(true) => "none",
+        Some(false) => "**some**",
+        None => "-",
     }
 }
 
 /// The loads on the release flavor, with what they measured.
-fn loads_section(loads: &Flavor) -> String {
-    let mut text = format!(
-        "\n## Loads\n\nWhat loads did on the release flavor. Messages of the kernel: {}.\n\n\
-         | load | result | seconds | figures |\n|---|---|---:|---|\n",
-        messages(loads)
+fn loads_section(loads: &[&Summary]) -> String {
+    let mut text = String::from(
+        "\n## Loads\n\nWhat loads did on the release flavor.\n\n\
+         | load | passed | seconds | messages of the kernel | figures |\n|---|---|---:|---|---|\n",
     );
-    for Test { verdict, record } in &loads.tests {
-        let result = match verdict {
-            Outcome::Passed => "passed",
-            Outcome::Failed(_) => "**failed**",
-            Outcome::Skipped(_) => "skipped",
-        };
-        let figure = |figure: &Figure| format!("{} {}", shown(figure.value), figure.name);
-        let figures: Vec<_> = record.figures.iter().map(figure).collect();
-        let seconds = shown(record.seconds.round());
-        let figures = figures.join(", ");
+    for load in loads {
+        let figures: Vec<_> = load
+            .figures
+            .iter()
+            .map(|Measured { figure, .. }| format!("{} {}", shown(figure.value), figure.name))
+            .collect();
         text += &format!(
-            "| `make {}` | {result} | {seconds} | {figures} |\n",
-            record.name
+            "| `make {}` | {} | {} | {} | {} |\n",
+            load.name,
+            cell(load.total()),
+            shown(load.seconds().round()),
+            messages(load),
+            figures.join(", ")
         );
-    }
-    if loads.missing > 0 {
-        text += &format!("\nLoads without a result: {}.\n", loads.missing);
     }
     text
 }
 
 /// What the results were made from.
-fn origins(flavors: &[(&str, &Flavor)]) -> String {
+fn origins(summaries: &[Summary]) -> String {
     let mut text = String::from("\n## What this was made from\n\n");
-    for (name, flavor) in flavors {
-        for provenance in &flavor.provenance {
+    for summary in summaries {
+        let name = match summary.kind {
+            Kind::Flavor => summary.name.clone(),
+            Kind::Load => format!("`make {}`", summary.name),
+        };
+        for provenance in &summary.provenance {
             text += &format!("- {name}: {provenance}\n");
         }
-        if flavor.provenance.is_empty() {
+        if summary.provenance.is_empty() {
             text += &format!("- {name}: not known\n");
         }
     }
@@ -220,39 +150,33 @@ fn origins(flavors: &[(&str, &Flavor)]) -> String {
 }
 
 /// What the tests of the patched kernel with the handler measured.
-fn figures(flavors: &[(&str, &Flavor)]) -> String {
-    let mut rows = BTreeMap::<(&str, &str), Vec<String>>::new();
-    for (index, (_, flavor)) in flavors.iter().enumerate() {
-        let passed = |test: &&Test| test.verdict == Outcome::Passed;
-        for Test { record, .. } in flavor.tests.iter().filter(passed) {
-            for figure in &record.figures {
-                let row = rows.entry((&record.name, &figure.name));
-                row.or_insert_with(|| vec!["-".to_owned(); flavors.len()])[index] =
-                    shown(figure.value);
-            }
-        }
-    }
+fn figures(flavors: &[&Summary]) -> String {
+    let rows = summary::figures(flavors);
     if rows.is_empty() {
         return String::new();
     }
-    let names: Vec<_> = flavors.iter().map(|(name, _)| *name).collect();
+    let names: Vec<_> = flavors.iter().map(|flavor| flavor.name.as_str()).collect();
     let mut text = format!(
         "\n## Figures\n\nWhat tests that passed counted or measured.\n\n| test | figure | {} |\n|---|---|{}\n",
         names.join(" | "),
         "---:|".repeat(names.len())
     );
-    for ((test, figure), cells) in rows {
+    for ((test, figure), values) in rows {
+        let cells: Vec<_> = values
+            .into_iter()
+            .map(|value| value.map_or_else(|| "-".to_owned(), shown))
+            .collect();
         text += &format!("| `{test}` | {figure} | {} |\n", cells.join(" | "));
     }
     text
 }
 
 /// The suites of all flavors, in the order in which they ran.
-fn suites<'a>(flavors: &'a [(&str, Flavor)]) -> Vec<&'a str> {
+fn suites<'a>(flavors: &[&'a Summary]) -> Vec<&'a str> {
     let mut suites = Vec::new();
-    for test in flavors.iter().flat_map(|(_, flavor)| &flavor.tests) {
-        if !suites.contains(&suite(test)) {
-            suites.push(suite(test));
+    for suite in flavors.iter().flat_map(|flavor| &flavor.suites) {
+        if !suites.contains(&suite.name.as_str()) {
+            suites.push(&suite.name);
         }
     }
     suites
@@ -260,40 +184,15 @@ fn suites<'a>(flavors: &'a [(&str, Flavor)]) -> Vec<&'a str> {
 
 #[cfg(test)]
 mod tests {
+    use protocol::results::{Entry, Outcome, Provenance};
+
+    use super::summary::tests::{log, test};
     use super::*;
 
-    fn test(name: &str, outcome: Outcome, figures: &[(&str, f64)]) -> Entry {
-        let figures = figures.iter().map(|(name, value)| Figure {
-            name: (*name).to_owned(),
-            value: *value,
-        });
-        Entry::Trial(Trial {
-            name: name.to_owned(),
-            kernel: Some(KernelUnderTest::Ours),
-            verdict: outcome.clone(),
-            result: Some(TestRecord {
-                name: name.to_owned(),
-                outcome: Some(outcome),
-                trouble: Vec::new(),
-                figures: figures.collect(),
-                output: Vec::new(),
-                kernel: Vec::new(),
-                dumped: false,
-                seconds: 30.0,
-            }),
-        })
-    }
-
-    fn flavor(clean: Outcome, mut entries: Vec<Entry>) -> Flavor {
+    fn flavor(name: &str, clean: Outcome, mut entries: Vec<Entry>) -> Summary {
         let accelerator = "tcg".to_owned();
-        entries.push(Entry::Machine { accelerator });
-        entries.push(Entry::Trial(Trial {
-            name: KERNEL_LOG.to_owned(),
-            kernel: Some(KernelUnderTest::Ours),
-            verdict: clean,
-            result: None,
-        }));
-        Flavor::new(entries)
+        entries.extend([Entry::Machine { accelerator }, log(clean)]);
+        Summary::new(Kind::Flavor, name, entries)
     }
 
     #[test]
@@ -317,26 +216,17 @@ mod tests {
             test("fork::b", skipped, &[]),
             Entry::EndedEarly("with status 3".to_owned()),
         ];
-        let flavors = [
-            ("release", flavor(Outcome::Passed, release)),
-            ("small", flavor(failed.clone(), small)),
-        ];
         let measured = [("messages", 1_234_567.0), ("inputs kept", 9.0)];
-        let fuzz = test("fuzz", Outcome::Passed, &measured);
-        let log = |verdict| {
-            let name = KERNEL_LOG.to_owned();
-            let (kernel, result) = (Some(KernelUnderTest::Ours), None);
-            Entry::Trial(Trial {
-                name,
-                kernel,
-                verdict,
-                result,
-            })
-        };
-        // Of two loads.
-        let logs = [failed, Outcome::Passed].map(log);
-        let loads = [fuzz].into_iter().chain(logs).collect();
-        let text = page(&flavors, &Flavor::new(loads));
+        let fuzz = vec![
+            test("fuzz", Outcome::Passed, &measured),
+            log(failed.clone()),
+        ];
+        let mut summaries = vec![
+            flavor("release", Outcome::Passed, release),
+            flavor("small", failed, small),
+            Summary::new(Kind::Load, "fuzz", fuzz),
+        ];
+        let text = page(&summaries);
 
         for line in [
             "| suite | release | small |",
@@ -348,29 +238,16 @@ mod tests {
             "| minutes | 1.5, tcg | 1.0, tcg |",
             "| `fork::a` | seconds | 1.50 | - |",
             "| `fork::b` | processes | 2 | - |",
-            "What loads did on the release flavor. Messages of the kernel: **some**.",
-            "| `make fuzz` | passed | 30 | 1,234,567 messages, 9 inputs kept |",
+            "| `make fuzz` | 1 | 30 | **some** | 1,234,567 messages, 9 inputs kept |",
+            "- `make fuzz`: not known",
             "- release: Made on 2026-11-30 by `make test` from commit abc, series 7.3: Linux 7.3.4.",
             "- small: not known",
         ] {
             assert!(text.lines().any(|own| own == line), "{line} in {text}");
         }
-        let without_loads = page(&flavors, &Flavor::new(Vec::new()));
+        summaries.pop();
+        let without_loads = page(&summaries);
         assert!(!without_loads.contains("## Loads"), "{without_loads}");
-    }
-
-    #[test]
-    fn a_flavor_without_the_handler_is_judged_as_stock() {
-        let entries = ["passes as declared", "fails as declared"].map(|name| {
-            let Entry::Trial(mut trial) = test(name, Outcome::Passed, &[]) else {
-                panic!("no trial")
-            };
-            trial.kernel = Some(KernelUnderTest::Stock);
-            let record = trial.result.as_mut().unwrap();
-            record.outcome = Some(Outcome::Failed("as declared".into()));
-            Entry::Trial(trial)
-        });
-        assert_eq!(Flavor::new(entries.into()).counted(&|_| true), "2");
     }
 
     #[test]

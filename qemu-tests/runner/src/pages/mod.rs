@@ -6,3 +6,4 @@ pub mod count;
 pub mod flavors;
 pub mod number;
 pub mod report;
+mod summary;
