@@ -9,11 +9,12 @@ use nix::errno::Errno;
 use nix::unistd::setsid;
 use zerocopy::IntoBytes;
 
+use crate::child::own_pid;
 use crate::harness::{Line, Test, TestResult, expect_eq};
 use crate::listener::Listener;
 use crate::support::cgroup;
 use crate::support::scenario::{
-    ACK, SEQ, comm, events, expect_answer, in_child, in_self, mark, own_task,
+    ACK, SEQ, comm, events_of, expect_answer, in_child, in_self, mark, own_task,
 };
 use crate::support::scheduling::run_first;
 use crate::support::socket_filter::keep_bytes_slowly;
@@ -223,14 +224,15 @@ fn whoever_reads_the_answer_gets_the_next_event() -> TestResult {
     let mut listener = Listener::open()?;
     let requester = listener.duplicate()?;
     run_first()?;
-    let request = thread::spawn(move || requester.request(&[LISTEN, mask::COMM]));
+    let request = thread::spawn(move || requester.request(&[LISTEN]));
     listener.answer()?;
     mark(NEXT)?;
     let event = Event::Comm {
         task: own_task(),
         comm: comm(NEXT),
     };
-    expect_eq("events", events(&mut listener)?, vec![event])?;
+    let events = events_of(&listener.take_queued()?, mask::COMM, own_pid());
+    expect_eq("events", events, vec![event])?;
     Ok(request.join().expect("asking does not panic")?)
 }
 
