@@ -216,7 +216,7 @@ impl Handler for Connector {
 
     #[inline]
     fn fork(&self, section: &Section<'_, Self>, child: &Task) {
-        let parent = Ids::of_parent(child, section.rcu());
+        let parent = Ids::of_parent(child, section.rcu()).unwrap_or_default();
         let subject = Subject::new(child, section.rcu()).with(parent);
         let is_process = subject.ids.are_of_leader();
 
@@ -307,7 +307,7 @@ impl Handler for Connector {
 
     #[inline]
     fn coredump(&self, section: &Section<'_, Self>, task: &Task) {
-        let parent = Ids::of_parent(task, section.rcu());
+        let parent = Ids::of_parent(task, section.rcu()).unwrap_or_default();
         let subject = Subject::new(task, section.rcu()).with(parent);
 
         self.report(section, Kind::Coredump, &subject, |process, view| {
@@ -320,7 +320,7 @@ impl Handler for Connector {
 
     #[inline]
     fn thread_exit(&self, section: &Section<'_, Self>, task: &Task) {
-        let parent = Ids::of_parent(task, section.rcu());
+        let parent = Ids::of_parent(task, section.rcu()).unwrap_or_default();
         let subject = Subject::new(task, section.rcu()).with(parent);
         let status = (task.exit_code(), task.exit_signal());
 

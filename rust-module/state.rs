@@ -215,12 +215,12 @@ impl<'a> Process<'a> {
 
         loop {
             if let (Some(parent), Some(group)) =
-                (leader.real_parent(rcu), leader.thread_group_id(rcu))
+                (Ids::of_parent(leader, rcu), leader.thread_group_id(rcu))
             {
                 return (!has_ended(leader, rcu)).then(|| Self {
                     leader,
                     group,
-                    parent: Ids::of(parent, rcu),
+                    parent,
                 });
             }
             // The leader was just released, together with the process or alone. In the latter

@@ -11,13 +11,7 @@ use crate::{
 };
 use kernel::{
     pid::Pid,
-    sync::{
-        barrier::{
-            smp_mb,
-            Read, //
-        },
-        rcu, //
-    },
+    sync::rcu,
     task::Task, //
 };
 
@@ -41,22 +35,15 @@ impl<'a> Ids<'a> {
         }
     }
 
-    /// Returns the ids of the parent of a task (`real_parent`). There are none if the task was
-    /// released.
+    /// Returns the ids of the parent of a task (`real_parent`), or [`None`] if the task was released.
     #[inline]
-    pub(crate) fn of_parent(task: &Task, rcu: &'a rcu::Guard) -> Self {
-        loop {
-            let Some(parent) = task.real_parent(rcu) else {
-                return Self::default();
-            };
-            let ids = Self::of(parent, rcu);
-            if ids.thread.is_some() && ids.group.is_some() {
-                return ids;
-            }
-            // The parent was released. The task got another one before that, which this barrier
-            // lets the next load see.
-            smp_mb(Read);
-        }
+    pub(crate) fn of_parent(task: &Task, rcu: &'a rcu::Guard) -> Option<Self> {
+        let (thread, group) = task.real_parent_ids(rcu)?;
+
+        Some(Self {
+            thread: Some(thread),
+            group: Some(group),
+        })
     }
 
     /// Returns the numbers of the ids in a view, 0 for each that is not visible there.
