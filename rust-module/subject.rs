@@ -35,7 +35,7 @@ impl<'a> Ids<'a> {
         }
     }
 
-    /// Returns the ids of the parent of a task (`real_parent`), or [`None`] if the task was released.
+    /// Returns the ids of a task's parent (`real_parent`), or [`None`] if the task was released.
     #[inline]
     pub(crate) fn of_parent(task: &Task, rcu: &'a rcu::Guard) -> Option<Self> {
         let (thread, group) = task.real_parent_ids(rcu)?;
