@@ -217,7 +217,7 @@ impl<'a> Process<'a> {
             if let (Some(parent), Some(group)) =
                 (Ids::of_parent(leader, rcu), leader.thread_group_id(rcu))
             {
-                return (!has_ended(leader, rcu)).then(|| Self {
+                return (!has_ended(leader, rcu)).then_some(Self {
                     leader,
                     group,
                     parent,
