@@ -90,7 +90,7 @@ fn page(summaries: &[Summary]) -> String {
         messages(flavor).to_owned()
     });
     text += &row("minutes", &|flavor| {
-        format!("{:.1}, {}", flavor.seconds() / 60.0, flavor.accelerator)
+        format!("{:.1}, {}", flavor.seconds / 60.0, flavor.accelerator)
     });
     text += &figures(&flavors);
     if !loads.is_empty() {
@@ -123,7 +123,7 @@ fn loads_section(loads: &[&Summary]) -> String {
             "| `make {}` | {} | {} | {} | {} |\n",
             load.name,
             cell(load.total()),
-            shown(load.seconds().round()),
+            shown(load.seconds.round()),
             messages(load),
             figures.join(", ")
         );

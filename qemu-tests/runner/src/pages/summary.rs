@@ -29,7 +29,6 @@ pub enum Kind {
 pub struct Suite {
     pub name: String,
     pub count: Count,
-    pub seconds: f64,
 }
 
 /// What a test that passed measured.
@@ -52,6 +51,8 @@ pub struct Summary {
     pub accelerator: String,
     /// The suites, in the order in which they ran.
     pub suites: Vec<Suite>,
+    /// How long all tests took.
+    pub seconds: f64,
     pub figures: Vec<Measured>,
     /// How many tests have no result: their machine failed.
     pub missing: usize,
@@ -98,6 +99,7 @@ impl Summary {
             provenance: Vec::new(),
             accelerator: "-".to_owned(),
             suites: Vec::new(),
+            seconds: 0.0,
             figures: Vec::new(),
             missing: 0,
             is_clean: None,
@@ -131,13 +133,11 @@ impl Summary {
             self.suites.push(Suite {
                 name: name.to_owned(),
                 count: Count::default(),
-                seconds: 0.0,
             });
             self.suites.len() - 1
         });
-        let suite = &mut self.suites[index];
-        suite.count.add(&trial.verdict);
-        suite.seconds += record.seconds;
+        self.suites[index].count.add(&trial.verdict);
+        self.seconds += record.seconds;
         if trial.verdict == Outcome::Passed {
             let measured = |figure| Measured {
                 test: record.name.clone(),
@@ -157,11 +157,6 @@ impl Summary {
     /// How all tests ended.
     pub fn total(&self) -> Count {
         self.suites.iter().map(|suite| suite.count).sum()
-    }
-
-    /// How long all tests took.
-    pub fn seconds(&self) -> f64 {
-        self.suites.iter().map(|suite| suite.seconds).sum()
     }
 }
 
