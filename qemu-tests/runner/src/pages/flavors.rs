@@ -66,7 +66,7 @@ fn page(summaries: &[Summary]) -> String {
         "# The flavors\n\nWritten by test runs (`make test-all TABLE=FILE`) on the patched kernel. The table shows \
          how many tests of each\nsuite passed on each flavor. The flavor mainline has no handler: a test passes there \
          if it ends as it does on the\nstock kernel. A run replaces the columns of its flavors, and the others stay. \
-         The last section says what each was made from.\n\n",
+         The last section says what each\nwas made from.\n\n",
     );
     let row = |first: &str, cell: &dyn Fn(&Summary) -> String| {
         let cells: Vec<_> = flavors.iter().map(|flavor| cell(flavor)).collect();
