@@ -308,7 +308,7 @@ impl Listener {
 #[cold]
 fn correct(account: &Account, delivery: Result<Delivery>) {
     // An event that the filter of the socket drops takes no number, and so leaves no gap. The same
-    // holds for an event that comes after the listener has ended.
+    // holds for an event that comes before the listener has started, or after it has ended.
     if delivery.is_ok_and(Delivery::is_unwanted) {
         account.give_back();
     } else {
