@@ -6,6 +6,8 @@
 //! how tests check for "exactly one" and "none" without ever sleeping.
 
 use std::ffi::CString;
+use std::sync::Barrier;
+use std::thread;
 
 use nix::sched::{sched_getaffinity, sched_setaffinity};
 use nix::sys::prctl;
@@ -20,7 +22,7 @@ use crate::child::{self, Child, Gate, own_pid, own_tid};
 use crate::cpus::{cpus, pin};
 use crate::debugfs::{self, Listing};
 use crate::harness::{Failure, TestResult, expect, expect_eq};
-use crate::listener::Listener;
+use crate::listener::{Listener, ListenerError};
 use crate::wire::{Comm, Event, EventBody, LISTEN, Received, Task, mask};
 
 /// Names of the marks around what is tested.
@@ -95,6 +97,20 @@ pub fn mark_on(cpu: usize, times: usize) -> nix::Result<()> {
 /// The same on each CPU in turn.
 pub fn mark_on_each_cpu(times: usize) -> nix::Result<()> {
     cpus()?.into_iter().try_for_each(|cpu| mark_on(cpu, times))
+}
+
+/// Sends a request from two threads at the same time.
+pub fn request_from_two_threads(listener: &Listener, words: &[u32]) -> Result<(), ListenerError> {
+    let start = Barrier::new(2);
+    let request = || {
+        start.wait();
+        listener.request(words)
+    };
+    thread::scope(|scope| {
+        let other = scope.spawn(request);
+        let own = request();
+        other.join().expect("a request does not panic").and(own)
+    })
 }
 
 /// Takes the messages up to the event that [`mark`] raised for this task.

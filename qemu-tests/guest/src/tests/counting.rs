@@ -18,7 +18,9 @@ use crate::listener::{Listener, ListenerError};
 use crate::support::descriptors::{receive_descriptor, send_descriptors, unix_pair};
 use crate::support::ends::{End, ignore, leave};
 use crate::support::process::{status, succeed};
-use crate::support::scenario::{ListeningChild, expect_count, expect_own_events, mark};
+use crate::support::scenario::{
+    ListeningChild, expect_count, expect_own_events, mark, request_from_two_threads,
+};
 use crate::test;
 use crate::wire::{CN_PROC, IGNORE, LISTEN, mask};
 
@@ -242,16 +244,7 @@ fn two_threads_at_one_socket_make_one_listener() -> TestResult {
     const ROUNDS: usize = 50;
     for _ in 0..ROUNDS {
         let listener = Listener::open()?;
-        let start = Barrier::new(2);
-        let request = || {
-            start.wait();
-            listener.request(&[LISTEN, mask::SID])
-        };
-        thread::scope(|scope| {
-            let other = scope.spawn(request);
-            let own = request();
-            other.join().expect("a request does not panic").and(own)
-        })?;
+        request_from_two_threads(&listener, &[LISTEN, mask::SID])?;
         expect_count(1)?;
         drop(listener);
         expect_count(0)?;

@@ -5,8 +5,6 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
-use std::sync::Barrier;
-use std::thread;
 
 use nix::errno::Errno;
 use nix::sys::sysinfo::sysinfo;
@@ -21,7 +19,7 @@ use crate::support::fault_injection::Setting;
 use crate::support::module::ModuleGuard;
 use crate::support::process::{status, succeed};
 use crate::support::scenario::{
-    ask_for_comm, expect_count, expect_own_events, mark, try_to_listen,
+    ask_for_comm, expect_count, expect_own_events, mark, request_from_two_threads, try_to_listen,
 };
 use crate::test;
 use crate::wire::{Event, LISTEN, mask};
@@ -153,16 +151,7 @@ fn threads_that_share_a_socket_need_room_for_one_listener() -> TestResult {
     as_user(USER, || {
         for _ in 0..ROUNDS {
             let mut listener = Listener::open_unprivileged()?;
-            let begin = Barrier::new(2);
-            let ask = || {
-                begin.wait();
-                listener.request(&[LISTEN, mask::COMM])
-            };
-            thread::scope(|scope| {
-                let other = scope.spawn(ask);
-                ask()?;
-                other.join().expect("asking does not panic")
-            })?;
+            request_from_two_threads(&listener, &[LISTEN, mask::COMM])?;
             let answers: Vec<_> = listener
                 .take_answers()?
                 .iter()
