@@ -133,9 +133,9 @@ enum Command {
         /// Where to write it, in Markdown.
         #[arg(long, value_name = "FILE")]
         table: PathBuf,
-        /// The results of a load.
-        #[arg(long, value_name = "FILE")]
-        load: Vec<PathBuf>,
+        /// The results of a load, by its name.
+        #[arg(long, value_name = "NAME=FILE")]
+        load: Vec<flavors::Source>,
         /// The tests' results, by flavor.
         #[arg(required = true, value_name = "NAME=FILE")]
         results: Vec<flavors::Source>,

@@ -11,7 +11,7 @@ use protocol::results::Count;
 use super::number::shown;
 use super::summary::{self, Kind, Measured, Summary};
 
-/// A flavor's results, as `NAME=FILE`.
+/// The results of a flavor or a load, as `NAME=FILE`.
 #[derive(Clone)]
 pub struct Source {
     name: String,
@@ -33,14 +33,13 @@ impl FromStr for Source {
 
 /// Writes the page of flavors, in Markdown, with the results of loads. What the page has of others stays,
 /// from a file beside it with the ending `.json`.
-pub fn write(sources: &[Source], loads: &[PathBuf], page_file: &Path) -> Result<()> {
+pub fn write(flavors: &[Source], loads: &[Source], page_file: &Path) -> Result<()> {
     let kept_file = page_file.with_extension("json");
     let mut new = Vec::new();
-    for Source { name, file } in sources {
-        new.push(Summary::of_file(Kind::Flavor, name, file)?);
-    }
-    for file in loads {
-        new.push(Summary::of_load(file)?);
+    for (kind, sources) in [(Kind::Flavor, flavors), (Kind::Load, loads)] {
+        for Source { name, file } in sources {
+            new.push(Summary::of_file(kind, name, file)?);
+        }
     }
     let summaries = summary::merge(summary::read(&kept_file)?, new);
     summary::write(&summaries, &kept_file)?;
@@ -111,7 +110,7 @@ fn messages(summary: &Summary) -> &'static str {
 fn loads_section(loads: &[&Summary]) -> String {
     let mut text = String::from(
         "\n## Loads\n\nWhat loads did on the release flavor.\n\n\
-         | load | passed | seconds | messages of the kernel | figures |\n|---|---|---:|---|---|\n",
+         | load | result | seconds | messages of the kernel | figures |\n|---|---|---:|---|---|\n",
     );
     for load in loads {
         let figures: Vec<_> = load
@@ -122,13 +121,23 @@ fn loads_section(loads: &[&Summary]) -> String {
         text += &format!(
             "| `make {}` | {} | {} | {} | {} |\n",
             load.name,
-            cell(load.total()),
+            load_result(load),
             shown(load.seconds.round()),
             messages(load),
             figures.join(", ")
         );
     }
     text
+}
+
+/// How a load ended. It is a single test.
+fn load_result(load: &Summary) -> &'static str {
+    match load.total() {
+        Count { failed: 1.., .. } => "**failed**",
+        Count { passed: 1.., .. } => "passed",
+        Count { skipped: 1.., .. } => "skipped",
+        _ => "**none**",
+    }
 }
 
 /// What the results were made from.
@@ -225,6 +234,8 @@ mod tests {
             flavor("release", Outcome::Passed, release),
             flavor("small", failed, small),
             Summary::new(Kind::Load, "fuzz", fuzz),
+            // It was stopped.
+            Summary::new(Kind::Load, "storm", Vec::new()),
         ];
         let text = page(&summaries);
 
@@ -238,14 +249,15 @@ mod tests {
             "| minutes | 1.5, tcg | 1.0, tcg |",
             "| `fork::a` | seconds | 1.50 | - |",
             "| `fork::b` | processes | 2 | - |",
-            "| `make fuzz` | 1 | 30 | **some** | 1,234,567 messages, 9 inputs kept |",
+            "| `make fuzz` | passed | 30 | **some** | 1,234,567 messages, 9 inputs kept |",
+            "| `make storm` | **none** | 0 | - |  |",
             "- `make fuzz`: not known",
             "- release: Made on 2026-11-30 by `make test` from commit abc, series 7.3: Linux 7.3.4.",
             "- small: not known",
         ] {
             assert!(text.lines().any(|own| own == line), "{line} in {text}");
         }
-        summaries.pop();
+        summaries.truncate(2);
         let without_loads = page(&summaries);
         assert!(!without_loads.contains("## Loads"), "{without_loads}");
     }

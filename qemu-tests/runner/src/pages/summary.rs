@@ -70,17 +70,6 @@ impl Summary {
         Ok(Self::new(kind, name, entries))
     }
 
-    /// Summarizes a file with the results of one load, whose name is that of its only test.
-    pub fn of_load(file: &Path) -> Result<Self> {
-        let mut load = Self::of_file(Kind::Load, "", file)?;
-        let suite = load.suites.first();
-        load.name = suite
-            .with_context(|| format!("{} has no result: run the load again", file.display()))?
-            .name
-            .clone();
-        Ok(load)
-    }
-
     /// Summarizes results.
     pub fn new(kind: Kind, name: &str, entries: Vec<Entry>) -> Self {
         // A flavor without the handler takes the place of the stock kernel. Each other flavor has
